@@ -1,0 +1,99 @@
+"""Every error a user of Tierline can meet, in one tree; a message says what was given, what is allowed, what to do.
+
+    TierlineError
+    ├── UsageError                a user's mistake: one line on stderr, exit status 2
+    │   ├── ConfigurationError    a key, its value, and what is allowed
+    │   └── EnvironmentTooSmall   memory, /dev/shm, ports: found before anything starts
+    ├── SegmentError              the shared-memory segment cannot be made, adopted or mapped
+    ├── StoreError                the store refuses one operation; the store itself is well
+    │   ├── AlreadyStored         write-once: the key holds a committed object
+    │   ├── BeingWritten          another writer holds the key
+    │   ├── NoSpace               nothing evictable is left; says how much is leased or resting
+    │   ├── ObjectTooLarge        larger than the segment can ever hold
+    │   ├── UnknownSlot           committed, aborted, or another connection's
+    │   └── UnknownLease          released, expired, or never given
+    ├── WireError                 bytes that do not follow the wire contract; the connection is closed
+    ├── NodeUnavailable           the node store cannot be reached in time; callers recompute
+    ├── ChecksumMismatch          bytes differ from what was committed; callers treat it as a miss
+    └── EngineError               an engine cannot be started or joined
+"""
+
+
+class TierlineError(Exception):
+    """Root of the tree. The first argument is the whole message."""
+
+
+class UsageError(TierlineError):
+    """A user's mistake. The command line prints it on one line and exits with status 2."""
+
+
+class ConfigurationError(UsageError):
+    """A configuration key has a value that is not allowed.
+
+    Parameters
+    ----------
+    key
+        The key as the user wrote it: a flag, an environment variable or a path in a file.
+    value
+        What was given.
+    allowed
+        What is allowed, in words.
+    """
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        super().__init__(f"{key}: got {value!r}; allowed: {allowed}")
+        self.key = key
+        self.value = value
+        self.allowed = allowed
+
+
+class EnvironmentTooSmall(UsageError):  # noqa: N818  (the name states the condition)
+    """The machine lacks something that was asked for: memory, room in /dev/shm, a free port."""
+
+
+class SegmentError(TierlineError):
+    """The shared-memory segment cannot be created, adopted or mapped."""
+
+
+class StoreError(TierlineError):
+    """The store refuses one operation; nothing else is affected."""
+
+
+class AlreadyStored(StoreError):  # noqa: N818
+    """The key holds a committed object; objects are written once."""
+
+
+class BeingWritten(StoreError):  # noqa: N818
+    """Another writer holds the key and has not committed yet."""
+
+
+class NoSpace(StoreError):  # noqa: N818
+    """No pages can be had: what is stored is leased or resting after a lease."""
+
+
+class ObjectTooLarge(StoreError):  # noqa: N818
+    """The object is larger than the segment can ever hold."""
+
+
+class UnknownSlot(StoreError):  # noqa: N818
+    """The slot was committed or aborted before, or belongs to another owner."""
+
+
+class UnknownLease(StoreError):  # noqa: N818
+    """The lease was released, has expired, or was never given."""
+
+
+class WireError(TierlineError):
+    """Bytes from a peer do not follow the wire contract; the connection that sent them is closed."""
+
+
+class NodeUnavailable(TierlineError):  # noqa: N818
+    """The node store cannot be reached, or did not answer in time. Callers recompute."""
+
+
+class ChecksumMismatch(TierlineError):  # noqa: N818
+    """Bytes differ from what their writer committed. Callers treat the object as a miss."""
+
+
+class EngineError(TierlineError):
+    """An inference engine cannot be started or joined."""

@@ -1,0 +1,252 @@
+"""Messages of the node's UNIX socket, the protocol of our own clients; a struct here is its whole definition.
+
+A frame is a 4-byte little-endian length and one msgpack-encoded message. The client opens with :class:`Hello`; the
+node answers :class:`Welcome` with the segment's file descriptor attached (``SCM_RIGHTS``): read-only, or writable
+where ``Hello.writer`` is set. From then on each request carries an ``id`` of the client's choosing and is answered by
+exactly one reply with the same ``id``; requests may be pipelined. Slots and leases belong to the connection: when it
+ends, whatever way, its slots are aborted and its leases released. Structs travel as arrays, so a field may
+only ever be appended, with a default.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+FRAME_HEADER_BYTES = 4
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+MAX_NAMES_PER_REQUEST = 65_536
+MAX_NAME_BYTES = 1024
+
+
+class Extent(NamedTuple):
+    """A contiguous run of bytes in the segment."""
+
+    offset: int
+    length: int
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of every message; the tag is the class's name."""
+
+
+# What the client sends --------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """First message of a connection.
+
+    Parameters
+    ----------
+    version
+        The client's ``PROTOCOL_VERSION``; the node refuses what it does not speak.
+    client
+        Who this is, for operators: shown with leases and reservations. Unique to one process. A client that
+        reconnects under the same name thereby declares that it no longer writes into slots of its earlier
+        connections, also to a node that was restarted in between.
+    writer
+        Asks for a writable descriptor and for the right to reserve and commit.
+    """
+
+    version: int
+    client: str
+    writer: bool = False
+
+
+class PrefixLease(Message, frozen=True):
+    """Lease the longest leading run of committed objects; never waits for a commit.
+
+    ``names`` come in groups of ``group_size`` (the ranks' shards of one block); the run ends before the first group
+    that is not complete. One lease, one TTL for the whole run.
+    """
+
+    id: int
+    bucket: str
+    names: list[str]
+    ttl_s: float
+    group_size: int = 1
+
+
+class Renew(Message, frozen=True):
+    """Set a lease's remaining time to ``ttl_s`` again."""
+
+    id: int
+    lease: str
+    ttl_s: float
+
+
+class Release(Message, frozen=True):
+    """Give back objects ``start`` to ``stop`` (exclusive; ``None``: to the end) of a lease; idempotent."""
+
+    id: int
+    lease: str
+    start: int = 0
+    stop: int | None = None
+
+
+class Reserve(Message, frozen=True):
+    """Allocate a slot for each name and hold the names, so that nobody else writes them meanwhile."""
+
+    id: int
+    bucket: str
+    names: list[str]
+    sizes: list[int]
+
+
+class Grant(Message, frozen=True):
+    """Allocate up to ``count`` slots of ``size`` bytes ahead of need; they get their names on commit."""
+
+    id: int
+    size: int
+    count: int
+
+
+class CommitEntry(msgspec.Struct, frozen=True, array_like=True):
+    """A slot whose bytes are whole: ``size`` may be smaller than a granted slot; ``checksum`` is XXH3-64."""
+
+    slot: int
+    name: str
+    size: int
+    checksum: int
+
+
+class Commit(Message, frozen=True):
+    """Publish written slots under their names. Entries succeed or fail one by one."""
+
+    id: int
+    bucket: str
+    entries: list[CommitEntry]
+
+
+class Abort(Message, frozen=True):
+    """Give slots back. The client promises that nothing writes into them any more."""
+
+    id: int
+    slots: list[int]
+
+
+class Suspect(Message, frozen=True):
+    """A reader found bytes that do not match the checksum; the node verifies for itself and drops the object."""
+
+    id: int
+    bucket: str
+    name: str
+
+
+class Delete(Message, frozen=True):
+    """Remove committed objects; leased ones disappear from lookups now, their pages come back after the lease."""
+
+    id: int
+    bucket: str
+    names: list[str]
+
+
+class Describe(Message, frozen=True):
+    """Ask for the node's statistics."""
+
+    id: int
+
+
+# What the node answers --------------------------------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True):
+    """The node accepts the connection; the segment's descriptor travels with this message.
+
+    ``epoch`` differs after every start of the node; slots and leases of another epoch mean nothing.
+    """
+
+    version: int
+    node: str
+    epoch: int
+    segment_bytes: int
+    page_bytes: int
+    max_ttl_s: float
+
+
+class LeasedObject(msgspec.Struct, frozen=True, array_like=True):
+    """One object under lease: its bytes are the extents in order; ``checksum`` is its writer's XXH3-64."""
+
+    size: int
+    checksum: int
+    extents: list[Extent]
+
+
+class Leased(Message, frozen=True):
+    """Answer to :class:`PrefixLease`: ``lease`` is empty when the first group was missing already."""
+
+    id: int
+    lease: str
+    objects: list[LeasedObject]
+    ttl_s: float
+
+
+class Slot(msgspec.Struct, frozen=True, array_like=True):
+    """Pages that the client may write: the object's bytes go into the extents in order."""
+
+    slot: int
+    size: int
+    extents: list[Extent]
+
+
+class Refusal(StrEnum):
+    """Why a name got no slot, or a slot was not published."""
+
+    EXISTS = "exists"
+    BEING_WRITTEN = "being_written"
+    NO_SPACE = "no_space"
+    TOO_LARGE = "too_large"
+    UNKNOWN_SLOT = "unknown_slot"
+
+
+class Reserved(Message, frozen=True):
+    """Answer to :class:`Reserve`: for each name a slot or a reason."""
+
+    id: int
+    outcomes: list[Slot | Refusal]
+
+
+class Granted(Message, frozen=True):
+    """Answer to :class:`Grant`: as many slots as could be had, perhaps none."""
+
+    id: int
+    slots: list[Slot]
+
+
+class Committed(Message, frozen=True):
+    """Answer to :class:`Commit`: ``None`` where stored, else why not.
+
+    A slot refused with ``EXISTS`` or ``BEING_WRITTEN`` stays with the client, to be used again or aborted.
+    """
+
+    id: int
+    outcomes: list[Refusal | None]
+
+
+class Done(Message, frozen=True):
+    """The request was carried out; ``count`` says on how many objects, where that has a meaning."""
+
+    id: int
+    count: int = 0
+
+
+class Description(Message, frozen=True):
+    """Answer to :class:`Describe`: the document of ``GET /v1/stats``, JSON-encoded."""
+
+    id: int
+    stats: bytes
+
+
+class Failed(Message, frozen=True):
+    """The request was refused as a whole: ``code`` is the error class's name, ``message`` is for people."""
+
+    id: int
+    code: str
+    message: str
+
+
+Request = (
+    Hello | PrefixLease | Renew | Release | Reserve | Grant | Commit | Abort | Suspect | Delete | Describe
+)
+Reply = Welcome | Leased | Reserved | Granted | Committed | Done | Description | Failed
