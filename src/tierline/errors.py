@@ -1,21 +1,21 @@
 """Every error a user of Tierline can meet, in one tree; a message says what was given, what is allowed, what to do.
 
-    TierlineError
-    ├── UsageError                a user's mistake: one line on stderr, exit status 2
-    │   ├── ConfigurationError    a key, its value, and what is allowed
-    │   └── EnvironmentTooSmall   memory, /dev/shm, ports: found before anything starts
-    ├── SegmentError              the shared-memory segment cannot be made, adopted or mapped
-    ├── StoreError                the store refuses one operation; the store itself is well
-    │   ├── AlreadyStored         write-once: the key holds a committed object
-    │   ├── BeingWritten          another writer holds the key
-    │   ├── NoSpace               nothing evictable is left; says how much is leased or resting
-    │   ├── ObjectTooLarge        larger than the segment can ever hold
-    │   ├── UnknownSlot           committed, aborted, or another connection's
-    │   └── UnknownLease          released, expired, or never given
-    ├── WireError                 bytes that do not follow the wire contract; the connection is closed
-    ├── NodeUnavailable           the node store cannot be reached in time; callers recompute
-    ├── ChecksumMismatch          bytes differ from what was committed; callers treat it as a miss
-    └── EngineError               an engine cannot be started or joined
+TierlineError
+├── UsageError                a user's mistake: one line on stderr, exit status 2
+│   ├── ConfigurationError    a key, its value, and what is allowed
+│   └── EnvironmentTooSmall   memory, /dev/shm, ports: found before anything starts
+├── SegmentError              the shared-memory segment cannot be made, adopted or mapped
+├── StoreError                the store refuses one operation; the store itself is well
+│   ├── AlreadyStored         write-once: the key holds a committed object
+│   ├── BeingWritten          another writer holds the key
+│   ├── NoSpace               nothing evictable is left; says how much is leased or resting
+│   ├── ObjectTooLarge        larger than the segment can ever hold
+│   ├── UnknownSlot           committed, aborted, or another connection's
+│   └── UnknownLease          released, expired, or never given
+├── WireError                 bytes that do not follow the wire contract; the connection is closed
+├── NodeUnavailable           the node store cannot be reached in time; callers recompute
+├── ChecksumMismatch          bytes differ from what was committed; callers treat it as a miss
+└── EngineError               an engine cannot be started or joined
 """
 
 

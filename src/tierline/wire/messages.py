@@ -246,7 +246,5 @@ class Failed(Message, frozen=True):
     message: str
 
 
-Request = (
-    Hello | PrefixLease | Renew | Release | Reserve | Grant | Commit | Abort | Suspect | Delete | Describe
-)
+Request = Hello | PrefixLease | Renew | Release | Reserve | Grant | Commit | Abort | Suspect | Delete | Describe
 Reply = Welcome | Leased | Reserved | Granted | Committed | Done | Description | Failed

