@@ -11,10 +11,10 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar, get_origin
+from typing import Annotated, ClassVar, Literal, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from tierline.errors import ConfigurationError, UsageError
@@ -77,6 +77,13 @@ class ProgramConfig(BaseModel):
     """Flags not spelled like their field, e.g. ``{"endpoints": "--endpoint"}``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe event that is logged"
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="text for people, or one JSON object a line"
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -141,7 +148,7 @@ def load(
         if overrides.get(field) is not None:
             values[field], spelled[field] = overrides[field], model.flag(field)
     try:
-        return model(**values)
+        return model.model_validate(values)
     except ValidationError as error:
         # Without its context: the message says all, and a chained traceback would print pydantic's.
         raise _explain(error.errors()[0], model, spelled, values) from None

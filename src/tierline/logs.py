@@ -10,11 +10,8 @@ from typing import Literal
 
 import structlog
 
-Level = Literal["debug", "info", "warning", "error"]
-LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
-
-def configure(level: Level = "info", *, json: bool = False) -> None:
+def configure(level: Literal["debug", "info", "warning", "error"] = "info", *, json: bool = False) -> None:
     """Send our own events and those of libraries that use :mod:`logging` to standard error, in one form.
 
     Parameters
