@@ -3,7 +3,7 @@
 A key is a BLAKE3 chain over token ids. Its root carries everything that changes what the KV tensors *mean* (weights,
 adapter, tenant); each link carries the tokens of one block and what stands in their place (images). A *shard suffix*
 says how the tensors are cut and laid out, so that one chain names all shards of a block: ``<chain>@<shard>``.
-A collision would hand one tenant another's tokens, hence a cryptographic hash (docs/decisions/0003-block-keys.md).
+A collision would hand one tenant another's tokens, hence a cryptographic hash (docs/decisions/block-keys.md).
 """
 
 import re

@@ -1,1 +1,1 @@
-"""What crosses sockets: structs, encodings and limits, without behaviour. Server, clients and tests use the same ones."""
+"""What crosses sockets: structs, encodings and limits, without behaviour; server, clients and tests use the same."""
