@@ -1,0 +1,1 @@
+"""Benchmarks of real programs beside their limits, measured in the same run."""

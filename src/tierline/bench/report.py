@@ -1,0 +1,287 @@
+"""A benchmark's result as JSON for scripts, Markdown and a terminal table for people, and a chart.
+
+All four are views of one :class:`Report`; none computes a figure of its own.
+"""
+
+import importlib.util
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from tierline import __version__
+from tierline.bench.rows import Direction, JsonValue, Row
+from tierline.errors import UsageError
+
+SCHEMA = "tierline-bench/1"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the figures come from: absolute values do not travel without it."""
+
+    processor: str
+    cores: int
+    memory_bytes: int
+    kernel: str
+    python: str
+    load_average: float
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Describe this machine, with the load it has now."""
+        return cls(
+            processor=_processor_name(),
+            cores=len(os.sched_getaffinity(0)),
+            memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            kernel=platform.release(),
+            python=platform.python_version(),
+            load_average=round(os.getloadavg()[0], 2),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.processor}, {self.cores} cores, {self.memory_bytes / 2**30:.0f} GiB, Linux {self.kernel}, "
+            f"Python {self.python}, load average {self.load_average} at the start"
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people: the same figures as the rows, laid out by what a reader compares."""
+
+    title: str
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart; ``upper`` draws a whisker up to it, ``goal`` a mark."""
+
+    label: str
+    value: float
+    upper: float | None = None
+    goal: float | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars of one unit."""
+
+    title: str
+    unit: str
+    bars: Sequence[Bar]
+    is_logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one run of a benchmark found.
+
+    Parameters
+    ----------
+    bench
+        Name of the benchmark.
+    command
+        The command line that makes this report again.
+    started
+        Time of the start, ISO 8601 in UTC.
+    duration_s
+        How long it took.
+    machine
+        Where it ran.
+    rows
+        The figures; their names are unique.
+    notes
+        What a reader must know about all rows: method, versions, what differed from the documented setting.
+    tables
+        Laid-out views; without any, the rows are shown as they are.
+    chart
+        What ``--plot`` draws.
+    """
+
+    bench: str
+    command: str
+    started: str
+    duration_s: float
+    machine: Machine
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    chart: Chart | None = None
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Return the document that ``--json`` writes."""
+        return {
+            "schema": SCHEMA,
+            "bench": self.bench,
+            "version": __version__,
+            "command": self.command,
+            "started": self.started,
+            "duration_s": round(self.duration_s, 1),
+            "machine": {
+                "processor": self.machine.processor,
+                "cores": self.machine.cores,
+                "memory_bytes": self.machine.memory_bytes,
+                "kernel": self.machine.kernel,
+                "python": self.machine.python,
+                "load_average": self.machine.load_average,
+            },
+            "rows": [row.as_json() for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write the report for scripts."""
+    path.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_markdown(report: Report, path: Path) -> None:
+    """Write the report for a README."""
+    path.write_text(markdown(report))
+
+
+def markdown(report: Report) -> str:
+    """Return the report's tables and notes, with the command that prints them."""
+    parts = [f"`{report.command}` · {report.machine} · {report.started} · {report.duration_s:.0f} s"]
+    for table in _tables(report):
+        lines = [f"**{table.title}**", "", _markdown_line(table.header)]
+        lines.append("|" + "|".join(" --- " if column == 0 else " ---: " for column in range(len(table.header))) + "|")
+        lines.extend(_markdown_line(line) for line in table.lines)
+        parts.append("\n".join(lines))
+    if notes := _all_notes(report):
+        parts.append("\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report's tables and notes."""
+    console.print(f"{report.machine}", highlight=False)
+    for table in _tables(report):
+        shown = RichTable(title=table.title, title_justify="left", title_style="bold")
+        for index, column in enumerate(table.header):
+            shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        for line in table.lines:
+            shown.add_row(*line)
+        console.print(shown)
+    for note in _all_notes(report):
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def plot(report: Report, path: Path) -> None:
+    """Draw the report's chart as a PNG.
+
+    Raises
+    ------
+    UsageError
+        When matplotlib is not installed.
+    """
+    require_plotting()
+    if report.chart is None:
+        raise UsageError(f"--plot: tierline bench {report.bench} has nothing to draw")
+    from matplotlib.figure import Figure
+
+    chart = report.chart
+    bars = list(reversed(chart.bars))  # matplotlib counts from the bottom
+    figure = Figure(figsize=(9, 1.2 + 0.42 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    for index, bar in enumerate(bars):
+        axes.barh(index, bar.value, color="#3b6ea5")
+        if bar.upper is not None:
+            axes.hlines(index, bar.value, bar.upper, color="#1d1d1d", linewidth=1.5)
+            axes.vlines(bar.upper, index - 0.15, index + 0.15, color="#1d1d1d", linewidth=1.5)
+        if bar.goal is not None:
+            axes.vlines(bar.goal, index - 0.4, index + 0.4, color="#c0392b", linewidth=2)
+        axes.annotate(
+            f" {figure_text(bar.value)}",
+            (max(bar.value, bar.upper or 0), index),
+            verticalalignment="center",
+            fontsize="small",
+        )
+    axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
+    axes.set_xlabel(chart.unit)
+    axes.set_title(chart.title, loc="left", fontsize="medium")
+    axes.margins(x=0.12)
+    if chart.is_logarithmic:
+        axes.set_xscale("log")
+    figure.savefig(path, dpi=150)
+
+
+def require_plotting() -> None:
+    """Fail before a long run, not after it.
+
+    Raises
+    ------
+    UsageError
+        When matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib: pip install 'tierline[bench]'")
+
+
+def figure_text(value: float | None) -> str:
+    """Return a figure with three significant digits, as people read it; a dash where there is none."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _tables(report: Report) -> Sequence[Table]:
+    return report.tables or [_table_of_rows(report)]
+
+
+def _table_of_rows(report: Report) -> Table:
+    return Table(
+        title=f"tierline bench {report.bench}",
+        header=("what", "value", "unit", "beside", "limit", "ratio", "goal", "n"),
+        lines=[
+            (
+                row.name,
+                figure_text(row.value),
+                row.unit,
+                row.limit.name if row.limit else "",
+                figure_text(row.limit.value) if row.limit else "",
+                figure_text(row.ratio) if row.ratio is not None else "",
+                goal_text(row),
+                str(row.n) if row.n else "",
+            )
+            for row in report.rows
+        ],
+    )
+
+
+def goal_text(row: Row) -> str:
+    """Return what the ratio should reach and whether it does: ``"≥ 0.9 ✓"``."""
+    if row.limit is None or row.limit.goal is None:
+        return ""
+    sign = "≥" if row.limit.direction is Direction.AT_LEAST else "≤"
+    verdict = {True: " ✓", False: " ✗", None: ""}[row.is_met]
+    return f"{sign} {figure_text(row.limit.goal)}{verdict}"
+
+
+def _all_notes(report: Report) -> list[str]:
+    if report.tables:
+        return list(report.notes)
+    return [*report.notes, *(f"{row.name}: {row.note}" for row in report.rows if row.note)]
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _processor_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
