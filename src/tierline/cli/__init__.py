@@ -1,0 +1,1 @@
+"""The command line: parse, call, print. A command imports its program only when it runs."""

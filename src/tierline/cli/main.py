@@ -1,0 +1,63 @@
+"""``tierline``: one subcommand a program; a user's mistake costs one line on standard error and exit status 2.
+
+Exit statuses: 0 after a wanted end, 2 when the command line, the configuration or the machine must be changed first,
+1 when something failed while it ran. Only a bug prints a traceback.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tierline import __version__
+from tierline.cli import bench, node, router, simulate_engine, up
+from tierline.errors import TierlineError, UsageError
+
+app = typer.Typer(
+    name="tierline",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tierline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def tierline(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A tiered KV cache and a cache-aware router for LLM inference.
+
+    \b
+    Examples:
+      tierline up                                  two vLLM replicas, store and router on this machine
+      tierline up --engine simulated               the same without vLLM
+      tierline bench document --json result.json   measure what the cache saves
+      tierline node --capacity 8GiB                a node store alone
+      tierline router --endpoint http://127.0.0.1:8001 --endpoint http://127.0.0.1:8002
+    """
+
+
+for command in (up.up, node.node, router.router, simulate_engine.simulate_engine, bench.bench):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the installed script."""
+    try:
+        app()
+    except UsageError as error:
+        print(f"tierline: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TierlineError as error:
+        print(f"tierline: {error}", file=sys.stderr)
+        sys.exit(1)

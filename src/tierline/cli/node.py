@@ -1,0 +1,59 @@
+"""``tierline node``: a node's store."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from tierline.cli.options import ConfigFile, LogFormat, LogLevel, configure_logs
+from tierline.configuration import load
+
+
+def node(
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="Address that HTTP listens on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port that HTTP listens on.", show_default="9200")] = None,
+    socket: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="UNIX socket of engines on this machine.", show_default="by port"),
+    ] = None,
+    shared_memory_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the segment under /dev/shm.", show_default="shared_memory"),
+    ] = None,
+    capacity: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of the segment, e.g. 512MiB.", show_default="512MiB")
+    ] = None,
+    eviction: Annotated[
+        Literal["arc", "lru"] | None, typer.Option(help="What gives way when the segment is full.", show_default="arc")
+    ] = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> None:
+    """Run a node store: one shared-memory segment, leases on it, HTTP beside it.
+
+    \b
+    Examples:
+      tierline node
+      tierline node --port 9200 --capacity 8GiB --eviction lru
+      tierline node --config node.toml
+      TIERLINE_NODE_CAPACITY=64GiB tierline node --host 0.0.0.0
+    """
+    from tierline.node.config import NodeConfig
+    from tierline.node.server import run
+
+    settings = load(
+        NodeConfig,
+        config,
+        {
+            "host": host,
+            "port": port,
+            "socket": socket,
+            "shared_memory_name": shared_memory_name,
+            "capacity": capacity,
+            "eviction": eviction,
+            "log_level": log_level,
+            "log_format": log_format,
+        },
+    )
+    configure_logs(settings)
+    run(settings)

@@ -1,0 +1,55 @@
+"""``tierline router``: OpenAI-compatible HTTP in front of the replicas."""
+
+from typing import Annotated
+
+import typer
+
+from tierline.cli.options import ConfigFile, LogFormat, LogLevel, configure_logs
+from tierline.configuration import load
+
+
+def router(
+    config: ConfigFile = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address that the router listens on.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port that the router listens on.", show_default="8000")] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="A replica's address; repeat for each replica.")
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="prefixaware, session or roundrobin; how an endpoint is chosen.",
+            show_default="prefixaware",
+        ),
+    ] = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> None:
+    """Run the router in front of replicas that serve the OpenAI API.
+
+    \b
+    Examples:
+      tierline router --endpoint http://127.0.0.1:8001 --endpoint http://127.0.0.1:8002
+      tierline router --endpoint http://10.0.0.7:8000 --strategy session --port 80 --host 0.0.0.0
+      TIERLINE_ROUTER_ENDPOINTS=http://a:8000,http://b:8000 tierline router --config router.yaml
+    """
+    from tierline.router.config import RouterConfig
+    from tierline.router.server import run
+
+    settings = load(
+        RouterConfig,
+        config,
+        {
+            "host": host,
+            "port": port,
+            "endpoints": endpoint or None,
+            "strategy": strategy,
+            "log_level": log_level,
+            "log_format": log_format,
+        },
+    )
+    configure_logs(settings)
+    run(settings)

@@ -1,0 +1,34 @@
+"""What a simulated engine can be told; rates are of the modelled hardware, not of this machine."""
+
+from pydantic import Field, field_validator
+
+from tierline.configuration import ProgramConfig
+
+
+class SimulatedEngineConfig(ProgramConfig):
+    """Configuration of ``tierline simulate-engine``."""
+
+    program = "simulate-engine"
+
+    host: str = Field(default="127.0.0.1", description="address that the engine listens on")
+    port: int = Field(default=8001, ge=0, le=65535, description="port that the engine listens on; 0 takes a free one")
+    model: str = Field(default="simulated-model", description="model name that is served; contains 'simulated'")
+    prefill_rate: float = Field(
+        default=2000.0, gt=0, description="prompt tokens computed per second, by the whole engine"
+    )
+    decode_rate: float = Field(default=50.0, gt=0, description="tokens generated per second, by each sequence")
+    cache_blocks: int = Field(default=4096, ge=1, description="blocks of 16 tokens in the KV cache")
+    max_num_seqs: int = Field(default=64, ge=1, description="sequences that run at once; more of them queue")
+    max_num_batched_tokens: int = Field(
+        default=2048, ge=1, description="tokens of one step; longer prompts are chunked"
+    )
+    kv_events_endpoint: str | None = Field(
+        default=None, description="ZMQ address of KV events, e.g. tcp://*:5557; needs the extra 'simulate'"
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _says_what_it_is(cls, model: str) -> str:
+        if "simulated" not in model:
+            raise ValueError("a name that contains 'simulated', so that nobody takes its figures for a model's")
+        return model
