@@ -108,7 +108,7 @@ class Program:
 
 def tierline(*arguments: str) -> list[str]:
     """Return the command line of one of our programs, run by this interpreter whatever is in ``PATH``."""
-    return [sys.executable, "-c", "from tierline.cli.main import main; main()", *arguments]
+    return [sys.executable, "-m", "tierline", *arguments]
 
 
 def free_ports(count: int) -> list[int]:
