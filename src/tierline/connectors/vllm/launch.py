@@ -1,0 +1,25 @@
+"""How vLLM is told to use the connector: the value of ``--kv-transfer-config``; needs neither vLLM nor torch."""
+
+from pathlib import Path
+
+
+def kv_transfer_config(socket: Path | str) -> dict[str, object]:
+    """Return the value of vLLM's ``--kv-transfer-config``, to be passed as JSON.
+
+    Parameters
+    ----------
+    socket
+        The node store's UNIX socket.
+
+    Examples
+    --------
+    >>> kv_transfer_config("/run/tierline.sock")["kv_load_failure_policy"]
+    'recompute'
+    """
+    return {
+        "kv_connector": "TierlineConnector",
+        "kv_connector_module_path": "tierline.connectors.vllm",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {"tierline.socket": str(socket)},
+    }

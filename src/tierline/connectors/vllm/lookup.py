@@ -1,0 +1,194 @@
+"""Questions to the node store, asked on a thread of their own: the scheduler's thread never touches a socket.
+
+A lookup takes a prefix lease. Whoever started it must drop it, once, whatever happened meanwhile; the lease is renewed
+until then and ends at the latest with the connection. Commands are carried out in order, so a drop that follows its
+question always finds the answer.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tierline.client import NodeClient
+from tierline.connectors.vllm.breaker import Breaker, Warnings
+from tierline.connectors.vllm.metrics import Counters
+from tierline.errors import TierlineError
+from tierline.prefix import Shard, object_name
+from tierline.wire.messages import LeasedObject
+
+RENEWALS_IN_TTL = 3
+_RENEWAL_CHECK_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Lookup:
+    """One question and, once ``is_answered``, its answer. Written by the lookup thread alone but for ``is_dropped``.
+
+    Parameters
+    ----------
+    chains
+        Keys of the chunks asked for.
+    is_dropped
+        Nobody waits for the answer any more.
+    is_answered
+        The fields below hold.
+    is_lost
+        The lease ended early; its extents must not be read.
+    objects
+        For each leading chunk that the store holds: its shards in rank order.
+    node_epoch
+        The node store's start in which the lease was given.
+    """
+
+    chains: Sequence[bytes]
+    is_dropped: bool = False
+    is_answered: bool = False
+    is_lost: bool = False
+    lease: str = ""
+    objects: tuple[tuple[LeasedObject, ...], ...] = ()
+    node_epoch: int = 0
+    renew_at: float = 0.0
+
+
+class LookupThread:
+    """Asks, renews and releases.
+
+    Parameters
+    ----------
+    connect
+        Opens a connection to the node store; raises a ``TierlineError`` when it cannot.
+    shards
+        All ranks' shards: a chunk is a hit if all are there.
+    bucket
+        The store's bucket.
+    ttl_s
+        Time to live of a lease.
+    budget_s
+        A question that takes longer counts as a failure.
+    breaker
+        Opened by failures; while it is open no question is asked.
+    warnings, counters
+        Where trouble is told and counted.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], NodeClient],
+        shards: Sequence[Shard],
+        bucket: str,
+        ttl_s: float,
+        budget_s: float,
+        breaker: Breaker,
+        warnings: Warnings,
+        counters: Counters,
+    ) -> None:
+        self._connect = connect
+        self._shards = shards
+        self._bucket = bucket
+        self._ttl_s = ttl_s
+        self._budget_s = budget_s
+        self._breaker = breaker
+        self._warnings = warnings
+        self._counters = counters
+        self._client: NodeClient | None = None
+        self._leased: set[Lookup] = set()
+        self._commands: queue.SimpleQueue[Lookup | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="tierline-lookup", daemon=True)
+        self._thread.start()
+
+    def start(self, chains: Sequence[bytes]) -> Lookup | None:
+        """Ask for a prefix; ``None`` means that the node store is not to be asked at present."""
+        if not self._breaker.allows():
+            self._counters.add("lookups_skipped")
+            return None
+        lookup = Lookup(chains)
+        self._commands.put(lookup)
+        return lookup
+
+    def drop(self, lookup: Lookup) -> None:
+        """Give up the question or its lease. To be called once a lookup."""
+        lookup.is_dropped = True
+        self._commands.put(lookup)
+
+    def close(self) -> None:
+        """End the thread and the connection, and with it every lease."""
+        self._commands.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                command = self._commands.get(timeout=_RENEWAL_CHECK_S)
+            except queue.Empty:
+                pass
+            else:
+                if command is None:
+                    break
+                if command in self._leased:
+                    self._release(command)
+                elif not command.is_dropped:
+                    self._ask(command)
+            self._renew_due()
+        if self._client is not None:
+            self._client.close()
+
+    def _ask(self, lookup: Lookup) -> None:
+        started = time.monotonic()
+        try:
+            if self._client is None:
+                self._client = self._connect()
+            names = [object_name(chain, shard) for chain in lookup.chains for shard in self._shards]
+            reply = self._client.prefix_lease(self._bucket, names, self._ttl_s, group_size=len(self._shards))
+        except TierlineError as error:
+            self._fail("lookups fail, prompts are computed", error)
+            lookup.is_answered = True
+            return
+        elapsed_s = time.monotonic() - started
+        self._counters.add("lookups")
+        if elapsed_s > self._budget_s:
+            self._breaker.failed()
+            self._warnings.warn("lookups are slow", f"one took {elapsed_s * 1000:.0f} ms")
+        else:
+            self._breaker.succeeded()
+        ranks = len(self._shards)
+        lookup.lease = reply.lease
+        lookup.node_epoch = self._client.epoch
+        lookup.objects = tuple(
+            tuple(reply.objects[start : start + ranks]) for start in range(0, len(reply.objects), ranks)
+        )
+        if lookup.lease:
+            lookup.renew_at = started + self._ttl_s / RENEWALS_IN_TTL
+            self._leased.add(lookup)
+        lookup.is_answered = True
+
+    def _release(self, lookup: Lookup) -> None:
+        self._leased.remove(lookup)
+        try:
+            if self._client is not None and not lookup.is_lost:
+                self._client.release(lookup.lease)
+        except TierlineError as error:
+            self._fail("a lease could not be released", error)
+
+    def _renew_due(self) -> None:
+        now = time.monotonic()
+        for lookup in [lookup for lookup in self._leased if lookup.renew_at <= now and not lookup.is_lost]:
+            lookup.renew_at = now + self._ttl_s / RENEWALS_IN_TTL
+            try:
+                if self._client is not None:
+                    self._client.renew(lookup.lease, self._ttl_s)
+            except TierlineError as error:
+                lookup.is_lost = True
+                self._fail("a lease could not be renewed", error)
+
+    def _fail(self, subject: str, error: TierlineError) -> None:
+        """Start over with a new connection at the next question: what this one leased is void."""
+        self._counters.add("lookups_failed")
+        self._breaker.failed()
+        self._warnings.warn(subject, error)
+        for lookup in self._leased:
+            lookup.is_lost = True
+        if self._client is not None:
+            self._client.close()
+            self._client = None

@@ -1,0 +1,361 @@
+"""The half of the connector that lives in vLLM's scheduler: it decides what is loaded and what is stored.
+
+It runs on the scheduler's thread and touches no socket; questions go to :class:`~.lookup.LookupThread`. Every request
+is asked about once an admission, gets one lease at most, and gives it back on whatever way it leaves: nothing to load,
+loaded, failed, preempted, aborted, finished.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tierline.connectors.vllm.engine import EngineShape
+from tierline.connectors.vllm.identity import AdapterIdentities
+from tierline.connectors.vllm.keys import RequestKeys
+from tierline.connectors.vllm.lookup import Lookup, LookupThread
+from tierline.connectors.vllm.metrics import Counters
+from tierline.connectors.vllm.plan import ChunkLoad, ChunkStore, RequestLoad, StepPlan, StepReport
+from tierline.prefix import CHUNK_TOKENS, PrefixIdentity
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.outputs import KVConnectorOutput
+    from vllm.v1.request import Request
+
+
+@dataclass(slots=True, eq=False)
+class _Tracked:
+    """What is known about one request.
+
+    Parameters
+    ----------
+    request
+        vLLM's own object.
+    keys
+        ``None`` where the request's KV has no key and is neither looked up nor stored.
+    lookup
+        The question asked for this admission, until its answer is used or given up.
+    deadline
+        When the wait for its answer ends; ``None`` before vLLM first asked.
+    is_settled
+        This admission loads nothing.
+    bypasses
+        A load failed: the request never loads again, or vLLM could ask and fail for ever.
+    engine_tokens
+        Leading tokens that the engine's own cache had at the last match.
+    known_chunks
+        Leading chunks that need not be stored (again).
+    block_ids
+        The request's blocks as they were when its load was planned.
+    load
+        The load under way, with its lookup's lease still held.
+    has_left
+        vLLM finished the request while its load was under way.
+    """
+
+    request: "Request"
+    keys: RequestKeys | None
+    lookup: Lookup | None = None
+    deadline: float | None = None
+    is_settled: bool = False
+    bypasses: bool = False
+    engine_tokens: int = 0
+    known_chunks: int = 0
+    block_ids: Sequence[int] = ()
+    load: RequestLoad | None = None
+    has_left: bool = False
+
+
+class SchedulerHalf:
+    """Matches, plans and keeps the leases.
+
+    Parameters
+    ----------
+    shape
+        The engine.
+    model
+        Identity of the model.
+    hash_tokens
+        Tokens that one of vLLM's own block hashes covers.
+    lookups
+        Asks the node store.
+    budget_s
+        How long a request's scheduling may be put off for an answer.
+    counters
+        Where things are counted.
+    evict
+        Removes blocks from the engine's own prefix cache.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        shape: EngineShape,
+        model: str,
+        hash_tokens: int,
+        lookups: LookupThread,
+        budget_s: float,
+        counters: Counters,
+        evict: Callable[[set[int]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shape = shape
+        self._model = model
+        self._hash_tokens = hash_tokens
+        self._lookups = lookups
+        self._budget_s = budget_s
+        self._counters = counters
+        self._evict = evict
+        self._clock = clock
+        self._epoch = 0
+        self._adapters = AdapterIdentities()
+        self._tracked: dict[str, _Tracked] = {}
+        self._new_loads: list[RequestLoad] = []
+        # What is being loaded, by request: vLLM's hashes of the blocks, and the chunks' keys. Stays empty in an engine
+        # without a prefix cache, where requests cannot share what one of them loads.
+        self._arriving_hashes: dict[str, frozenset[bytes]] = {}
+        self._arriving_chains: set[bytes] = set()
+
+    def begin(self, request: "Request") -> None:
+        """Start the lookup of a request that has just arrived."""
+        tracked = _Tracked(request, self._keys(request))
+        self._tracked[request.request_id] = tracked
+        if not request.skip_reading_prefix_cache:
+            self._ask(tracked)
+
+    def match(self, request: "Request", engine_tokens: int) -> int | None:
+        """Return how many tokens after the first ``engine_tokens`` can be loaded; ``None``: ask again next step.
+
+        vLLM asks again at every step while it finds no room for the request, and may ignore the answer.
+        """
+        tracked = self._tracked[request.request_id]
+        if self._shares_arriving_blocks(request, engine_tokens):
+            # The engine's own cache offers blocks whose load is not over. If it fails, whoever had joined would have
+            # computed on top of garbage, so the request waits for the outcome.
+            return None
+        claimable = self._claimable_chunks(request)
+        if (
+            tracked.bypasses
+            or tracked.is_settled
+            or tracked.keys is None
+            or request.skip_reading_prefix_cache
+            or claimable * CHUNK_TOKENS <= engine_tokens
+        ):
+            return 0
+        if tracked.lookup is None:
+            self._ask(tracked)
+        if tracked.lookup is None:
+            return self._settle(tracked)
+        if not tracked.lookup.is_answered:
+            if self._may_wait(tracked):
+                return None
+            self._counters.add("lookups_late")
+            return self._settle(tracked)
+        stored = 0 if tracked.lookup.is_lost else len(tracked.lookup.objects)
+        hit_tokens = min(stored, claimable) * CHUNK_TOKENS - engine_tokens
+        if hit_tokens <= 0:
+            return 0
+        if tracked.lookup.chains[engine_tokens // CHUNK_TOKENS] in self._arriving_chains:
+            # Another request is loading it: wait, and find it in the engine's own cache.
+            return None
+        tracked.engine_tokens = engine_tokens
+        return hit_tokens
+
+    def admit(self, request: "Request", block_ids: list[int], loaded_tokens: int) -> None:
+        """Take note that vLLM has allocated blocks for a request and counts on ``loaded_tokens`` being loaded."""
+        tracked = self._tracked[request.request_id]
+        if tracked.load is not None:
+            return
+        tracked.is_settled = False
+        if not loaded_tokens:
+            return
+        lookup = tracked.lookup
+        assert lookup is not None
+        tracked.known_chunks = len(lookup.objects)
+        tracked.block_ids = block_ids
+        stop_tokens = tracked.engine_tokens + loaded_tokens
+        first_block = tracked.engine_tokens // self._shape.block_tokens
+        per_chunk = self._shape.blocks_per_chunk
+        chunks = []
+        for index in range(tracked.engine_tokens // CHUNK_TOKENS, stop_tokens // CHUNK_TOKENS):
+            blocks = block_ids[max(index * per_chunk, first_block) : (index + 1) * per_chunk]
+            chunks.append(ChunkLoad(lookup.chains[index], lookup.objects[index], tuple(blocks)))
+        tracked.load = RequestLoad(request.request_id, lookup.node_epoch, tuple(chunks))
+        self._new_loads.append(tracked.load)
+        if self._shape.has_prefix_cache:
+            hashes = request.block_hashes[tracked.engine_tokens // self._hash_tokens : stop_tokens // self._hash_tokens]
+            self._arriving_hashes[request.request_id] = frozenset(hashes)
+            self._arriving_chains.update(chunk.chain for chunk in chunks)
+
+    def plan_step(self, output: "SchedulerOutput") -> StepPlan:
+        """Return the workers' orders for the step that vLLM has just scheduled."""
+        plan = StepPlan(loads=self._new_loads, overwritten=self._first_written(output))
+        self._new_loads = []
+        for load in plan.loads:
+            for chunk in load.chunks:
+                plan.overwritten.update(chunk.block_ids)
+        for request_id, new_tokens in output.num_scheduled_tokens.items():
+            plan.stores.extend(self._completed_chunks(request_id, new_tokens, output))
+        return plan
+
+    def end_step(self, output: "KVConnectorOutput") -> None:
+        """Take note of loads that ended."""
+        ended: dict[str, bool] = {}
+        report = output.kv_connector_worker_meta
+        if report is not None:
+            assert isinstance(report, StepReport)
+            ended.update((request_id, request_id in report.failed) for request_id in report.ended)
+        for request_id in output.finished_recving or ():
+            ended[request_id] = request_id in output.failed_recving
+        for request_id, is_failed in ended.items():
+            tracked = self._tracked.get(request_id)
+            if tracked is not None and tracked.load is not None:
+                self._end_load(tracked, tracked.load, is_failed)
+
+    def finish(self, request: "Request") -> None:
+        """Let go of a request; a load under way keeps its lease until it has ended."""
+        tracked = self._tracked.get(request.request_id)
+        if tracked is None:
+            return
+        if tracked.load is not None:
+            tracked.has_left = True
+            return
+        self._drop_lookup(tracked)
+        del self._tracked[request.request_id]
+
+    def reset(self) -> None:
+        """Let nothing that was stored so far be found by this engine again.
+
+        vLLM resets its caches when weights were changed in memory, which the fingerprint cannot see. So the new epoch
+        is one that no other engine has; after a restart the engine has the weights of its files, and epoch 0, again.
+        """
+        self._epoch = time.time_ns()
+        for tracked in self._tracked.values():
+            tracked.bypasses = True
+            tracked.keys = None
+            if tracked.load is None:
+                self._drop_lookup(tracked)
+
+    def close(self) -> None:
+        """End the lookup thread; its leases end with its connection."""
+        self._lookups.close()
+
+    def _keys(self, request: "Request") -> RequestKeys | None:
+        # Embeddings have no token ids, and a resumable session may take back tokens that it had.
+        if request.prompt_embeds is not None or request.prompt_token_ids is None or request.resumable:
+            return None
+        adapter = ""
+        if request.lora_request is not None:
+            lora = request.lora_request
+            fingerprint = self._adapters.fingerprint(lora.lora_int_id, Path(lora.lora_path))
+            if fingerprint is None:
+                return None
+            adapter = fingerprint
+        identity = PrefixIdentity(
+            model=self._model, adapter=adapter, tenant=request.cache_salt or "", epoch=self._epoch
+        )
+        return RequestKeys(identity.root(), request)
+
+    def _claimable_chunks(self, request: "Request") -> int:
+        # Inside a step vLLM must be left a token to compute; between steps it takes the last one back by itself.
+        left_over = 0 if self._shape.loads_between_steps else 1
+        return int(request.num_tokens - left_over) // CHUNK_TOKENS
+
+    def _ask(self, tracked: _Tracked) -> None:
+        chunks = self._claimable_chunks(tracked.request)
+        if tracked.keys is not None and chunks:
+            tracked.lookup = self._lookups.start(tuple(tracked.keys.leading(chunks)))
+
+    def _may_wait(self, tracked: _Tracked) -> bool:
+        """Say whether the budget for an answer is not used up; it starts with the first question about it."""
+        now = self._clock()
+        if tracked.deadline is None:
+            tracked.deadline = now + self._budget_s
+        return now < tracked.deadline
+
+    def _drop_lookup(self, tracked: _Tracked) -> None:
+        if tracked.lookup is not None:
+            self._lookups.drop(tracked.lookup)
+            tracked.lookup = None
+        tracked.deadline = None
+
+    def _settle(self, tracked: _Tracked) -> int:
+        """Give up the lookup; this admission loads nothing."""
+        self._drop_lookup(tracked)
+        tracked.is_settled = True
+        return 0
+
+    def _knows_what_is_stored(self, tracked: _Tracked) -> bool:
+        """Learn from an answer that was not needed for a load which chunks need not be stored.
+
+        Returns ``False`` while the answer may still come.
+        """
+        if tracked.lookup is None or tracked.load is not None:
+            return True
+        if tracked.lookup.is_answered:
+            tracked.known_chunks = max(tracked.known_chunks, len(tracked.lookup.objects))
+        elif self._may_wait(tracked):
+            return False
+        self._drop_lookup(tracked)
+        return True
+
+    def _shares_arriving_blocks(self, request: "Request", engine_tokens: int) -> bool:
+        return any(
+            not hashes.isdisjoint(request.block_hashes[: engine_tokens // self._hash_tokens])
+            for hashes in self._arriving_hashes.values()
+        )
+
+    def _first_written(self, output: "SchedulerOutput") -> set[int]:
+        """Return the blocks that the step's requests were newly given."""
+        written: set[int] = set()
+        for new in output.scheduled_new_reqs:
+            written.update(new.block_ids[0][new.num_computed_tokens // self._shape.block_tokens :])
+        cached = output.scheduled_cached_reqs
+        for request_id, block_ids, computed in zip(
+            cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
+        ):
+            if block_ids is None:
+                continue
+            # A resumed request lists all its blocks; those it found computed are not written.
+            skipped = computed // self._shape.block_tokens if request_id in cached.resumed_req_ids else 0
+            written.update(block_ids[0][skipped:])
+        return written
+
+    def _completed_chunks(self, request_id: str, new_tokens: int, output: "SchedulerOutput") -> Iterable[ChunkStore]:
+        tracked = self._tracked.get(request_id)
+        if tracked is None or tracked.keys is None:
+            return
+        request = tracked.request
+        # Tokens that were guessed or are still being sampled have no key yet.
+        ready = min(request.num_computed_tokens + new_tokens, request.num_tokens) // CHUNK_TOKENS
+        if not self._knows_what_is_stored(tracked) or ready <= tracked.known_chunks:
+            return
+        assert output.kv_connector_block_state is not None
+        block_ids = output.kv_connector_block_state.get_block_ids(request_id)
+        if block_ids is None:
+            return
+        per_chunk = self._shape.blocks_per_chunk
+        chains = tracked.keys.leading(ready)
+        for index in range(tracked.known_chunks, ready):
+            blocks = tuple(block_ids[0][index * per_chunk : (index + 1) * per_chunk])
+            yield ChunkStore(request_id, chains[index], blocks)
+        tracked.known_chunks = ready
+
+    def _end_load(self, tracked: _Tracked, load: RequestLoad, is_failed: bool) -> None:
+        tracked.load = None
+        self._arriving_hashes.pop(load.request_id, None)
+        self._arriving_chains.difference_update(chunk.chain for chunk in load.chunks)
+        self._drop_lookup(tracked)
+        if is_failed:
+            tracked.bypasses = True
+            # What could not be loaded is stored again once it is computed.
+            tracked.known_chunks = 0
+            if not self._shape.loads_between_steps:
+                # vLLM hashed these blocks, and those computed on top of them, when it allocated them. Until they are
+                # computed (and for ever, should the request be aborted before) nobody may find them.
+                self._evict(set(tracked.block_ids[tracked.engine_tokens // self._shape.block_tokens :]))
+        if tracked.has_left:
+            del self._tracked[load.request_id]

@@ -1,0 +1,173 @@
+"""The half of the connector that lives in a worker: it copies chunks from the segment into KV blocks and back.
+
+A load is believed only after the fact: the chunk is copied, then the *stored* bytes are verified. If they still match
+their checksum once the copy is over, they matched while it ran, so neither a corrupt segment nor pages that were
+given away under an ended lease can become a wrong token.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from tierline.connectors.vllm.breaker import Warnings
+from tierline.connectors.vllm.copy import ChunkCopier
+from tierline.connectors.vllm.metrics import Counters
+from tierline.connectors.vllm.plan import ChunkLoad, RequestLoad, StepPlan, StepReport
+from tierline.connectors.vllm.writer import Attachment, NodeWriter
+from tierline.errors import ChecksumMismatch, NodeUnavailable, TierlineError
+
+ATTACH_INSIDE_STEP_S = 0.1
+"""How long a load that holds up a step waits for a connection to a node store that was restarted."""
+ATTACH_BETWEEN_STEPS_S = 1.0
+
+
+class WorkerHalf:
+    """Carries out step plans.
+
+    Parameters
+    ----------
+    copier
+        Copies chunks.
+    rank
+        This worker's place among a chunk's shards.
+    loads_between_steps
+        Loads run on a thread of their own, while other requests are computed.
+    writer
+        The line to the node store.
+    warnings, counters
+        Where trouble is told and counted.
+    """
+
+    def __init__(
+        self,
+        copier: ChunkCopier,
+        rank: int,
+        loads_between_steps: bool,
+        writer: NodeWriter,
+        warnings: Warnings,
+        counters: Counters,
+    ) -> None:
+        self._copier = copier
+        self._rank = rank
+        self._writer = writer
+        self._warnings = warnings
+        self._counters = counters
+        self._failed_in_step: set[str] = set()
+        self._invalid_blocks: set[int] = set()
+        self._report = StepReport()
+        self._ended: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+        self._loader: _LoadThread | None = None
+        if loads_between_steps:
+            self._loader = _LoadThread(self._load_between_steps)
+
+    def before_overwrites(self, plan: StepPlan) -> None:
+        """Take the blocks that the step overwrites away from stores that still wait for them."""
+        self._writer.fence(plan.overwritten)
+
+    def load(self, plan: StepPlan) -> None:
+        """Carry the step's loads out, or hand them to the load thread."""
+        for load in plan.loads:
+            after = self._copier.mark()
+            if self._loader is not None:
+                self._loader.submit(load, after)
+            else:
+                self._load_inside_step(load, after)
+
+    def store(self, plan: StepPlan) -> None:
+        """Hand the chunks that the step completed to the writer.
+
+        What a request computed on top of a failed load is wrong, will be computed again, and is not stored.
+        """
+        chunks = [chunk for chunk in plan.stores if chunk.request_id not in self._failed_in_step]
+        if chunks:
+            self._writer.store(chunks, self._copier.mark())
+        self._failed_in_step.clear()
+
+    def take_ended_loads(self) -> tuple[set[str], set[str]]:
+        """Return the requests whose loads between steps ended since the last call, and those of them that failed."""
+        ended, failed = set(), set()
+        while not self._ended.empty():
+            request_id, is_loaded = self._ended.get()
+            ended.add(request_id)
+            if not is_loaded:
+                failed.add(request_id)
+        return ended, failed
+
+    def take_invalid_blocks(self) -> set[int]:
+        """Return the blocks that loads inside the step did not fill."""
+        blocks, self._invalid_blocks = self._invalid_blocks, set()
+        return blocks
+
+    def take_report(self) -> StepReport | None:
+        """Return the report of the step's loads; ``None`` where there were none."""
+        report, self._report = self._report, StepReport()
+        return report if report.ended else None
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._loader is not None:
+            self._loader.close()
+        self._writer.close()
+
+    def _load_inside_step(self, load: RequestLoad, after: object) -> None:
+        loaded = self._load_chunks(load, after, ATTACH_INSIDE_STEP_S)
+        self._report.ended.add(load.request_id)
+        if loaded < len(load.chunks):
+            self._report.failed.add(load.request_id)
+            self._failed_in_step.add(load.request_id)
+            for chunk in load.chunks[loaded:]:
+                self._invalid_blocks.update(chunk.block_ids)
+
+    def _load_between_steps(self, load: RequestLoad, after: object) -> None:
+        loaded = self._load_chunks(load, after, ATTACH_BETWEEN_STEPS_S)
+        self._ended.put((load.request_id, loaded == len(load.chunks)))
+
+    def _load_chunks(self, load: RequestLoad, after: object, wait_s: float) -> int:
+        """Load chunks in order and return how many were loaded before the first that could not be."""
+        started = time.monotonic()
+        loaded = 0
+        try:
+            attachment = self._writer.attachment(load.node_epoch, wait_s)
+            if attachment is None:
+                raise NodeUnavailable("the worker has no connection to the node store that gave the lease")
+            for chunk in load.chunks:
+                self._load_chunk(attachment, chunk, after)
+                loaded += 1
+        except TierlineError as error:
+            self._counters.add("loads_failed")
+            self._warnings.warn("a prefix is computed because it could not be loaded", error)
+        self._counters.add("load_seconds", time.monotonic() - started)
+        return loaded
+
+    def _load_chunk(self, attachment: Attachment, chunk: ChunkLoad, after: object) -> None:
+        stored = chunk.objects[self._rank]
+        extents = attachment.words.extents(stored.extents, self._copier.chunk_bytes)
+        self._copier.load(extents, chunk.block_ids, after)
+        if attachment.words.checksum(stored.extents) != stored.checksum:
+            self._counters.add("corrupt_chunks")
+            self._writer.suspect(chunk.chain)
+            raise ChecksumMismatch(f"the bytes of chunk {chunk.chain.hex()} are not what was stored")
+        self._counters.add("loaded_chunks")
+        self._counters.add("loaded_bytes", self._copier.chunk_bytes)
+
+
+class _LoadThread:
+    """Runs loads one after the other, beside the engine."""
+
+    def __init__(self, load: Callable[[RequestLoad, object], None]) -> None:
+        self._load = load
+        self._loads: queue.SimpleQueue[tuple[RequestLoad, object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="tierline-load", daemon=True)
+        self._thread.start()
+
+    def submit(self, load: RequestLoad, after: object) -> None:
+        self._loads.put((load, after))
+
+    def close(self) -> None:
+        self._loads.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while (job := self._loads.get()) is not None:
+            self._load(*job)

@@ -1,0 +1,291 @@
+"""The worker's own line to the node store: a thread that connects, stores chunks and reports corrupt ones.
+
+Stores are a service to others and never hold the engine up: what cannot be stored at once is dropped and counted.
+Chunks are written into slots granted ahead, so a store costs no round trip but its commit. A block that is about to
+be overwritten is taken away from the stores by :meth:`NodeWriter.fence`.
+"""
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
+
+from tierline.client import NodeClient
+from tierline.connectors.vllm.breaker import Breaker, Warnings
+from tierline.connectors.vllm.copy import ChunkCopier
+from tierline.connectors.vllm.metrics import Counters
+from tierline.connectors.vllm.plan import ChunkStore
+from tierline.connectors.vllm.segment import PinnedRun, SegmentWords, pin
+from tierline.errors import TierlineError
+from tierline.prefix import Shard, object_name
+from tierline.wire.messages import CommitEntry, Refusal, Slot
+
+MOST_WAITING_STORES = 256
+MOST_GRANTED_SLOTS = 8
+GRANTED_SEGMENT_SHARE = 1 / 32
+"""Slots held ahead are room that nobody else has, so a small segment gives few of them."""
+COMMIT_BATCH = 8
+IDLE_S = 5.0
+"""After this long without a store the granted slots are given back."""
+RECENT_STORES = 8192
+RECENT_S = 30.0
+"""A chunk that was stored less than this long ago is not offered again: requests of one burst share prefixes."""
+NO_ROOM_PAUSE_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Store:
+    chunk: ChunkStore
+    after: object
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """The segment as one start of the node store handed it over."""
+
+    node_epoch: int
+    words: SegmentWords
+
+
+class NodeWriter:
+    """Stores chunks in the background; its public methods may be called from any thread.
+
+    Parameters
+    ----------
+    connect
+        Opens a writer's connection; raises a ``TierlineError`` when it cannot.
+    copier
+        Copies blocks into the segment.
+    shard
+        This rank's shard.
+    bucket
+        The store's bucket.
+    is_pinned
+        Register the segment with the CUDA driver.
+    breaker, warnings, counters
+        Where trouble is judged, told and counted.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], NodeClient],
+        copier: ChunkCopier,
+        shard: Shard,
+        bucket: str,
+        is_pinned: bool,
+        breaker: Breaker,
+        warnings: Warnings,
+        counters: Counters,
+    ) -> None:
+        self._connect = connect
+        self._copier = copier
+        self._shard = shard
+        self._bucket = bucket
+        self._is_pinned = is_pinned
+        self._breaker = breaker
+        self._warnings = warnings
+        self._counters = counters
+        self._changed = threading.Condition()
+        # Guarded by _changed.
+        self._waiting: deque[_Store] = deque()
+        self._suspects: deque[bytes] = deque()
+        self._copying: frozenset[int] = frozenset()
+        self._attachment: Attachment | None = None
+        self._wants_new_connection = True
+        self._is_closing = False
+        # The thread's own.
+        self._client: NodeClient | None = None
+        self._pinned: PinnedRun | None = None
+        self._slots: list[Slot] = []
+        self._written: list[tuple[CommitEntry, Slot]] = []
+        self._recent: OrderedDict[bytes, float] = OrderedDict()
+        self._no_room_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="tierline-writer", daemon=True)
+        self._thread.start()
+
+    def store(self, chunks: Iterable[ChunkStore], after: object) -> None:
+        """Store chunks whose computation is submitted; ``after`` is the copier's mark of that point."""
+        with self._changed:
+            for chunk in chunks:
+                if len(self._waiting) < MOST_WAITING_STORES:
+                    self._waiting.append(_Store(chunk, after))
+                else:
+                    self._counters.add("stores_dropped")
+            self._changed.notify_all()
+
+    def fence(self, block_ids: Set[int]) -> None:
+        """Return once no store reads these blocks any more: waiting ones are dropped, the one being copied ends."""
+        if not block_ids:
+            return
+        with self._changed:
+            kept = [store for store in self._waiting if block_ids.isdisjoint(store.chunk.block_ids)]
+            if len(kept) < len(self._waiting):
+                self._counters.add("stores_dropped", len(self._waiting) - len(kept))
+                self._waiting = deque(kept)
+            self._changed.wait_for(lambda: block_ids.isdisjoint(self._copying))
+
+    def suspect(self, chain: bytes) -> None:
+        """Tell the node store that a chunk's bytes do not match their checksum."""
+        with self._changed:
+            self._suspects.append(chain)
+            self._changed.notify_all()
+
+    def attachment(self, node_epoch: int, wait_s: float) -> Attachment | None:
+        """Return the segment of a start of the node store, connecting anew where that is another than the last.
+
+        Returns ``None`` when it cannot be had within ``wait_s``.
+        """
+        with self._changed:
+            if not self._is_attached_to(node_epoch):
+                self._wants_new_connection = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._is_attached_to(node_epoch), wait_s)
+            return self._attachment if self._is_attached_to(node_epoch) else None
+
+    def close(self) -> None:
+        """End the thread and the connection; what waits is not stored."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout=5)
+
+    def _is_attached_to(self, node_epoch: int) -> bool:
+        return self._attachment is not None and self._attachment.node_epoch == node_epoch
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._has_work():
+                    self._changed.wait(IDLE_S)
+                if self._is_closing:
+                    break
+                has_work = self._has_work()
+            try:
+                self._work() if has_work else self._give_slots_back()
+            except TierlineError as error:
+                self._breaker.failed()
+                self._warnings.warn("chunks are not stored", error)
+                self._disconnect()
+        self._disconnect()
+        if self._pinned is not None:
+            self._pinned.close()
+
+    def _has_work(self) -> bool:
+        return bool(self._waiting or self._suspects or self._wants_new_connection or self._is_closing)
+
+    def _work(self) -> None:
+        with self._changed:
+            reconnects, self._wants_new_connection = self._wants_new_connection, False
+            suspects, self._suspects = list(self._suspects), deque()
+        if self._client is None or reconnects:
+            if not self._breaker.allows():
+                self._drop_waiting()
+                return
+            self._attach()
+        assert self._client is not None
+        for chain in suspects:
+            self._client.suspect(self._bucket, object_name(chain, self._shard))
+        while (store := self._next()) is not None:
+            self._store(store)
+            if len(self._written) >= COMMIT_BATCH:
+                self._commit()
+        self._commit()
+
+    def _attach(self) -> None:
+        self._disconnect()
+        self._client = self._connect()
+        words = SegmentWords(self._client.mapping, self._client.segment_bytes)
+        with self._changed:
+            self._attachment = Attachment(self._client.epoch, words)
+            self._changed.notify_all()
+        self._breaker.succeeded()
+        # First touches cost fifty times a copy, so they are made here and not in a load.
+        self._client.mapping.prefault()
+        if self._is_pinned:
+            if self._pinned is not None:
+                self._pinned.close()
+            self._pinned = pin(words)
+
+    def _disconnect(self) -> None:
+        """Forget the connection, and with it every slot: the node store takes them back."""
+        self._slots.clear()
+        self._written.clear()
+        with self._changed:
+            self._attachment = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _next(self) -> _Store | None:
+        """Take the next store and mark its blocks as being copied."""
+        with self._changed:
+            if not self._waiting:
+                return None
+            store = self._waiting.popleft()
+            self._copying = frozenset(store.chunk.block_ids)
+            return store
+
+    def _copied(self) -> None:
+        with self._changed:
+            self._copying = frozenset()
+            self._changed.notify_all()
+
+    def _drop_waiting(self) -> None:
+        with self._changed:
+            self._counters.add("stores_dropped", len(self._waiting))
+            self._waiting.clear()
+
+    def _store(self, store: _Store) -> None:
+        try:
+            started = time.monotonic()
+            chain = store.chunk.chain
+            if started - self._recent.get(chain, -RECENT_S) < RECENT_S:
+                return
+            slot = self._take_slot(started)
+            if slot is None:
+                self._counters.add("stores_dropped")
+                return
+            assert self._attachment is not None
+            words = self._attachment.words
+            self._copier.store(store.chunk.block_ids, words.extents(slot.extents, slot.size), store.after)
+        finally:
+            self._copied()
+        checksum = words.checksum(slot.extents)
+        self._written.append((CommitEntry(slot.slot, object_name(chain, self._shard), slot.size, checksum), slot))
+        self._recent[chain] = started
+        if len(self._recent) > RECENT_STORES:
+            self._recent.popitem(last=False)
+        self._counters.add("store_seconds", time.monotonic() - started)
+
+    def _take_slot(self, now: float) -> Slot | None:
+        if not self._slots and now >= self._no_room_until:
+            assert self._client is not None
+            size = self._copier.chunk_bytes
+            share = int(self._client.segment_bytes * GRANTED_SEGMENT_SHARE) // size
+            self._slots = list(self._client.grant(size, max(1, min(MOST_GRANTED_SLOTS, share))))
+            if not self._slots:
+                self._no_room_until = now + NO_ROOM_PAUSE_S
+                self._warnings.warn("chunks are not stored", "the node store has no room")
+        return self._slots.pop() if self._slots else None
+
+    def _commit(self) -> None:
+        if not self._written:
+            return
+        assert self._client is not None
+        written, self._written = self._written, []
+        for (entry, slot), refusal in zip(
+            written, self._client.commit(self._bucket, [entry for entry, _ in written]), strict=True
+        ):
+            if refusal is None:
+                self._counters.add("stored_chunks")
+                self._counters.add("stored_bytes", entry.size)
+            elif refusal in (Refusal.EXISTS, Refusal.BEING_WRITTEN):
+                self._slots.append(slot)
+            else:
+                self._warnings.warn("a chunk was not stored", refusal)
+
+    def _give_slots_back(self) -> None:
+        if self._slots and self._client is not None:
+            slots, self._slots = self._slots, []
+            self._client.abort([slot.slot for slot in slots])
