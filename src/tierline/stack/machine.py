@@ -1,0 +1,94 @@
+"""What this machine has to give: processors, memory, room in /dev/shm, free ports; a cgroup's limits count."""
+
+import errno
+import os
+import socket
+from collections.abc import Collection
+from pathlib import Path
+
+from tierline.configuration import format_byte_size
+from tierline.errors import EnvironmentTooSmall
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (the kernel's tmpfs, not a temporary file)
+
+_CGROUP = Path("/sys/fs/cgroup")
+_LAST_PORT = 65_535
+
+
+def usable_cpus() -> int:
+    """Return how many processors this process may use: its affinity, or its cgroup's quota when that is less."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+    except OSError:
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+
+
+def available_memory_bytes() -> int:
+    """Return how much memory can be taken without swapping: the machine's, or the cgroup's rest when that is less."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    available = next(int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:")
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+    except OSError:
+        return available
+    return available if limit == "max" else max(0, min(available, int(limit) - used))
+
+
+def require_memory(needed_bytes: int, for_what: str) -> None:
+    """Raise :class:`EnvironmentTooSmall` unless ``needed_bytes`` are available."""
+    available = available_memory_bytes()
+    if needed_bytes > available:
+        raise EnvironmentTooSmall(
+            f"memory: {for_what} need about {format_byte_size(needed_bytes)}, {format_byte_size(available)} are "
+            "available; lower --replicas or --cache-size"
+        )
+
+
+def require_shared_memory(size: int, name: str) -> None:
+    """Raise :class:`EnvironmentTooSmall` unless /dev/shm has room for a segment ``name`` of ``size`` bytes."""
+    room = os.statvfs(SHARED_MEMORY)
+    leftover = SHARED_MEMORY / name
+    free = room.f_bavail * room.f_frsize + (leftover.stat().st_size if leftover.exists() else 0)
+    if size > free:
+        raise EnvironmentTooSmall(
+            f"--cache-size: {format_byte_size(size)} do not fit into {SHARED_MEMORY}, which has "
+            f"{format_byte_size(free)} free; lower it, or enlarge {SHARED_MEMORY} (docker run --shm-size, "
+            f"mount -o remount,size=… {SHARED_MEMORY})"
+        )
+
+
+def is_port_free(host: str, port: int) -> bool:
+    """Say whether a server could listen there now."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        # As servers do: a port whose last connections are in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+    return True
+
+
+def require_port(host: str, port: int, flag: str) -> None:
+    """Raise :class:`EnvironmentTooSmall` unless a server could listen on ``port``."""
+    if not is_port_free(host, port):
+        raise EnvironmentTooSmall(f"{flag}: port {port} on {host} is in use; give another one")
+
+
+def free_ports_after(host: str, port: int, count: int, reserved: Collection[int] = ()) -> list[int]:
+    """Return the ``count`` lowest free ports above ``port`` that are not ``reserved`` for something else."""
+    found: list[int] = []
+    for candidate in range(port + 1, _LAST_PORT + 1):
+        if len(found) == count:
+            break
+        if candidate not in reserved and is_port_free(host, candidate):
+            found.append(candidate)
+    if len(found) < count:
+        raise EnvironmentTooSmall(f"--port: fewer than {count} free ports above {port} on {host}; give a lower one")
+    return found

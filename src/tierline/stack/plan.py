@@ -1,0 +1,182 @@
+"""From the configuration to the children's command lines; what the machine lacks is found here, before any starts."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tierline.configuration import format_byte_size, load
+from tierline.connectors.vllm.launch import kv_transfer_config
+from tierline.errors import UsageError
+from tierline.router.config import RouterConfig
+from tierline.stack import engines, machine, model
+from tierline.stack.config import UpConfig
+from tierline.stack.folders import runtime_folder
+from tierline.stack.running import stack_folder
+
+_SIMULATED_MODEL = "simulated-model"
+_SIMULATED_BYTES = 128 * 1024**2
+_OURS_BYTES = 256 * 1024**2  # node store without its segment, router, supervisor
+
+
+@dataclass(frozen=True)
+class PlannedChild:
+    """A program to start.
+
+    Parameters
+    ----------
+    name
+        What the user reads.
+    argv, environment
+        The command, and what it gets besides our environment.
+    url
+        Where it serves.
+    ready_path
+        The route that answers 200 once it does.
+    """
+
+    name: str
+    argv: list[str]
+    environment: Mapping[str, str]
+    url: str
+    ready_path: str
+
+
+@dataclass(frozen=True)
+class StackPlan:
+    """Everything that ``tierline up`` will start, and what it prints about it."""
+
+    config: UpConfig
+    folder: Path
+    control: Path
+    segment: str
+    node: PlannedChild | None
+    node_socket: Path | None
+    kv_transfer: Mapping[str, object] | None
+    replicas: list[PlannedChild]
+    router: PlannedChild
+    model_name: str | None
+    model_folder: Path | None
+
+
+def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
+    """Check the machine, prepare the model and return what to start.
+
+    Parameters
+    ----------
+    config
+        What the user asked for.
+    say
+        Told when the default model is made, which takes a while.
+
+    Raises
+    ------
+    UsageError
+        When something must be changed first: a port, a size, a missing package, a wrong strategy.
+    EngineError
+        When the default model cannot be made.
+    """
+    load(RouterConfig, None, {"strategy": config.strategy, "endpoints": ["http://127.0.0.1:1"]}, {})
+    machine.require_port(config.host, config.port, "--port")
+    starts_vllm = config.engine == "vllm" and not config.endpoints
+    if starts_vllm:
+        engines.require_vllm()
+    chosen = model.local_model(config.model) if starts_vllm and config.model else None
+    if config.cache:
+        if config.node_port == config.port:
+            raise UsageError(f"--node-port: {config.port} is the router's port; give another one")
+        machine.require_port(engines.ENGINE_HOST, config.node_port, "--node-port")
+        machine.require_shared_memory(config.cache_size, _segment(config))
+    _require_memory(config, chosen, starts_vllm)
+    if starts_vllm and chosen is None:
+        chosen = model.prepare_default_model(say)
+
+    socket = runtime_folder() / f"tierline-{config.node_port}.sock" if config.cache else None
+    kv_transfer = kv_transfer_config(socket) if socket else None
+    name = _model_name(config, chosen)
+    replicas = _replicas(config, name, chosen, kv_transfer)
+    return StackPlan(
+        config=config,
+        folder=stack_folder(config.port),
+        control=runtime_folder() / f"tierline-up-{config.port}.sock",
+        segment=_segment(config),
+        node=_node(config, socket) if socket else None,
+        node_socket=socket,
+        kv_transfer=kv_transfer,
+        replicas=replicas,
+        router=_router(config, config.endpoints or [replica.url for replica in replicas]),
+        model_name=name,
+        model_folder=chosen,
+    )
+
+
+def _segment(config: UpConfig) -> str:
+    return f"tierline-up-{config.port}"
+
+
+def _model_name(config: UpConfig, folder: Path | None) -> str | None:
+    if config.endpoints:
+        return None
+    return folder.name if folder else config.model or _SIMULATED_MODEL
+
+
+def _require_memory(config: UpConfig, folder: Path | None, starts_vllm: bool) -> None:
+    engine = 0
+    if starts_vllm:
+        weights = engines.weights_bytes(folder) if folder else model.DEFAULT_WEIGHTS_BYTES
+        engine = engines.VLLM_OVERHEAD_BYTES + config.engine_cache_size + weights
+    elif not config.endpoints:
+        engine = _SIMULATED_BYTES
+    cache = config.cache_size if config.cache else 0
+    count = 0 if config.endpoints else config.replicas
+    what = f"{count} replicas of {format_byte_size(engine)} and a cache of {format_byte_size(cache)}"
+    machine.require_memory(count * engine + cache + _OURS_BYTES, what)
+
+
+def _node(config: UpConfig, socket: Path) -> PlannedChild:
+    host, port = engines.ENGINE_HOST, config.node_port
+    argv = [
+        *(sys.executable, "-m", "tierline", "node", "--host", host, "--port", str(port), "--socket", str(socket)),
+        *("--shared-memory-name", _segment(config), "--capacity", str(config.cache_size)),
+        *("--log-level", config.log_level, "--log-format", config.log_format),
+    ]
+    return PlannedChild("node", argv, {}, f"http://{host}:{port}", "/readyz")
+
+
+def _replicas(
+    config: UpConfig, name: str | None, folder: Path | None, kv_transfer: Mapping[str, object] | None
+) -> list[PlannedChild]:
+    if config.endpoints:
+        return []
+    threads = max(1, machine.usable_cpus() // config.replicas)
+    ports = machine.free_ports_after(engines.ENGINE_HOST, config.port, config.replicas, reserved={config.node_port})
+    planned = []
+    for number, port in enumerate(ports, start=1):
+        if folder is None:
+            command = engines.simulated_command(model=str(name), port=port)
+        else:
+            command = engines.vllm_cpu_command(
+                model=folder,
+                served_name=str(name),
+                port=port,
+                threads=threads,
+                kv_cache_bytes=config.engine_cache_size,
+                kv_transfer=kv_transfer,
+                dev_mode=config.engine_dev_mode,
+                arguments=config.engine_arguments,
+            )
+        url = f"http://{engines.ENGINE_HOST}:{port}"
+        planned.append(PlannedChild(f"replica-{number}", command.argv, command.environment, url, "/health"))
+    return planned
+
+
+def _router(config: UpConfig, endpoints: list[str]) -> PlannedChild:
+    argv = [
+        *(sys.executable, "-m", "tierline", "router", "--host", config.host, "--port", str(config.port)),
+        *("--strategy", config.strategy),
+        *(part for endpoint in endpoints for part in ("--endpoint", endpoint)),
+        *("--log-level", config.log_level, "--log-format", config.log_format),
+    ]
+    # What listens everywhere is reached on loopback.
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104
+    return PlannedChild("router", argv, {}, f"http://{reachable}:{config.port}", "/health")

@@ -1,0 +1,108 @@
+"""The description of a running stack, and how other programs ask its supervisor for a restart.
+
+``tierline up`` writes ``stack.json`` into its state folder once every child is ready and removes it when it stops.
+"""
+
+import http.client
+import os
+import socket
+from pathlib import Path
+
+import msgspec
+
+from tierline.errors import EngineError
+from tierline.stack.folders import state_folder
+
+DESCRIPTION = "stack.json"
+
+_RESTART_TIMEOUT_S = 900.0
+
+
+class RunningChild(msgspec.Struct, frozen=True):
+    """A process of the stack."""
+
+    name: str
+    url: str
+    pid: int
+    log: Path
+
+
+class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``tierline up`` runs.
+
+    Parameters
+    ----------
+    pid
+        The supervisor.
+    control
+        UNIX socket that takes restarts.
+    model
+        The ``model`` of requests.
+    model_folder
+        Where its weights are; ``None`` for a simulated engine.
+    engine
+        ``vllm`` or ``simulated``; ``external`` in front of servers that ran already.
+    strategy
+        The router's.
+    has_dev_mode
+        Whether the engines take ``POST /reset_prefix_cache``.
+    cache_bytes
+        Size of the node store's segment; 0 without one.
+    socket
+        The node store's UNIX socket; ``None`` without one.
+    router, node, replicas
+        The processes. Servers that ran already have no process of ours and are not among the replicas.
+    """
+
+    pid: int
+    control: Path
+    model: str | None
+    model_folder: Path | None
+    engine: str
+    strategy: str
+    has_dev_mode: bool
+    cache_bytes: int
+    socket: Path | None
+    router: RunningChild
+    node: RunningChild | None
+    replicas: list[RunningChild]
+
+
+def stack_folder(port: int) -> Path:
+    """Return the state folder of the stack whose router listens on ``port``."""
+    return state_folder() / f"up-{port}"
+
+
+def find_stack(port: int = 8000) -> RunningStack | None:
+    """Return the stack whose router listens on ``port``; ``None`` when none is ready there."""
+    try:
+        stack = msgspec.json.decode((stack_folder(port) / DESCRIPTION).read_bytes(), type=RunningStack)
+        os.kill(stack.pid, 0)
+    except (FileNotFoundError, ProcessLookupError):  # the latter: it was killed and could not tidy up
+        return None
+    return stack
+
+
+def restart_replica(stack: RunningStack, index: int) -> RunningChild:
+    """Stop ``stack.replicas[index]``, start it again with an empty cache of its own, and return it once it is ready.
+
+    Raises
+    ------
+    EngineError
+        When it did not come up, or the supervisor is gone.
+    """
+    connection = http.client.HTTPConnection("localhost", timeout=_RESTART_TIMEOUT_S)
+    try:
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(_RESTART_TIMEOUT_S)
+        connection.sock.connect(str(stack.control))
+        connection.request("POST", f"/replicas/{index}/restart")
+        response = connection.getresponse()
+        body = response.read()
+    except OSError as error:
+        raise EngineError(f"the supervisor (pid {stack.pid}) does not answer on {stack.control}: {error}") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise EngineError(f"replica {index} was not restarted: {body.decode(errors='replace')}")
+    return msgspec.json.decode(body, type=RunningChild)

@@ -1,0 +1,247 @@
+"""``tierline up``: starts node store, replicas and router in this order, watches them, and stops all when one ends.
+
+The supervisor's own state is in ``<state folder>/up-<port>/``: a log file per child, and ``stack.json`` while all are
+ready (:mod:`tierline.stack.running`). A UNIX socket, open to this user only, takes restarts of replicas.
+"""
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from tierline.configuration import format_byte_size
+from tierline.errors import EngineError
+from tierline.stack.config import UpConfig
+from tierline.stack.machine import SHARED_MEMORY
+from tierline.stack.plan import PlannedChild, StackPlan, make_plan
+from tierline.stack.processes import Child
+from tierline.stack.running import DESCRIPTION, RunningChild, RunningStack
+
+_WATCH_EVERY_S = 0.2
+
+
+def run(config: UpConfig) -> None:
+    """Run the stack until SIGINT, SIGTERM or the end of a child.
+
+    Raises
+    ------
+    UsageError
+        When something must be changed before the stack can start; nothing was started.
+    EngineError
+        When a child did not become ready or ended by itself; all were stopped.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    plan = make_plan(config, say=lambda line: console.print(line, style="dim"))
+    asyncio.run(_supervise(plan, console))
+
+
+class Stack:
+    """The children of one plan. A child that ends by itself ends the stack, unless it is being restarted."""
+
+    def __init__(self, plan: StackPlan, http: aiohttp.ClientSession) -> None:
+        self.plan = plan
+        self._http = http
+        planned = [*([plan.node] if plan.node else []), *plan.replicas, plan.router]
+        self._planned = {child.name: child for child in planned}
+        self._children = {
+            child.name: Child(
+                child.name,
+                child.argv,
+                child.environment,
+                ready_url=child.url + child.ready_path,
+                log=plan.folder / f"{child.name}.log",
+            )
+            for child in planned
+        }
+        self._restarting: set[str] = set()
+
+    async def start(self, console: Console) -> None:
+        """Start all, in order, and return once the last is ready.
+
+        Raises
+        ------
+        EngineError
+            When a child ends or is not ready in time.
+        """
+        self.plan.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for child in self._children.values():
+            child.log.unlink(missing_ok=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            node = [self.plan.node] if self.plan.node else []
+            for stage in (node, self.plan.replicas, [self.plan.router]):
+                await _run_tasks(  # replicas load side by side
+                    asyncio.FIRST_EXCEPTION, *(self._start_child(planned, progress) for planned in stage)
+                )
+        self._write_description()
+
+    async def watch(self) -> None:
+        """Raise :class:`EngineError` when a child ends by itself; never return."""
+        while True:
+            for name, child in self._children.items():
+                if child.has_ended and name not in self._restarting:
+                    raise EngineError(child.obituary())
+            await asyncio.sleep(_WATCH_EVERY_S)
+
+    async def restart(self, index: int) -> RunningChild:
+        """Stop a replica, start it again and return it once it is ready.
+
+        Raises
+        ------
+        EngineError
+            When it is being restarted already, or does not become ready; the stack then ends.
+        """
+        planned = self.plan.replicas[index]
+        if planned.name in self._restarting:
+            raise EngineError(f"{planned.name} is being restarted already")
+        child = self._children[planned.name]
+        self._restarting.add(planned.name)
+        try:
+            await child.stop()
+            await child.start()
+            await child.wait_until_ready(self._http)
+        finally:
+            self._restarting.discard(planned.name)
+        self._write_description()
+        return self._running(planned)
+
+    async def stop(self) -> None:
+        """Stop the children, those that depend on others first, and remove what only running children need."""
+        for stage in ([self.plan.router], self.plan.replicas, [self.plan.node] if self.plan.node else []):
+            await asyncio.gather(*(self._children[planned.name].stop() for planned in stage))
+        (self.plan.folder / DESCRIPTION).unlink(missing_ok=True)
+        # The store keeps its segment for its next start; nobody starts this one again.
+        for leftover in SHARED_MEMORY.glob(f"{self.plan.segment}*"):
+            leftover.unlink(missing_ok=True)
+
+    def describe(self) -> RunningStack:
+        """Return what runs."""
+        plan, config = self.plan, self.plan.config
+        return RunningStack(
+            pid=os.getpid(),
+            control=plan.control,
+            model=plan.model_name,
+            model_folder=plan.model_folder,
+            engine="external" if config.endpoints else config.engine,
+            strategy=config.strategy,
+            has_dev_mode=config.engine_dev_mode or config.engine == "simulated",
+            cache_bytes=config.cache_size if plan.node else 0,
+            socket=plan.node_socket,
+            router=self._running(plan.router),
+            node=self._running(plan.node) if plan.node else None,
+            replicas=[self._running(replica) for replica in plan.replicas],
+        )
+
+    async def _start_child(self, planned: PlannedChild, progress: Progress) -> None:
+        child = self._children[planned.name]
+        task = progress.add_task(f"{planned.name} starts on {planned.url}", total=None)
+        await child.start()
+        took_s = await child.wait_until_ready(self._http)
+        progress.remove_task(task)
+        progress.console.print(f"{planned.name} ready on {planned.url} after {took_s:.1f} s")
+
+    def _running(self, planned: PlannedChild) -> RunningChild:
+        child = self._children[planned.name]
+        return RunningChild(name=planned.name, url=planned.url, pid=child.pid, log=child.log)
+
+    def _write_description(self) -> None:
+        scratch = self.plan.folder / f".{DESCRIPTION}"
+        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(self.describe())))
+        scratch.rename(self.plan.folder / DESCRIPTION)
+
+
+async def _supervise(plan: StackPlan, console: Console) -> None:
+    interrupted = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    async with aiohttp.ClientSession() as http:
+        stack = Stack(plan, http)
+        try:
+            async with _control(stack):
+                await _run_tasks(asyncio.FIRST_COMPLETED, stack.start(console), stack.watch(), interrupted.wait())
+                if not interrupted.is_set():
+                    console.print(_welcome(plan), markup=False)
+                    await _run_tasks(asyncio.FIRST_COMPLETED, stack.watch(), interrupted.wait())
+        finally:
+            console.print("stopping", style="dim")
+            await stack.stop()
+
+
+async def _run_tasks(until: str, *work: Coroutine[None, None, object]) -> None:
+    """Run ``work`` side by side until asyncio's condition ``until``, cancel the rest, raise the first error itself.
+
+    An ``asyncio.TaskGroup`` would wrap the error in a group.
+    """
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    try:
+        if tasks:
+            await asyncio.wait(tasks, return_when=until)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+@asynccontextmanager
+async def _control(stack: Stack) -> AsyncIterator[None]:
+    """Serve ``POST /replicas/{index}/restart`` on the stack's control socket."""
+
+    async def restart(request: web.Request) -> web.Response:
+        index = int(request.match_info["index"])
+        if index >= len(stack.plan.replicas):
+            return web.Response(status=404, text=f"there are {len(stack.plan.replicas)} replicas, counted from 0")
+        try:
+            return web.Response(body=msgspec.json.encode(await stack.restart(index)), content_type="application/json")
+        except EngineError as error:
+            return web.Response(status=500, text=str(error))
+
+    app = web.Application()
+    app.router.add_post(r"/replicas/{index:\d+}/restart", restart)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    stack.plan.control.unlink(missing_ok=True)  # of a supervisor that was killed: the port is free, so it is gone
+    previous = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, str(stack.plan.control)).start()
+    finally:
+        os.umask(previous)
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+        stack.plan.control.unlink(missing_ok=True)
+
+
+def _welcome(plan: StackPlan) -> str:
+    config = plan.config
+    url = f"{plan.router.url}/v1"
+    prompt = {"model": plan.model_name or "MODEL", "messages": [{"role": "user", "content": "Say hello."}]}
+    request = shlex.quote(json.dumps(prompt))
+    lines = [
+        "",
+        f"{url} serves {plan.model_name or 'what its endpoints serve'} ({config.strategy})",
+        "",
+        f"  curl {url}/chat/completions -H 'content-type: application/json' -d {request}",
+        "",
+    ]
+    if plan.node:
+        lines.append(f"  cache  {format_byte_size(config.cache_size)} in {plan.node.url}, joined by {plan.node_socket}")
+    lines.append(f"  logs   {plan.folder}")
+    lines.append("  stop   Ctrl-C")
+    if config.endpoints and plan.kv_transfer:
+        flag = shlex.quote(json.dumps(plan.kv_transfer))
+        lines += ["", "Start each vLLM server with tierline in its environment and this flag:", ""]
+        lines.append(f"  --kv-transfer-config {flag}")
+    return "\n".join(lines)
