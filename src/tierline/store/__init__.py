@@ -1,0 +1,32 @@
+"""The cache itself: pure, synchronous, no sockets, the clock passed in. :class:`Store` is all that others use."""
+
+from tierline.store.extents import MAX_FRAGMENTS, PAGE_BYTES
+from tierline.store.objects import (
+    Extent,
+    Leased,
+    ObjectKey,
+    ObjectStat,
+    Orphan,
+    Owner,
+    Slot,
+    StoreLimits,
+    StoreStats,
+)
+from tierline.store.segment import Segment
+from tierline.store.store import Store
+
+__all__ = [
+    "MAX_FRAGMENTS",
+    "PAGE_BYTES",
+    "Extent",
+    "Leased",
+    "ObjectKey",
+    "ObjectStat",
+    "Orphan",
+    "Owner",
+    "Segment",
+    "Slot",
+    "Store",
+    "StoreLimits",
+    "StoreStats",
+]
