@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from tierline import __version__
-from tierline.bench.rows import Direction, JsonValue, Row
+from tierline.bench.rows import FIXED, Direction, JsonValue, Row
 from tierline.errors import UsageError
 
 SCHEMA = "tierline-bench/1"
@@ -262,12 +262,13 @@ def _table_of_rows(report: Report) -> Table:
 
 
 def goal_text(row: Row) -> str:
-    """Return what the ratio should reach and whether it does: ``"≥ 0.9 ✓"``."""
+    """Return what the ratio, or the value where the goal is a fixed figure, should reach and whether it does."""
     if row.limit is None or row.limit.goal is None:
         return ""
+    wanted = row.limit.value if row.limit.name == FIXED else row.limit.goal
     sign = "≥" if row.limit.direction is Direction.AT_LEAST else "≤"
     verdict = {True: " ✓", False: " ✗", None: ""}[row.is_met]
-    return f"{sign} {figure_text(row.limit.goal)}{verdict}"
+    return f"{sign} {figure_text(wanted)}{verdict}"
 
 
 def _all_notes(report: Report) -> list[str]:

@@ -28,7 +28,7 @@ class Limit:
     Parameters
     ----------
     name
-        What was measured to get it, or ``"goal"`` where the limit is a fixed figure.
+        What was measured to get it, or :data:`FIXED` where the limit is a fixed figure.
     value
         In the row's unit.
     goal
@@ -43,9 +43,17 @@ class Limit:
     direction: Direction = Direction.AT_LEAST
 
 
+FIXED = "goal"
+
+
+def at_least(value: float) -> Limit:
+    """Return the limit of a value that must reach a fixed figure, in the row's unit."""
+    return Limit(FIXED, value, goal=1.0)
+
+
 def at_most(value: float) -> Limit:
-    """Return the limit of a value that has a fixed bound, in the row's unit."""
-    return Limit("goal", value, goal=1.0, direction=Direction.AT_MOST)
+    """Return the limit of a value that must not exceed a fixed figure, in the row's unit."""
+    return Limit(FIXED, value, goal=1.0, direction=Direction.AT_MOST)
 
 
 @dataclass(frozen=True)

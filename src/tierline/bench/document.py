@@ -1,0 +1,466 @@
+"""``tierline bench document``: time to first token of a long document, cold and warm in each place its KV can be.
+
+A document of 2,048 tokens is asked about on two replicas of a running stack: cold, on the replica that computed it,
+on the other one, with the engine's own prefix cache emptied, and after a restart of the replicas. Then questions on
+several documents go through routers, with the cache on and off. Every row splits its prompt tokens by who answered,
+from the engines' counters, and the answers are compared token by token. One request runs at a time.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from tierline.bench.chat import Answer, Chat
+from tierline.bench.documents import Document, write_document
+from tierline.bench.programs import Program, answers, free_ports, tierline
+from tierline.bench.registry import BenchOptions, Findings, Say
+from tierline.bench.report import Bar, Chart, Table, figure_text, goal_text
+from tierline.bench.rows import NO_TOKENS, Limit, Row, TokenSplit, at_least, not_measured, percentile
+from tierline.errors import EngineError, EnvironmentTooSmall, UsageError
+from tierline.stack.running import RunningStack, find_stack, restart_replica
+
+BUDGET_SECONDS = 15 * 60
+WANTED_SPEEDUP = 10.0
+DEFAULT_PORT = 8000
+
+COLD = "cold"
+SAME_REPLICA = "warm, same replica"
+OTHER_REPLICA = "warm, other replica"
+EMPTIED = "warm, engine's cache emptied"
+RESTARTED = "warm, after a restart"
+
+SPEEDUP = "cold over warm on the other replica"
+STRATEGIES = ("prefixaware", "roundrobin")
+
+_FEWEST_SAMPLES = 3
+_RESTARTS_SECONDS = 150.0
+"""Two restarts of vLLM and the start of the stack without a cache, roughly, on two cores."""
+_STORED_WITHIN_SECONDS = 5.0
+_STORE_PAUSE_SECONDS = 0.1
+_START_SECONDS = 900.0
+_STORE_SHARE = 0.8
+"""Of the node store that documents may fill: what was asked about early must still be there after the restart."""
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """How much is measured."""
+
+    prefix_tokens: int
+    answer_tokens: int
+    routed_documents: int
+    routed_questions: int
+    uncached_documents: int
+
+
+_FULL = _Effort(prefix_tokens=2048, answer_tokens=16, routed_documents=5, routed_questions=4, uncached_documents=3)
+_QUICK = _Effort(prefix_tokens=512, answer_tokens=4, routed_documents=3, routed_questions=2, uncached_documents=1)
+
+
+@dataclass
+class _State:
+    """Answers to requests that found the document's KV in the same place, by their prompts."""
+
+    name: str
+    answers: dict[str, Answer] = field(default_factory=dict)
+    split: TokenSplit = NO_TOKENS
+
+    def ttft(self, percent: float) -> float:
+        return percentile([answer.ttft_s for answer in self.answers.values()], percent)
+
+    def tokens_per_second(self) -> float:
+        tokens = sum(len(answer.tokens) for answer in self.answers.values())
+        return tokens / sum(answer.duration_s for answer in self.answers.values())
+
+
+class _States:
+    """States in the order in which they were met, and why others could not be measured.
+
+    Every name begins with ``label``, which says where engines are simulated.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.missing: dict[str, str] = {}
+        self._states: dict[str, _State] = {}
+
+    def __getitem__(self, name: str) -> _State:
+        return self._states.setdefault(name, _State(f"{self.label}{name}"))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._states
+
+    def __iter__(self) -> Iterator[_State]:
+        return iter(self._states.values())
+
+
+def measure(options: BenchOptions, say: Say) -> Findings:
+    """Measure against a running stack, or one that is started here, and return the rows.
+
+    Raises
+    ------
+    UsageError
+        When ``options.url`` is not the router of a stack that runs on this machine, or the stack cannot be measured.
+    TierlineError
+        When a stack cannot be started or a request fails.
+    """
+    return asyncio.run(_measure(options, say))
+
+
+async def _measure(options: BenchOptions, say: Say) -> Findings:
+    effort = _QUICK if options.quick else _FULL
+    samples = 2 if options.quick else options.samples
+    deadline = time.monotonic() + BUDGET_SECONDS
+    async with aiohttp.ClientSession() as http:
+        async with _stack_with_cache(options, say) as stack:
+            states = _States("simulated: " if stack.engine == "simulated" else "")
+            run = _Run(Chat(http, str(stack.model), effort.answer_tokens), http, stack, states, effort, say)
+            await run.warm_up(range(len(stack.replicas)))
+            documents = await run.ask_replicas(samples, deadline)
+            await run.ask_after_restart(documents)
+            for strategy in STRATEGIES:
+                async with _router(stack, strategy, say) as url:
+                    await run.ask_router(url, f"{strategy}, cache on")
+        await _measure_without_cache(http, stack, states, effort, say)
+    rows = _rows(states)
+    return Findings(rows, _notes(stack, effort), [_table(states, rows)], _chart(states))
+
+
+class _Run:
+    """Asks the replicas of one stack, one request at a time, and books every answer under the state it met."""
+
+    def __init__(
+        self,
+        chat: Chat,
+        http: aiohttp.ClientSession,
+        stack: RunningStack,
+        states: _States,
+        effort: _Effort,
+        say: Say,
+    ) -> None:
+        self._chat = chat
+        self._http = http
+        self._stack = stack
+        self._states = states
+        self._effort = effort
+        self._say = say
+        self._replicas = [replica.url for replica in stack.replicas]
+
+    async def warm_up(self, replicas: Iterable[int]) -> None:
+        """Let engines compile and allocate what their first requests need; vLLM takes half a minute for it."""
+        for index in replicas:
+            self._say(f"warming up replica {index + 1}")
+            for tokens in (64, self._effort.prefix_tokens // 2):
+                document = await write_document(self._chat, self._replicas[index], tokens, 1)
+                await self._chat.ask(self._replicas[index], document.prompt(0))
+
+    async def ask_replicas(self, samples: int, deadline: float) -> list[Document]:
+        """Ask about one new document after another in every state that needs no restart; return the documents.
+
+        As many as ``samples``, fewer where that would leave no time until ``deadline`` for what comes after.
+        """
+        documents: list[Document] = []
+        started = time.monotonic()
+        wanted = samples
+        while len(documents) < wanted:
+            document = await self._new_document(questions=1)
+            # Roles take turns, so that a slower replica slows all states alike.
+            first = len(documents) % len(self._replicas)
+            other = (first + 1) % len(self._replicas)
+            await self._ask(COLD, first, document)
+            await self._wait_until_stored()
+            await self._ask(SAME_REPLICA, first, document)
+            await self._ask(OTHER_REPLICA, other, document)
+            if self._stack.has_dev_mode:
+                await self._chat.forget_prefixes(self._replicas[first])
+                await self._ask(EMPTIED, first, document)
+            else:
+                self._states.missing[EMPTIED] = "the engines run without --engine-dev-mode"
+            documents.append(document)
+            wanted = min(samples, self._affordable(started, len(documents), deadline))
+            self._say(f"document {len(documents)} of {wanted}: {self._latest()}")
+        return documents
+
+    async def ask_without_cache(self) -> None:
+        """Ask about new documents on a stack whose replicas share nothing."""
+        for number in range(self._effort.uncached_documents):
+            document = await self._new_document(questions=1)
+            first, other = number % len(self._replicas), (number + 1) % len(self._replicas)
+            for state, replica in ((COLD, first), (SAME_REPLICA, first), (OTHER_REPLICA, other)):
+                await self._ask(f"cache off: {state}", replica, document)
+            self._say(f"cache off, document {number + 1} of {self._effort.uncached_documents}")
+
+    async def ask_after_restart(self, documents: Sequence[Document]) -> None:
+        """Restart all replicas and ask again about the latest documents, as many as the node store can still have."""
+        for index in range(len(self._replicas)):
+            self._say(f"restarting replica {index + 1}")
+            try:
+                await asyncio.to_thread(restart_replica, self._stack, index)
+            except EngineError as error:
+                self._states.missing[RESTARTED] = str(error)
+                return
+        await self.warm_up(range(len(self._replicas)))
+        for number, document in enumerate(await self._still_stored(documents)):
+            await self._ask(RESTARTED, number % len(self._replicas), document)
+        self._say(f"after the restart: {self._latest()}")
+
+    async def ask_router(self, url: str, name: str) -> None:
+        """Ask several questions on several new documents through a router, question by question."""
+        effort = self._effort
+        documents = [await self._new_document(effort.routed_questions) for _ in range(effort.routed_documents)]
+        for question in range(effort.routed_questions):
+            for document in documents:
+                answer, split = await self._counted(url, document.prompt(question))
+                self._book(f"router {name}: all questions", document.prompt(question), answer, split)
+                if question:
+                    self._book(f"router {name}: later questions", document.prompt(question), answer, split)
+            self._say(f"router {name}, question {question + 1} of {effort.routed_questions}: {self._latest()}")
+
+    async def _new_document(self, questions: int) -> Document:
+        return await write_document(self._chat, self._replicas[0], self._effort.prefix_tokens, questions)
+
+    async def _ask(self, state: str, replica: int, document: Document) -> None:
+        answer, split = await self._counted(self._replicas[replica], document.prompt(0))
+        self._book(state, document.prompt(0), answer, split)
+
+    async def _counted(self, url: str, prompt: str) -> tuple[Answer, TokenSplit]:
+        before = await self._chat.split(self._replicas)
+        answer = await self._chat.ask(url, prompt)
+        return answer, await self._chat.split_after(self._replicas, before, answer.prompt_tokens)
+
+    def _book(self, name: str, prompt: str, answer: Answer, split: TokenSplit) -> None:
+        state = self._states[name]
+        state.answers[prompt] = answer
+        state.split += split
+        self._last = f"{name} {answer.ttft_s:.2f} s"
+
+    def _latest(self) -> str:
+        return self._last
+
+    def _affordable(self, started: float, done: int, deadline: float) -> int:
+        """Return how many documents fit, going by those that are done, when the rest is done in time as well."""
+        now = time.monotonic()
+        per_document = (now - started) / done + self._states[SAME_REPLICA].ttft(50)
+        effort = self._effort
+        cold_later = effort.routed_documents * (len(STRATEGIES) + len(self._replicas)) + 2 * effort.uncached_documents
+        later = cold_later * self._states[COLD].ttft(50) + _RESTARTS_SECONDS * (self._stack.engine == "vllm")
+        return max(_FEWEST_SAMPLES, done + int((deadline - now - later) / per_document))
+
+    async def _wait_until_stored(self) -> None:
+        """Wait until the node store has taken what the engine offers; storing is off the request's path."""
+        if self._stack.node is None:
+            return
+        deadline = time.monotonic() + _STORED_WITHIN_SECONDS
+        before, stored = -1, await self._stored_bytes()
+        while stored != before and time.monotonic() < deadline:
+            await asyncio.sleep(_STORE_PAUSE_SECONDS)
+            before, stored = stored, await self._stored_bytes()
+
+    async def _stored_bytes(self) -> int:
+        assert self._stack.node is not None
+        async with self._http.get(f"{self._stack.node.url}/v1/stats") as response:
+            return int((await response.json())["used_bytes"])
+
+    async def _still_stored(self, documents: Sequence[Document]) -> Sequence[Document]:
+        if self._stack.node is None:
+            return documents
+        per_document = await self._stored_bytes() / len(documents)
+        if per_document == 0:
+            return documents
+        return documents[-max(1, int(_STORE_SHARE * self._stack.cache_bytes / per_document)) :]
+
+
+async def _measure_without_cache(
+    http: aiohttp.ClientSession, stack: RunningStack, states: _States, effort: _Effort, say: Say
+) -> None:
+    """Measure a second stack, with the same model and no node store."""
+    name = "roundrobin, cache off"
+    arguments = ["--engine", stack.engine, "--strategy", "roundrobin", "--no-cache"]
+    if stack.model_folder is not None:
+        arguments += ["--model", str(stack.model_folder)]
+    try:
+        async with _own_stack(arguments, say) as uncached:
+            chat = Chat(http, str(uncached.model), effort.answer_tokens)
+            run = _Run(chat, http, uncached, states, effort, say)
+            await run.warm_up(range(len(uncached.replicas)))
+            await run.ask_without_cache()
+            await run.ask_router(uncached.router.url, name)
+    except EnvironmentTooSmall as error:
+        states.missing[f"router {name}: all questions"] = str(error)
+
+
+@contextlib.asynccontextmanager
+async def _stack_with_cache(options: BenchOptions, say: Say) -> AsyncIterator[RunningStack]:
+    """Yield the stack that runs here, or one of our own until the block ends."""
+    port = DEFAULT_PORT if options.url is None else urlsplit(options.url).port or DEFAULT_PORT
+    stack = find_stack(port)
+    if stack is None and options.url is not None:
+        raise UsageError(f"--url: no stack of `tierline up` has its router at {options.url} on this machine")
+    if stack is not None and (options.url is not None or stack.engine == options.engine):
+        _refuse_what_cannot_be_measured(stack)
+        say(f"measuring the stack at {stack.router.url} (model {stack.model}, strategy {stack.strategy})")
+        yield stack
+        return
+    async with _own_stack(["--engine", options.engine, "--strategy", "prefixaware"], say) as own:
+        yield own
+
+
+@contextlib.asynccontextmanager
+async def _own_stack(arguments: Sequence[str], say: Say) -> AsyncIterator[RunningStack]:
+    port, node_port = free_ports(2)
+    argv = tierline("up", "--port", str(port), "--node-port", str(node_port), "--engine-dev-mode", *arguments)
+    say(f"starting a stack: {' '.join(argv[argv.index('up') :])}")
+    with tempfile.TemporaryDirectory(prefix="tierline-bench-") as folder:
+        log = Path(folder) / "up.log"
+        program = await asyncio.to_thread(
+            Program, argv, log, lambda: find_stack(port) is not None, ready_within_s=_START_SECONDS
+        )
+        with program:
+            stack = find_stack(port)
+            assert stack is not None
+            yield stack
+
+
+@contextlib.asynccontextmanager
+async def _router(stack: RunningStack, strategy: str, say: Say) -> AsyncIterator[str]:
+    """Yield the URL of a router with this strategy: the stack's own, or one beside it."""
+    if stack.strategy == strategy:
+        yield stack.router.url
+        return
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    endpoints = [part for replica in stack.replicas for part in ("--endpoint", replica.url)]
+    argv = tierline("router", "--port", str(port), "--strategy", strategy, *endpoints)
+    say(f"starting a router beside the stack's: --strategy {strategy}")
+    with tempfile.TemporaryDirectory(prefix="tierline-bench-") as folder:
+        program = await asyncio.to_thread(Program, argv, Path(folder) / "router.log", lambda: answers(f"{url}/health"))
+        with program:
+            yield url
+
+
+def _refuse_what_cannot_be_measured(stack: RunningStack) -> None:
+    if len(stack.replicas) < 2:
+        raise UsageError(f"the stack at {stack.router.url} has fewer than two replicas of its own to compare")
+    if stack.node is None:
+        raise UsageError(f"the stack at {stack.router.url} runs with --no-cache: there is nothing to compare")
+
+
+def _rows(states: _States) -> list[Row]:
+    cold = states[COLD].ttft(50)
+    rows = []
+    for state in states:
+        limit = None if state is states[COLD] else Limit(f"{states.label}TTFT P50, {COLD}", cold)
+        n = len(state.answers)
+        rows.append(Row(f"TTFT P50, {state.name}", state.ttft(50), "s", limit, n, split=state.split))
+        rows.append(Row(f"TTFT P90, {state.name}", state.ttft(90), "s", n=n, split=state.split))
+        rows.append(Row(f"output rate, {state.name}", state.tokens_per_second(), "tokens/s", n=n))
+    rows += [not_measured(f"TTFT P50, {states.label}{name}", "s", reason) for name, reason in states.missing.items()]
+    rows.append(
+        Row(
+            f"{states.label}{SPEEDUP}",
+            cold / states[OTHER_REPLICA].ttft(50),
+            "×",
+            at_least(WANTED_SPEEDUP),
+            n=len(states[OTHER_REPLICA].answers),
+            note="cold TTFT P50 over TTFT P50 on the replica that did not compute the prefix, same run",
+        )
+    )
+    return rows + _comparisons(states)
+
+
+def _comparisons(states: _States) -> list[Row]:
+    """Compare answers to the same prompt: node store with the engine's own hit of the same length, warm with cold."""
+    same_length: list[tuple[Answer, Answer]] = []
+    with_cold: list[tuple[Answer, Answer]] = []
+    for name in (OTHER_REPLICA, EMPTIED, RESTARTED):
+        for prompt, answer in states[name].answers.items() if name in states else ():
+            own = states[SAME_REPLICA].answers[prompt]
+            if own.cached_tokens == answer.cached_tokens:
+                same_length.append((own, answer))
+            if answer.cached_tokens:
+                with_cold.append((states[COLD].answers[prompt], answer))
+    rows = []
+    name = f"{states.label}answers equal: node store and the engine's own prefix hit of the same length"
+    if same_length:
+        rows.append(Row(name, _equal_share(same_length), "share", at_least(1.0), len(same_length)))
+        differences = [
+            abs(one - other)
+            for own, answer in same_length
+            for one, other in zip(own.logprobs, answer.logprobs, strict=False)
+        ]
+        if differences:
+            name = f"{states.label}largest difference of log probabilities between them"
+            rows.append(Row(name, max(differences), "nats", n=len(differences), note="0 means bit-equal"))
+    else:
+        rows.append(not_measured(name, "share", "no two such requests had the same number of cached tokens"))
+    if with_cold:
+        note = "no goal: in bfloat16 an engine's own prefix hit differs from cold as well; see docs/benchmarks.md"
+        name = f"{states.label}answers equal: node store and cold"
+        rows.append(Row(name, _equal_share(with_cold), "share", n=len(with_cold), note=note))
+    return rows
+
+
+def _equal_share(pairs: Sequence[tuple[Answer, Answer]]) -> float:
+    return sum(one.tokens == other.tokens for one, other in pairs) / len(pairs)
+
+
+def _table(states: _States, rows: Sequence[Row]) -> Table:
+    cold = states[COLD].ttft(50)
+    lines = []
+    for state in states:
+        split, total = state.split, state.split.total or 1
+        shares = (split.engine_cache, split.node_store, split.other_node, split.computed)
+        lines.append(
+            (
+                state.name,
+                str(len(state.answers)),
+                figure_text(state.ttft(50)),
+                figure_text(state.ttft(90)),
+                f"{cold / state.ttft(50):.1f} ×",
+                figure_text(state.tokens_per_second()),
+                *(f"{100 * tokens / total:.1f} %" for tokens in shares),
+            )
+        )
+    lines += [(f"{states.label}{name}", f"not measured: {why}", *[""] * 8) for name, why in states.missing.items()]
+    for row in rows:
+        if row.is_met is not None:
+            lines.append((row.name, str(row.n), figure_text(row.value), "", goal_text(row), *[""] * 5))
+    header = (
+        "request",
+        "n",
+        "TTFT P50 s",
+        "TTFT P90 s",
+        "faster than cold",
+        "output tokens/s",
+        "engine's cache",
+        "node store",
+        "another node",
+        "computed",
+    )
+    return Table("Time to first token, and who answered the prompt's tokens", header, lines)
+
+
+def _chart(states: _States) -> Chart:
+    bars = [Bar(f"{state.name} (n={len(state.answers)})", state.ttft(50), upper=state.ttft(90)) for state in states]
+    return Chart("Time to first token: P50, whisker to P90", "seconds, logarithmic", bars, is_logarithmic=True)
+
+
+def _notes(stack: RunningStack, effort: _Effort) -> list[str]:
+    engine = "simulated engines: their figures say nothing about a real one" if stack.engine == "simulated" else "vLLM"
+    return [
+        f"{len(stack.replicas)} replicas of {stack.model} ({engine}), one request at a time, streamed chat "
+        f"completions of {effort.answer_tokens} tokens at temperature 0.",
+        f"All questions on a document share {effort.prefix_tokens} prompt tokens or a few more; each document begins "
+        "with a new salt, so its first request is cold everywhere.",
+        "TTFT is what the client sees until the first event with text. Output tokens/s counts the whole request.",
+        "Tokens by source come from the engines' counters (vllm:prompt_tokens_by_source), not from the client.",
+        f"Rows of a router: {effort.routed_questions} questions on each of {effort.routed_documents} new documents, "
+        "question by question; the first question on a document is cold.",
+    ]

@@ -1,0 +1,100 @@
+"""The four views of a report: JSON, Markdown, terminal and chart."""
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tierline.bench import registry
+from tierline.bench.registry import BENCHES, BenchOptions, run_bench
+from tierline.bench.report import Bar, Chart, Machine, Report, Table, figure_text, markdown, plot, show, write_json
+from tierline.bench.rows import Limit, Row, not_measured
+from tierline.errors import UsageError
+
+ROWS = (
+    Row("memcpy", 5.0, "GB/s", n=9),
+    Row("read by lease", 4.4, "GB/s", Limit("memcpy", 5.0, goal=0.9), n=9, note="checksum not verified"),
+    not_measured("Redis GET", "GB/s", "redis-server not installed"),
+)
+
+
+def report_of(rows: tuple[Row, ...] = ROWS, tables: tuple[Table, ...] = (), chart: Chart | None = None) -> Report:
+    return Report(
+        bench="store",
+        command="tierline bench store",
+        started="2026-01-02T03:04:05+00:00",
+        duration_s=12.3,
+        machine=Machine("Some CPU", 2, 8 << 30, "6.1", "3.11.2", 0.5),
+        rows=rows,
+        notes=("interleaved",),
+        tables=tables,
+        chart=chart,
+    )
+
+
+def test_the_json_file_names_its_schema_command_machine_and_rows(tmp_path: Path) -> None:
+    file = tmp_path / "store.json"
+    write_json(report_of(), file)
+    document = json.loads(file.read_text())
+    assert document["schema"] == "tierline-bench/1"
+    assert document["command"] == "tierline bench store"
+    assert document["machine"]["cores"] == 2
+    assert [row["name"] for row in document["rows"]] == ["memcpy", "read by lease", "Redis GET"]
+    assert document["rows"][1]["met"] is False
+
+
+def test_markdown_shows_value_limit_ratio_and_verdict_and_why_a_row_is_missing() -> None:
+    text = markdown(report_of())
+    assert "| read by lease | 4.4 | GB/s | memcpy | 5 | 0.88 | ≥ 0.9 ✗ | 9 |" in text
+    assert "- Redis GET: not measured: redis-server not installed" in text
+    assert text.startswith("`tierline bench store` · Some CPU, 2 cores, 8 GiB")
+
+
+def test_a_laid_out_table_takes_the_place_of_the_rows_and_escapes_bars() -> None:
+    text = markdown(report_of(tables=(Table("TTFT", ("state", "P50"), (("cold | salted", "11 s"),)),)))
+    assert "| cold \\| salted | 11 s |" in text
+    assert "read by lease" not in text
+
+
+def test_the_terminal_shows_the_same_rows() -> None:
+    stream = io.StringIO()
+    show(report_of(), Console(file=stream, width=140))
+    assert "read by lease" in stream.getvalue()
+    assert "≥ 0.9 ✗" in stream.getvalue()
+
+
+def test_a_chart_is_drawn_as_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "chart.png"
+    chart = Chart("TTFT", "seconds", (Bar("cold", 11.0, upper=12.0), Bar("warm", 0.5, goal=1.1)), is_logarithmic=True)
+    plot(report_of(chart=chart), file)
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry.Bench, "load", lambda bench: pytest.fail("measured"))
+    with pytest.raises(UsageError, match=r"pip install 'tierline\[bench\]'"):
+        run_bench("store", BenchOptions(), console=Console(file=io.StringIO()), plot=tmp_path / "chart.png")
+
+
+def test_an_unknown_bench_is_answered_with_the_names_there_are() -> None:
+    with pytest.raises(UsageError, match="allowed: document, router, store"):
+        run_bench("sotre", BenchOptions(), console=Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_every_bench_that_is_listed_can_be_loaded(name: str) -> None:
+    assert callable(BENCHES[name].load())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0.0, "0"), (0.01234, "0.0123"), (5.128, "5.13"), (12345.6, "12,346")]
+)
+def test_figures_are_shown_with_three_significant_digits(value: float | None, text: str) -> None:
+    assert figure_text(value) == text
