@@ -9,7 +9,7 @@ only ever be appended, with a default.
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,14 @@ FRAME_HEADER_BYTES = 4
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 MAX_NAMES_PER_REQUEST = 65_536
 MAX_NAME_BYTES = 1024
+
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_BYTES)]
+Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_NAMES_PER_REQUEST)]
+Size = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Checksum = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_NAMES_PER_REQUEST)]
 
 
 class Extent(NamedTuple):
@@ -50,7 +58,7 @@ class Hello(Message, frozen=True):
     """
 
     version: int
-    client: str
+    client: Name
     writer: bool = False
 
 
@@ -62,10 +70,10 @@ class PrefixLease(Message, frozen=True):
     """
 
     id: int
-    bucket: str
-    names: list[str]
-    ttl_s: float
-    group_size: int = 1
+    bucket: Name
+    names: Names
+    ttl_s: Seconds
+    group_size: Count = 1
 
 
 class Renew(Message, frozen=True):
@@ -73,7 +81,7 @@ class Renew(Message, frozen=True):
 
     id: int
     lease: str
-    ttl_s: float
+    ttl_s: Seconds
 
 
 class Release(Message, frozen=True):
@@ -89,57 +97,57 @@ class Reserve(Message, frozen=True):
     """Allocate a slot for each name and hold the names, so that nobody else writes them meanwhile."""
 
     id: int
-    bucket: str
-    names: list[str]
-    sizes: list[int]
+    bucket: Name
+    names: Names
+    sizes: Annotated[list[Size], msgspec.Meta(max_length=MAX_NAMES_PER_REQUEST)]
 
 
 class Grant(Message, frozen=True):
     """Allocate up to ``count`` slots of ``size`` bytes ahead of need; they get their names on commit."""
 
     id: int
-    size: int
-    count: int
+    size: Size
+    count: Count
 
 
 class CommitEntry(msgspec.Struct, frozen=True, array_like=True):
     """A slot whose bytes are whole: ``size`` may be smaller than a granted slot; ``checksum`` is XXH3-64."""
 
     slot: int
-    name: str
-    size: int
-    checksum: int
+    name: Name
+    size: Size
+    checksum: Checksum
 
 
 class Commit(Message, frozen=True):
     """Publish written slots under their names. Entries succeed or fail one by one."""
 
     id: int
-    bucket: str
-    entries: list[CommitEntry]
+    bucket: Name
+    entries: Annotated[list[CommitEntry], msgspec.Meta(max_length=MAX_NAMES_PER_REQUEST)]
 
 
 class Abort(Message, frozen=True):
     """Give slots back. The client promises that nothing writes into them any more."""
 
     id: int
-    slots: list[int]
+    slots: Annotated[list[int], msgspec.Meta(max_length=MAX_NAMES_PER_REQUEST)]
 
 
 class Suspect(Message, frozen=True):
     """A reader found bytes that do not match the checksum; the node verifies for itself and drops the object."""
 
     id: int
-    bucket: str
-    name: str
+    bucket: Name
+    name: Name
 
 
 class Delete(Message, frozen=True):
     """Remove committed objects; leased ones disappear from lookups now, their pages come back after the lease."""
 
     id: int
-    bucket: str
-    names: list[str]
+    bucket: Name
+    names: Names
 
 
 class Describe(Message, frozen=True):
