@@ -7,6 +7,7 @@ servers send first does not count.
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from tierline.errors import EngineError
 
 REQUEST_TIMEOUT_SECONDS = 300.0
 _COUNTERS_SETTLE_SECONDS = 3.0
+_BY_SOURCE = "vllm:prompt_tokens_by_source_total"
+_CACHED_BY_SOURCE = "vllm:prompt_tokens_cached_by_source_total"
 
 
 @dataclass(frozen=True)
@@ -178,20 +181,17 @@ def token_split(exposition: str) -> TokenSplit:
     ``vllm:prompt_tokens_by_source`` says what was computed, what the engine's own prefix cache had and what came
     through the connector; ``vllm:prompt_tokens_cached_by_source`` says how much of the latter another node had.
     """
-    sources: dict[tuple[str, str], float] = {}
+    counted: Counter[tuple[str, str]] = Counter()
     for family in text_string_to_metric_families(exposition):
-        if family.name in ("vllm:prompt_tokens_by_source", "vllm:prompt_tokens_cached_by_source"):
-            for sample in family.samples:
-                if sample.name.endswith("_total"):
-                    key = (family.name, sample.labels["source"])
-                    sources[key] = sources.get(key, 0.0) + sample.value
-    by_source = "vllm:prompt_tokens_by_source"
-    other_node = int(sources.get(("vllm:prompt_tokens_cached_by_source", "p2p"), 0))
+        for sample in family.samples:
+            if sample.name in (_BY_SOURCE, _CACHED_BY_SOURCE):
+                counted[sample.name, sample.labels["source"]] += int(sample.value)
+    other_node = counted[_CACHED_BY_SOURCE, "p2p"]
     return TokenSplit(
-        engine_cache=int(sources.get((by_source, "local_cache_hit"), 0)),
-        node_store=int(sources.get((by_source, "external_kv_transfer"), 0)) - other_node,
+        engine_cache=counted[_BY_SOURCE, "local_cache_hit"],
+        node_store=counted[_BY_SOURCE, "external_kv_transfer"] - other_node,
         other_node=other_node,
-        computed=int(sources.get((by_source, "local_compute"), 0)),
+        computed=counted[_BY_SOURCE, "local_compute"],
     )
 
 

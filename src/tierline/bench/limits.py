@@ -20,6 +20,8 @@ from tierline.bench.programs import Program, free_ports
 from tierline.errors import TierlineError
 
 CONNECTIONS = (1, 2, 3, 4)
+BARE = "bare socket"
+HIREDIS = "redis-py with hiredis"
 _SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 _ACKNOWLEDGED = b"\x01"
 
@@ -139,9 +141,9 @@ class Redis:
         self._program = Program(argv, folder / "redis.log", lambda: _listens(port))
         self._payload = resident(size)
         self._bare = [BareRedis(port, size) for _ in CONNECTIONS]
-        self.clients: dict[str, Sequence[RedisClient]] = {"bare socket": self._bare}
+        self.clients: dict[str, Sequence[RedisClient]] = {BARE: self._bare}
         if (libraries := _redis_py(port, len(CONNECTIONS))) is not None:
-            self.clients["redis-py with hiredis"] = libraries
+            self.clients[HIREDIS] = libraries
 
     def set(self, client: str, connections: int) -> float:
         """Store one payload over each connection at once; return bytes a second."""

@@ -1,0 +1,58 @@
+"""HTTP the way LMCache's client speaks it: one blocking keep-alive connection, bodies written in 64 KiB pieces."""
+
+import socket
+from types import TracebackType
+
+from tierline.errors import TierlineError
+
+PIECE_BYTES = 64 * 1024
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+class PlainHttp:
+    """A connection to ``127.0.0.1:port``."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30.0)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def request(self, method: str, path: str, body: memoryview | None = None) -> tuple[int, bytes]:
+        """Send a request and return the status and the body of its answer.
+
+        Raises
+        ------
+        TierlineError
+            When the connection ends before the answer does.
+        """
+        length = len(body) if body is not None else 0
+        head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n"
+        self._socket.sendall(head.encode())
+        for start in range(0, length, PIECE_BYTES):
+            assert body is not None
+            self._socket.sendall(body[start : start + PIECE_BYTES])
+        return self._answer()
+
+    def __enter__(self) -> "PlainHttp":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def _answer(self) -> tuple[int, bytes]:
+        received = b""
+        while _END_OF_HEAD not in received:
+            received += self._receive()
+        head, _, body = received.partition(_END_OF_HEAD)
+        lines = head.split(b"\r\n")
+        lengths = [int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:")]
+        while len(body) < sum(lengths):
+            body += self._receive()
+        return int(lines[0].split()[1]), body
+
+    def _receive(self) -> bytes:
+        received = self._socket.recv(PIECE_BYTES)
+        if not received:
+            raise TierlineError("the node store closed a connection before its answer was whole")
+        return received
