@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tierline.client import NodeClient
 from tierline.connectors.vllm.breaker import Breaker, Warnings
+from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.metrics import Counters
 from tierline.errors import TierlineError
 from tierline.prefix import Shard, object_name
@@ -28,12 +29,14 @@ class Lookup:
 
     Parameters
     ----------
-    chains
-        Keys of the chunks asked for.
+    keys, chunks
+        The request's keys, and how many leading chunks are asked for.
     is_dropped
         Nobody waits for the answer any more.
     is_answered
         The fields below hold.
+    chains
+        Keys of the chunks asked for.
     is_lost
         The lease ended early; its extents must not be read.
     objects
@@ -42,9 +45,11 @@ class Lookup:
         The node store's start in which the lease was given.
     """
 
-    chains: Sequence[bytes]
+    keys: RequestKeys
+    chunks: int
     is_dropped: bool = False
     is_answered: bool = False
+    chains: Sequence[bytes] = ()
     is_lost: bool = False
     lease: str = ""
     objects: tuple[tuple[LeasedObject, ...], ...] = ()
@@ -98,12 +103,12 @@ class LookupThread:
         self._thread = threading.Thread(target=self._run, name="tierline-lookup", daemon=True)
         self._thread.start()
 
-    def start(self, chains: Sequence[bytes]) -> Lookup | None:
-        """Ask for a prefix; ``None`` means that the node store is not to be asked at present."""
+    def start(self, keys: RequestKeys, chunks: int) -> Lookup | None:
+        """Ask for leading chunks; ``None`` means that the node store is not to be asked at present."""
         if not self._breaker.allows():
             self._counters.add("lookups_skipped")
             return None
-        lookup = Lookup(chains)
+        lookup = Lookup(keys, chunks)
         self._commands.put(lookup)
         return lookup
 
@@ -135,11 +140,12 @@ class LookupThread:
             self._client.close()
 
     def _ask(self, lookup: Lookup) -> None:
+        lookup.chains = lookup.keys.leading(lookup.chunks)
+        names = [object_name(chain, shard) for chain in lookup.chains for shard in self._shards]
         started = time.monotonic()
         try:
             if self._client is None:
                 self._client = self._connect()
-            names = [object_name(chain, shard) for chain in lookup.chains for shard in self._shards]
             reply = self._client.prefix_lease(self._bucket, names, self._ttl_s, group_size=len(self._shards))
         except TierlineError as error:
             self._fail("lookups fail, prompts are computed", error)
@@ -183,12 +189,12 @@ class LookupThread:
                 self._fail("a lease could not be renewed", error)
 
     def _fail(self, subject: str, error: TierlineError) -> None:
-        """Start over with a new connection at the next question: what this one leased is void."""
+        """Count a failure; where the connection ended, so did its leases, and the next question opens another."""
         self._counters.add("lookups_failed")
         self._breaker.failed()
         self._warnings.warn(subject, error)
-        for lookup in self._leased:
-            lookup.is_lost = True
-        if self._client is not None:
+        if self._client is not None and not self._client.is_connected:
+            for lookup in self._leased:
+                lookup.is_lost = True
             self._client.close()
             self._client = None

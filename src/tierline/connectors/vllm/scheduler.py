@@ -267,7 +267,7 @@ class SchedulerHalf:
     def _ask(self, tracked: _Tracked) -> None:
         chunks = self._claimable_chunks(tracked.request)
         if tracked.keys is not None and chunks:
-            tracked.lookup = self._lookups.start(tuple(tracked.keys.leading(chunks)))
+            tracked.lookup = self._lookups.start(tracked.keys, chunks)
 
     def _may_wait(self, tracked: _Tracked) -> bool:
         """Say whether the budget for an answer is not used up; it starts with the first question about it."""

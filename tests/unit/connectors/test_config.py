@@ -1,0 +1,34 @@
+"""Settings come from vLLM's extra config; whatever is wrong in them names its key, its value and what is allowed."""
+
+import pytest
+
+from tierline.connectors.vllm import kv_transfer_config
+from tierline.connectors.vllm.config import ConnectorConfig, read_config
+from tierline.errors import ConfigurationError
+
+
+def test_the_launch_flag_is_read_back() -> None:
+    extra = kv_transfer_config("/run/node.sock")["kv_connector_extra_config"]
+    assert isinstance(extra, dict)
+    assert read_config(extra) == ConnectorConfig(socket="/run/node.sock")
+
+
+def test_keys_of_others_are_left_alone() -> None:
+    extra = {"tierline.socket": "s", "tierline.lookup_budget_ms": 5, "other.key": object()}
+    assert read_config(extra) == ConnectorConfig(socket="s", lookup_budget_ms=5)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({}, "tierline.socket: got None"),
+        ({"tierline.socket": ""}, "tierline.socket: got ''"),
+        ({"tierline.socket": "s", "tierline.sockets": 1}, "tierline.sockets: got 1; allowed: the keys"),
+        ({"tierline.socket": "s", "tierline.lookup_budget_ms": 0}, "tierline.lookup_budget_ms: got 0"),
+        ({"tierline.socket": "s", "tierline.lease_ttl_s": "long"}, "tierline.lease_ttl_s: got 'long'"),
+        ({"tierline.socket": "s", "tierline.bucket": 7}, "tierline."),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(extra: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message.replace(".", r"\.")):
+        read_config(extra)
