@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,22 +21,14 @@ from tierline.bench.chat import Answer, Chat
 from tierline.bench.documents import Document, write_document
 from tierline.bench.programs import Program, answers, free_ports, tierline
 from tierline.bench.registry import BenchOptions, Findings, Say
-from tierline.bench.report import Bar, Chart, Table, figure_text, goal_text
-from tierline.bench.rows import NO_TOKENS, Limit, Row, TokenSplit, at_least, not_measured, percentile
+from tierline.bench.rows import TokenSplit
+from tierline.bench.states import COLD, EMPTIED, OTHER_REPLICA, RESTARTED, SAME_REPLICA, States
 from tierline.errors import EngineError, EnvironmentTooSmall, UsageError
 from tierline.stack.running import RunningStack, find_stack, restart_replica
 
 BUDGET_SECONDS = 15 * 60
-WANTED_SPEEDUP = 10.0
 DEFAULT_PORT = 8000
 
-COLD = "cold"
-SAME_REPLICA = "warm, same replica"
-OTHER_REPLICA = "warm, other replica"
-EMPTIED = "warm, engine's cache emptied"
-RESTARTED = "warm, after a restart"
-
-SPEEDUP = "cold over warm on the other replica"
 STRATEGIES = ("prefixaware", "roundrobin")
 
 _FEWEST_SAMPLES = 3
@@ -64,43 +56,6 @@ _FULL = _Effort(prefix_tokens=2048, answer_tokens=16, routed_documents=5, routed
 _QUICK = _Effort(prefix_tokens=512, answer_tokens=4, routed_documents=3, routed_questions=2, uncached_documents=1)
 
 
-@dataclass
-class _State:
-    """Answers to requests that found the document's KV in the same place, by their prompts."""
-
-    name: str
-    answers: dict[str, Answer] = field(default_factory=dict)
-    split: TokenSplit = NO_TOKENS
-
-    def ttft(self, percent: float) -> float:
-        return percentile([answer.ttft_s for answer in self.answers.values()], percent)
-
-    def tokens_per_second(self) -> float:
-        tokens = sum(len(answer.tokens) for answer in self.answers.values())
-        return tokens / sum(answer.duration_s for answer in self.answers.values())
-
-
-class _States:
-    """States in the order in which they were met, and why others could not be measured.
-
-    Every name begins with ``label``, which says where engines are simulated.
-    """
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self.missing: dict[str, str] = {}
-        self._states: dict[str, _State] = {}
-
-    def __getitem__(self, name: str) -> _State:
-        return self._states.setdefault(name, _State(f"{self.label}{name}"))
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._states
-
-    def __iter__(self) -> Iterator[_State]:
-        return iter(self._states.values())
-
-
 def measure(options: BenchOptions, say: Say) -> Findings:
     """Measure against a running stack, or one that is started here, and return the rows.
 
@@ -120,7 +75,7 @@ async def _measure(options: BenchOptions, say: Say) -> Findings:
     deadline = time.monotonic() + BUDGET_SECONDS
     async with aiohttp.ClientSession() as http:
         async with _stack_with_cache(options, say) as stack:
-            states = _States("simulated: " if stack.engine == "simulated" else "")
+            states = States("simulated: " if stack.engine == "simulated" else "")
             run = _Run(Chat(http, str(stack.model), effort.answer_tokens), http, stack, states, effort, say)
             await run.warm_up(range(len(stack.replicas)))
             documents = await run.ask_replicas(samples, deadline)
@@ -129,8 +84,8 @@ async def _measure(options: BenchOptions, say: Say) -> Findings:
                 async with _router(stack, strategy, say) as url:
                     await run.ask_router(url, f"{strategy}, cache on")
         await _measure_without_cache(http, stack, states, effort, say)
-    rows = _rows(states)
-    return Findings(rows, _notes(stack, effort), [_table(states, rows)], _chart(states))
+    rows = states.rows()
+    return Findings(rows, [*_notes(stack, effort), *states.reasons()], [states.table(rows)], states.chart())
 
 
 class _Run:
@@ -141,7 +96,7 @@ class _Run:
         chat: Chat,
         http: aiohttp.ClientSession,
         stack: RunningStack,
-        states: _States,
+        states: States,
         effort: _Effort,
         say: Say,
     ) -> None:
@@ -152,6 +107,7 @@ class _Run:
         self._effort = effort
         self._say = say
         self._replicas = [replica.url for replica in stack.replicas]
+        self._latest = ""
 
     async def warm_up(self, replicas: Iterable[int]) -> None:
         """Let engines compile and allocate what their first requests need; vLLM takes half a minute for it."""
@@ -182,10 +138,10 @@ class _Run:
                 await self._chat.forget_prefixes(self._replicas[first])
                 await self._ask(EMPTIED, first, document)
             else:
-                self._states.missing[EMPTIED] = "the engines run without --engine-dev-mode"
+                self._states.cannot(EMPTIED, "the engines run without --engine-dev-mode")
             documents.append(document)
             wanted = min(samples, self._affordable(started, len(documents), deadline))
-            self._say(f"document {len(documents)} of {wanted}: {self._latest()}")
+            self._say(f"document {len(documents)} of {wanted}: {self._latest}")
         return documents
 
     async def ask_without_cache(self) -> None:
@@ -204,12 +160,12 @@ class _Run:
             try:
                 await asyncio.to_thread(restart_replica, self._stack, index)
             except EngineError as error:
-                self._states.missing[RESTARTED] = str(error)
+                self._states.cannot(RESTARTED, str(error))
                 return
         await self.warm_up(range(len(self._replicas)))
         for number, document in enumerate(await self._still_stored(documents)):
             await self._ask(RESTARTED, number % len(self._replicas), document)
-        self._say(f"after the restart: {self._latest()}")
+        self._say(f"after the restart: {self._latest}")
 
     async def ask_router(self, url: str, name: str) -> None:
         """Ask several questions on several new documents through a router, question by question."""
@@ -221,7 +177,7 @@ class _Run:
                 self._book(f"router {name}: all questions", document.prompt(question), answer, split)
                 if question:
                     self._book(f"router {name}: later questions", document.prompt(question), answer, split)
-            self._say(f"router {name}, question {question + 1} of {effort.routed_questions}: {self._latest()}")
+            self._say(f"router {name}, question {question + 1} of {effort.routed_questions}: {self._latest}")
 
     async def _new_document(self, questions: int) -> Document:
         return await write_document(self._chat, self._replicas[0], self._effort.prefix_tokens, questions)
@@ -236,13 +192,8 @@ class _Run:
         return answer, await self._chat.split_after(self._replicas, before, answer.prompt_tokens)
 
     def _book(self, name: str, prompt: str, answer: Answer, split: TokenSplit) -> None:
-        state = self._states[name]
-        state.answers[prompt] = answer
-        state.split += split
-        self._last = f"{name} {answer.ttft_s:.2f} s"
-
-    def _latest(self) -> str:
-        return self._last
+        self._states[name].add(prompt, answer, split)
+        self._latest = f"{name} {answer.ttft_s:.2f} s"
 
     def _affordable(self, started: float, done: int, deadline: float) -> int:
         """Return how many documents fit, going by those that are done, when the rest is done in time as well."""
@@ -278,7 +229,7 @@ class _Run:
 
 
 async def _measure_without_cache(
-    http: aiohttp.ClientSession, stack: RunningStack, states: _States, effort: _Effort, say: Say
+    http: aiohttp.ClientSession, stack: RunningStack, states: States, effort: _Effort, say: Say
 ) -> None:
     """Measure a second stack, with the same model and no node store."""
     name = "roundrobin, cache off"
@@ -293,7 +244,7 @@ async def _measure_without_cache(
             await run.ask_without_cache()
             await run.ask_router(uncached.router.url, name)
     except EnvironmentTooSmall as error:
-        states.missing[f"router {name}: all questions"] = str(error)
+        states.cannot(f"router {name}: all questions", str(error))
 
 
 @contextlib.asynccontextmanager
@@ -350,106 +301,6 @@ def _refuse_what_cannot_be_measured(stack: RunningStack) -> None:
         raise UsageError(f"the stack at {stack.router.url} has fewer than two replicas of its own to compare")
     if stack.node is None:
         raise UsageError(f"the stack at {stack.router.url} runs with --no-cache: there is nothing to compare")
-
-
-def _rows(states: _States) -> list[Row]:
-    cold = states[COLD].ttft(50)
-    rows = []
-    for state in states:
-        limit = None if state is states[COLD] else Limit(f"{states.label}TTFT P50, {COLD}", cold)
-        n = len(state.answers)
-        rows.append(Row(f"TTFT P50, {state.name}", state.ttft(50), "s", limit, n, split=state.split))
-        rows.append(Row(f"TTFT P90, {state.name}", state.ttft(90), "s", n=n, split=state.split))
-        rows.append(Row(f"output rate, {state.name}", state.tokens_per_second(), "tokens/s", n=n))
-    rows += [not_measured(f"TTFT P50, {states.label}{name}", "s", reason) for name, reason in states.missing.items()]
-    rows.append(
-        Row(
-            f"{states.label}{SPEEDUP}",
-            cold / states[OTHER_REPLICA].ttft(50),
-            "×",
-            at_least(WANTED_SPEEDUP),
-            n=len(states[OTHER_REPLICA].answers),
-            note="cold TTFT P50 over TTFT P50 on the replica that did not compute the prefix, same run",
-        )
-    )
-    return rows + _comparisons(states)
-
-
-def _comparisons(states: _States) -> list[Row]:
-    """Compare answers to the same prompt: node store with the engine's own hit of the same length, warm with cold."""
-    same_length: list[tuple[Answer, Answer]] = []
-    with_cold: list[tuple[Answer, Answer]] = []
-    for name in (OTHER_REPLICA, EMPTIED, RESTARTED):
-        for prompt, answer in states[name].answers.items() if name in states else ():
-            own = states[SAME_REPLICA].answers[prompt]
-            if own.cached_tokens == answer.cached_tokens:
-                same_length.append((own, answer))
-            if answer.cached_tokens:
-                with_cold.append((states[COLD].answers[prompt], answer))
-    rows = []
-    name = f"{states.label}answers equal: node store and the engine's own prefix hit of the same length"
-    if same_length:
-        rows.append(Row(name, _equal_share(same_length), "share", at_least(1.0), len(same_length)))
-        differences = [
-            abs(one - other)
-            for own, answer in same_length
-            for one, other in zip(own.logprobs, answer.logprobs, strict=False)
-        ]
-        if differences:
-            name = f"{states.label}largest difference of log probabilities between them"
-            rows.append(Row(name, max(differences), "nats", n=len(differences), note="0 means bit-equal"))
-    else:
-        rows.append(not_measured(name, "share", "no two such requests had the same number of cached tokens"))
-    if with_cold:
-        note = "no goal: in bfloat16 an engine's own prefix hit differs from cold as well; see docs/benchmarks.md"
-        name = f"{states.label}answers equal: node store and cold"
-        rows.append(Row(name, _equal_share(with_cold), "share", n=len(with_cold), note=note))
-    return rows
-
-
-def _equal_share(pairs: Sequence[tuple[Answer, Answer]]) -> float:
-    return sum(one.tokens == other.tokens for one, other in pairs) / len(pairs)
-
-
-def _table(states: _States, rows: Sequence[Row]) -> Table:
-    cold = states[COLD].ttft(50)
-    lines = []
-    for state in states:
-        split, total = state.split, state.split.total or 1
-        shares = (split.engine_cache, split.node_store, split.other_node, split.computed)
-        lines.append(
-            (
-                state.name,
-                str(len(state.answers)),
-                figure_text(state.ttft(50)),
-                figure_text(state.ttft(90)),
-                f"{cold / state.ttft(50):.1f} ×",
-                figure_text(state.tokens_per_second()),
-                *(f"{100 * tokens / total:.1f} %" for tokens in shares),
-            )
-        )
-    lines += [(f"{states.label}{name}", f"not measured: {why}", *[""] * 8) for name, why in states.missing.items()]
-    for row in rows:
-        if row.is_met is not None:
-            lines.append((row.name, str(row.n), figure_text(row.value), "", goal_text(row), *[""] * 5))
-    header = (
-        "request",
-        "n",
-        "TTFT P50 s",
-        "TTFT P90 s",
-        "faster than cold",
-        "output tokens/s",
-        "engine's cache",
-        "node store",
-        "another node",
-        "computed",
-    )
-    return Table("Time to first token, and who answered the prompt's tokens", header, lines)
-
-
-def _chart(states: _States) -> Chart:
-    bars = [Bar(f"{state.name} (n={len(state.answers)})", state.ttft(50), upper=state.ttft(90)) for state in states]
-    return Chart("Time to first token: P50, whisker to P90", "seconds, logarithmic", bars, is_logarithmic=True)
 
 
 def _notes(stack: RunningStack, effort: _Effort) -> list[str]:

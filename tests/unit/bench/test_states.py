@@ -1,0 +1,103 @@
+"""The rows that answers make: speed-up, split, and whether the node store's answers are the engine's own."""
+
+from tierline.bench.chat import Answer
+from tierline.bench.rows import Row, TokenSplit
+from tierline.bench.states import (
+    COLD,
+    EMPTIED,
+    EQUAL_TO_COLD,
+    EQUAL_TO_OWN_HIT,
+    LOGPROB_DIFFERENCE,
+    OTHER_REPLICA,
+    RESTARTED,
+    SAME_REPLICA,
+    SPEEDUP,
+    States,
+)
+
+ALL_COMPUTED = TokenSplit(0, 0, 0, 100)
+
+
+def answer(
+    ttft_s: float = 1.0, *, cached: int = 0, tokens: tuple[int, ...] = (1, 2), logprobs: tuple[float, ...] = ()
+) -> Answer:
+    return Answer(ttft_s, ttft_s + 1.0, tokens, logprobs, prompt_tokens=100, cached_tokens=cached, endpoint="")
+
+
+def states_of(**answers: Answer) -> States:
+    """Return the states of one prompt."""
+    states = States()
+    names = {"cold": COLD, "own": SAME_REPLICA, "other": OTHER_REPLICA, "emptied": EMPTIED, "restarted": RESTARTED}
+    for short, given in answers.items():
+        states[names[short]].add("prompt", given, ALL_COMPUTED)
+    return states
+
+
+def row_of(states: States, name: str) -> Row:
+    return next(row for row in states.rows() if row.name == name)
+
+
+def test_cold_over_warm_on_the_other_replica_is_held_against_ten() -> None:
+    fast = states_of(cold=answer(11.0), own=answer(0.4), other=answer(0.5))
+    slow = states_of(cold=answer(11.0), own=answer(0.4), other=answer(2.0))
+    assert row_of(fast, SPEEDUP).value == 22.0
+    assert [row_of(states, SPEEDUP).is_met for states in (fast, slow)] == [True, False]
+
+
+def test_a_row_has_the_split_of_all_its_requests() -> None:
+    states = states_of(cold=answer(), own=answer(), other=answer())
+    states[COLD].add("another prompt", answer(3.0), TokenSplit(0, 0, 0, 50))
+    row = row_of(states, f"TTFT P50, {COLD}")
+    assert (row.value, row.n) == (2.0, 2)
+    assert row.split == TokenSplit(0, 0, 0, 150)
+
+
+def test_output_rate_counts_whole_requests() -> None:
+    states = states_of(cold=answer(9.0, tokens=(1, 2, 3, 4, 5)), own=answer(), other=answer())
+    assert row_of(states, f"output rate, {COLD}").value == 0.5
+
+
+def test_the_stores_answers_are_compared_with_the_engines_own_hit_of_the_same_length() -> None:
+    states = states_of(
+        cold=answer(tokens=(9, 9)),
+        own=answer(cached=64, logprobs=(-0.5, -1.0)),
+        other=answer(cached=64, logprobs=(-0.5, -1.0)),
+        emptied=answer(cached=64, tokens=(1, 3), logprobs=(-0.5, -1.25)),
+        restarted=answer(cached=32, tokens=(7, 7)),  # another length: says nothing about the KV
+    )
+    equal = row_of(states, EQUAL_TO_OWN_HIT)
+    assert (equal.value, equal.n, equal.is_met) == (0.5, 2, False)
+    assert row_of(states, LOGPROB_DIFFERENCE).value == 0.25
+
+
+def test_warm_is_compared_with_cold_without_a_goal() -> None:
+    states = states_of(cold=answer(), own=answer(cached=64), other=answer(cached=64), emptied=answer(tokens=(4,)))
+    equal = row_of(states, EQUAL_TO_COLD)
+    assert (equal.value, equal.n, equal.is_met) == (1.0, 1, None)
+
+
+def test_without_comparable_answers_the_comparison_is_not_measured() -> None:
+    states = states_of(cold=answer(), own=answer(cached=64), other=answer(cached=0))
+    assert row_of(states, EQUAL_TO_OWN_HIT).value is None
+
+
+def test_a_state_that_could_not_be_measured_is_a_row_and_a_note_that_say_why() -> None:
+    states = states_of(cold=answer(), own=answer(), other=answer())
+    states.cannot(RESTARTED, "the supervisor is gone")
+    row = row_of(states, f"TTFT P50, {RESTARTED}")
+    assert row.note == "not measured: the supervisor is gone"
+    assert states.reasons() == [f"{RESTARTED}: not measured: the supervisor is gone"]
+
+
+def test_the_label_begins_the_name_of_every_state_and_comparison() -> None:
+    states = States("simulated: ")
+    for name in (COLD, SAME_REPLICA, OTHER_REPLICA):
+        states[name].add("prompt", answer(), ALL_COMPUTED)
+    assert [row.name for row in states.rows() if "simulated: " not in row.name] == []
+
+
+def test_the_table_shows_the_split_in_percent_and_the_verdict() -> None:
+    states = states_of(cold=answer(10.0), own=answer(0.5), other=answer(0.5))
+    lines = {line[0]: line for line in states.table(states.rows()).lines}
+    assert lines[COLD] == (COLD, "1", "10", "10", "1.0 ×", "0.182", "0.0 %", "0.0 %", "0.0 %", "100.0 %")
+    assert lines[SPEEDUP][2:5] == ("20", "", "≥ 10 ✓")
