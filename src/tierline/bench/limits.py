@@ -9,9 +9,9 @@ import functools
 import shutil
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -36,12 +36,12 @@ class Copy:
 
     def __init__(self, size: int, sources: int = 4) -> None:
         self._sources = [resident(size, fill) for fill in range(1, 1 + sources)]
-        self._target = resident(size)
+        self.target = resident(size)
         self._next = 0
 
     def copy(self) -> None:
-        """Copy the next source."""
-        self._target[:] = self._sources[self._next]
+        """Copy the next source to :attr:`target`."""
+        self.target[:] = self._sources[self._next]
         self._next = (self._next + 1) % len(self._sources)
 
 
@@ -83,7 +83,7 @@ class RedisClient(Protocol):
     def set(self, key: str, payload: memoryview) -> None:
         """Store the payload."""
 
-    def get(self, key: str) -> None:
+    def get(self, key: str) -> object:
         """Fetch what is stored, all of it."""
 
 
@@ -104,16 +104,18 @@ class BareRedis:
         if self._socket.recv(16) != b"+OK\r\n":
             raise TierlineError("Redis refused a SET")
 
-    def get(self, key: str) -> None:
-        """Fetch what is stored, all of it."""
+    def get(self, key: str) -> memoryview:
+        """Fetch what is stored, all of it; the next call overwrites it."""
         self._socket.sendall(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(key), key.encode()))
-        wanted = len(b"$%d\r\n" % self._size) + self._size + 2
+        start = len(b"$%d\r\n" % self._size)
+        wanted = start + self._size + 2
         received = 0
         while received < wanted:
             count = self._socket.recv_into(self._received[received:wanted])
             if count == 0 or self._received[0] != ord("$"):
                 raise TierlineError("Redis did not answer a GET with the value")
             received += count
+        return self._received[start : start + self._size]
 
     def close(self) -> None:
         """End the connection."""
@@ -140,6 +142,7 @@ class Redis:
         ]
         self._program = Program(argv, folder / "redis.log", lambda: _listens(port))
         self._payload = resident(size)
+        self._threads = ThreadPoolExecutor(len(CONNECTIONS))
         self._bare = [BareRedis(port, size) for _ in CONNECTIONS]
         self.clients: dict[str, Sequence[RedisClient]] = {BARE: self._bare}
         if (libraries := _redis_py(port, len(CONNECTIONS))) is not None:
@@ -161,20 +164,15 @@ class Redis:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._threads.shutdown()
         for each in self._bare:
             each.close()
         self._program.stop()
 
-    def _at_once(self, operations: Sequence[Callable[[], None]]) -> float:
+    def _at_once(self, operations: Sequence[Callable[[], object]]) -> float:
         started = time.perf_counter()
-        if len(operations) == 1:
-            operations[0]()
-        else:
-            threads = [threading.Thread(target=operation) for operation in operations]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+        for operation in [self._threads.submit(operation) for operation in operations]:
+            operation.result()
         return len(operations) * len(self._payload) / (time.perf_counter() - started)
 
 
@@ -193,9 +191,11 @@ def _redis_py(port: int, connections: int) -> Sequence[RedisClient] | None:
         def set(self, key: str, payload: memoryview) -> None:
             self._client.set(key, payload)
 
-        def get(self, key: str) -> None:
-            if self._client.get(key) is None:
+        def get(self, key: str) -> object:
+            value: object = self._client.get(key)
+            if value is None:
                 raise TierlineError("Redis did not answer a GET with the value")
+            return value
 
     return [Library() for _ in range(connections)]
 

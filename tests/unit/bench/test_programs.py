@@ -1,0 +1,85 @@
+"""Programs that are measured start, are watched and always end."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tierline.bench.programs import Program, free_ports, pinned_to
+from tierline.errors import TierlineError
+
+FOR_EVER = "import time; time.sleep(60)"
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_program_ends_with_its_block_and_so_do_its_children(tmp_path: Path) -> None:
+    children = tmp_path / "children"
+    code = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {FOR_EVER!r}])
+print(child.pid, file=open({str(children)!r}, "w"), flush=True)
+{FOR_EVER}
+"""
+
+    def has_started() -> bool:
+        return children.exists() and children.read_text().strip() != ""
+
+    with Program(python(code), tmp_path / "log", has_started) as program:
+        assert is_alive(program.pid)
+    assert not is_alive(program.pid)
+    assert wait_until_gone(int(children.read_text()))
+
+
+def wait_until_gone(pid: int) -> bool:
+    """Return whether a process that nobody of ours waits for is gone, or a zombie, within a few seconds."""
+    for _ in range(100):
+        stat = Path(f"/proc/{pid}/stat")
+        if not is_alive(pid) or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_program_that_ends_too_early_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(TierlineError, match=r"status 3.*no such segment"):
+        Program(python("import sys; print('no such segment'); sys.exit(3)"), tmp_path / "log", lambda: False)
+
+
+def test_a_program_that_is_never_ready_is_given_up_and_stopped(tmp_path: Path) -> None:
+    with pytest.raises(TierlineError, match="not ready after 0 s"):
+        Program(python(FOR_EVER), tmp_path / "log", lambda: False, ready_within_s=0.2)
+
+
+def test_processor_time_counts_work_and_not_waiting(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ntime.sleep(60)"
+    with Program(python(busy), log, lambda: "done" in log.read_text()) as program:
+        used = program.cpu_seconds()
+        assert used >= 0.28
+        assert program.cpu_seconds() - used < 0.1
+        assert program.resident_bytes() > 1_000_000
+
+
+def test_free_ports_differ() -> None:
+    assert len(set(free_ports(8))) == 8
+
+
+def test_programs_started_on_a_core_stay_there_and_the_caller_does_not(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    with pinned_to(core), Program(python(FOR_EVER), tmp_path / "log", lambda: True) as program:
+        assert os.sched_getaffinity(program.pid) == {core}
+    assert os.sched_getaffinity(0) == before
