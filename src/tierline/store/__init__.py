@@ -10,9 +10,9 @@ from tierline.store.objects import (
     Owner,
     Slot,
     StoreLimits,
-    StoreStats,
 )
 from tierline.store.segment import Segment
+from tierline.store.stats import StoreStats
 from tierline.store.store import Store
 
 __all__ = [

@@ -1,0 +1,119 @@
+"""Leases: who reads what until when. A lease is a numbered list of objects with one holder and one end.
+
+The table neither pins nor frees: it hands back what a lease no longer covers, and its caller draws the consequences.
+"""
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from tierline.errors import UnknownLease
+from tierline.store.wheel import DueWheel
+
+Item = TypeVar("Item")
+
+
+class Lease(Generic[Item]):
+    """One lease. ``items`` keeps its numbering: an item given back leaves ``None``; ``live`` counts the others."""
+
+    __slots__ = ("deadline", "holder", "id", "items", "live")
+
+    def __init__(self, lease_id: str, holder: str, deadline: float) -> None:
+        self.id = lease_id
+        self.holder = holder
+        self.deadline = deadline
+        self.items: list[Item | None] = []
+        self.live = 0
+
+
+class LeaseTable(Generic[Item]):
+    """All live leases, by id and by holder, and when each ends.
+
+    Parameters
+    ----------
+    prefix
+        Start of every id, of letters, digits and ``-``: unique to this process of the node, so that an id given
+        by a former one names nothing here.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._count = 0
+        self._leases: dict[str, Lease[Item]] = {}
+        self._by_holder: dict[str, dict[str, None]] = {}
+        self._ends: DueWheel[Lease[Item]] = DueWheel()
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def open(self, holder: str, deadline: float) -> Lease[Item]:
+        """Start a lease without items."""
+        self._count += 1
+        lease: Lease[Item] = Lease(f"{self._prefix}{self._count:x}", holder, deadline)
+        self._leases[lease.id] = lease
+        self._by_holder.setdefault(holder, {})[lease.id] = None
+        self._ends.put(lease, deadline)
+        return lease
+
+    def get(self, lease_id: str) -> Lease[Item]:
+        """Return a live lease. Raises ``UnknownLease``."""
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            raise UnknownLease(f"no lease {lease_id!r}: released, expired or never given; ask for a new one")
+        return lease
+
+    def add(self, lease: Lease[Item], items: list[Item]) -> None:
+        """Append items to a live lease."""
+        lease.items += items
+        lease.live += len(items)
+
+    def renew(self, lease_id: str, deadline: float) -> None:
+        """Give a lease a new end. Raises ``UnknownLease``."""
+        lease = self.get(lease_id)
+        self._ends.discard(lease, lease.deadline)
+        lease.deadline = deadline
+        self._ends.put(lease, deadline)
+
+    def release(self, lease_id: str, start: int, stop: int | None) -> list[Item]:
+        """Take items ``start`` to ``stop`` out of a lease, last first; the lease ends with its last item.
+
+        Nothing is returned for what was given back before, or for a lease that is not there.
+        """
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            return []
+        end = len(lease.items) if stop is None else min(stop, len(lease.items))
+        released = _take(lease, max(start, 0), end)
+        if lease.live == 0:
+            self._drop(lease)
+        return released
+
+    def end_holder(self, holder: str) -> Iterator[list[Item]]:
+        """End every lease of a holder; yields the items of each."""
+        for lease_id in list(self._by_holder.get(holder, ())):
+            yield self._end(self._leases[lease_id])
+
+    def end_due(self, now: float) -> Iterator[list[Item]]:
+        """End the leases whose time has come; yields the items of each."""
+        for lease in self._ends.take_due(now):
+            yield self._end(lease)
+
+    def _end(self, lease: Lease[Item]) -> list[Item]:
+        items = _take(lease, 0, len(lease.items))
+        self._drop(lease)
+        return items
+
+    def _drop(self, lease: Lease[Item]) -> None:
+        del self._leases[lease.id]
+        self._ends.discard(lease, lease.deadline)
+        of_holder = self._by_holder[lease.holder]
+        del of_holder[lease.id]
+        if not of_holder:
+            del self._by_holder[lease.holder]
+
+
+def _take(lease: Lease[Item], start: int, stop: int) -> list[Item]:
+    """Take a range of items out, last first: the head of a prefix is then the one used most recently."""
+    taken = [item for item in reversed(lease.items[start:stop]) if item is not None]
+    lease.items[start:stop] = [None] * max(stop - start, 0)
+    lease.live -= len(taken)
+    return taken

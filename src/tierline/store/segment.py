@@ -1,0 +1,209 @@
+"""The shared-memory segment: one file of fixed size, created once; its inode and its size never change.
+
+Readers map the file, and containers mount it, by inode: a second file under the same name would leave them reading the
+old one for ever, and a file that shrinks kills them with SIGBUS. Hence a segment that exists is adopted in place, and
+whatever does not fit is refused with a message, never repaired by making a new file.
+
+Three names stand for it: ``NAME`` is what clients open; ``NAME.keep`` is a second hard link, for LMCache's in-process
+client unlinks the first when it exits (Python up to 3.12); ``NAME.journal`` is kept by :mod:`tierline.store.journal`.
+The first page is the segment's header, and never handed out.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from tierline.errors import ConfigurationError, EnvironmentTooSmall, SegmentError
+from tierline.store.extents import PAGE_BYTES
+from tierline.store.objects import Extent
+
+PREFAULT_PIECE_BYTES = 64 * 1024 * 1024
+"""Pages are allocated in pieces, so that a signal is answered within about 30 ms even in a segment of a terabyte."""
+
+_HEADER = struct.Struct("<16s16s")
+_MAGIC = b"TIERLINE SEGMENT"
+_NAME_LIMIT = 200
+
+
+class Segment:
+    """An open, locked, mapped segment.
+
+    Holds an exclusive lock for as long as it is open, so that two nodes never share a segment. The lock belongs to this
+    object's own file description; descriptors handed to clients are others.
+
+    Attributes
+    ----------
+    path, size
+        Public name, and size in bytes.
+    identity
+        16 bytes that tell this segment from any other, or ``None`` until its journal has sealed it: a segment
+        that is not sealed holds nothing.
+    buffer
+        All bytes, writable.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self.size = os.fstat(fd).st_size
+        self.buffer = memoryview(mmap.mmap(fd, self.size))
+        magic, identity = _HEADER.unpack_from(self.buffer)
+        if magic not in (_MAGIC, bytes(len(_MAGIC))):
+            raise SegmentError(
+                f"{path}: its first bytes are not a segment's header; remove the file or use another name"
+            )
+        self.identity: bytes | None = identity if magic == _MAGIC else None
+
+    @classmethod
+    def open(cls, directory: Path, name: str, capacity_bytes: int, *, mode: int = 0o666) -> Self:
+        """Create ``directory/name``, or adopt it as it is; blocks while it is pre-faulted.
+
+        Parameters
+        ----------
+        capacity_bytes
+            Size of the file, rounded down to whole pages; at least two.
+        mode
+            Access rights of the file, whatever the umask. 0o666 lets clients of every user read and write, which
+            LMCache's in-process client needs; 0o644 lets others read only; 0o600 shuts them out.
+
+        Raises
+        ------
+        ConfigurationError
+            The name or the capacity is not usable.
+        EnvironmentTooSmall
+            The filesystem has no room.
+        SegmentError
+            The file is another user's, of another size, not a segment, or in use by another node.
+        """
+        if not 0 < len(name) <= _NAME_LIMIT or "/" in name or name.startswith("."):
+            raise ConfigurationError(
+                "shared-memory-name", name, f"1 to {_NAME_LIMIT} characters, no '/', no leading '.'"
+            )
+        size = capacity_bytes // PAGE_BYTES * PAGE_BYTES
+        if size < 2 * PAGE_BYTES:
+            raise ConfigurationError("capacity", capacity_bytes, f"at least {2 * PAGE_BYTES} bytes")
+        path = directory / name
+        try:
+            _restore_link(path)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        except OSError as error:
+            raise SegmentError(f"{path}: cannot be opened: {error}") from error
+        try:
+            _lock(fd, path)
+            _claim(fd, path, size)
+            os.fchmod(fd, mode)
+            _restore_link(path)
+            _check_names(fd, path)
+            return cls(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def seal(self, identity: bytes) -> None:
+        """Give a new segment its identity; from then on what it holds can be adopted."""
+        _HEADER.pack_into(self.buffer, 0, _MAGIC, identity)
+        self.identity = identity
+
+    def views(self, extents: Sequence[Extent]) -> list[memoryview]:
+        """Return the writable memory of extents, in order."""
+        return [self.buffer[offset : offset + length] for offset, length in extents]
+
+    def open_descriptor(self, *, writable: bool) -> int:
+        """Open the segment anew, for a client; works while its name is unlinked, too. The caller closes it."""
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        return os.open(f"/proc/self/fd/{self._fd}", flags | os.O_CLOEXEC)
+
+    def relink_if_unlinked(self) -> bool:
+        """Put the public name back if a client has removed it; returns whether it had to be. Call it every second.
+
+        Raises
+        ------
+        SegmentError
+            Another file has taken the name, or both names are gone. Open mappings and descriptors still work.
+        """
+        was_missing = _restore_link(self.path)
+        _check_names(self._fd, self.path)
+        return was_missing
+
+    def close(self) -> None:
+        """Let go of the lock and the file, which stays. The mapping ends with the last view of it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """Close, and remove the file under both names; what clients have mapped stays valid for them."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+        _keep_path(self.path).unlink(missing_ok=True)
+
+
+def _keep_path(path: Path) -> Path:
+    return path.with_name(path.name + ".keep")
+
+
+def _restore_link(path: Path) -> bool:
+    """Make whichever of the two names is missing from the other; returns whether one was made."""
+    keep = _keep_path(path)
+    try:
+        if not path.exists() and keep.exists():
+            os.link(keep, path, follow_symlinks=False)
+            return True
+        if path.exists() and not keep.exists():
+            os.link(path, keep, follow_symlinks=False)
+            return True
+    except FileExistsError:  # somebody else made it between the two calls
+        return False
+    return False
+
+
+def _check_names(fd: int, path: Path) -> None:
+    """Check that both names stand for the open file."""
+    for name in (path, _keep_path(path)):
+        try:
+            is_ours = os.path.samestat(name.stat(follow_symlinks=False), os.fstat(fd))
+        except FileNotFoundError:
+            raise SegmentError(f"{name}: removed under a running node store; readers that map it are well") from None
+        if not is_ours:
+            raise SegmentError(f"{name}: another file has taken this name of the segment; remove it")
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SegmentError(
+            f"{path}: in use by another node store; stop it, or give this one another --shared-memory-name"
+        ) from None
+
+
+def _claim(fd: int, path: Path, size: int) -> None:
+    """Check that a file is ours to use, bring a new one to its size, and allocate its memory."""
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid():
+        raise SegmentError(f"{path}: belongs to user {found.st_uid}, not to {os.geteuid()}; use another name")
+    if found.st_size not in (0, size):
+        raise SegmentError(
+            f"{path}: has {found.st_size} bytes, and {size} were asked for; a segment never changes its size: "
+            f"start with --capacity {found.st_size}, or remove {path}, {path}.keep and {path}.journal"
+        )
+    filesystem = os.fstatvfs(fd)
+    missing = size - found.st_blocks * 512 - filesystem.f_bavail * filesystem.f_frsize
+    try:
+        if missing > 0:
+            raise OSError(f"{missing} bytes too little")
+        os.truncate(fd, size)
+        for offset in range(0, size, PREFAULT_PIECE_BYTES):
+            os.posix_fallocate(fd, offset, min(PREFAULT_PIECE_BYTES, size - offset))
+    except OSError as error:
+        if found.st_size == 0:
+            path.unlink(missing_ok=True)
+            _keep_path(path).unlink(missing_ok=True)
+        raise EnvironmentTooSmall(
+            f"{path}: no room for a segment of {size} bytes ({error}); ask for less, or enlarge the filesystem "
+            f"(mount -o remount,size=… {path.parent}; in a container, a larger emptyDir or --shm-size)"
+        ) from error
