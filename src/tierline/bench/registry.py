@@ -3,14 +3,17 @@
 A benchmark is imported only when it runs, so that listing them costs nothing.
 """
 
+import contextlib
 import importlib
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Literal, Protocol
 
 from rich.console import Console
@@ -118,7 +121,8 @@ def run_bench(
     machine = Machine.here()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.monotonic()
-    findings = measure(options, lambda line: console.print(line, style="dim", highlight=False, markup=False))
+    with _ended_in_order():
+        findings = measure(options, lambda line: console.print(line, style="dim", highlight=False, markup=False))
     report = Report(
         bench=name,
         command=shlex.join(["tierline", *sys.argv[1:]]),
@@ -136,3 +140,17 @@ def run_bench(
             path.parent.mkdir(parents=True, exist_ok=True)
             write(report, path)
     return report
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Leave by an exception on SIGTERM too, so that measured programs and segments do not outlive the benchmark."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
