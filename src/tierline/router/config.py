@@ -1,0 +1,93 @@
+"""What the router can be told. ``docs/router.md`` has an entry for every key; a test holds it to that."""
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from tierline.configuration import ByteSize, ProgramConfig
+from tierline.router.strategies.names import canonical_name
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+BODY_USER = "body:user"
+"""The spelling, among session keys, of the body's field ``user``."""
+
+
+class RouterConfig(ProgramConfig):
+    """Configuration of ``tierline router``."""
+
+    program = "router"
+    flags: ClassVar[Mapping[str, str]] = {"endpoints": "--endpoint", "session_keys": "--session-key"}
+
+    host: str = Field(default="127.0.0.1", description="address that the router listens on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port that the router listens on; 0 takes a free one")
+    endpoints: tuple[str, ...] = Field(
+        min_length=1, description="URLs of the engines, such as http://127.0.0.1:8001; at least one"
+    )
+    strategy: str = Field(default="prefixaware", description="prefixaware, session or roundrobin")
+    index_bytes: ByteSize = Field(
+        default=64 * 1024**2, ge=64 * 1024, description="memory for the prefix index of prefixaware"
+    )
+    session_keys: tuple[str, ...] = Field(
+        default=("x-session-id", "x-user-id", BODY_USER),
+        description="where a session's name is looked for, first match wins: request headers, or body:user",
+    )
+    retries: int = Field(
+        default=2, ge=0, description="further endpoints tried after a reset or a 408, 429, 502, 503 or 504"
+    )
+    health_interval_s: float = Field(default=2.0, gt=0, description="seconds between health checks of an endpoint")
+    health_timeout_s: float = Field(default=5.0, gt=0, description="seconds that a health check may take")
+    connect_timeout_s: float = Field(default=5.0, gt=0, description="seconds to connect to an endpoint")
+    response_timeout_s: float = Field(
+        default=600.0, gt=0, description="seconds from a request to the first byte of its answer"
+    )
+    stream_timeout_s: float = Field(default=300.0, gt=0, description="seconds between two reads of one answer")
+    request_timeout_s: float = Field(
+        default=60.0, gt=0, description="seconds for a client to send a head, and between two reads of its body"
+    )
+    idle_timeout_s: float = Field(default=75.0, gt=0, description="seconds that a client's connection may idle")
+    shutdown_timeout_s: float = Field(
+        default=30.0, ge=0, description="seconds that running requests get after SIGTERM or Ctrl-C"
+    )
+    connections: int = Field(default=4096, ge=1, description="clients' connections at once; more are answered with 503")
+    head_bytes: ByteSize = Field(default=32 * 1024, ge=1024, description="largest head of a request or an answer")
+    body_bytes: ByteSize = Field(default=64 * 1024**2, ge=1, description="largest body of a request")
+    buffered_bytes: ByteSize = Field(
+        default=1024**3, ge=1, description="memory for all requests' bodies together; beyond it, 503"
+    )
+
+    @field_validator("endpoints")
+    @classmethod
+    def _are_urls(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+        urls = tuple(url.rstrip("/") for url in endpoints)
+        for url in urls:
+            if not _is_plain_url(url):
+                raise ValueError("URLs like http://127.0.0.1:8001: http, a host, a port, no path")
+        if len(set(urls)) < len(urls):
+            raise ValueError("each URL once")
+        return urls
+
+    @field_validator("strategy")
+    @classmethod
+    def _is_known(cls, strategy: str) -> str:
+        return canonical_name(strategy)
+
+    @field_validator("session_keys")
+    @classmethod
+    def _are_session_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        keys = tuple(key.lower() for key in keys)
+        if not all(key == BODY_USER or _FIELD_NAME.fullmatch(key) for key in keys):
+            raise ValueError(f"names of request headers, or {BODY_USER}")
+        return keys
+
+
+def _is_plain_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    is_bare = not (parts.path or parts.query or parts.fragment or parts.username)
+    return parts.scheme == "http" and bool(parts.hostname) and is_bare and url.isascii() and url.isprintable()

@@ -1,0 +1,162 @@
+"""The endpoints and what is known of each: who it is, whether it can serve, which models, how busy. No sockets here.
+
+Whoever probes or uses an endpoint reports to it; strategies and metrics read it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+EJECTION_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""How long an endpoint is passed over after its first, second, … failed connection in a row."""
+FAILURES_BEFORE_EJECTION = 5
+"""Answers in a row that fail after a connection was had (resets, 502, 503, 504) and cost an ejection too."""
+PREFILL_SAMPLE_TOKENS = 256
+"""Below this many uncached tokens, time to first token says more about fixed costs than about prefill."""
+_PREFILL_WEIGHT = 0.2
+
+
+@dataclass(eq=False, slots=True)
+class Endpoint:
+    """A place that serves.
+
+    Invariant: ``inflight`` and ``queued_tokens`` are sums over the attempts begun here and not ended; every
+    :meth:`begin` is matched by one :meth:`end`, with at most one :meth:`answered` between them.
+
+    Parameters
+    ----------
+    url
+        ``http://host:port``, which is also the endpoint's name everywhere.
+    position
+        Its place in the configured list; its bit in the prefix index.
+    """
+
+    url: str
+    position: int
+    host: str = field(init=False)
+    port: int = field(init=False)
+    authority: bytes = field(init=False)
+    name: bytes = field(init=False)
+    bit: int = field(init=False)
+
+    inflight: int = 0
+    queued_tokens: int = 0
+    """Prompt tokens sent here that nobody knows to be computed yet."""
+    prefill_rate: float | None = None
+    """Tokens a second, a moving average of what streams showed; ``None`` until one did."""
+    is_up: bool | None = None
+    """What the last health check said; ``None`` before the first."""
+    models: frozenset[str] | None = None
+    """Names served, by ``/v1/models``; ``None`` until it answered."""
+    model_cards: dict[str, bytes] = field(default_factory=dict)
+    """What ``/v1/models`` said of each, as JSON."""
+    ejected_until: float = 0.0
+    ejections: int = 0
+    """Since the start; a counter for the metrics."""
+    _connect_failures: int = 0
+    _answer_failures: int = 0
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None, "the configuration has validated the URL"
+        self.host, self.port = parts.hostname, parts.port or 80
+        self.authority = parts.netloc.encode()
+        self.name = self.url.encode()
+        self.bit = 1 << self.position
+
+    # Load -------------------------------------------------------------------------------------------------------------
+
+    def begin(self, uncached_tokens: int) -> int:
+        """An attempt was sent here; return the tokens that must be computed before its first token comes."""
+        self.inflight += 1
+        self.queued_tokens += uncached_tokens
+        return self.queued_tokens
+
+    def answered(self, uncached_tokens: int, tokens_before: int, seconds: float | None) -> None:
+        """The first byte of an answer came.
+
+        Parameters
+        ----------
+        uncached_tokens, tokens_before
+            What the attempt gave to :meth:`begin`, and got from it.
+        seconds
+            From the request to the first token, where the answer shows it (streams); else ``None``.
+        """
+        self.queued_tokens -= uncached_tokens
+        if seconds is not None and seconds > 0 and uncached_tokens >= PREFILL_SAMPLE_TOKENS:
+            rate = tokens_before / seconds
+            known = self.prefill_rate
+            self.prefill_rate = rate if known is None else known + _PREFILL_WEIGHT * (rate - known)
+
+    def end(self, unanswered_tokens: int) -> None:
+        """An attempt is over; ``unanswered_tokens`` is what it gave to :meth:`begin`, or 0 after :meth:`answered`."""
+        self.inflight -= 1
+        self.queued_tokens -= unanswered_tokens
+
+    # Health -----------------------------------------------------------------------------------------------------------
+
+    def connect_failed(self, now: float) -> None:
+        """No connection could be had: pass the endpoint over for a while, longer each time."""
+        self._eject(now, self._connect_failures)
+        self._connect_failures += 1
+
+    def answer_failed(self, now: float) -> None:
+        """A connection broke before its answer, or the answer was 502, 503 or 504."""
+        self._answer_failures += 1
+        if self._answer_failures >= FAILURES_BEFORE_EJECTION:
+            self._eject(now, self._answer_failures - FAILURES_BEFORE_EJECTION)
+
+    def answer_succeeded(self) -> None:
+        """An answer came to its end and did not say that the endpoint is ill."""
+        self._connect_failures = self._answer_failures = 0
+
+    def checked(self, is_up: bool) -> None:
+        """Health was checked; a good answer ends an ejection."""
+        self.is_up = is_up
+        if is_up:
+            self.ejected_until = 0.0
+            self.answer_succeeded()
+
+    def is_usable(self, now: float) -> bool:
+        """Whether a request may be sent here: not known to be down, and not ejected."""
+        return self.is_up is not False and now >= self.ejected_until
+
+    def _eject(self, now: float, step: int) -> None:
+        self.ejected_until = now + EJECTION_SECONDS[min(step, len(EJECTION_SECONDS) - 1)]
+        self.ejections += 1
+
+
+class Endpoints:
+    """The configured endpoints, in their order."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self.all = tuple(Endpoint(url, position) for position, url in enumerate(urls))
+
+    def serving(self, model: str | None) -> list[Endpoint]:
+        """Return the endpoints that serve ``model`` as far as is known; for ``None``, all."""
+        if model is None:
+            return list(self.all)
+        return [endpoint for endpoint in self.all if endpoint.models is None or model in endpoint.models]
+
+    def candidates(self, model: str | None, now: float) -> list[Endpoint]:
+        """Return the endpoints to choose from.
+
+        Those that can be used, of those that serve ``model``; all that serve it when none can: a try on one that was
+        given up costs a refused connection, and what is known may be a second old.
+        """
+        serving = self.serving(model)
+        usable = [endpoint for endpoint in serving if endpoint.is_usable(now)]
+        return usable or serving
+
+    def model_cards(self) -> dict[str, bytes]:
+        """Return every model that any endpoint serves, as the first of them describes it."""
+        merged: dict[str, bytes] = {}
+        for endpoint in self.all:
+            if endpoint.is_up:
+                merged = endpoint.model_cards | merged
+        return merged
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether any endpoint passed its last health check."""
+        return any(endpoint.is_up for endpoint in self.all)

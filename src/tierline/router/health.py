@@ -1,0 +1,96 @@
+"""Active health checks: each endpoint's ``/health``, and from ``/v1/models`` what it serves. One task an endpoint.
+
+A control plane, so aiohttp does the talking. An endpoint that does not answer in time, or with 5xx, is down; one that
+refuses the connection has lost its cache too.
+"""
+
+import asyncio
+
+import aiohttp
+import msgspec
+
+from tierline import logs
+from tierline.router.endpoints import Endpoint
+from tierline.router.strategies.base import Strategy
+
+log = logs.get(__name__)
+
+
+class _ModelCard(msgspec.Struct):
+    id: str
+
+
+class _ModelList(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+class HealthChecker:
+    """Checks endpoints until it is stopped.
+
+    Parameters
+    ----------
+    endpoints
+        Whose :attr:`Endpoint.is_up` and models are kept right.
+    strategy
+        Told when an endpoint went down.
+    interval_s, timeout_s
+        Between two checks of one endpoint, and for each of its two requests.
+    """
+
+    def __init__(
+        self, endpoints: tuple[Endpoint, ...], strategy: Strategy, *, interval_s: float, timeout_s: float
+    ) -> None:
+        self._endpoints = endpoints
+        self._strategy = strategy
+        self._interval_s = interval_s
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to check."""
+        # A new connection each time: a check on one that is open says nothing about whether another can be had.
+        self._session = aiohttp.ClientSession(timeout=self._timeout, connector=aiohttp.TCPConnector(force_close=True))
+        self._tasks = [asyncio.create_task(self._watch(endpoint)) for endpoint in self._endpoints]
+
+    async def stop(self) -> None:
+        """End all checks."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    async def _watch(self, endpoint: Endpoint) -> None:
+        while True:
+            await self.check(endpoint)
+            await asyncio.sleep(self._interval_s)
+
+    async def check(self, endpoint: Endpoint) -> None:
+        """Check one endpoint, once."""
+        was_up = endpoint.is_up
+        try:
+            async with self._session.get(f"{endpoint.url}/health") as response:
+                is_up, why = response.status < 500, f"/health answered {response.status}"
+            if is_up:
+                await self._learn_models(endpoint)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            is_up, why = False, str(error) or type(error).__name__
+        endpoint.checked(is_up=is_up)
+        if is_up and not was_up:
+            log.info("endpoint is up", endpoint=endpoint.url, models=sorted(endpoint.models or ()))
+        elif not is_up and was_up is not False:
+            log.warning("endpoint is down", endpoint=endpoint.url, why=why)
+            self._strategy.forget(endpoint)
+
+    async def _learn_models(self, endpoint: Endpoint) -> None:
+        """Ask for the models; an endpoint that cannot say keeps what is known of it."""
+        async with self._session.get(f"{endpoint.url}/v1/models") as response:
+            if response.status != 200:
+                return
+            body = await response.read()
+        try:
+            cards = tuple(bytes(card) for card in msgspec.json.decode(body, type=_ModelList).data)
+            names = [msgspec.json.decode(card, type=_ModelCard).id for card in cards]
+        except msgspec.DecodeError as error:
+            log.warning("list of models cannot be read", endpoint=endpoint.url, error=str(error))
+            return
+        endpoint.models, endpoint.model_cards = frozenset(names), dict(zip(names, cards, strict=True))

@@ -1,0 +1,101 @@
+"""Which endpoint holds which prefix, approximately: block hash → bitmask of endpoints, within a budget of bytes.
+
+Rules
+-----
+- A hash is chained (``prompt.py``), so it names a whole prefix, and one flat dictionary is the tree.
+- **Prefix-closed**: an endpoint that holds a block holds all blocks before it. A prompt is touched from its end to its
+  start, so in the endpoint's LRU order a block is always older than the blocks before it, and eviction takes leaves
+  first. Hence the endpoints of block ``i`` include those of block ``i+1``, and depths are found by bisection.
+- **Bounded by construction**: the number of placements (endpoint, block) is capped so that their worst cost in memory,
+  right after a dictionary grew, fits the budget. Nothing is weighed at run time.
+"""
+
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+
+PLACEMENT_BYTES = 420
+"""Most that one placement may cost. CPython 3.11+, 64 bits: 120 for a slot of the shared dictionary just after it grew,
+48 for the hash, 32 for a mask beyond the small integers, 168 for a slot of the ordered dictionary just after it grew,
+48 for its node. Typically it is about half; ``tests/unit/router/test_index.py`` weighs it."""
+
+
+class PrefixIndex:
+    """Placements of prefixes on endpoints.
+
+    Parameters
+    ----------
+    endpoints
+        How many endpoints share the budget, each an equal part.
+    budget_bytes
+        Memory that the index may use.
+    """
+
+    def __init__(self, endpoints: int, budget_bytes: int) -> None:
+        self._masks: dict[int, int] = {}
+        self._orders: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(endpoints)]
+        self.capacity = budget_bytes // PLACEMENT_BYTES // endpoints
+        """Blocks remembered of each endpoint."""
+
+    def __len__(self) -> int:
+        """Placements held."""
+        return sum(map(len, self._orders))
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory in use, counted by the interpreter for the containers and by type for what is in them."""
+        containers = sys.getsizeof(self._masks) + sum(map(sys.getsizeof, self._orders))
+        return containers + len(self) * 48 + len(self._masks) * 32
+
+    def match(self, hashes: Sequence[int]) -> list[tuple[int, int]]:
+        """Return ``(depth, mask)`` pairs, deepest first: the endpoints of ``mask`` hold the first ``depth`` blocks.
+
+        Each mask includes those before it. O(k log n) for k different masks along the chain.
+        """
+        steps: list[tuple[int, int]] = []
+        mask_at = self._masks.get
+        depth, known = 0, len(hashes)
+        while depth < known:
+            mask = mask_at(hashes[depth], 0)
+            if not mask:
+                break
+            # The last block that all of these endpoints hold: hashes[depth:known] has a leading run with this mask.
+            low, high = depth + 1, known
+            while low < high:
+                middle = (low + high) // 2
+                if mask_at(hashes[middle], 0) == mask:
+                    low = middle + 1
+                else:
+                    high = middle
+            depth = low
+            steps.append((depth, mask))
+        steps.reverse()
+        return steps
+
+    def place(self, position: int, hashes: Sequence[int]) -> None:
+        """Remember that the endpoint at ``position`` computes these blocks, the whole chain from its start."""
+        order, masks, bit = self._orders[position], self._masks, 1 << position
+        if len(hashes) > self.capacity:
+            hashes = hashes[: self.capacity]
+        for block in reversed(hashes):
+            if block in order:
+                order.move_to_end(block)
+            else:
+                order[block] = None
+                masks[block] = masks.get(block, 0) | bit
+        while len(order) > self.capacity:
+            self._drop(order.popitem(last=False)[0], bit)
+
+    def forget(self, position: int) -> None:
+        """Forget all that the endpoint at ``position`` holds: it was restarted, or is gone."""
+        bit = 1 << position
+        for block in self._orders[position]:
+            self._drop(block, bit)
+        self._orders[position].clear()
+
+    def _drop(self, block: int, bit: int) -> None:
+        left = self._masks[block] & ~bit
+        if left:
+            self._masks[block] = left
+        else:
+            del self._masks[block]

@@ -1,0 +1,179 @@
+"""The router's metrics: plain numbers on the way of a request, turned into Prometheus families when they are scraped.
+
+An exchange is counted once, when it has ended, from the times and reasons it kept. A labelled counter of
+prometheus-client costs about 1 µs; ours is a dictionary entry. ``docs/router.md`` lists every name; a test compares.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from tierline.router.endpoints import Endpoint
+    from tierline.router.proxy.exchange import Exchange
+
+_FAST = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
+_SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Histogram:
+    """Observations per bucket. Invariant: ``counts`` has one more place than ``bounds``, for what is above."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> Iterator[tuple[str, float]]:
+        """Yield ``(upper bound, observations up to it)``."""
+        sum_so_far = 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            sum_so_far += count
+            yield bound, float(sum_so_far)
+
+
+class RouterMetrics(Collector):
+    """Everything that the router counts.
+
+    Parameters
+    ----------
+    strategy
+        Name of the strategy, a label of its decisions.
+    endpoints
+        Read when scraped.
+    """
+
+    def __init__(self, strategy: str, endpoints: "Sequence[Endpoint]") -> None:
+        self._strategy = strategy
+        self._endpoints = endpoints
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._decisions: Counter[str] = Counter()
+        self._retries: Counter[str] = Counter()
+        self._aborts: Counter[str] = Counter()
+        self._blocks_total = self._blocks_best = self._blocks_matched = 0
+        self._ttft, self._duration = Histogram(_SLOW), Histogram(_SLOW)
+        self._overhead = Histogram(_FAST)
+        self.connections_refused = 0
+        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        """Read when scraped: name without prefix → what it is, and where it is read."""
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    # Counting ---------------------------------------------------------------------------------------------------------
+
+    def exchange_ended(self, exchange: "Exchange") -> None:
+        """An exchange with an endpoint is over, well or not."""
+        self._requests[exchange.route, exchange.status] += 1
+        decision = exchange.decision
+        if decision is not None:
+            self._decisions[decision.reason] += 1
+            self._blocks_total += decision.total_blocks
+            self._blocks_best += decision.best_blocks
+            self._blocks_matched += decision.matched_blocks
+        if exchange.sent_at:
+            self._overhead.observe(exchange.sent_at - exchange.started_at - exchange.waited_s)
+        if exchange.is_event_stream and exchange.answered_at:
+            self._ttft.observe(exchange.answered_at - exchange.started_at)
+        self._duration.observe(exchange.ended_at - exchange.started_at)
+        if exchange.retries:
+            self._retries.update(exchange.retries)
+        if exchange.aborted_by:
+            self._aborts[exchange.aborted_by] += 1
+
+    def request_answered(self, route: str, status: int) -> None:
+        """A request was answered by the router itself."""
+        self._requests[route, status] += 1
+
+    def request_refused(self, status: int) -> None:
+        """A request was refused: it is malformed, too large, or for nothing that is here."""
+        self._requests["refused", status] += 1
+
+    # Scraping ---------------------------------------------------------------------------------------------------------
+
+    def exposition(self) -> tuple[bytes, bytes]:
+        """Return the text for Prometheus, and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST.encode()
+
+    def collect(self) -> Iterable[Metric]:
+        """See :class:`prometheus_client.registry.Collector`."""
+        yield _counter(
+            "requests",
+            "Requests by route and status; status 0: the client left before its answer began",
+            ("route", "status"),
+            {(route, str(status)): count for (route, status), count in self._requests.items()},
+        )
+        yield _counter(
+            "decisions",
+            "Choices of an endpoint",
+            ("strategy", "reason"),
+            {(self._strategy, reason): count for reason, count in self._decisions.items()},
+        )
+        yield _counter(
+            "prompt_blocks",
+            "Blocks of prompts: all; what the best endpoint held; what the chosen one held",
+            ("kind",),
+            {("total",): self._blocks_total, ("best",): self._blocks_best, ("matched",): self._blocks_matched},
+        )
+        yield _counter("retries", "Further attempts", ("reason",), {(key,): n for key, n in self._retries.items()})
+        yield _counter(
+            "aborts", "Answers not ended, by who left", ("side",), {(k,): n for k, n in self._aborts.items()}
+        )
+        yield _counter("connections_refused", "Connections above the limit", (), {(): self.connections_refused})
+        yield _histogram("ttft_seconds", "From a request to the first byte of its stream's body", self._ttft)
+        yield _histogram("duration_seconds", "From a request to the end of its answer", self._duration)
+        yield _histogram("overhead_seconds", "From a request to its being sent on, without connecting", self._overhead)
+        yield _per_endpoint("inflight", "Requests in flight", self._endpoints, lambda e: e.inflight)
+        yield _per_endpoint(
+            "queued_tokens", "Prompt tokens awaiting an answer", self._endpoints, lambda e: e.queued_tokens
+        )
+        yield _per_endpoint(
+            "endpoint_up", "Whether the last health check passed", self._endpoints, lambda e: e.is_up is True
+        )
+        yield _per_endpoint(
+            "prefill_tokens_per_second",
+            "Measured by streams; 0: not yet",
+            self._endpoints,
+            lambda e: e.prefill_rate or 0,
+        )
+        yield _counter(
+            "ejections",
+            "Times an endpoint was passed over for a while",
+            ("endpoint",),
+            {(endpoint.url,): endpoint.ejections for endpoint in self._endpoints},
+        )
+        for name, (text, read) in self.gauges.items():
+            yield GaugeMetricFamily(f"tierline_router_{name}", text, value=read())
+
+
+def _counter(name: str, text: str, labels: Sequence[str], values: dict[tuple[str, ...], int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"tierline_router_{name}", text, labels=labels)
+    for label_values, value in values.items():
+        family.add_metric(label_values, value)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(
+        f"tierline_router_{name}", text, buckets=list(histogram.cumulative()), sum_value=histogram.total
+    )
+
+
+def _per_endpoint(
+    name: str, text: str, endpoints: "Sequence[Endpoint]", read: "Callable[[Endpoint], float]"
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"tierline_router_{name}", text, labels=("endpoint",))
+    for endpoint in endpoints:
+        family.add_metric((endpoint.url,), read(endpoint))
+    return family

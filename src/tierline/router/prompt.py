@@ -1,0 +1,193 @@
+"""What a request asks for, decoded once and as far as routing needs; a prompt becomes chained hashes of blocks.
+
+The bytes that are hashed are canonical: they follow the order in which a chat template writes a prompt (tools, then
+each message's role and parts), so two requests share leading blocks when their prompts share leading tokens, however
+their JSON is written. The hash is XXH3-64, chained by seeding each block with the hash before it: a block's hash names
+its whole prefix. A collision costs a wrong guess about a cache, never a wrong answer.
+"""
+
+from array import array
+from collections.abc import Iterator
+
+import msgspec
+import xxhash
+
+from tierline.router.http.heads import BadMessage
+
+BLOCK_BYTES = 256
+BLOCKS_MAX = 4096
+"""Blocks hashed of one prompt, 1 MiB: bounds what one request may cost the event loop and the index."""
+BYTES_PER_TOKEN = 4
+"""English text under today's tokenizers; token ids are written as four bytes each, so it is exact for them."""
+
+_PART_END, _ROLE_END, _MESSAGE_END, _TOOLS_END = b"\x1d", b"\x1f", b"\x1e", b"\x1c"
+
+
+class RequestFields(msgspec.Struct, gc=False):
+    """The fields of a request's body that routing looks at; all others are skipped unread."""
+
+    model: str | None = None
+    stream: bool | None = None
+    user: str | None = None
+    cache_salt: str | None = None
+    messages: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether the body is a chat's."""
+        return len(bytes(self.messages)) > 0
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether the body is a completion's."""
+        return len(bytes(self.prompt)) > 0
+
+
+_decode_fields = msgspec.json.Decoder(RequestFields).decode
+
+
+def read_fields(body: bytes) -> RequestFields:
+    """Return what routing needs of a JSON body.
+
+    Raises
+    ------
+    BadMessage
+        When it is no JSON object, or one of the fields has a wrong type; the message says which.
+    """
+    try:
+        return _decode_fields(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadMessage(400, f"request body: {error}") from None
+
+
+def hash_blocks(prompt: bytes, seed: int) -> tuple[list[int], int]:
+    """Return the chained hashes of the whole blocks of ``prompt``, and the hash of all of it.
+
+    >>> blocks, _ = hash_blocks(b"a" * 1000, seed=0)
+    >>> len(blocks)
+    3
+    >>> blocks[:2] == hash_blocks(b"a" * 512 + b"b" * 512, seed=0)[0][:2]
+    True
+    """
+    digest, block = xxhash.xxh3_64_intdigest, BLOCK_BYTES
+    whole = min(len(prompt) // block, BLOCKS_MAX) * block
+    view = memoryview(prompt)
+    hashes: list[int] = []
+    append = hashes.append
+    for start in range(0, whole, block):
+        seed = digest(view[start : start + block], seed)
+        append(seed)
+    return hashes, digest(view[whole:], seed)
+
+
+def hash_seed(model: str, cache_salt: str) -> int:
+    """Return the seed of a chain. An adapter has a model name of its own, so the model names the adapter too."""
+    return xxhash.xxh3_64_intdigest(f"{model}\x1f{cache_salt}".encode())
+
+
+def canonical_prompt(fields: RequestFields) -> bytes:
+    """Return the prompt's bytes in the order of a chat template; empty when the body holds none that can be read.
+
+    A shape that is unknown here is hashed as it was written: it is the engine that judges the request.
+    """
+    if fields.has_messages:
+        return b"".join(_canonical_chat(fields))
+    return b"".join(_canonical_completion(bytes(fields.prompt)))
+
+
+# Chats ----------------------------------------------------------------------------------------------------------------
+
+
+class _Message(msgspec.Struct, gc=False):
+    role: str = ""
+    content: str | list[msgspec.Raw] | None = None
+    name: str | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw()
+    tool_call_id: str | None = None
+
+
+class _Part(msgspec.Struct, gc=False):
+    type: str = ""
+    text: str | None = None
+
+
+_decode_messages = msgspec.json.Decoder(list[_Message]).decode
+_decode_part = msgspec.json.Decoder(_Part).decode
+
+
+def _canonical_chat(fields: RequestFields) -> Iterator[bytes]:
+    tools = bytes(fields.tools)
+    if tools:
+        yield _without_blanks(tools) + _TOOLS_END
+    try:
+        messages = _decode_messages(fields.messages)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        yield bytes(fields.messages)
+        return
+    for message in messages:
+        yield message.role.encode() + _ROLE_END
+        if isinstance(message.content, str):
+            yield _utf8(message.content)
+        else:
+            for part in message.content or ():
+                yield _canonical_part(bytes(part)) + _PART_END
+        tool_calls = bytes(message.tool_calls)
+        if tool_calls:
+            yield _without_blanks(tool_calls)
+        for extra in (message.name, message.tool_call_id):
+            if extra is not None:
+                yield _PART_END + _utf8(extra)
+        yield _MESSAGE_END
+
+
+def _canonical_part(raw: bytes) -> bytes:
+    """Text as it is, everything else (images, audio) by the hash of its content."""
+    try:
+        part = _decode_part(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        part = None
+    if part is not None and part.type == "text" and part.text is not None:
+        return _utf8(part.text)
+    return xxhash.xxh3_128_digest(_without_blanks(raw))
+
+
+def _without_blanks(raw: bytes) -> bytes:
+    return msgspec.json.format(raw, indent=-1)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+# Completions ----------------------------------------------------------------------------------------------------------
+
+_decode_prompt = msgspec.json.Decoder(str | list[str | int | list[int]]).decode
+
+
+def _canonical_completion(raw: bytes) -> Iterator[bytes]:
+    if not raw:
+        return
+    try:
+        prompt = _decode_prompt(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        yield raw
+        return
+    if isinstance(prompt, str):
+        yield _utf8(prompt)
+        return
+    ids: list[int] = []
+    for item in prompt:
+        if isinstance(item, int):
+            ids.append(item)
+        else:
+            yield (_utf8(item) if isinstance(item, str) else _token_bytes(item)) + _MESSAGE_END
+    yield _token_bytes(ids)
+
+
+def _token_bytes(ids: list[int]) -> bytes:
+    try:
+        return array("I", ids).tobytes()
+    except OverflowError:  # no token id; the engine will say so
+        return repr(ids).encode()

@@ -1,0 +1,296 @@
+"""A client's connection: cuts what arrives into requests, and runs one exchange at a time.
+
+Reading goes on while an exchange runs, since only a reader learns that the client has left. A client that closes its
+sending side counts as gone.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from math import inf
+from typing import TYPE_CHECKING, cast
+
+from tierline.router.http.bodies import ChunkedBody, LengthBody
+from tierline.router.http.heads import HEAD_END, BadMessage, RequestHead
+from tierline.router.http.replies import CONTINUE, JSON, error_body, reply
+from tierline.router.proxy.dispatch import dispatch
+from tierline.router.proxy.services import Services
+
+if TYPE_CHECKING:
+    from tierline.router.proxy.exchange import Exchange
+
+LINGER_SECONDS = 2.0
+"""After a refusal the client may still be sending: closing at once would reset the connection and lose the refusal."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection.
+
+    Invariants
+    ----------
+    - It reads a head (``_head`` is ``None``), or that head's body (``_head`` is set), or runs an exchange
+      (``_exchange`` is set). Meanwhile bytes of later requests wait in ``_unread``, about one head's size at most.
+    - Once ``_is_closing``, nothing more is parsed.
+    - ``deadline`` is when :meth:`expired` is due, whatever the connection waits for.
+    - ``_held_bytes`` is what of ``services.held_bytes`` is ours; an exchange takes it over with the body.
+    """
+
+    __slots__ = (
+        "_body", "_exchange", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_reading_paused",
+        "_is_write_paused", "_pieces", "_services", "_transport", "_unread", "deadline",
+    )  # fmt: skip
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._unread = b""
+        self._head: RequestHead | None = None
+        self._body: LengthBody | ChunkedBody = LengthBody(0)
+        self._pieces: list[bytes] = []
+        self._held_bytes = 0
+        self._exchange: Exchange | None = None
+        self._is_advancing = False
+        self._is_closing = False
+        self._is_reading_paused = False
+        self._is_write_paused = False
+        self.deadline = inf
+
+    # What an exchange or a local answer asks for ----------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send a part of an answer."""
+        self._transport.write(data)
+        if not self._is_write_paused:
+            self.deadline = self._services.clock() + self._services.config.stream_timeout_s
+
+    def write_reply(
+        self,
+        status: int,
+        body: bytes,
+        *,
+        keep_alive: bool,
+        content_type: bytes = JSON,
+        extra: Sequence[bytes] = (),
+        without_body: bool = False,
+    ) -> None:
+        """Send a whole answer of the router's own."""
+        keep_alive = keep_alive and not self._services.is_draining
+        self._transport.write(
+            reply(
+                status,
+                body,
+                content_type=content_type,
+                extra=extra,
+                keep_alive=keep_alive,
+                without_body=without_body,
+            )
+        )
+        if not keep_alive:
+            self._close()
+
+    def write_error(
+        self,
+        status: int,
+        message: str,
+        code: str,
+        *,
+        keep_alive: bool,
+        extra: Sequence[bytes] = (),
+        without_body: bool = False,
+        param: str | None = None,
+    ) -> None:
+        """Send an error in OpenAI's shape."""
+        self.write_reply(
+            status,
+            error_body(status, message, code, param),
+            keep_alive=keep_alive,
+            extra=extra,
+            without_body=without_body,
+        )
+
+    def abort(self) -> None:
+        """Close without an orderly end."""
+        self._is_closing = True
+        self._transport.abort()
+
+    def exchange_ended(self, *, keep_alive: bool) -> None:
+        """The exchange is over, and all of its answer is written."""
+        self._exchange = None
+        if not keep_alive or self._services.is_draining:
+            self._close()
+        elif not self._is_closing:
+            self._await_request()
+            if self._unread and not self._is_advancing:
+                self._advance()
+
+    def shut_down(self) -> None:
+        """The router stops: close now if nothing runs here, else after the exchange."""
+        if self._exchange is None:
+            self._close()
+
+    def expired(self) -> None:
+        """The deadline passed."""
+        if self._is_write_paused or self._is_closing:
+            self._transport.abort()
+        elif self._exchange is not None:
+            self._exchange.expired()
+        elif self._head is not None or self._unread:
+            self._refuse(408, "The request did not arrive in time.")
+        else:
+            self._close()
+
+    # What the event loop reports --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
+        services = self._services
+        services.clients.add(self)
+        if len(services.clients) > services.config.connections:
+            services.metrics.connections_refused += 1
+            self._refuse(503, "Too many connections.")
+        else:
+            self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        if self._is_closing:
+            return
+        self._unread = self._unread + data if self._unread else data
+        if self._exchange is None:
+            self._advance()
+        elif len(self._unread) > self._services.config.head_bytes and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """See :class:`asyncio.Protocol`."""
+        self._services.clients.discard(self)
+        self._is_closing = True
+        self._drop_body()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def pause_writing(self) -> None:
+        """See :class:`asyncio.BaseProtocol`."""
+        self._is_write_paused = True
+        self.deadline = self._services.clock() + self._services.config.stream_timeout_s
+        if self._exchange is not None:
+            self._exchange.client_paused()
+
+    def resume_writing(self) -> None:
+        """See :class:`asyncio.BaseProtocol`."""
+        self._is_write_paused = False
+        self.deadline = self._services.clock() + self._services.config.stream_timeout_s
+        if self._exchange is not None:
+            self._exchange.client_resumed()
+        elif not self._is_closing:
+            self._advance()
+
+    # Cutting requests -------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Go through what has arrived, as far as it goes."""
+        self._is_advancing = True
+        try:
+            while self._exchange is None and not self._is_closing and not self._is_write_paused:
+                if (self._head is None and not self._read_head()) or not self._read_body():
+                    break
+                self._begin()
+        except BadMessage as error:
+            self._refuse(error.status, str(error))
+        finally:
+            self._is_advancing = False
+
+    def _read_head(self) -> bool:
+        """Return whether a head is there."""
+        config, data = self._services.config, self._unread
+        if data.startswith(b"\r\n"):  # RFC 9112, 2.2
+            data = self._unread = data[2:]
+        if not data:
+            return False
+        end = data.find(HEAD_END) + len(HEAD_END)
+        if end > config.head_bytes or (end < len(HEAD_END) and len(data) > config.head_bytes):
+            raise BadMessage(431, f"the request's head is larger than {config.head_bytes} bytes")
+        if end < len(HEAD_END):
+            return False
+        head = RequestHead(data[:end], self._services.wanted_fields)
+        self._unread = data[end:]
+        if head.length is not None and head.length > config.body_bytes:
+            raise BadMessage(413, f"the request's body is larger than {config.body_bytes} bytes")
+        self._body = ChunkedBody(bytearray()) if head.is_chunked else LengthBody(head.length or 0)
+        if head.expects_continue and not self._body.is_complete and not self._unread:
+            self._transport.write(CONTINUE)
+        self._head = head
+        return True
+
+    def _read_body(self) -> bool:
+        """Return whether the body is whole."""
+        if self._body.is_complete:
+            return True
+        data = self._unread
+        if not data:
+            return False
+        taken = self._body.feed(data)
+        self._unread = data[taken:]
+        services = self._services
+        self._held_bytes += taken
+        services.held_bytes += taken
+        if self._held_bytes > services.config.body_bytes + services.config.head_bytes:
+            raise BadMessage(413, f"the request's body is larger than {services.config.body_bytes} bytes")
+        if services.held_bytes > services.config.buffered_bytes:
+            raise BadMessage(503, "The router holds as many request bodies as it may.")
+        if isinstance(self._body, LengthBody):
+            self._pieces.append(data[:taken])
+        self.deadline = services.clock() + services.config.request_timeout_s
+        return self._body.is_complete
+
+    def _begin(self) -> None:
+        """Answer the request that is there, or start its exchange."""
+        head, services = self._head, self._services
+        assert head is not None
+        body: bytes | bytearray
+        if isinstance(self._body, ChunkedBody):
+            assert self._body.payload is not None
+            body = self._body.payload
+        else:
+            body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        held_bytes, self._held_bytes = self._held_bytes, 0
+        self._head, self._pieces, self._body = None, [], LengthBody(0)
+        exchange = dispatch(services, self, head, body, held_bytes)
+        if exchange is None:
+            services.held_bytes -= held_bytes
+            if not self._is_closing:
+                self._await_request()
+            return
+        self._exchange = exchange
+        self.deadline = services.clock() + services.config.response_timeout_s
+        exchange.start()
+
+    def _await_request(self) -> None:
+        config = self._services.config
+        self.deadline = self._services.clock() + (config.request_timeout_s if self._unread else config.idle_timeout_s)
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer a request that cannot be read, and read nothing more."""
+        self._services.metrics.request_refused(status)
+        self.write_error(status, message, "bad_request" if status < 500 else "overloaded", keep_alive=False)
+
+    def _close(self) -> None:
+        """Send what is written, then the end of the stream; then wait a moment for the client's own end."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        self._drop_body()
+        self.deadline = self._services.clock() + LINGER_SECONDS
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _drop_body(self) -> None:
+        self._services.held_bytes -= self._held_bytes
+        self._held_bytes = 0
+        self._head, self._pieces, self._body, self._unread = None, [], LengthBody(0), b""

@@ -1,0 +1,177 @@
+"""From a request to what becomes of it: an answer of the router's own, or an exchange with an endpoint."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from tierline.router.http.heads import BadMessage, RequestHead
+from tierline.router.http.replies import JSON
+from tierline.router.prompt import RequestFields, read_fields
+from tierline.router.proxy.exchange import Exchange
+from tierline.router.proxy.services import Services
+from tierline.router.strategies.base import RoutingRequest
+
+if TYPE_CHECKING:
+    from tierline.router.proxy.client import ClientConnection
+
+_CHAT, _COMPLETION = b"/v1/chat/completions", b"/v1/completions"
+
+
+class _Proxied(NamedTuple):
+    """A route to an endpoint, by ``POST`` with a JSON body."""
+
+    name: str
+    has_prompt: bool
+    """Whether serving it leaves the prompt's KV in a cache."""
+
+
+PROXIED = {
+    _CHAT: _Proxied("chat", has_prompt=True),
+    _COMPLETION: _Proxied("completions", has_prompt=True),
+    b"/v1/embeddings": _Proxied("embeddings", has_prompt=False),
+    b"/tokenize": _Proxied("tokenize", has_prompt=False),
+    b"/detokenize": _Proxied("detokenize", has_prompt=False),
+    b"/invocations": _Proxied("invocations", has_prompt=True),
+}
+_LOCAL = frozenset({b"/v1/models", b"/health", b"/ping", b"/metrics"})
+_PASSED_ON = b"/v1/"
+
+
+def dispatch(
+    services: Services, client: "ClientConnection", head: RequestHead, body: bytes | bytearray, held_bytes: int
+) -> Exchange | None:
+    """Return the exchange to start, or ``None`` when the request was answered here.
+
+    Parameters
+    ----------
+    services, client, head, body
+        The request and where it came from.
+    held_bytes
+        What the body counts for in ``services.held_bytes``; an exchange lets go of it in the end.
+    """
+    started_at = services.clock()
+    path, target = head.path, head.target
+    try:
+        proxied = PROXIED.get(path)
+        if proxied is not None:
+            if head.method != b"POST":
+                _refuse_method(services, client, head, b"POST")
+                return None
+            fields = read_fields(bytes(body) if isinstance(body, bytearray) else body)
+            if path == b"/invocations":
+                target = _invoked(fields) + target[len(path) :]
+            name, has_prompt = proxied
+        elif path in _LOCAL or path.startswith(b"/v1/models/"):
+            if head.method in (b"GET", b"HEAD"):
+                _answer_locally(services, client, head)
+            else:
+                _refuse_method(services, client, head, b"GET")
+            return None
+        elif path.startswith(_PASSED_ON) and not _has_dot_segments(path):
+            fields = _fields_if_json(body)
+            name, has_prompt = "other", False
+        else:
+            _refuse(services, client, head, 404, f"There is no {path.decode('latin-1')} here.", "not_found")
+            return None
+    except BadMessage as error:
+        _refuse(services, client, head, error.status, str(error), "invalid_json")
+        return None
+
+    if fields.model is not None and not services.endpoints.serving(fields.model):
+        message = f"The model `{fields.model}` does not exist."
+        _refuse(services, client, head, 404, message, "model_not_found", "model")
+        return None
+    session = _session(services, head, fields)
+    if has_prompt:
+        routing = RoutingRequest(fields, session)
+    else:
+        routing = RoutingRequest(RequestFields(model=fields.model), session)
+    return Exchange(services, client, name, head, target, body, routing, held_bytes, started_at)
+
+
+def _session(services: Services, head: RequestHead, fields: RequestFields) -> bytes:
+    for name in services.session_headers:
+        session = head.fields.get(name)
+        if session:
+            return session
+    if services.session_by_user and fields.user:
+        return fields.user.encode("utf-8", "surrogatepass")
+    return b""
+
+
+def _invoked(fields: RequestFields) -> bytes:
+    """Return the path that SageMaker's ``/invocations`` means for this body."""
+    if fields.has_messages:
+        return _CHAT
+    if fields.has_prompt:
+        return _COMPLETION
+    raise BadMessage(400, "the body of /invocations needs messages or a prompt")
+
+
+def _fields_if_json(body: bytes | bytearray) -> RequestFields:
+    """Return the fields of a body on a route that we do not know; one that is no JSON says nothing about its model."""
+    if not body:
+        return RequestFields()
+    try:
+        return read_fields(bytes(body))
+    except BadMessage:
+        return RequestFields()
+
+
+def _has_dot_segments(path: bytes) -> bool:
+    """Whether an engine might take the path for one outside ``/v1``."""
+    plain = path.lower().replace(b"%2e", b".").replace(b"%2f", b"/")
+    return b"/../" in plain + b"/" or b"/./" in plain + b"/"
+
+
+# Answers of the router's own ------------------------------------------------------------------------------------------
+
+
+def _answer_locally(services: Services, client: "ClientConnection", head: RequestHead) -> None:
+    content_type = JSON
+    if head.path == b"/metrics":
+        name, status, (body, content_type) = "metrics", 200, services.metrics.exposition()
+    elif head.path in (b"/health", b"/ping"):
+        is_serving = services.endpoints.is_serving and not services.is_draining
+        name, status = "health", 200 if is_serving else 503
+        body = b'{"status":"ok"}' if is_serving else b'{"status":"no endpoint is healthy"}'
+    elif head.path == b"/v1/models":
+        name, status = "models", 200
+        body = b'{"object":"list","data":[%b]}' % b",".join(services.endpoints.model_cards().values())
+    else:
+        model = head.path.removeprefix(b"/v1/models/").decode("latin-1")
+        card = services.endpoints.model_cards().get(model)
+        if card is None:
+            _refuse(services, client, head, 404, f"The model `{model}` does not exist.", "model_not_found", "model")
+            return
+        name, status, body = "models", 200, card
+    services.metrics.request_answered(name, status)
+    client.write_reply(
+        status, body, content_type=content_type, keep_alive=head.keep_alive, without_body=head.method == b"HEAD"
+    )
+
+
+def _refuse_method(services: Services, client: "ClientConnection", head: RequestHead, allowed: bytes) -> None:
+    message = f"{head.path.decode('latin-1')} takes {allowed.decode()}, not {head.method.decode('latin-1')}."
+    _refuse(services, client, head, 405, message, "method_not_allowed", extra=b"allow: %b\r\n" % allowed)
+
+
+def _refuse(
+    services: Services,
+    client: "ClientConnection",
+    head: RequestHead,
+    status: int,
+    message: str,
+    code: str,
+    param: str | None = None,
+    *,
+    extra: bytes = b"",
+) -> None:
+    services.metrics.request_refused(status)
+    client.write_error(
+        status,
+        message,
+        code,
+        param=param,
+        keep_alive=head.keep_alive,
+        extra=(extra,),
+        without_body=head.method == b"HEAD",
+    )

@@ -1,0 +1,411 @@
+"""One request and its response: choose an endpoint, send, relay; another endpoint while the client has seen nothing.
+
+The rule that everything here keeps: **before the first byte to the client, any endpoint may still answer; after it,
+only this one can.** So an answer's head waits for the first byte of its body, and what fails before that is tried
+elsewhere, while what fails later is told to the client as a broken answer, never as a whole one.
+"""
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from tierline import logs
+from tierline.router.endpoints import Endpoint
+from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
+from tierline.router.http.heads import RequestHead, ResponseHead
+from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
+from tierline.router.proxy.services import REQUEST_ID, Services
+from tierline.router.proxy.upstream import UpstreamConnection
+from tierline.router.strategies.base import Decision, RoutingRequest
+
+if TYPE_CHECKING:
+    from tierline.router.proxy.client import ClientConnection
+
+log = logs.get(__name__)
+
+RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
+"""Answers that another endpoint may better: this one was too slow, too busy, or is not well."""
+_ILL_STATUSES = frozenset({502, 503, 504})
+_FAILURE_STATUSES = {"connect": 503, "timeout": 504}  # every other failure is 502
+
+
+class Exchange:
+    """One request-response cycle of a client's connection.
+
+    Invariants
+    ----------
+    - An *attempt* is open from :meth:`_open` to :meth:`_close_attempt`; at most one is, and its endpoint counts it.
+    - ``_upstream`` is set while an open attempt has a connection; ``_connecting`` while it waits for one.
+    - ``has_answered`` turns true with the first byte written to the client; from then on no attempt is opened.
+    - :meth:`_finish` runs exactly once, whatever happens, and then nothing here refers to a connection or a body.
+
+    Parameters
+    ----------
+    services, client
+        Where it runs, and for whom.
+    route
+        The route's name in the metrics.
+    head, target, body
+        The request; ``target`` differs from the head's where a path is mapped.
+    routing
+        What the strategy sees of it.
+    held_bytes
+        What the body counts for in ``services.held_bytes``.
+    """
+
+    __slots__ = (
+        "_body", "_body_framing", "_client", "_connecting", "_failed_with", "_held_bytes", "_is_paused", "_response",
+        "_routing", "_services", "_target", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream", "aborted_by",
+        "answered_at", "decision", "ended_at", "has_answered", "head", "is_event_stream", "keep_alive", "request_id",
+        "retries", "route", "sent_at", "started_at", "status", "waited_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        services: Services,
+        client: "ClientConnection",
+        route: str,
+        head: RequestHead,
+        target: bytes,
+        body: bytes | bytearray,
+        routing: RoutingRequest,
+        held_bytes: int,
+        started_at: float,
+    ) -> None:
+        self._services = services
+        self._client: ClientConnection | None = client
+        self._target = target
+        self._body = body
+        self._routing = routing
+        self._held_bytes = held_bytes
+        self._upstream: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._response: ResponseHead | None = None
+        self._body_framing: LengthBody | ChunkedBody | UntilCloseBody | None = None
+        self._tried: list[Endpoint] = []
+        self._tokens_before = 0
+        self._unanswered_tokens = 0
+        self._is_paused = False
+        self._failed_with = ""
+        self.route = route
+        self.head = head
+        self.request_id = head.fields.get(REQUEST_ID) or os.urandom(16).hex().encode()
+        self.decision: Decision | None = None
+        self.retries: list[str] = []
+        """Why each further attempt was made."""
+        self.status = 0
+        """What the client was answered; 0 when it left first."""
+        self.aborted_by = ""
+        """``client`` or ``upstream`` when the answer did not come to its end."""
+        self.is_event_stream = False
+        self.has_answered = False
+        self.keep_alive = head.keep_alive
+        self.started_at = started_at
+        self.sent_at = 0.0
+        self.answered_at = 0.0
+        self.ended_at = 0.0
+        self.waited_s = 0.0
+        """Spent on connecting: not our doing."""
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether the client understands chunked bodies."""
+        return self.head.version != "1.0"
+
+    # Attempts ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Choose an endpoint and send the request there."""
+        services = self._services
+        services.budget.earn()
+        endpoints = services.endpoints.candidates(self._routing.model or None, services.clock())
+        if self._tried:
+            endpoints = [endpoint for endpoint in endpoints if endpoint not in self._tried]
+        if not endpoints:
+            self._give_up()
+            return
+        decision = services.strategy.choose(self._routing, endpoints)
+        services.strategy.placed(self._routing, decision)
+        self.decision = decision
+        self._tried.append(decision.endpoint)
+        self._open(decision, services.pools[decision.endpoint.position].take())
+
+    def _open(self, decision: Decision, connection: UpstreamConnection | None) -> None:
+        endpoint = decision.endpoint
+        self._tokens_before = endpoint.begin(decision.uncached_tokens)
+        self._unanswered_tokens = decision.uncached_tokens
+        if connection is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect(endpoint))
+        else:
+            self._send(connection)
+
+    async def _connect(self, endpoint: Endpoint) -> None:
+        clock = self._services.clock
+        began = clock()
+        try:
+            connection = await self._services.pools[endpoint.position].connect()
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no domain name
+            self._connecting = None
+            self.waited_s += clock() - began
+            endpoint.connect_failed(clock())
+            self._services.strategy.forget(endpoint)
+            log.warning("endpoint cannot be reached", endpoint=endpoint.url, error=str(error) or "timeout")
+            self.attempt_failed("connect", is_stale=False)
+            return
+        self._connecting = None
+        self.waited_s += clock() - began
+        self._send(connection)
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        assert self.decision is not None
+        self._upstream = connection
+        head, body = self.head, self._body
+        lines = [
+            b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, self._target, self.decision.endpoint.authority),
+            *head.lines,
+        ]
+        if REQUEST_ID not in head.fields:
+            lines.append(b"x-request-id: %b\r\n" % self.request_id)
+        if body or head.length is not None or head.is_chunked:
+            lines.append(b"content-length: %d\r\n\r\n" % len(body))
+        else:
+            lines.append(b"\r\n")
+        connection.send(self, head.method, b"".join(lines), body)
+        self.sent_at = self._services.clock()
+
+    def attempt_failed(self, reason: str, *, is_stale: bool) -> None:
+        """The open attempt broke.
+
+        Parameters
+        ----------
+        reason
+            As the metrics call it.
+        is_stale
+            The connection was reused and closed without a byte of answer: the endpoint had closed it before the request
+            came, so the same endpoint gets the request again, on a new connection.
+        """
+        decision = self.decision
+        assert decision is not None
+        self._close_attempt()
+        if self.has_answered:
+            self._break_off(reason)
+        elif is_stale:
+            self._open(decision, None)
+        else:
+            self._failed_with = reason
+            if reason not in ("connect", "timeout"):
+                decision.endpoint.answer_failed(self._services.clock())
+            self._retry_or_give_up(reason)
+
+    def _retry_or_give_up(self, reason: str) -> None:
+        if reason == "connect" or (reason != "timeout" and self._may_retry()):
+            self.retries.append(reason)
+            self.start()
+        else:
+            self._give_up()
+
+    def _may_retry(self) -> bool:
+        """Whether one more attempt is allowed, there is an endpoint for it, and the budget pays for it."""
+        services = self._services
+        if sum(reason != "connect" for reason in self.retries) >= services.config.retries:
+            return False
+        endpoints = services.endpoints.candidates(self._routing.model or None, services.clock())
+        return any(endpoint not in self._tried for endpoint in endpoints) and services.budget.spend()
+
+    def _close_attempt(self) -> None:
+        assert self.decision is not None
+        self.decision.endpoint.end(self._unanswered_tokens)
+        self._unanswered_tokens = 0
+        self._upstream = None
+        self._response = None
+
+    def _give_up(self) -> None:
+        """Answer with an error of our own: no endpoint is left to try."""
+        failed_with = self._failed_with or "connect"
+        self.status = int(failed_with) if failed_with.isdigit() else _FAILURE_STATUSES.get(failed_with, 502)
+        message = {
+            "connect": "No endpoint can be reached at the moment.",
+            "timeout": "The endpoint did not answer in time.",
+        }.get(failed_with, "The endpoint broke off before it answered.")
+        assert self._client is not None
+        self.has_answered = True
+        self.answered_at = self._services.clock()
+        extra = [b"x-request-id: %b\r\n" % self.request_id, *([b"retry-after: 1\r\n"] if self.status == 503 else [])]
+        self._client.write_error(
+            self.status,
+            message,
+            f"endpoint_{failed_with}",
+            keep_alive=self.keep_alive,
+            extra=extra,
+            without_body=self.head.method == b"HEAD",
+        )
+        self._finish()
+
+    # The response, as the upstream connection reports it --------------------------------------------------------------
+
+    def response_began(self, head: ResponseHead, body: LengthBody | ChunkedBody | UntilCloseBody) -> None:
+        """The head of an answer is there; its first data, or its end, follows."""
+        assert self.decision is not None
+        assert self._upstream is not None
+        if head.status in _ILL_STATUSES:
+            self.decision.endpoint.answer_failed(self._services.clock())
+        if head.status in RETRIED_STATUSES and self._may_retry():
+            upstream = self._upstream
+            self._failed_with = str(head.status)
+            self._close_attempt()
+            upstream.abandon()
+            self.retries.append(str(head.status))
+            self.start()
+            return
+        self._response = head
+        self._body_framing = body
+        self.is_event_stream = head.is_event_stream
+
+    def response_data(self, data: bytes) -> None:
+        """Some of the answer's body; written through at once."""
+        assert self._client is not None
+        self._client.write(data if self.has_answered else self._answer() + data)
+
+    def response_ended(self) -> None:
+        """The answer is whole, and the connection it came on is no longer ours."""
+        assert self.decision is not None
+        assert self._response is not None
+        if not self.has_answered:
+            assert self._client is not None
+            self._client.write(self._answer())
+        if self._is_paused and self._upstream is not None:
+            self._upstream.resume()
+        if self._response.status not in _ILL_STATUSES:
+            self.decision.endpoint.answer_succeeded()
+        self._close_attempt()
+        self._finish()
+
+    def _answer(self) -> bytes:
+        """Return the head for the client: the point of no return."""
+        response, decision, now = self._response, self.decision, self._services.clock()
+        assert response is not None
+        assert decision is not None
+        self.has_answered = True
+        self.answered_at = now
+        self.status = response.status
+        seconds = now - self.sent_at if response.is_event_stream else None
+        decision.endpoint.answered(self._unanswered_tokens, self._tokens_before, seconds)
+        self._unanswered_tokens = 0
+        self._release_body()
+        framing = self._framing(response)
+        return b"".join((
+            status_line(response.status, response.reason),
+            *response.lines,
+            framing,
+            b"" if response.has_request_id else b"x-request-id: %b\r\n" % self.request_id,
+            b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\nx-tierline-matched-blocks: %d/%d\r\n\r\n" % (
+                decision.endpoint.name, decision.reason.encode(), decision.matched_blocks, decision.total_blocks,
+            ),
+        ))  # fmt: skip
+
+    def _framing(self, response: ResponseHead) -> bytes:
+        """Return the hop-by-hop fields for the client, and settle whether its connection lasts."""
+        body = self._body_framing
+        if response.is_chunked and self.takes_chunks:
+            framing = b"transfer-encoding: chunked\r\n"
+        elif response.length is not None:
+            framing = b"content-length: %d\r\n" % response.length
+        else:
+            framing = b""
+            if not isinstance(body, LengthBody):
+                self.keep_alive = False  # the end of the connection is the end of the body
+        if self._services.is_draining:
+            self.keep_alive = False
+        if not self.keep_alive:
+            return framing + b"connection: close\r\n"
+        return framing if self.takes_chunks else framing + b"connection: keep-alive\r\n"
+
+    def _break_off(self, reason: str) -> None:
+        """The answer broke in its middle: an event stream ends with an error, any other body short of its framing."""
+        assert self._client is not None
+        self.aborted_by = "upstream"
+        self.keep_alive = False
+        body = self._body_framing
+        if self.is_event_stream and not isinstance(body, LengthBody):
+            event = error_event("The endpoint broke off in the middle of its answer.", f"endpoint_{reason}")
+            if not isinstance(body, ChunkedBody) or body.payload is not None:
+                self._client.write(event)
+            elif body.is_between_chunks:
+                self._client.write(chunk(event) + LAST_CHUNK)
+        elif isinstance(body, UntilCloseBody) or (isinstance(body, ChunkedBody) and body.payload is not None):
+            self._client.abort()  # an orderly end would look like a whole body
+        self._finish()
+
+    # What happens to the client ---------------------------------------------------------------------------------------
+
+    def client_gone(self) -> None:
+        """The client closed its connection: so does the endpoint's, which makes the engine stop."""
+        self.aborted_by = "client"
+        self.keep_alive = False
+        self._client = None
+        self._drop_attempt()
+        self._finish()
+
+    def client_paused(self) -> None:
+        """The client does not read as fast as the endpoint writes."""
+        self._is_paused = True
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def client_resumed(self) -> None:
+        """The client caught up."""
+        self._is_paused = False
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def expired(self) -> None:
+        """The endpoint had its time."""
+        self._drop_attempt()
+        self._failed_with = "timeout"
+        if self.has_answered:
+            self._break_off("timeout")
+        else:
+            self._give_up()
+
+    def _drop_attempt(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        upstream = self._upstream
+        self._close_attempt()
+        if upstream is not None:
+            upstream.abandon()
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        self.ended_at = self._services.clock()
+        self._release_body()
+        self._services.metrics.exchange_ended(self)
+        if self._services.config.log_level == "debug":
+            self._log()
+        client, self._client = self._client, None
+        self._body_framing = None
+        if client is not None:
+            client.exchange_ended(keep_alive=self.keep_alive)
+
+    def _release_body(self) -> None:
+        self._services.held_bytes -= self._held_bytes
+        self._held_bytes = 0
+        self._body = b""
+
+    def _log(self) -> None:
+        decision = self.decision
+        log.debug(
+            "request",
+            request_id=self.request_id.decode("latin-1"),
+            route=self.route,
+            status=self.status,
+            endpoint=decision.endpoint.url if decision else None,
+            reason=decision.reason if decision else None,
+            matched_blocks=decision.matched_blocks if decision else 0,
+            total_blocks=decision.total_blocks if decision else 0,
+            retries=self.retries,
+            aborted_by=self.aborted_by or None,
+            seconds=round(self.ended_at - self.started_at, 6),
+        )

@@ -1,0 +1,216 @@
+"""Connections to an endpoint, one request at a time each, and the pool that keeps the idle ones.
+
+Rule: after anything odd (bytes nobody asked for, a head that does not parse, broken framing, bytes behind a body, an
+answer before the request was out) a connection is closed and never used again: nobody can say whose bytes come next.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from tierline.router.endpoints import Endpoint
+from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody, body_of_response
+from tierline.router.http.heads import HEAD_END, BadMessage, ResponseHead
+
+if TYPE_CHECKING:
+    from tierline.router.proxy.exchange import Exchange
+
+IDLE_SECONDS = 4.0
+"""uvicorn, and with it vLLM, closes connections that idle for 5 s; what we close first cannot be closed under us."""
+IDLE_MAX = 512
+"""Idle connections kept of one endpoint."""
+JOINED_BYTES = 64 * 1024
+"""A body up to this size is cheaper copied behind its head than written as a second buffer."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an endpoint.
+
+    Invariants: it belongs to one exchange (``_exchange``), or lies idle in its pool, or is closed. ``_head`` is set
+    from the end of an answer's head to the end of its body, and ``body`` with it.
+    """
+
+    __slots__ = ("_exchange", "_head", "_method", "_pool", "_unread", "body", "idle_since", "is_reused", "transport")
+
+    def __init__(self, pool: "UpstreamPool") -> None:
+        self._pool = pool
+        self._exchange: Exchange | None = None
+        self._head: ResponseHead | None = None
+        self._method = b""
+        self._unread = b""
+        self.body: LengthBody | ChunkedBody | UntilCloseBody = LengthBody(0)
+        self.is_reused = False
+        self.idle_since = 0.0
+
+    # What an exchange asks for ----------------------------------------------------------------------------------------
+
+    def send(self, exchange: "Exchange", method: bytes, head: bytes, body: bytes | bytearray) -> None:
+        """Send a request and hand its answer to ``exchange``."""
+        self._exchange = exchange
+        self._method = method
+        if not body:
+            self.transport.write(head)
+        elif len(body) <= JOINED_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+
+    def abandon(self) -> None:
+        """The answer is no longer wanted. HTTP/1.1 has one way to say so."""
+        self._exchange = None
+        self.transport.abort()
+
+    def pause(self) -> None:
+        """Read no more for now: the client cannot keep up."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # What the event loop reports --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
+
+    def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        exchange = self._exchange
+        if exchange is None:
+            self._pool.lost(self)
+            self.transport.abort()
+            return
+        try:
+            if self._head is None:
+                rest = self._read_head(data, exchange)
+                if rest is None or self._exchange is not exchange:  # the rest is to come, or a retry was chosen
+                    return
+                data = rest
+            self._relay(data, exchange)
+        except BadMessage:
+            self._fail(exchange, "malformed")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self._pool.lost(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        if self._head is not None and exc is None and self.body.end():
+            exchange.response_ended()
+        else:
+            exchange.attempt_failed("reset", is_stale=self.is_reused and self._head is None and not self._unread)
+
+    def _read_head(self, data: bytes, exchange: "Exchange") -> bytes | None:
+        """Return what follows the final head, or ``None`` until it is there."""
+        data = self._unread + data if self._unread else data
+        while True:
+            end = data.find(HEAD_END) + len(HEAD_END)
+            if end < len(HEAD_END):
+                if len(data) > self._pool.head_bytes:
+                    raise BadMessage(502, "endless head")
+                self._unread = data
+                return None
+            head = ResponseHead(data[:end])
+            data = data[end:]
+            if not head.is_interim:
+                break
+            if head.status == 101:
+                raise BadMessage(502, "upgrade that nobody offered")
+        self._unread = b""
+        self._head = head
+        self.body = body_of_response(head, self._method)
+        if isinstance(self.body, ChunkedBody) and not exchange.takes_chunks:
+            self.body.payload = bytearray()
+        exchange.response_began(head, self.body)
+        return data
+
+    def _relay(self, data: bytes, exchange: "Exchange") -> None:
+        body = self.body
+        taken = body.feed(data)
+        is_odd = taken < len(data)
+        if is_odd:
+            data = data[:taken]
+        if isinstance(body, ChunkedBody) and body.payload is not None:
+            data = bytes(body.payload)
+            body.payload.clear()
+        if not body.is_complete:
+            if data:
+                exchange.response_data(data)
+            return
+        head, self._head, self._exchange = self._head, None, None
+        assert head is not None
+        if is_odd or not head.keep_alive or self.transport.get_write_buffer_size():
+            self.transport.close()
+        else:
+            self._pool.give_back(self)
+        if data:
+            exchange.response_data(data)
+        exchange.response_ended()
+
+    def _fail(self, exchange: "Exchange", reason: str) -> None:
+        self._exchange = None
+        self.transport.abort()
+        exchange.attempt_failed(reason, is_stale=False)
+
+
+class UpstreamPool:
+    """The connections to one endpoint that are idle, the latest used taken first.
+
+    Invariant: every connection in ``_idle`` is open, answers no exchange, and has its reading on.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, connect_timeout_s: float, head_bytes: int) -> None:
+        self.endpoint = endpoint
+        self.head_bytes = head_bytes
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: list[UpstreamConnection] = []
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self) -> UpstreamConnection | None:
+        """Return an idle connection, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():
+                connection.is_reused = True
+                return connection
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """Return a new connection.
+
+        Raises
+        ------
+        OSError
+            When none can be had; a :class:`TimeoutError` is one.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._connect_timeout_s):
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(self), self.endpoint.host, self.endpoint.port
+            )
+        return connection
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """Keep a connection whose answer ended as it should."""
+        if len(self._idle) >= IDLE_MAX or connection.transport.is_closing():
+            connection.transport.close()
+            return
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._idle.append(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """Forget a connection that closed, if it was idle."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def close_idle(self, idle_s: float = IDLE_SECONDS) -> None:
+        """Close the connections that idle for longer than ``idle_s``."""
+        oldest_allowed = asyncio.get_running_loop().time() - idle_s
+        for connection in [idle for idle in self._idle if idle.idle_since <= oldest_allowed]:
+            self._idle.remove(connection)
+            connection.transport.close()

@@ -1,0 +1,148 @@
+"""The router as a program: puts the parts together, listens, sweeps deadlines, and stops in order."""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import uvloop
+
+from tierline import logs
+from tierline.errors import EnvironmentTooSmall
+from tierline.router.config import RouterConfig
+from tierline.router.endpoints import Endpoints
+from tierline.router.health import HealthChecker
+from tierline.router.metrics import RouterMetrics
+from tierline.router.proxy.client import ClientConnection
+from tierline.router.proxy.services import Services
+from tierline.router.proxy.upstream import UpstreamPool
+from tierline.router.strategies import build_strategy
+from tierline.router.strategies.prefixaware import PrefixAware
+
+log = logs.get(__name__)
+
+SWEEP_SECONDS = 0.25
+"""Between two looks at all deadlines. One sweep costs less than a timer for each request, and is late by as much."""
+BACKLOG = 1024
+
+
+class RouterServer:
+    """A running router.
+
+    Attributes
+    ----------
+    host, port
+        Where it listens.
+    """
+
+    def __init__(self, services: Services, server: asyncio.Server, health: HealthChecker) -> None:
+        self.services = services
+        self._server = server
+        self._health = health
+        self._sweeper = asyncio.create_task(self._sweep())
+        self.host, self.port = server.sockets[0].getsockname()[:2]
+
+    async def stop(self, timeout_s: float) -> None:
+        """Take no new requests, let running ones end for up to ``timeout_s``, close everything."""
+        services = self.services
+        services.is_draining = True
+        self._server.close()
+        for client in list(services.clients):
+            client.shut_down()
+        deadline = services.clock() + timeout_s
+        while services.clients and services.clock() < deadline:  # noqa: ASYNC110  (happens once, at the end)
+            await asyncio.sleep(0.02)
+        self._sweeper.cancel()
+        await self._health.stop()
+        for client in list(services.clients):
+            client.abort()
+        for pool in services.pools:
+            pool.close_idle(0.0)
+        await asyncio.sleep(0)  # connections are lost in the next turn of the loop
+
+    async def _sweep(self) -> None:
+        services = self.services
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = services.clock()
+            for client in [client for client in services.clients if client.deadline < now]:
+                client.expired()
+            for pool in services.pools:
+                pool.close_idle()
+
+
+async def start(config: RouterConfig) -> RouterServer:
+    """Start a router in the running loop.
+
+    Raises
+    ------
+    EnvironmentTooSmall
+        When the address cannot be had.
+    """
+    endpoints = Endpoints(config.endpoints)
+    strategy = build_strategy(config.strategy, len(endpoints.all), config.index_bytes)
+    metrics = RouterMetrics(strategy.name, endpoints.all)
+    services = Services(config, endpoints, strategy, metrics, time.monotonic)
+    services.pools = tuple(
+        UpstreamPool(endpoint, connect_timeout_s=config.connect_timeout_s, head_bytes=config.head_bytes)
+        for endpoint in endpoints.all
+    )
+    metrics.gauges |= {
+        "client_connections": ("Clients' connections", lambda: len(services.clients)),
+        "idle_upstream_connections": ("Idle connections to endpoints", lambda: sum(map(len, services.pools))),
+        "held_body_bytes": ("Request bodies in memory", lambda: services.held_bytes),
+    }
+    if isinstance(strategy, PrefixAware):
+        index = strategy.index
+        metrics.gauges |= {
+            "index_bytes": ("Memory of the prefix index", lambda: index.size_bytes),
+            "index_placements": ("Pairs of a block and an endpoint in the index", lambda: len(index)),
+        }
+    health = HealthChecker(
+        endpoints.all, strategy, interval_s=config.health_interval_s, timeout_s=config.health_timeout_s
+    )
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: ClientConnection(services), config.host, config.port, backlog=BACKLOG
+        )
+    except OSError as error:
+        raise EnvironmentTooSmall(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
+    await health.start()
+    return RouterServer(services, server, health)
+
+
+@contextlib.asynccontextmanager
+async def running(config: RouterConfig) -> AsyncIterator[RouterServer]:
+    """Run a router for the time of a ``with`` block."""
+    server = await start(config)
+    try:
+        yield server
+    finally:
+        await server.stop(config.shutdown_timeout_s)
+
+
+async def serve(config: RouterConfig) -> None:
+    """Route until SIGTERM or SIGINT; running requests get ``shutdown_timeout_s`` to end."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with running(config) as server:
+        gc.collect()
+        gc.freeze()  # what is alive now stays: no collection need look at it again
+        log.info(
+            "router is ready",
+            url=f"http://{server.host}:{server.port}",
+            strategy=config.strategy,
+            endpoints=list(config.endpoints),
+        )
+        await stopped.wait()
+        log.info("router stops", running=len(server.services.clients))
+
+
+def run(config: RouterConfig) -> None:
+    """Run the router as a program."""
+    logs.configure(config.log_level, json=config.log_format == "json")
+    uvloop.run(serve(config))

@@ -1,0 +1,120 @@
+"""The interface of a strategy. Strategies are pure: no sockets, clock or randomness; the same calls, the same choices.
+
+So the objects that carry traffic also run in simulations. ``choose`` changes nothing; ``placed`` and ``forget`` tell a
+strategy what became of its choices.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+from typing import NamedTuple, Protocol
+
+import xxhash
+
+from tierline.router.endpoints import Endpoint
+from tierline.router.prompt import (
+    BYTES_PER_TOKEN,
+    RequestFields,
+    canonical_prompt,
+    hash_blocks,
+    hash_seed,
+)
+
+LOAD_BOUND = 1.25
+"""An endpoint that affinity favours may have at most this many times the mean of requests in flight (Mirrokni et al.,
+"Consistent Hashing with Bounded Loads", 2017)."""
+
+
+class RoutingRequest:
+    """What a strategy may ask of a request; the prompt is made canonical and hashed only when one does.
+
+    Parameters
+    ----------
+    fields
+        What the body says; ``None`` for a request without a prompt.
+    session
+        The client's name for its session; empty when it gave none.
+    """
+
+    __slots__ = ("_blocks", "_fields", "_prompt_bytes", "_whole", "model", "session")
+
+    def __init__(self, fields: RequestFields | None = None, session: bytes = b"") -> None:
+        self._fields = fields
+        self._blocks: list[int] | None = None
+        self._whole = 0
+        self._prompt_bytes = 0
+        self.model = (fields.model or "") if fields is not None else ""
+        self.session = session
+
+    @property
+    def blocks(self) -> list[int]:
+        """Chained hashes of the prompt's whole blocks."""
+        if self._blocks is None:
+            self._hash()
+        assert self._blocks is not None
+        return self._blocks
+
+    @property
+    def prompt_hash(self) -> int:
+        """Hash of the whole prompt, what is behind its last whole block included."""
+        return self._whole if self.blocks else 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The prompt's length in tokens, estimated from its bytes; 0 as long as nobody asked for its blocks."""
+        return self._prompt_bytes // BYTES_PER_TOKEN
+
+    def _hash(self) -> None:
+        fields = self._fields
+        if fields is None:
+            self._blocks = []
+            return
+        prompt = canonical_prompt(fields)
+        self._prompt_bytes = len(prompt)
+        self._blocks, self._whole = hash_blocks(prompt, hash_seed(self.model, fields.cache_salt or ""))
+
+
+class Decision(NamedTuple):
+    """A choice and the reason for it, as the response's headers and the metrics tell it."""
+
+    endpoint: Endpoint
+    reason: str
+    total_blocks: int = 0
+    """Whole blocks of the prompt; 0 when the strategy does not look at it."""
+    matched_blocks: int = 0
+    """Of these, leading ones that the chosen endpoint is believed to hold."""
+    best_blocks: int = 0
+    """Of these, leading ones that the endpoint with the longest match is believed to hold."""
+    uncached_tokens: int = 0
+    """What the chosen endpoint is expected to compute."""
+
+
+class Strategy(Protocol):
+    """Chooses endpoints."""
+
+    name: str
+
+    def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
+        """Return one of ``endpoints``, of which there is at least one, and why."""
+
+    def placed(self, request: RoutingRequest, decision: Decision) -> None:
+        """The request is sent to the endpoint of ``decision``."""
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """The endpoint has lost what it held: it was found down."""
+
+
+def load_bound(endpoints: Sequence[Endpoint]) -> int:
+    """Return the requests in flight that an endpoint may have and still be given more for affinity's sake."""
+    total = 1
+    for endpoint in endpoints:
+        total += endpoint.inflight
+    return ceil(LOAD_BOUND * total / len(endpoints))
+
+
+def rendezvous(key: int, endpoint: Endpoint) -> int:
+    """Return the score of ``endpoint`` for ``key``; the highest wins (Thaler and Ravishankar, 1998).
+
+    Scores depend on nothing else, so routers that share no state agree, and a change of the set moves only the keys of
+    the endpoint that came or went.
+    """
+    return xxhash.xxh3_64_intdigest(endpoint.name, key)
