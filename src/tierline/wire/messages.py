@@ -254,5 +254,7 @@ class Failed(Message, frozen=True):
     message: str
 
 
-Request = Hello | PrefixLease | Renew | Release | Reserve | Grant | Commit | Abort | Suspect | Delete | Describe
+Request = PrefixLease | Renew | Release | Reserve | Grant | Commit | Abort | Suspect | Delete | Describe
+"""What a client may send once it has been welcomed; every one carries an ``id`` and has exactly one reply."""
+
 Reply = Welcome | Leased | Reserved | Granted | Committed | Done | Description | Failed

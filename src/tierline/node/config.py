@@ -1,0 +1,101 @@
+"""Settings of ``tierline node``; each has its entry in docs/node.md."""
+
+import os
+from pathlib import Path
+from socket import gethostname
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from tierline.configuration import ByteSize, ProgramConfig
+
+_MIB = 1024 * 1024
+
+
+def parse_file_mode(value: object) -> int:
+    """Return permission bits from ``"0666"``, ``"666"``, ``"0o666"`` or an integer.
+
+    Raises
+    ------
+    ValueError
+        For anything that is no file mode.
+    """
+    allowed = "an octal file mode such as 0666"
+    if isinstance(value, str):
+        try:
+            value = int(value, 8)
+        except ValueError:
+            raise ValueError(allowed) from None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0o777:
+        raise ValueError(allowed)
+    return value
+
+
+FileMode = Annotated[int, BeforeValidator(parse_file_mode)]
+
+
+class NodeConfig(ProgramConfig):
+    """Settings of one node store."""
+
+    program: ClassVar[str] = "node"
+
+    host: str = Field(default="127.0.0.1", description="address that HTTP listens on")
+    port: int = Field(default=9200, ge=1, le=65535, description="port that HTTP listens on")
+    socket: Path | None = Field(
+        default=None,
+        description="UNIX socket of our own clients; unset: tierline-PORT.sock in $XDG_RUNTIME_DIR, or /tmp",
+    )
+    socket_mode: FileMode = Field(default=0o660, description="permissions of the UNIX socket")
+    node_name: str = Field(default_factory=gethostname, description="name of the node, as clients see it")
+
+    shared_memory_name: str = Field(
+        default="shared_memory",
+        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+        description="name of the segment: a file in /dev/shm",
+    )
+    shared_memory_directory: Path = Field(
+        default=Path("/dev/shm"),  # noqa: S108  (POSIX shared memory lives there)
+        description="where the segment is; another place than /dev/shm is for tests",
+    )
+    shared_memory_mode: FileMode = Field(
+        default=0o666,
+        description="permissions of the segment; LMCache's in-process client of another user needs 0666",
+    )
+    capacity: ByteSize = Field(default=512 * _MIB, ge=2 * _MIB, description="size of the segment; fixed for its life")
+    eviction: Literal["arc", "lru"] = Field(default="arc", description="who goes when room is needed")
+
+    max_ttl_s: float = Field(default=60.0, gt=0, description="longest time to live of a lease; more is cut to it")
+    grace_s: float = Field(default=2.0, ge=0, description="an object stays readable so long after its lease's release")
+    quarantine_s: float = Field(
+        default=5.0, ge=0, description="pages of a lease that expired are not reused for so long"
+    )
+    max_object: ByteSize | None = Field(
+        default=None, ge=1, description="largest object that is taken; unset: what the segment can hold"
+    )
+    max_reserved: ByteSize | None = Field(
+        default=None, ge=1, description="most bytes one connection may hold in open slots; unset: half the capacity"
+    )
+
+    max_connections: int = Field(default=2048, ge=1, description="HTTP connections served at once")
+    keep_alive_s: float = Field(
+        default=120.0, ge=75, description="an idle HTTP connection is closed after this; clients keep theirs 30 s"
+    )
+    head_timeout_s: float = Field(default=10.0, gt=0, description="a request's head must be there after this")
+    body_timeout_s: float = Field(default=10.0, gt=0, description="longest pause inside a body, or a reply not read")
+    drain_s: float = Field(default=5.0, ge=0, description="on SIGTERM, bodies under way may take so long to end")
+    event_loop: Literal["asyncio", "uvloop"] = Field(
+        default="uvloop", description="event loop; docs/decisions has the measurements"
+    )
+
+    def socket_path(self) -> Path:
+        """Return where the UNIX socket is."""
+        return self.socket if self.socket is not None else default_socket_path(self.port)
+
+    def reserved_limit(self) -> int:
+        """Return how many bytes one connection may hold in open slots."""
+        return self.max_reserved if self.max_reserved is not None else self.capacity // 2
+
+
+def default_socket_path(port: int) -> Path:
+    """Return where the node on ``port`` of this machine has its UNIX socket unless told otherwise."""
+    return Path(os.environ.get("XDG_RUNTIME_DIR", "/tmp")) / f"tierline-{port}.sock"  # noqa: S108

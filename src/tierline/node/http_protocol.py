@@ -1,0 +1,641 @@
+"""One HTTP connection of the node: bytes into requests, PUT bodies straight into the segment, replies out.
+
+Rules: a connection has one request at a time, in the order they came. A head is parsed when its empty line is there,
+from this connection's own buffer; the bytes of a PUT after it are received by the kernel into the object's extents and
+summed where they lie. Whatever ends the connection, the slot it writes ends with it. Every phase but a pause between
+requests has a deadline that :meth:`HttpConnection.enforce_deadline` watches over.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+
+import xxhash
+
+from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge
+from tierline.node.service import HTTP_HOLDER, NodeService
+from tierline.store import Leased, ObjectKey, Owner, Slot
+from tierline.wire import http
+from tierline.wire.http import HttpRefusal, RequestHead
+
+RECEIVE_BYTES = 1024 * 1024
+"""Most that one read takes, so that the loop is not held for long by one fast sender."""
+SEND_BYTES = 256 * 1024
+MAX_DISCARDED_BYTES = 256 * 1024 * 1024
+"""A refused body is read and thrown away up to this; a longer one costs the connection."""
+MAX_IGNORED_BODY_BYTES = 64 * 1024
+"""A body that a request needs not have, as some clients send with POST."""
+LINGER_S = 2.0
+"""Before a connection is closed on a client that is still sending, so that it can read the reply."""
+SLOWEST_BYTES_PER_S = 1024 * 1024
+"""A body or reply at a lower rate than this, over its whole length, is given up."""
+WAIT_MARGIN_S = 0.1
+"""A wait for a commit ends so long before the client's own limit, or at 80 % of it."""
+
+
+class HttpObserver(Protocol):
+    """Hears of every request once it has been answered."""
+
+    def http_request(self, route: str, status: HTTPStatus, seconds: float, received: int, sent: int) -> None:
+        """Take note.
+
+        Parameters
+        ----------
+        route
+            Class name of the route; empty where none was recognised.
+        received, sent
+            Bytes of bodies.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bounds of one connection; see :class:`~tierline.node.config.NodeConfig`."""
+
+    max_object_bytes: int
+    keep_alive_s: float
+    head_timeout_s: float
+    body_timeout_s: float
+
+
+class Pages(Protocol):
+    """The documents that operators read."""
+
+    def stats(self) -> bytes:
+        """Return JSON."""
+
+    def metrics(self) -> tuple[bytes, str]:
+        """Return the exposition and its content type."""
+
+
+class _Phase(Enum):
+    HEAD = auto()  # between requests, or inside a head
+    BODY = auto()  # an upload receives into the segment
+    DISCARD = auto()  # a body nobody wants
+    REPLY = auto()  # a reply is being made or sent; what is received meanwhile stays in the buffer
+    LINGER = auto()  # answered for good; reads until the client has closed
+    CLOSED = auto()
+
+
+class _Upload:
+    """A PUT under way: where its next byte goes, and the sum of those that came.
+
+    Invariant: ``received`` bytes of the object are in place and summed.
+    """
+
+    def __init__(self, key: ObjectKey, slot: Slot, views: Sequence[memoryview]) -> None:
+        self.key = key
+        self.slot = slot
+        self.received = 0
+        self._hasher = xxhash.xxh3_64()
+        self._views = list(views)
+        self._index = 0
+        self._position = 0
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have not come yet."""
+        return self.slot.size - self.received
+
+    @property
+    def checksum(self) -> int:
+        """XXH3-64 of what has come."""
+        return self._hasher.intdigest()
+
+    def room(self) -> memoryview:
+        """Return where the next bytes go; not empty while some are missing."""
+        return self._views[self._index][self._position : self._position + RECEIVE_BYTES]
+
+    def advance(self, length: int) -> None:
+        """Take note that ``length`` bytes lie at the start of :meth:`room`."""
+        view = self._views[self._index]
+        self._hasher.update(view[self._position : self._position + length])
+        self._position += length
+        self.received += length
+        if self._position == view.nbytes:
+            self._index += 1
+            self._position = 0
+
+    def put(self, data: memoryview) -> None:
+        """Copy bytes that were received together with the head."""
+        while data.nbytes:
+            room = self.room()[: data.nbytes]
+            room[:] = data[: room.nbytes]
+            self.advance(room.nbytes)
+            data = data[room.nbytes :]
+
+
+class HttpConnection(asyncio.BufferedProtocol):
+    """Serves one connection.
+
+    Parameters
+    ----------
+    service
+        The store and its waiters.
+    limits
+        Bounds of this connection.
+    observer
+        Hears of each request.
+    pages
+        Documents for operators.
+    scratch
+        Memory that refused bodies are received into; connections may share it, for nobody reads it.
+    connections
+        The open connections of the server; this one adds and removes itself.
+    max_connections
+        With more than these open, this one is answered 503 and closed.
+    """
+
+    def __init__(
+        self,
+        service: NodeService,
+        limits: HttpLimits,
+        observer: HttpObserver,
+        pages: Pages,
+        scratch: memoryview,
+        connections: set["HttpConnection"],
+        max_connections: int,
+    ) -> None:
+        self._service = service
+        self._limits = limits
+        self._observer = observer
+        self._pages = pages
+        self._scratch = scratch
+        self._connections = connections
+        self._max_connections = max_connections
+
+        self._transport: asyncio.Transport | None = None
+        self._owner: Owner = service.new_owner()
+        self._phase = _Phase.HEAD
+        self._buffer = bytearray(http.MAX_HEAD_BYTES)
+        self._view = memoryview(self._buffer)
+        self._filled = 0
+        self._deadline = time.monotonic() + limits.keep_alive_s
+        self._give_up = self._deadline
+
+        self._head: RequestHead | None = None
+        self._route_name = ""
+        self._started = 0.0
+        self._received_bytes = 0
+        self._upload: _Upload | None = None
+        self._discard_left = 0
+        self._after_discard: Callable[[], None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_advancing = False
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    # What asyncio calls -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=0)  # "drained" then means that the kernel has every byte
+        self._connections.add(self)
+        if len(self._connections) > self._max_connections:
+            self._started = time.monotonic()
+            self._refuse(
+                HttpRefusal(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    f"{self._max_connections} connections are open already",
+                    {"Retry-After": "1"},
+                ),
+                close=True,
+            )
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's hint knows nothing of ours)
+        """Say where the next bytes go."""
+        if self._phase is _Phase.BODY:
+            assert self._upload is not None
+            return self._upload.room()
+        if self._phase in (_Phase.DISCARD, _Phase.LINGER, _Phase.CLOSED):
+            return self._scratch[: self._discard_left] if self._phase is _Phase.DISCARD else self._scratch
+        return self._view[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes lie where :meth:`get_buffer` said."""
+        if self._phase is _Phase.BODY:
+            assert self._upload is not None
+            self._upload.advance(nbytes)
+            self._received_bytes += nbytes
+            if self._upload.missing:
+                self._extend_deadline()
+                return
+            self._finish_upload()
+        elif self._phase is _Phase.DISCARD:
+            self._discarded(nbytes)
+        elif self._phase in (_Phase.HEAD, _Phase.REPLY):
+            if self._phase is _Phase.HEAD and not self._filled:
+                self._deadline = time.monotonic() + self._limits.head_timeout_s
+            self._filled += nbytes
+            if self._phase is _Phase.REPLY and self._filled == len(self._buffer):
+                self._require_transport().pause_reading()
+        self._advance()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; returns whether it is still served."""
+        # One that is being sent an object may have closed its half only; one that waits for a commit has given up.
+        return self._phase is _Phase.REPLY and self._route_name == http.GetObject.__name__
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio gives it)
+        """The connection is gone, whoever ended it."""
+        self._phase = _Phase.CLOSED
+        self._connections.discard(self)
+        self._upload = None
+        self._service.end_owner(self._owner)
+        if self._task is not None:
+            self._task.cancel()
+        self._drained.set()
+
+    def pause_writing(self) -> None:
+        """The client does not take the replies as fast as they come."""
+        self._drained.clear()
+
+    def resume_writing(self) -> None:
+        """The client has taken what was sent."""
+        self._extend_deadline()
+        self._drained.set()
+
+    # What the server calls ----------------------------------------------------------------------------------------
+
+    def enforce_deadline(self, now: float) -> None:
+        """Give up a phase that has lasted too long."""
+        if now < self._deadline or self._phase is _Phase.CLOSED:
+            return
+        if self._phase is _Phase.HEAD and self._filled:
+            self._started = now
+            self._refuse(
+                HttpRefusal(HTTPStatus.REQUEST_TIMEOUT, f"no whole head within {self._limits.head_timeout_s} s"),
+                close=True,
+            )
+        elif self._phase is _Phase.BODY:
+            self._upload = None
+            self._service.end_owner(self._owner)
+            self._refuse(
+                HttpRefusal(HTTPStatus.REQUEST_TIMEOUT, f"no bytes for {self._limits.body_timeout_s} s, or too few"),
+                close=True,
+            )
+        else:
+            self.close()
+
+    @property
+    def is_writing(self) -> bool:
+        """A PUT is under way."""
+        return self._upload is not None
+
+    def close(self) -> None:
+        """End the connection at once; a PUT under way is undone."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Requests -----------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Start the requests whose heads are whole, until one has to wait for something."""
+        if self._is_advancing:
+            return  # a reply was sent inside the loop below, which goes on by itself
+        self._is_advancing = True
+        try:
+            while self._phase is _Phase.HEAD and self._filled and self._start_request():
+                pass
+        finally:
+            self._is_advancing = False
+
+    def _start_request(self) -> bool:
+        """Take one head off the buffer and act on it; False if it is not whole yet."""
+        while self._filled >= 2 and self._buffer.startswith(
+            b"\r\n"
+        ):  # RFC 9112, 2.2: ignore empty lines before a request
+            self._consume(2)
+        end = self._buffer.find(http.HEAD_END, 0, self._filled)
+        self._started = time.monotonic()
+        self._received_bytes = 0
+        self._route_name = ""
+        self._head = None
+        if end < 0:
+            if self._filled == len(self._buffer):
+                self._refuse(
+                    HttpRefusal(
+                        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                        f"a head of more than {http.MAX_HEAD_BYTES} bytes",
+                    ),
+                    close=True,
+                )
+            return False
+        end += len(http.HEAD_END)
+        try:
+            head = self._head = http.parse_head(self._view[:end])
+            self._consume(end)
+            self._dispatch(head)
+        except HttpRefusal as refusal:
+            self._refuse(refusal, close=self._head is None)
+        return True
+
+    def _dispatch(self, head: RequestHead) -> None:
+        if head.is_chunked:
+            raise HttpRefusal(HTTPStatus.NOT_IMPLEMENTED, "transfer codings are not taken; send a Content-Length")
+        route = http.route(head.method, head.target)
+        self._route_name = type(route).__name__
+        match route:
+            case http.PutObject(bucket, name):
+                self._start_upload(ObjectKey(bucket, name), head)
+            case http.AcquireLease(bucket, name, wait_s, ttl_s):
+                self._without_body(head, lambda: self._lease(ObjectKey(bucket, name), wait_s, ttl_s))
+            case http.ReleaseLease(lease):
+                self._without_body(head, lambda: self._release(lease))
+            case http.GetObject(bucket, name, head_only):
+                self._without_body(head, lambda: self._get(ObjectKey(bucket, name), head_only=head_only))
+            case http.DeleteObject(bucket, name):
+                self._without_body(head, lambda: self._delete(ObjectKey(bucket, name)))
+            case http.Stats():
+                self._without_body(head, lambda: self._reply(HTTPStatus.OK, self._pages.stats(), http.JSON))
+            case http.Metrics():
+                self._without_body(head, lambda: self._reply(HTTPStatus.OK, *self._pages.metrics()))
+            case http.Health():
+                self._without_body(head, lambda: self._reply(HTTPStatus.OK, b"ok\n", http.TEXT))
+            case http.Readiness():
+                self._without_body(head, self._readiness)
+
+    def _without_body(self, head: RequestHead, act: Callable[[], None]) -> None:
+        """Act, once a body that nobody asked for is out of the way."""
+        length = head.content_length or 0
+        if length > MAX_IGNORED_BODY_BYTES:
+            raise HttpRefusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{head.method} needs no body, and this one has {length} bytes"
+            )
+        self._discard(length, act)
+
+    # PUT ----------------------------------------------------------------------------------------------------------
+
+    def _start_upload(self, key: ObjectKey, head: RequestHead) -> None:
+        length = head.content_length
+        if length is None:
+            raise HttpRefusal(HTTPStatus.LENGTH_REQUIRED, "a PUT needs a Content-Length")
+        if length == 0:
+            raise HttpRefusal(HTTPStatus.BAD_REQUEST, "an empty object; allowed: 1 byte or more")
+        if length > self._limits.max_object_bytes:
+            raise HttpRefusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"an object of {length} bytes; allowed: {self._limits.max_object_bytes}",
+            )
+        if not self._service.accepts_writes:
+            raise HttpRefusal(HTTPStatus.SERVICE_UNAVAILABLE, "the node is stopping", {"Retry-After": "5"})
+        try:
+            slot = self._service.write(key, length, self._owner)
+        except (AlreadyStored, BeingWritten) as error:
+            raise HttpRefusal(HTTPStatus.CONFLICT, str(error)) from error
+        except ObjectTooLarge as error:
+            raise HttpRefusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
+        except NoSpace as error:
+            raise HttpRefusal(HTTPStatus.INSUFFICIENT_STORAGE, str(error), {"Retry-After": "1"}) from error
+        upload = self._upload = _Upload(key, slot, self._service.store.views(slot.extents))
+        self._phase = _Phase.BODY
+        if head.expects_continue:
+            self._require_transport().write(http.CONTINUE)
+        early = min(self._filled, length)
+        upload.put(self._view[:early])
+        self._received_bytes = early
+        self._consume(early)
+        if upload.missing:
+            self._set_transfer_deadline(length)
+        else:
+            self._finish_upload()
+
+    def _finish_upload(self) -> None:
+        upload, self._upload = self._upload, None
+        assert upload is not None
+        self._service.commit(upload.slot.id, self._owner, upload.checksum, upload.key, upload.slot.size)
+        self._reply(HTTPStatus.OK)
+
+    # Leases -------------------------------------------------------------------------------------------------------
+
+    def _lease(self, key: ObjectKey, wait_s: float, ttl_s: float) -> None:
+        found = self._service.store.lease(key, HTTP_HOLDER, ttl_s)
+        if found is not None and found[1].is_verified:
+            self._grant(*found)
+        elif found is None and not self._service.store.is_being_written(key):
+            self._miss(key)
+        else:
+            self._start_task(lambda: self._lease_later(key, found, wait_s, ttl_s))
+
+    async def _lease_later(self, key: ObjectKey, found: tuple[str, Leased] | None, wait_s: float, ttl_s: float) -> None:
+        """Lease an object that is being written, or whose bytes nobody has verified since they were adopted."""
+        if found is None:
+            if not await self._service.committed(key, wait_s - min(WAIT_MARGIN_S, 0.2 * wait_s)):
+                raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being written")
+            found = self._service.store.lease(key, HTTP_HOLDER, ttl_s)
+        if found is not None and not found[1].is_verified:
+            try:
+                is_whole = await self._service.verify(found[1])
+            except asyncio.CancelledError:
+                self._service.store.release(found[0])
+                raise
+            if not is_whole:
+                self._service.store.release(found[0])
+                found = None
+        if found is None:
+            self._miss(key)
+        else:
+            self._grant(*found)
+
+    def _grant(self, lease: str, leased: Leased) -> None:
+        self._reply(HTTPStatus.OK, http.lease_body(lease, leased.extents), http.JSON)
+
+    def _miss(self, key: ObjectKey) -> None:
+        self._refuse(HttpRefusal(HTTPStatus.NOT_FOUND, f"{key.name} is not stored"))
+
+    def _release(self, lease: str) -> None:
+        self._service.store.release(lease)
+        self._reply(HTTPStatus.OK)
+
+    # Objects ------------------------------------------------------------------------------------------------------
+
+    def _get(self, key: ObjectKey, *, head_only: bool) -> None:
+        if head_only:
+            stat = self._service.store.stat(key)
+            if stat is None:
+                self._miss(key)
+            else:
+                self._send_head(HTTPStatus.OK, stat.size, http.BYTES, {"ETag": _entity_tag(stat.checksum)})
+                self._end_reply(HTTPStatus.OK, 0)
+            return
+        self._start_task(lambda: self._send_object(key))
+
+    async def _send_object(self, key: ObjectKey) -> None:
+        """Send the bytes under a lease that outlives them: a reply takes no longer than its TTL."""
+        found = self._service.store.lease(key, HTTP_HOLDER, self._service.store.limits.max_ttl_s)
+        if found is None:
+            self._miss(key)
+            return
+        lease, leased = found
+        try:
+            if not leased.is_verified and not await self._service.verify(leased):
+                self._miss(key)
+                return
+            self._set_transfer_deadline(leased.size, at_most_s=self._service.store.limits.max_ttl_s)
+            self._send_head(HTTPStatus.OK, leased.size, http.BYTES, {"ETag": _entity_tag(leased.checksum)})
+            transport = self._require_transport()
+            for view in self._service.store.views(leased.extents):
+                for start in range(0, view.nbytes, SEND_BYTES):
+                    transport.write(view[start : start + SEND_BYTES])
+                    await self._drained.wait()
+                    await asyncio.sleep(0)  # a fast reader would otherwise keep the loop to itself
+            self._end_reply(HTTPStatus.OK, leased.size)
+        finally:
+            self._service.store.release(lease)
+
+    def _delete(self, key: ObjectKey) -> None:
+        if self._service.store.delete(key):
+            self._reply(HTTPStatus.OK)
+        else:
+            self._miss(key)
+
+    def _readiness(self) -> None:
+        if self._service.accepts_writes:
+            self._reply(HTTPStatus.OK, b"ready\n", http.TEXT)
+        else:
+            self._reply(HTTPStatus.SERVICE_UNAVAILABLE, b"stopping\n", http.TEXT)
+
+    # Replies ------------------------------------------------------------------------------------------------------
+
+    def _reply(self, status: HTTPStatus, body: bytes = b"", content_type: str | None = None) -> None:
+        """Send a whole reply and go on to the next request."""
+        self._send(status, body, content_type)
+        self._end_reply(status, len(body))
+
+    def _refuse(self, refusal: HttpRefusal, *, close: bool = False) -> None:
+        """Answer with an error; what is left of the request's body is thrown away, or the connection closed."""
+        body = http.error_body(str(refusal))
+        left = 0
+        if self._head is not None and self._upload is None:
+            left = max((self._head.content_length or 0) - self._received_bytes, 0)
+            # With 100-continue refused a client may send its body or not: nobody knows where the next request starts.
+            close = close or self._head.is_chunked or left > MAX_DISCARDED_BYTES or self._head.expects_continue
+        keep_alive = not close and self._head is not None and self._head.keep_alive
+        is_head = self._head is not None and self._head.method == "HEAD"
+        reply = http.reply_head(refusal.status, len(body), http.JSON, keep_alive=keep_alive, headers=refusal.headers)
+        self._require_transport().write(reply if is_head else reply + body)
+        self._observe(refusal.status, len(body))
+        if keep_alive:
+            self._discard(left, self._next_request)
+        else:
+            self._linger()
+
+    def _send(self, status: HTTPStatus, body: bytes, content_type: str | None) -> None:
+        assert self._head is not None
+        head = http.reply_head(status, len(body), content_type, keep_alive=self._head.keep_alive)
+        self._require_transport().write(head + body)
+
+    def _send_head(self, status: HTTPStatus, length: int, content_type: str, headers: dict[str, str]) -> None:
+        assert self._head is not None
+        self._require_transport().write(
+            http.reply_head(status, length, content_type, keep_alive=self._head.keep_alive, headers=headers)
+        )
+
+    def _end_reply(self, status: HTTPStatus, sent: int) -> None:
+        self._observe(status, sent)
+        if self._head is not None and self._head.keep_alive:
+            self._next_request()
+        else:
+            self._linger()
+
+    def _observe(self, status: HTTPStatus, sent: int) -> None:
+        self._observer.http_request(
+            self._route_name, status, time.monotonic() - self._started, self._received_bytes, sent
+        )
+
+    def _next_request(self) -> None:
+        transport = self._require_transport()
+        if self._phase is _Phase.CLOSED or transport.is_closing():
+            return
+        self._phase = _Phase.HEAD
+        self._deadline = time.monotonic() + (self._limits.head_timeout_s if self._filled else self._limits.keep_alive_s)
+        if not transport.is_reading():
+            transport.resume_reading()
+        self._advance()
+
+    def _start_task(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Let a reply that has to wait be made by a task; the connection takes no further request meanwhile."""
+        self._phase = _Phase.REPLY
+        self._give_up = self._deadline = time.monotonic() + http.MAX_WAIT_MS / 1000 + self._limits.body_timeout_s
+
+        async def run() -> None:
+            try:
+                await work()
+            except HttpRefusal as refusal:
+                self._refuse(refusal)
+
+        self._task = asyncio.get_running_loop().create_task(run())
+        self._task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self._task = None
+        if not task.cancelled() and task.exception() is not None:
+            self.close()
+
+    # Bytes --------------------------------------------------------------------------------------------------------
+
+    def _consume(self, length: int) -> None:
+        """Take ``length`` bytes off the start of the buffer."""
+        left = self._filled - length
+        if left:
+            self._buffer[:left] = self._buffer[length : self._filled]
+        self._filled = left
+
+    def _discard(self, length: int, then: Callable[[], None]) -> None:
+        """Throw away the next ``length`` bytes, then act."""
+        early = min(self._filled, length)
+        self._consume(early)
+        self._received_bytes += early
+        self._discard_left = length - early
+        if not self._discard_left:
+            then()
+            return
+        self._phase = _Phase.DISCARD
+        self._after_discard = then
+        self._set_transfer_deadline(self._discard_left)
+
+    def _discarded(self, length: int) -> None:
+        self._discard_left -= length
+        self._received_bytes += length
+        self._extend_deadline()
+        if not self._discard_left and self._after_discard is not None:
+            then, self._after_discard = self._after_discard, None
+            self._phase = _Phase.HEAD
+            then()
+
+    def _linger(self) -> None:
+        """Close, but not before the client had time to read the reply: closing on unread bytes would reset it."""
+        self._phase = _Phase.LINGER
+        self._filled = 0
+        self._deadline = time.monotonic() + LINGER_S
+        transport = self._require_transport()
+        if not transport.is_closing():
+            if not transport.is_reading():
+                transport.resume_reading()
+            with contextlib.suppress(OSError):
+                transport.write_eof()
+
+    def _set_transfer_deadline(self, length: int, at_most_s: float = float("inf")) -> None:
+        """Bound a transfer: each pause in it by ``body_timeout_s``, and all of it by the slowest rate."""
+        allowed_s = self._limits.body_timeout_s + length / SLOWEST_BYTES_PER_S
+        self._give_up = time.monotonic() + min(allowed_s, at_most_s)
+        self._extend_deadline()
+
+    def _extend_deadline(self) -> None:
+        """Bytes have moved."""
+        self._deadline = min(time.monotonic() + self._limits.body_timeout_s, self._give_up)
+
+    def _require_transport(self) -> asyncio.Transport:
+        assert self._transport is not None, "asyncio calls connection_made first"
+        return self._transport
+
+
+def _entity_tag(checksum: int) -> str:
+    return f'"{checksum:016x}"'

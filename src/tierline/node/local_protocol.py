@@ -1,0 +1,400 @@
+"""One connection of the UNIX socket: requests of :mod:`tierline.wire.messages` in, their replies out.
+
+Rules: slots and leases belong to the connection and end when **the client** ends it; a client that breaks the contract
+is told so and no longer served, but its slots wait for its end of the connection, for it may be writing into them.
+Requests are carried out in the order they came, in steps, and the loop gets its turn after :data:`TURN_S`.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Protocol, cast
+
+from tierline import logs
+from tierline.errors import (
+    AlreadyStored,
+    BeingWritten,
+    NoSpace,
+    ObjectTooLarge,
+    StoreError,
+    UnknownLease,
+    UnknownSlot,
+    WireError,
+)
+from tierline.node.service import NodeService
+from tierline.store import PAGE_BYTES, Leased, ObjectKey, Owner, Slot
+from tierline.wire import messages
+from tierline.wire.framing import FrameDecoder, encode_frame
+from tierline.wire.messages import Extent, Failed, Hello, LeasedObject, Refusal, Reply, Request
+
+log = logs.get(__name__)
+
+TURN_S = 0.001
+"""A connection lets others have their turn after so long."""
+KEYS_PER_STEP = 64
+MAX_WAITING_REQUESTS = 1024
+"""Above it the connection is not read until some are done."""
+
+MAX_REPLY_EXTENTS = 262_144
+"""A run of leases or slots ends here, so that its reply fits a frame."""
+
+Steps = Generator[None, None, Reply | None]
+"""A request being carried out: yields where the loop may take its turn, returns the reply (None: it comes later)."""
+
+
+class SocketObserver(Protocol):
+    """Hears of every request once it has been answered."""
+
+    def socket_request(self, verb: str, outcome: str, seconds: float) -> None:
+        """Take note; ``outcome`` is ``ok`` or the name of the error."""
+
+
+class LocalConnection(asyncio.Protocol):
+    """Serves one client that has been welcomed.
+
+    Invariant: ``reserved_bytes`` counts the pages of the connection's open slots.
+
+    Parameters
+    ----------
+    service
+        The store and its waiters.
+    hello
+        How the client greeted.
+    pid
+        The client's process, as the kernel says.
+    max_reserved_bytes
+        Most that the connection's open slots may hold.
+    observer
+        Hears of each request.
+    stats
+        Makes the document of ``Describe``.
+    connections
+        The open connections of the server; this one adds and removes itself.
+    """
+
+    def __init__(
+        self,
+        service: NodeService,
+        hello: Hello,
+        pid: int,
+        *,
+        max_reserved_bytes: int,
+        observer: SocketObserver,
+        stats: Callable[[], bytes],
+        connections: set["LocalConnection"],
+    ) -> None:
+        self.hello = hello
+        self.reserved_bytes = 0
+        self.owner: Owner = service.new_owner(hello.client, pid)
+        self.holder = f"{hello.client}#{self.owner.connection}"
+        self._service = service
+        self._store = service.store
+        self._max_reserved_bytes = max_reserved_bytes
+        self._observer = observer
+        self._stats = stats
+        self._connections = connections
+        self._decoder: FrameDecoder[Request] = FrameDecoder(cast("type[Request]", Request))
+        self._waiting: deque[tuple[Request, float]] = deque()
+        self._current: tuple[Request, float, Steps] | None = None
+        self._slots: dict[int, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._transport: asyncio.Transport | None = None
+        self._is_scheduled = False
+        self._is_refused = False
+        self._can_write = True
+
+    @property
+    def slots(self) -> int:
+        """Number of open slots."""
+        return len(self._slots)
+
+    # What asyncio calls -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of requests have come."""
+        if self._is_refused:
+            return
+        now = time.monotonic()
+        try:
+            for request in self._decoder.feed(data):
+                self._waiting.append((request, now))
+        except WireError as error:
+            self._refuse(error)
+            return
+        if len(self._waiting) > MAX_WAITING_REQUESTS:
+            self._require_transport().pause_reading()
+        self._take_turn()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio gives it)
+        """The connection is gone, whoever ended it."""
+        self._connections.discard(self)
+        self._is_refused = True
+        self._waiting.clear()
+        self._current = None
+        for task in self._tasks:
+            task.cancel()
+        self._slots.clear()
+        self.reserved_bytes = 0
+        self._service.end_owner(self.owner)
+        self._service.end_holder(self.holder)
+
+    def pause_writing(self) -> None:
+        """The client does not take the replies as fast as they come."""
+        self._can_write = False
+        self._require_transport().pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has taken what was sent."""
+        self._can_write = True
+        self._take_turn()
+
+    def close(self) -> None:
+        """End the connection from the node's side; for a node that stops."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Turns --------------------------------------------------------------------------------------------------------
+
+    def _take_turn(self) -> None:
+        """Carry out what waits, for as long as a turn lasts and the client takes the replies."""
+        self._is_scheduled = False
+        end = time.monotonic() + TURN_S
+        while self._can_write and not self._is_refused:
+            if self._current is None:
+                if not self._waiting:
+                    break
+                request, received = self._waiting.popleft()
+                self._current = request, received, self._begin(request, received)
+            if self._step():
+                self._current = None
+            if time.monotonic() >= end:
+                self._schedule()
+                return
+        transport = self._require_transport()
+        if self._can_write and not transport.is_reading() and not transport.is_closing():
+            transport.resume_reading()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _step(self) -> bool:
+        """Go one step further with the current request; True if it is done."""
+        assert self._current is not None
+        request, received, steps = self._current
+        try:
+            next(steps)
+        except StopIteration as stop:
+            if stop.value is not None:
+                self._reply(request, received, stop.value)
+            return True
+        except StoreError as error:
+            self._reply(request, received, Failed(request.id, type(error).__name__, str(error)))
+            return True
+        except WireError as error:
+            self._refuse(error, request.id)
+            return True
+        return False
+
+    def _reply(self, request: Request, received: float, reply: Reply) -> None:
+        outcome = reply.code if isinstance(reply, Failed) else "ok"
+        self._observer.socket_request(type(request).__name__, outcome, time.monotonic() - received)
+        self._require_transport().write(encode_frame(reply))
+
+    def _refuse(self, error: WireError, number: int = 0) -> None:
+        """Serve this client no longer; what it holds stays until it ends the connection."""
+        log.warning("a client broke the contract", client=self.hello.client, pid=self.owner.pid, error=str(error))
+        self._is_refused = True
+        self._waiting.clear()
+        self._current = None
+        transport = self._require_transport()
+        transport.write(encode_frame(Failed(number, type(error).__name__, str(error))))
+        transport.write_eof()
+        if not transport.is_reading():
+            transport.resume_reading()  # to hear of its end
+
+    # Requests -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, request: Request, received: float) -> Steps:
+        """Return the steps of a request; none of them is taken yet."""
+        match request:
+            case messages.PrefixLease():
+                return self._prefix_lease(request)
+            case messages.Reserve():
+                return self._reserve(request)
+            case messages.Grant():
+                return self._grant(request)
+            case messages.Commit():
+                return self._commit(request)
+            case messages.Abort():
+                return self._abort(request)
+            case messages.Delete():
+                return self._delete(request)
+            case messages.Renew():
+                return _single(lambda: self._renew(request))
+            case messages.Release():
+                return _single(lambda: self._release(request))
+            case messages.Suspect():
+                return _single(lambda: self._suspect(request, received))
+            case messages.Describe():
+                return _single(lambda: messages.Description(request.id, self._stats()))
+
+    def _prefix_lease(self, request: messages.PrefixLease) -> Steps:
+        names, group = request.names, request.group_size
+        if len(names) % group:
+            raise WireError(f"{len(names)} names in groups of {group}; allowed: a multiple")
+        granted_s = min(request.ttl_s, self._store.limits.max_ttl_s)
+        step = max(KEYS_PER_STEP // group, 1) * group
+        lease = self._store.open_lease(self.holder, granted_s)
+        objects: list[LeasedObject] = []
+        extents = 0
+        for start in range(0, len(names), step):
+            keys = [ObjectKey(request.bucket, name) for name in names[start : start + step]]
+            found = self._store.extend_lease(lease, keys, group)
+            objects.extend(map(_leased_object, found))
+            self._service.verify_later(found)
+            extents += sum(len(leased.extents) for leased in found)
+            if len(found) < len(keys) or extents > MAX_REPLY_EXTENTS:
+                break
+            yield
+        if not objects:
+            self._store.release(lease)
+            lease = ""
+        return messages.Leased(request.id, lease, objects, granted_s)
+
+    def _renew(self, request: messages.Renew) -> Reply:
+        self._store.renew(request.lease, request.ttl_s)
+        return messages.Done(request.id, 1)
+
+    def _release(self, request: messages.Release) -> Reply:
+        return messages.Done(request.id, self._store.release(request.lease, request.start, request.stop))
+
+    def _reserve(self, request: messages.Reserve) -> Steps:
+        self._require_writer()
+        if len(request.names) != len(request.sizes):
+            raise WireError(f"{len(request.names)} names and {len(request.sizes)} sizes; allowed: equally many")
+        outcomes: list[messages.Slot | Refusal] = []
+        extents = 0
+        for name, size in zip(request.names, request.sizes, strict=True):
+            if extents > MAX_REPLY_EXTENTS:
+                outcomes.append(Refusal.NO_SPACE)
+                continue
+            allocate = partial(self._service.write, ObjectKey(request.bucket, name), size, self.owner)
+            outcome = self._allocate(size, allocate)
+            outcomes.append(outcome)
+            extents += len(outcome.extents) if isinstance(outcome, messages.Slot) else 0
+            yield
+        return messages.Reserved(request.id, outcomes)
+
+    def _grant(self, request: messages.Grant) -> Steps:
+        self._require_writer()
+        slots: list[messages.Slot] = []
+        extents = 0
+        while len(slots) < request.count and extents <= MAX_REPLY_EXTENTS:
+            outcome = self._allocate(request.size, partial(self._service.grant, request.size, self.owner))
+            if not isinstance(outcome, messages.Slot):
+                break
+            slots.append(outcome)
+            extents += len(outcome.extents)
+            yield
+        return messages.Granted(request.id, slots)
+
+    def _commit(self, request: messages.Commit) -> Steps:
+        self._require_writer()
+        outcomes: list[Refusal | None] = []
+        for entry in request.entries:
+            try:
+                key = ObjectKey(request.bucket, entry.name)
+                self._service.commit(entry.slot, self.owner, entry.checksum, key, entry.size)
+            except StoreError as error:
+                outcomes.append(_refusal(error))
+            else:
+                self._forget_slot(entry.slot)
+                outcomes.append(None)
+            yield
+        return messages.Committed(request.id, outcomes)
+
+    def _abort(self, request: messages.Abort) -> Steps:
+        aborted = 0
+        for slot in request.slots:
+            try:
+                self._service.abort(slot, self.owner)
+            except UnknownSlot:
+                continue  # committed or aborted before: nothing is left to give back
+            self._forget_slot(slot)
+            aborted += 1
+            yield
+        return messages.Done(request.id, aborted)
+
+    def _suspect(self, request: messages.Suspect, received: float) -> None:
+        async def verify() -> None:
+            dropped = await self._service.suspect(ObjectKey(request.bucket, request.name))
+            self._reply(request, received, messages.Done(request.id, int(dropped)))
+
+        task = asyncio.get_running_loop().create_task(verify())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _delete(self, request: messages.Delete) -> Steps:
+        deleted = 0
+        for name in request.names:
+            deleted += self._store.delete(ObjectKey(request.bucket, name))
+            yield
+        return messages.Done(request.id, deleted)
+
+    # Slots --------------------------------------------------------------------------------------------------------
+
+    def _allocate(self, size: int, allocate: Callable[[], Slot]) -> messages.Slot | Refusal:
+        pages_bytes = -(-size // PAGE_BYTES) * PAGE_BYTES
+        if self.reserved_bytes + pages_bytes > self._max_reserved_bytes:
+            return Refusal.NO_SPACE
+        try:
+            slot = allocate()
+        except StoreError as error:
+            return _refusal(error)
+        self._slots[slot.id] = pages_bytes
+        self.reserved_bytes += pages_bytes
+        return messages.Slot(slot.id, slot.size, cast("list[Extent]", slot.extents))
+
+    def _forget_slot(self, slot: int) -> None:
+        self.reserved_bytes -= self._slots.pop(slot, 0)
+
+    def _require_writer(self) -> None:
+        if not self.hello.writer:
+            raise WireError("this connection reads only; say hello with writer set to reserve and commit")
+
+    def _require_transport(self) -> asyncio.Transport:
+        assert self._transport is not None, "asyncio calls connection_made first"
+        return self._transport
+
+
+def _single(act: Callable[[], Reply | None]) -> Steps:
+    """Return the steps of a request that has one."""
+    yield
+    return act()
+
+
+def _leased_object(leased: Leased) -> LeasedObject:
+    return LeasedObject(leased.size, leased.checksum, cast("list[Extent]", leased.extents))
+
+
+_REFUSALS: dict[type[StoreError], Refusal] = {
+    AlreadyStored: Refusal.EXISTS,
+    BeingWritten: Refusal.BEING_WRITTEN,
+    NoSpace: Refusal.NO_SPACE,
+    ObjectTooLarge: Refusal.TOO_LARGE,
+    UnknownSlot: Refusal.UNKNOWN_SLOT,
+    UnknownLease: Refusal.UNKNOWN_SLOT,
+}
+
+
+def _refusal(error: StoreError) -> Refusal:
+    return _REFUSALS[type(error)]

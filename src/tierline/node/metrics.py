@@ -1,0 +1,184 @@
+"""What a node measures, in Prometheus' terms, and nothing decided: observers that listen and a collector that reads.
+
+Every metric is declared in this file and described in docs/node.md; base units are bytes and seconds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
+
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tierline.node.service import NodeService
+
+_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+class NodeMetrics:
+    """The registry of one node; hears of requests from both protocols and reads the rest when it is asked.
+
+    Parameters
+    ----------
+    service
+        What is measured.
+    open_connections
+        Returns how many connections HTTP and the UNIX socket have.
+    """
+
+    def __init__(self, service: NodeService, open_connections: Callable[[], tuple[int, int]]) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._registry.register(_StoreCollector(service, open_connections))
+        self._http_requests = Counter(
+            "tierline_node_http_requests_total",
+            "HTTP requests answered",
+            ["route", "status"],
+            registry=self._registry,
+        )
+        self._http_seconds = Histogram(
+            "tierline_node_http_request_seconds",
+            "From a request's whole head to its whole reply",
+            ["route"],
+            buckets=_SECONDS_BUCKETS,
+            registry=self._registry,
+        )
+        self._http_received = Counter(
+            "tierline_node_http_received_bytes_total", "Bytes of request bodies", registry=self._registry
+        )
+        self._http_sent = Counter(
+            "tierline_node_http_sent_bytes_total", "Bytes of reply bodies", registry=self._registry
+        )
+        self._socket_requests = Counter(
+            "tierline_node_socket_requests_total",
+            "Requests of the UNIX socket answered",
+            ["verb", "outcome"],
+            registry=self._registry,
+        )
+        self._socket_seconds = Histogram(
+            "tierline_node_socket_request_seconds",
+            "From a request's receipt to its reply",
+            ["verb"],
+            buckets=_SECONDS_BUCKETS,
+            registry=self._registry,
+        )
+        self._http_children: dict[tuple[str, HTTPStatus], tuple[Counter, Histogram]] = {}
+        self._socket_children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+
+    def http_request(self, route: str, status: HTTPStatus, seconds: float, received: int, sent: int) -> None:
+        """Count one answered HTTP request."""
+        children = self._http_children.get((route, status))
+        if children is None:
+            label = route or "none"
+            children = self._http_requests.labels(label, str(status.value)), self._http_seconds.labels(label)
+            self._http_children[route, status] = children
+        children[0].inc()
+        children[1].observe(seconds)
+        if received:
+            self._http_received.inc(received)
+        if sent:
+            self._http_sent.inc(sent)
+
+    def socket_request(self, verb: str, outcome: str, seconds: float) -> None:
+        """Count one answered request of the UNIX socket."""
+        children = self._socket_children.get((verb, outcome))
+        if children is None:
+            children = self._socket_requests.labels(verb, outcome), self._socket_seconds.labels(verb)
+            self._socket_children[verb, outcome] = children
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """Return the text of ``GET /metrics`` and its content type."""
+        return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST
+
+
+class _StoreCollector(Collector):
+    """Reads the store's own counts when Prometheus asks for them."""
+
+    def __init__(self, service: NodeService, open_connections: Callable[[], tuple[int, int]]) -> None:
+        self._service = service
+        self._open_connections = open_connections
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._service.store.stats()
+        yield _gauge("tierline_node_capacity_bytes", "Pages that can hold objects", stats.capacity_bytes)
+        yield _gauges(
+            "tierline_node_bytes",
+            "Pages by state; they add up to the capacity",
+            "state",
+            {
+                "free": stats.free_bytes,
+                "used": stats.used_bytes,
+                "reserved": stats.reserved_bytes,
+                "orphaned": stats.orphaned_bytes,
+                "retired": stats.retired_bytes,
+            },
+        )
+        yield _gauges(
+            "tierline_node_pinned_bytes",
+            "Used pages that cannot be evicted now, by reason",
+            "reason",
+            {"leased": stats.leased_bytes, "resting": stats.resting_bytes},
+        )
+        yield _gauge("tierline_node_largest_free_bytes", "Longest contiguous free run", stats.largest_free_bytes)
+        yield _gauge("tierline_node_objects", "Committed objects", stats.objects)
+        yield _gauge("tierline_node_fragments", "Extents of committed objects", stats.fragments)
+        yield _gauge("tierline_node_unverified_objects", "Adopted objects not yet verified", stats.unverified)
+        yield _gauge("tierline_node_slots", "Open slots", stats.slots)
+        yield _gauge("tierline_node_leases", "Live leases", stats.leases)
+        yield _gauge("tierline_node_adopted_objects", "Objects taken over at the start", stats.adopted)
+        yield _gauge("tierline_node_dropped_objects", "Journal records not taken over at the start", stats.dropped)
+        yield _counter("tierline_node_hits", "Objects found by those who asked for a lease", stats.hits)
+        yield _counter("tierline_node_misses", "Objects not found by those who asked for a lease", stats.misses)
+        yield _counter("tierline_node_commits", "Slots published", stats.commits)
+        yield _counter("tierline_node_aborts", "Slots given back", stats.aborts)
+        yield _counter("tierline_node_refusals", "Slots not given for lack of pages", stats.refusals)
+        yield _counter("tierline_node_leases_expired", "Leases that ran out", stats.leases_expired)
+        yield _counter("tierline_node_leases_abandoned", "Leases whose connection ended", stats.leases_abandoned)
+        yield _counters(
+            "tierline_node_evictions",
+            "Objects gone, by reason",
+            "reason",
+            {str(reason): count for reason, count in stats.evictions.items()},
+        )
+        yield _counters(
+            "tierline_node_verifications",
+            "Objects compared with their checksum, by result",
+            "result",
+            {result: self._service.verifications[result] for result in ("match", "mismatch")},
+        )
+        yield _counter(
+            "tierline_node_segment_relinks",
+            "The segment's name had been removed and was put back",
+            self._service.relinks,
+        )
+        yield _gauge("tierline_node_event_loop_lag_seconds", "Lateness of the loop's last timer", self._service.lag_s)
+        http, unix = self._open_connections()
+        yield _gauges(
+            "tierline_node_connections", "Open connections, by protocol", "protocol", {"http": http, "socket": unix}
+        )
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

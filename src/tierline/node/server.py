@@ -1,0 +1,416 @@
+"""The node store as a process: sockets bound, store opened, then served until a signal; :func:`run` is all of it.
+
+Order matters. Ports are bound before the segment is touched, so that a port in use costs nothing; they listen only
+after adoption, so that who connects is served. On SIGTERM the store is closed **before** the connections are: the slots
+of clients that may still be writing stay in the journal, as orphans of the next process.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import stat
+import struct
+import time
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from tierline import logs
+from tierline.configuration import format_byte_size
+from tierline.errors import EnvironmentTooSmall, UsageError, WireError
+from tierline.node.config import NodeConfig
+from tierline.node.http_protocol import HttpConnection, HttpLimits
+from tierline.node.local_protocol import LocalConnection
+from tierline.node.metrics import NodeMetrics
+from tierline.node.service import NodeService
+from tierline.store import PAGE_BYTES, Store, StoreLimits
+from tierline.wire.framing import FrameDecoder, encode_frame
+from tierline.wire.messages import FRAME_HEADER_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
+
+log = logs.get(__name__)
+
+BACKLOG = 1024
+EXPIRE_INTERVAL_S = 0.25
+WATCH_INTERVAL_S = 1.0
+HANDSHAKE_TIMEOUT_S = 5.0
+MAX_HELLO_BYTES = 4096
+SCRATCH_BYTES = 256 * 1024
+_PEER_CREDENTIALS = struct.Struct("3i")
+
+
+def run(config: NodeConfig) -> None:
+    """Serve until SIGTERM or SIGINT; returns after an orderly stop.
+
+    Raises
+    ------
+    UsageError
+        A port or socket in use, a segment that does not fit: found before anything is served.
+    SegmentError
+        The segment cannot be adopted.
+    """
+    logs.configure(config.log_level, json=config.log_format == "json")
+    factory = uvloop.new_event_loop if config.event_loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve(config))
+
+
+async def serve(config: NodeConfig) -> None:
+    """Serve until SIGTERM or SIGINT, which it handles while it runs; errors as of :func:`run`."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with running_node(config) as node:
+            log.info(
+                "node ready",
+                url=f"http://{config.host}:{config.port}",
+                socket=str(config.socket_path()),
+                segment=str(config.shared_memory_directory / config.shared_memory_name),
+                capacity=format_byte_size(config.capacity),
+                adopted=node.service.store.stats().adopted,
+            )
+            await stop.wait()
+            log.info("node stopping")
+            await node.drain(config.drain_s)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
+    """Open the store and serve it for the length of the block, without signal handlers."""
+    with contextlib.ExitStack() as sockets:
+        http = sockets.enter_context(_bind_http(config.host, config.port))
+        local = sockets.enter_context(_bind_local(config.socket_path(), config.socket_mode))
+        store = await asyncio.to_thread(_open_store, config)
+        node = Node(config, store)
+        try:
+            await node.start(http, local)
+            yield node
+        finally:
+            await node.stop()
+            config.socket_path().unlink(missing_ok=True)
+
+
+class Node:
+    """One node store on a running loop.
+
+    Parameters
+    ----------
+    config
+        Its settings.
+    store
+        The open store; closed by :meth:`stop`.
+    """
+
+    def __init__(self, config: NodeConfig, store: Store) -> None:
+        self.service = NodeService(store)
+        self._config = config
+        self._started = time.time()
+        self._http_connections: set[HttpConnection] = set()
+        self._local_connections: set[LocalConnection] = set()
+        self._metrics = NodeMetrics(self.service, lambda: (len(self._http_connections), len(self._local_connections)))
+        self._limits = HttpLimits(
+            max_object_bytes=config.max_object or config.capacity,
+            keep_alive_s=config.keep_alive_s,
+            head_timeout_s=config.head_timeout_s,
+            body_timeout_s=config.body_timeout_s,
+        )
+        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, http: socket.socket, local: socket.socket) -> None:
+        """Listen on two bound sockets."""
+        loop = asyncio.get_running_loop()
+        local.listen(BACKLOG)
+        self._spawn(self._accept_local(local))
+        self._spawn(self._expire())
+        self._spawn(self._watch())
+        self._server = await loop.create_server(self._http_connection, sock=http, backlog=BACKLOG)
+
+    async def drain(self, at_most_s: float) -> None:
+        """Take no more writes and let the bodies under way come to their end."""
+        self.service.accepts_writes = False
+        end = time.monotonic() + at_most_s
+        while time.monotonic() < end and any(connection.is_writing for connection in self._http_connections):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Close the store, then everything that is connected to it."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(None, self.service.stop_verifying)
+        self.service.close()
+        for http_connection in list(self._http_connections):
+            http_connection.close()
+        for local_connection in list(self._local_connections):
+            local_connection.close()
+        await asyncio.sleep(0)  # lets the transports say that they are closed
+
+    def stats(self) -> bytes:
+        """Return the document of ``GET /v1/stats``."""
+        config, store = self._config, self.service.store
+        document = {
+            "node": config.node_name,
+            "epoch": store.epoch,
+            "uptime_s": round(time.time() - self._started, 3),
+            "accepts_writes": self.service.accepts_writes,
+            "segment": {
+                "path": str(store.segment.path),
+                "bytes": store.segment.size,
+                "page_bytes": PAGE_BYTES,
+                "relinks": self.service.relinks,
+            },
+            "eviction": config.eviction,
+            "store": store.stats(),
+            "verifications": dict(self.service.verifications),
+            "http": {"connections": len(self._http_connections)},
+            "socket": {
+                "path": str(config.socket_path()),
+                "connections": [
+                    {
+                        "client": connection.hello.client,
+                        "pid": connection.owner.pid,
+                        "writer": connection.hello.writer,
+                        "slots": connection.slots,
+                        "reserved_bytes": connection.reserved_bytes,
+                    }
+                    for connection in self._local_connections
+                ],
+            },
+            "orphans": [orphan._asdict() for orphan in store.orphaned_owners()],
+        }
+        return msgspec.json.encode(document)
+
+    def metrics(self) -> tuple[bytes, str]:
+        """Return the text of ``GET /metrics`` and its content type."""
+        return self._metrics.exposition()
+
+    # HTTP ---------------------------------------------------------------------------------------------------------
+
+    def _http_connection(self) -> HttpConnection:
+        return HttpConnection(
+            self.service,
+            self._limits,
+            self._metrics,
+            self,
+            self._scratch,
+            self._http_connections,
+            self._config.max_connections,
+        )
+
+    # UNIX socket --------------------------------------------------------------------------------------------------
+
+    async def _accept_local(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED):
+                    raise
+                log.error("cannot accept a client", error=str(error))
+                await asyncio.sleep(WATCH_INTERVAL_S)
+                continue
+            self._spawn(self._welcome(sock))
+
+    async def _welcome(self, sock: socket.socket) -> None:
+        """Greet one client and hand its socket to a connection."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                hello = await _receive_hello(sock)
+        except (OSError, WireError, TimeoutError) as error:
+            log.warning("a client did not greet", error=str(error) or type(error).__name__)
+            if isinstance(error, WireError):
+                with contextlib.suppress(OSError):
+                    sock.send(encode_frame(Failed(0, WireError.__name__, str(error))))
+            sock.close()
+            return
+        store = self.service.store
+        pid, _, _ = _PEER_CREDENTIALS.unpack(
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+        )
+        freed = store.release_orphans(hello.client)
+        if freed:
+            log.info("a client is back after a restart of the node", client=hello.client, slots_freed=freed)
+        welcome = Welcome(
+            PROTOCOL_VERSION,
+            self._config.node_name,
+            store.epoch,
+            store.segment.size,
+            PAGE_BYTES,
+            store.limits.max_ttl_s,
+        )
+        try:
+            descriptor = store.segment.open_descriptor(writable=hello.writer)
+            try:
+                socket.send_fds(sock, [encode_frame(welcome)], [descriptor])
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            log.warning("a client left during the greeting", client=hello.client, error=str(error))
+            sock.close()
+            return
+        connection = LocalConnection(
+            self.service,
+            hello,
+            pid,
+            max_reserved_bytes=self._config.reserved_limit(),
+            observer=self._metrics,
+            stats=self.stats,
+            connections=self._local_connections,
+        )
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+
+    # Housekeeping -------------------------------------------------------------------------------------------------
+
+    async def _expire(self) -> None:
+        """Let the store's clock move on; measures how late the loop is on the way."""
+        worst, since = 0.0, time.monotonic()
+        while True:
+            due = time.monotonic() + EXPIRE_INTERVAL_S
+            await asyncio.sleep(EXPIRE_INTERVAL_S)
+            now = time.monotonic()
+            worst = max(worst, now - due)
+            if now - since >= WATCH_INTERVAL_S:
+                self.service.lag_s, worst, since = worst, 0.0, now
+            while self.service.store.expire():  # noqa: ASYNC110
+                await asyncio.sleep(0)  # others have their turn
+
+    async def _watch(self) -> None:
+        """Every second: slow connections, the segment's name, clients of a former process that are gone."""
+        store = self.service.store
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            now = time.monotonic()
+            for connection in list(self._http_connections):
+                connection.enforce_deadline(now)
+            if store.segment.relink_if_unlinked():
+                self.service.relinks += 1
+                log.warning("the segment's name was removed, by an LMCache client that exited perhaps; put back")
+            for orphan in store.orphaned_owners():
+                if orphan.pid and not _is_alive(orphan.pid):
+                    freed = store.release_orphans(orphan.client)
+                    log.info("a client of the former process is gone", client=orphan.client, slots_freed=freed)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a task of the node failed", "exception": error, "task": task}
+            )
+
+
+def _open_store(config: NodeConfig) -> Store:
+    return Store.open(
+        config.shared_memory_directory,
+        config.shared_memory_name,
+        config.capacity,
+        eviction=config.eviction,
+        clock=time.monotonic,
+        limits=StoreLimits(
+            max_ttl_s=config.max_ttl_s,
+            grace_s=config.grace_s,
+            quarantine_s=config.quarantine_s,
+        ),
+        mode=config.shared_memory_mode,
+    )
+
+
+def _bind_http(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise UsageError(f"--host: got {host!r}, which is no address: {error.strerror}") from error
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise EnvironmentTooSmall(
+            f"--port: {host}:{port} cannot be used: {error.strerror}; stop what uses it or choose another"
+        ) from error
+    return sock
+
+
+def _bind_local(path: Path, mode: int) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        path.chmod(mode)
+    except OSError as error:
+        sock.close()
+        raise EnvironmentTooSmall(f"--socket: {path} cannot be made: {error}; choose another path") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of a node that is gone; refuse where one listens, or where a file is no socket."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError(f"--socket: {path} is there and is no socket; choose another path")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except OSError as error:
+            raise UsageError(f"--socket: {path} is there and cannot be used: {error}; choose another path") from error
+    raise EnvironmentTooSmall(f"--socket: another node listens on {path}; stop it or choose another path")
+
+
+async def _receive_hello(sock: socket.socket) -> Hello:
+    sock.setblocking(False)
+    decoder: FrameDecoder[Hello] = FrameDecoder(Hello)
+    header = await _receive_exactly(sock, FRAME_HEADER_BYTES)
+    length = int.from_bytes(header, "little")
+    if not 0 < length <= MAX_HELLO_BYTES:
+        raise WireError(f"a greeting of {length} bytes; allowed: 1 to {MAX_HELLO_BYTES}")
+    [hello] = decoder.feed(header + await _receive_exactly(sock, length))
+    if hello.version != PROTOCOL_VERSION:
+        raise WireError(f"version {hello.version} of the protocol; this node speaks {PROTOCOL_VERSION}")
+    return hello
+
+
+async def _receive_exactly(sock: socket.socket, length: int) -> bytes:
+    received = b""
+    while len(received) < length:
+        part = await asyncio.get_running_loop().sock_recv(sock, length - len(received))
+        if not part:
+            raise WireError("the client closed the connection before it had greeted")
+        received += part
+    return received
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's, so it lives
+        return True
+    return True

@@ -1,0 +1,209 @@
+"""The store as the node's protocols use it: who waits for a commit, what is verified, which number a connection has.
+
+Everything runs on the event loop but the checksums, which a thread computes under a lease of the node's own. Slots are
+committed, aborted and ended through this class and not on the store, so that those who wait for the key hear of it.
+"""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import xxhash
+
+from tierline import logs
+from tierline.errors import NoSpace
+from tierline.store import Leased, ObjectKey, Owner, Slot, Store
+
+log = logs.get(__name__)
+
+VERIFIER = "node:verify"
+"""Holder of the leases under which the node compares bytes with their checksum."""
+
+HTTP_HOLDER = "http"
+"""Holder of the leases given over HTTP: they belong to no connection."""
+
+_MAX_BACKGROUND_VERIFICATIONS = 64
+
+
+class NodeService:
+    """One open store and what waits on it.
+
+    Invariant: a key has waiters only while a slot holds it.
+
+    Parameters
+    ----------
+    store
+        The open store; the service closes it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.accepts_writes = True
+        """False once the node is told to stop: writes are refused, reads go on."""
+        self.verifications: Counter[str] = Counter()
+        """Objects whose bytes were compared with their checksum, by result."""
+        self.relinks = 0
+        """How often the segment's public name had been removed and was put back."""
+        self.lag_s = 0.0
+        """How late the loop served a timer last, worst of the last second."""
+        self._connections = itertools.count(1)
+        self._waiters: dict[ObjectKey, set[asyncio.Future[None]]] = {}
+        self._verifying: dict[tuple[ObjectKey, int], asyncio.Task[bool]] = {}
+        self._background: set[asyncio.Task[bool]] = set()
+        self._checksums = ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify")
+        self._is_open = True
+
+    def new_owner(self, client: str = "", pid: int = 0) -> Owner:
+        """Return the owner that stands for a new connection."""
+        return Owner(client, next(self._connections), pid)
+
+    # Writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, key: ObjectKey, size: int, owner: Owner) -> Slot:
+        """Allocate pages for an object; raises as ``Store.write``."""
+        self._require_writes()
+        return self.store.write(key, size, owner)
+
+    def grant(self, size: int, owner: Owner) -> Slot:
+        """Allocate pages ahead of need; raises as ``Store.grant``."""
+        self._require_writes()
+        return self.store.grant(size, owner)
+
+    def commit(self, slot_id: int, owner: Owner, checksum: int, key: ObjectKey, size: int) -> None:
+        """Publish a slot; raises as ``Store.commit``."""
+        self.store.commit(slot_id, owner, checksum, key=key, size=size)
+        self._wake(key)
+
+    def abort(self, slot_id: int, owner: Owner) -> None:
+        """Give a slot back; raises as ``Store.abort``."""
+        self.store.abort(slot_id, owner)
+        self._wake_settled()
+
+    def end_owner(self, owner: Owner) -> None:
+        """Abort the slots of a connection that has ended.
+
+        Not after :meth:`close`: the clients outlive the node and may be writing still, so the next process must find
+        their slots in the journal.
+        """
+        if self._is_open and self.store.end_owner(owner):
+            self._wake_settled()
+
+    def end_holder(self, holder: str) -> None:
+        """End the leases of a connection that has ended."""
+        if self._is_open:
+            self.store.release_holder(holder)
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    async def committed(self, key: ObjectKey, wait_s: float) -> bool:
+        """Wait until nobody writes ``key`` any more; False if that takes longer than ``wait_s``."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(key, set())
+        waiters.add(future)
+        try:
+            async with asyncio.timeout(wait_s):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            waiters.discard(future)
+            if not waiters and self._waiters.get(key) is waiters:
+                del self._waiters[key]
+        return True
+
+    async def verify(self, leased: Leased) -> bool:
+        """Compare an object's bytes with its checksum, in a thread; what does not match is dropped.
+
+        Returns
+        -------
+        bool
+            True if they match. False if they do not, or the object is gone meanwhile.
+        """
+        identity = (leased.key, leased.checksum)
+        task = self._verifying.get(identity)
+        if task is None:
+            task = asyncio.create_task(self._verify(leased))
+            self._verifying[identity] = task
+            task.add_done_callback(lambda _: self._verifying.pop(identity, None))
+        return await asyncio.shield(task)
+
+    def verify_later(self, objects: Sequence[Leased]) -> None:
+        """Verify those adopted objects that nobody has verified, when there is time; for readers who verify anyway."""
+        for leased in objects:
+            if leased.is_verified or len(self._background) >= _MAX_BACKGROUND_VERIFICATIONS:
+                continue
+            task = asyncio.create_task(self.verify(leased))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def suspect(self, key: ObjectKey) -> bool:
+        """Verify the object now stored under ``key``; returns whether it was dropped."""
+        found = self.store.lease(key, VERIFIER, self.store.limits.max_ttl_s)
+        if found is None:
+            return False
+        lease, leased = found
+        try:
+            return not await self.verify(leased)
+        finally:
+            self.store.release(lease)
+
+    # Housekeeping -------------------------------------------------------------------------------------------------
+
+    def stop_verifying(self) -> None:
+        """Wait for the checksum under way, in a thread, and start no other; needed before :meth:`close`."""
+        self._checksums.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """Close the store; segment and journal stay for the next process, open slots as orphans among them."""
+        self._is_open = False
+        for task in [*self._verifying.values(), *self._background]:
+            task.cancel()
+        self.store.close()
+
+    def _require_writes(self) -> None:
+        if not self.accepts_writes:
+            raise NoSpace("the node is stopping and takes no writes")
+
+    def _wake(self, key: ObjectKey) -> None:
+        for future in self._waiters.pop(key, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def _wake_settled(self) -> None:
+        for key in [key for key in self._waiters if not self.store.is_being_written(key)]:
+            self._wake(key)
+
+    async def _verify(self, leased: Leased) -> bool:
+        found = self.store.lease(leased.key, VERIFIER, self.store.limits.max_ttl_s)
+        if found is None or found[1].checksum != leased.checksum:
+            return False
+        lease, current = found
+        views = self.store.views(current.extents)
+        try:
+            loop = asyncio.get_running_loop()
+            checksum = await loop.run_in_executor(self._checksums, _checksum, views)
+        finally:
+            for view in views:
+                view.release()
+            is_held = self._is_open and self.store.release(lease) > 0
+        if not is_held:
+            return False  # the queue was longer than a lease may live: these pages may have been anybody's
+        if checksum == current.checksum:
+            self.verifications["match"] += 1
+            self.store.mark_verified(current)
+            return True
+        self.verifications["mismatch"] += 1
+        self.store.drop_corrupt(current)
+        log.warning(
+            "dropped an object whose bytes do not match its checksum", bucket=leased.key.bucket, name=leased.key.name
+        )
+        return False
+
+
+def _checksum(views: Sequence[memoryview]) -> int:
+    hasher = xxhash.xxh3_64()
+    for view in views:
+        hasher.update(view)
+    return hasher.intdigest()
