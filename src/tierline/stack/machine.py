@@ -25,6 +25,16 @@ def usable_cpus() -> int:
     return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
 
 
+def computes_bfloat16() -> bool:
+    """Say whether the processor has instructions for bfloat16 products (AVX512-BF16, AMX, Arm's BF16)."""
+    with Path("/proc/cpuinfo").open() as processors:
+        for line in processors:
+            name, _, features = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features.split())
+    return False
+
+
 def available_memory_bytes() -> int:
     """Return how much memory can be taken without swapping: the machine's, or the cgroup's rest when that is less."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())

@@ -8,6 +8,7 @@ from pathlib import Path
 from tierline.configuration import format_byte_size, load
 from tierline.connectors.vllm.launch import kv_transfer_config
 from tierline.errors import UsageError
+from tierline.node.config import default_socket_path
 from tierline.router.config import RouterConfig
 from tierline.stack import engines, machine, model
 from tierline.stack.config import UpConfig
@@ -91,7 +92,7 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
     if starts_vllm and chosen is None:
         chosen = model.prepare_default_model(say)
 
-    socket = runtime_folder() / f"tierline-{config.node_port}.sock" if config.cache else None
+    socket = default_socket_path(config.node_port) if config.cache else None
     kv_transfer = kv_transfer_config(socket) if socket else None
     name = _model_name(config, chosen)
     replicas = _replicas(config, name, chosen, kv_transfer)
@@ -124,6 +125,8 @@ def _require_memory(config: UpConfig, folder: Path | None, starts_vllm: bool) ->
     engine = 0
     if starts_vllm:
         weights = engines.weights_bytes(folder) if folder else model.DEFAULT_WEIGHTS_BYTES
+        if engines.fastest_dtype() == "float32":
+            weights *= 2  # they are stored in 16 bits
         engine = engines.VLLM_OVERHEAD_BYTES + config.engine_cache_size + weights
     elif not config.endpoints:
         engine = _SIMULATED_BYTES
@@ -162,6 +165,7 @@ def _replicas(
                 threads=threads,
                 kv_cache_bytes=config.engine_cache_size,
                 kv_transfer=kv_transfer,
+                dtype=engines.fastest_dtype(),
                 dev_mode=config.engine_dev_mode,
                 arguments=config.engine_arguments,
             )

@@ -193,7 +193,7 @@ class SimulatedEngine:
 
     def _publish_events(self) -> None:
         if self._publisher is not None and self.cache.events:
-            self._publisher.publish(EventBatch(time.time(), self.cache.events))
+            self._publisher.publish(EventBatch(time.time(), self.cache.events, data_parallel_rank=0))
         self.cache.events = []
 
 

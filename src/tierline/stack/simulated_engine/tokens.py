@@ -26,9 +26,7 @@ def decode(tokens: Iterable[int]) -> str:
 
 def render_chat(messages: Iterable[tuple[str, str]]) -> str:
     """Return the prompt of a chat of ``(role, content)`` messages; it ends where the answer begins."""
-    return "".join(map(_padded, (f"<|{role}|>\n{content}\n" for role, content in messages))) + _padded(
-        "<|assistant|>\n"
-    )
+    return "".join(_header(role) + _padded(f"{content}\n") for role, content in messages) + _header("assistant")
 
 
 def answer(prompt: Sequence[int], length: int) -> list[int]:
@@ -40,6 +38,10 @@ def answer(prompt: Sequence[int], length: int) -> list[int]:
         letters = bytes(_LETTERS[draw // 26**place % 26] for place in range(3))
         words.append(int.from_bytes(b" " + letters, "little"))
     return words
+
+
+def _header(role: str) -> str:
+    return _padded(f"<|{role}|>\n")
 
 
 def _padded(text: str) -> str:

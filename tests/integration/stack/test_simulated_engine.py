@@ -1,0 +1,223 @@
+"""The simulated engine as clients and routers see it: OpenAI's client, vLLM's metrics, KV events on ZMQ."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import openai
+import pytest
+import zmq
+from prometheus_client.parser import text_string_to_metric_families
+
+from tierline.stack.simulated_engine.cache import block_hashes
+
+MODEL = "simulated-model"
+DOCUMENT = "the quick brown fox jumps over the lazy dog " * 20
+FAST = ("--prefill-rate", "1000000", "--decode-rate", "1000")
+Start = Callable[..., str]
+
+
+def client_of(url: str) -> Any:  # its overloads do not take what a dictionary holds
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+async def metric(url: str, name: str, **labels: str) -> float:
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as response:
+        text = await response.text()
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+async def until(url: str, name: str, value: float) -> None:
+    while await metric(url, name) != value:  # noqa: ASYNC110  (it is another process that changes it)
+        await asyncio.sleep(0.02)
+
+
+async def test_a_repeated_prompt_is_answered_alike_and_mostly_from_the_cache(simulated_engine: Start) -> None:
+    async with client_of(simulated_engine(*FAST)) as client:
+        ask = {"model": MODEL, "messages": [{"role": "user", "content": DOCUMENT}], "max_tokens": 6}
+        cold = await client.chat.completions.create(**ask)
+        warm = await client.chat.completions.create(**ask)
+    assert cold.choices[0].message == warm.choices[0].message
+    assert cold.choices[0].finish_reason == "length"
+    assert cold.usage.prompt_tokens_details.cached_tokens == 0
+    assert warm.usage.prompt_tokens - warm.usage.prompt_tokens_details.cached_tokens <= 16
+    assert warm.usage.completion_tokens == 6
+
+
+async def test_a_stream_has_the_same_text_as_the_whole_and_ends_with_usage(simulated_engine: Start) -> None:
+    async with client_of(simulated_engine(*FAST)) as client:
+        ask = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
+        whole = await client.chat.completions.create(**ask)
+        stream = await client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True})
+        chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert chunks[-1].usage == whole.usage.model_copy(
+        update={"prompt_tokens_details": chunks[-1].usage.prompt_tokens_details}
+    )
+
+
+async def test_every_response_says_that_it_is_simulated(simulated_engine: Start) -> None:
+    url = simulated_engine(*FAST)
+    async with aiohttp.ClientSession() as http:
+        for method, path, body in (
+            ("GET", "/health", None),
+            ("GET", "/v1/models", None),
+            ("GET", "/metrics", None),
+            ("GET", "/nothing-here", None),
+            ("POST", "/v1/completions", {"model": "another", "prompt": "x"}),
+            ("POST", "/v1/completions", {"model": MODEL, "prompt": "x", "stream": True}),
+        ):
+            async with http.request(method, url + path, json=body) as response:
+                assert response.headers["x-tierline-simulated"] == "true", path
+
+
+async def test_a_completion_takes_token_ids_and_they_can_be_read_back(simulated_engine: Start) -> None:
+    url = simulated_engine(*FAST)
+    async with aiohttp.ClientSession() as http:
+        async with http.post(f"{url}/tokenize", json={"prompt": DOCUMENT}) as response:
+            ids = (await response.json())["tokens"]
+        async with http.post(f"{url}/detokenize", json={"tokens": ids}) as response:
+            assert (await response.json())["prompt"] == DOCUMENT
+    async with client_of(url) as client:
+        by_text = await client.completions.create(model=MODEL, prompt=DOCUMENT)
+        by_ids = await client.completions.create(model=MODEL, prompt=ids)
+    assert by_text.choices[0].text == by_ids.choices[0].text
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"model": "another"}, 404),
+        ({"prompt": ""}, 400),
+        ({"n": 2}, 400),
+        ({"max_tokens": 10**6, "extra_body": {"ignore_eos": True}}, 400),
+        ({"prompt": ["one", "two"]}, 400),
+    ],
+)
+async def test_what_it_cannot_do_is_an_error_in_openai_s_shape(
+    simulated_engine: Start, change: dict[str, object], status: int
+) -> None:
+    async with client_of(simulated_engine(*FAST)) as client:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.completions.create(**{"model": MODEL, "prompt": "x", **change})
+    assert caught.value.status_code == status
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["code"] == status
+
+
+async def test_the_metrics_tell_where_prompt_tokens_came_from(simulated_engine: Start) -> None:
+    url = simulated_engine(*FAST, "--cache-blocks", "512")
+    async with client_of(url) as client:
+        answers = [await client.completions.create(model=MODEL, prompt=DOCUMENT, max_tokens=3) for _ in range(2)]
+    cached = answers[1].usage.prompt_tokens_details.cached_tokens
+    prompt = answers[1].usage.prompt_tokens
+    by_source = "vllm:prompt_tokens_by_source_total"
+    assert await metric(url, by_source, source="local_cache_hit") == cached
+    assert await metric(url, by_source, source="local_compute") == 2 * prompt - cached
+    assert await metric(url, "vllm:prefix_cache_queries_total", model_name=MODEL, engine="0") == 2 * prompt
+    assert await metric(url, "vllm:prefix_cache_hits_total") == cached
+    assert await metric(url, "vllm:generation_tokens_total") == 6
+    assert await metric(url, "vllm:time_to_first_token_seconds_count") == 2
+    assert await metric(url, "vllm:cache_config_info", block_size="16", num_gpu_blocks="512") == 1
+
+
+async def test_a_client_that_goes_away_ends_its_request(simulated_engine: Start) -> None:
+    url = simulated_engine("--decode-rate", "1")
+    ask = {"model": MODEL, "prompt": DOCUMENT, "max_tokens": 1000, "ignore_eos": True}
+    async with aiohttp.ClientSession() as http:
+        for stream in (True, False):
+            request = asyncio.create_task(http.post(f"{url}/v1/completions", json={**ask, "stream": stream}))
+            await until(url, "vllm:num_requests_running", 1)
+            if request.done():
+                request.result().close()
+            request.cancel()
+            await until(url, "vllm:num_requests_running", 0)
+    assert await metric(url, "vllm:request_success_total", finished_reason="abort") == 2
+    assert await metric(url, "vllm:kv_cache_usage_perc") == 0
+
+
+async def test_more_requests_than_it_takes_wait_in_line(simulated_engine: Start) -> None:
+    url = simulated_engine("--max-num-seqs", "2", "--decode-rate", "5")
+    async with client_of(url) as client:
+        requests = [
+            asyncio.create_task(client.completions.create(model=MODEL, prompt=f"{number}", max_tokens=10))
+            for number in range(5)
+        ]
+        await until(url, "vllm:num_requests_waiting", 3)
+        assert await metric(url, "vllm:num_requests_running") == 2
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+
+
+async def test_its_cache_can_be_emptied(simulated_engine: Start) -> None:
+    url = simulated_engine(*FAST)
+    async with client_of(url) as client, aiohttp.ClientSession() as http:
+        await client.completions.create(model=MODEL, prompt=DOCUMENT)
+        async with http.post(f"{url}/reset_prefix_cache") as response:
+            assert await response.json() == {"success": True}
+        again = await client.completions.create(model=MODEL, prompt=DOCUMENT)
+    assert again.usage.prompt_tokens_details.cached_tokens == 0
+
+
+async def test_kv_events_carry_the_tokens_of_each_new_block(simulated_engine: Start, tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/events"
+    url = simulated_engine(*FAST, "--cache-blocks", "64", "--kv-events-endpoint", endpoint)
+    context = zmq.Context()
+    with context, context.socket(zmq.SUB) as subscriber:
+        subscriber.setsockopt(zmq.LINGER, 0)
+        subscriber.setsockopt(zmq.RCVTIMEO, 10_000)
+        subscriber.subscribe(b"")
+        subscriber.connect(endpoint)
+        await asyncio.sleep(0.3)  # a subscription that is under way misses what is sent
+        async with client_of(url) as client:
+            await client.completions.create(model=MODEL, prompt=list(range(100)), max_tokens=1)
+        topic, sequence, payload = subscriber.recv_multipart()
+    timestamp, (stored,), rank = msgspec.msgpack.decode(payload)
+    assert (topic, int.from_bytes(sequence, "big")) == (b"", 0)
+    assert (timestamp > 0, rank) == (True, 0)
+    assert stored == {
+        "type": "BlockStored",
+        "block_hashes": block_hashes(list(range(96))),
+        "parent_block_hash": None,
+        "token_ids": list(range(96)),
+        "block_size": 16,
+        "lora_id": None,
+        "medium": "GPU",
+        "lora_name": None,
+        "extra_keys": [None] * 6,
+        "group_idx": 0,
+    }
+
+
+@pytest.mark.vllm
+def test_vllm_itself_reads_our_kv_events() -> None:
+    kv_events = pytest.importorskip("vllm.distributed.kv_events")
+    from tierline.stack.simulated_engine.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch
+
+    events = [
+        BlockStored([1, 2], 7, [5] * 32, 16, None, "GPU", None, [("salt",), None], 0),
+        BlockRemoved([1], "GPU", 0),
+        AllBlocksCleared(),
+    ]
+    payload = msgspec.msgpack.encode(EventBatch(1.5, events, 0))
+    read = msgspec.msgpack.decode(payload, type=kv_events.KVEventBatch)
+    assert read == kv_events.KVEventBatch(
+        ts=1.5,
+        data_parallel_rank=0,
+        events=[
+            kv_events.BlockStored([1, 2], 7, [5] * 32, 16, None, "GPU", None, [("salt",), None], 0),
+            kv_events.BlockRemoved([1], "GPU", 0),
+            kv_events.AllBlocksCleared(),
+        ],
+    )
