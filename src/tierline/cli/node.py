@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tierline.cli.options import ConfigFile, LogFormat, LogLevel, configure_logs
-from tierline.configuration import load
+from tierline.cli.options import ConfigFile, LogFormat, LogLevel
 
 
 def node(
@@ -38,6 +37,7 @@ def node(
       tierline node --config node.toml
       TIERLINE_NODE_CAPACITY=64GiB tierline node --host 0.0.0.0
     """
+    from tierline.configuration import load
     from tierline.node.config import NodeConfig
     from tierline.node.server import run
 
@@ -55,5 +55,4 @@ def node(
             "log_format": log_format,
         },
     )
-    configure_logs(settings)
     run(settings)

@@ -5,9 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from tierline import logs
-from tierline.configuration import ProgramConfig
-
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML, YAML or JSON file with keys spelled like the flags."),
@@ -20,8 +17,3 @@ LogFormat = Annotated[
     Literal["console", "json"] | None,
     typer.Option("--log-format", help="Text for people, or one JSON object a line.", show_default="console"),
 ]
-
-
-def configure_logs(config: ProgramConfig) -> None:
-    """Log as ``config`` says."""
-    logs.configure(config.log_level, json=config.log_format == "json")

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tierline.cli.options import ConfigFile, LogFormat, LogLevel, configure_logs
-from tierline.configuration import load
+from tierline.cli.options import ConfigFile, LogFormat, LogLevel
 
 
 def router(
@@ -25,6 +24,14 @@ def router(
             show_default="prefixaware",
         ),
     ] = None,
+    session_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Request header that names a session, or body:user; repeat for more, first match wins.",
+            show_default="x-session-id, x-user-id, body:user",
+        ),
+    ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -36,6 +43,7 @@ def router(
       tierline router --endpoint http://10.0.0.7:8000 --strategy session --port 80 --host 0.0.0.0
       TIERLINE_ROUTER_ENDPOINTS=http://a:8000,http://b:8000 tierline router --config router.yaml
     """
+    from tierline.configuration import load
     from tierline.router.config import RouterConfig
     from tierline.router.server import run
 
@@ -47,9 +55,9 @@ def router(
             "port": port,
             "endpoints": endpoint or None,
             "strategy": strategy,
+            "session_keys": session_key or None,
             "log_level": log_level,
             "log_format": log_format,
         },
     )
-    configure_logs(settings)
     run(settings)

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tierline.cli.options import ConfigFile, LogFormat, LogLevel, configure_logs
-from tierline.configuration import load
+from tierline.cli.options import ConfigFile, LogFormat, LogLevel
 
 
 def simulate_engine(
@@ -53,6 +52,7 @@ def simulate_engine(
       tierline simulate-engine --model simulated-70b --prefill-rate 20000 --decode-rate 40 --cache-blocks 30000
       tierline simulate-engine --port 8002 --kv-events-endpoint 'tcp://*:5557'
     """
+    from tierline.configuration import load
     from tierline.stack.simulated_engine import SimulatedEngineConfig, run
 
     settings = load(
@@ -72,5 +72,4 @@ def simulate_engine(
             "log_format": log_format,
         },
     )
-    configure_logs(settings)
     run(settings)

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tierline.cli.options import ConfigFile, LogFormat, LogLevel, configure_logs
-from tierline.configuration import load
+from tierline.cli.options import ConfigFile, LogFormat, LogLevel
 
 
 def up(
@@ -76,6 +75,7 @@ def up(
       tierline up --engine simulated --port 8100
       tierline up --endpoint http://10.0.0.7:8000 --endpoint http://10.0.0.8:8000
     """
+    from tierline.configuration import load
     from tierline.stack.config import UpConfig
     from tierline.stack.up import run
 
@@ -100,5 +100,4 @@ def up(
             "log_format": log_format,
         },
     )
-    configure_logs(settings)
     run(settings)

@@ -183,4 +183,6 @@ def _router(config: UpConfig, endpoints: list[str]) -> PlannedChild:
     ]
     # What listens everywhere is reached on loopback.
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104
-    return PlannedChild("router", argv, {}, f"http://{reachable}:{config.port}", "/health")
+    # A stack that is stopped takes its replicas along; to wait for their answers is no use.
+    environment = {"TIERLINE_ROUTER_SHUTDOWN_TIMEOUT_S": "2"}
+    return PlannedChild("router", argv, environment, f"http://{reachable}:{config.port}", "/health")

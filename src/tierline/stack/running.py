@@ -7,6 +7,7 @@ import http.client
 import os
 import socket
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -68,6 +69,19 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     replicas: list[RunningChild]
 
 
+Described = TypeVar("Described", RunningStack, RunningChild)
+
+
+def encode(described: RunningStack | RunningChild) -> bytes:
+    """Return the JSON of a stack or of one of its children."""
+    return msgspec.json.encode(described, enc_hook=str)  # paths
+
+
+def decode(json: bytes, kind: type[Described]) -> Described:
+    """Return what :func:`encode` wrote."""
+    return msgspec.json.decode(json, type=kind, dec_hook=lambda path, text: path(text))
+
+
 def stack_folder(port: int) -> Path:
     """Return the state folder of the stack whose router listens on ``port``."""
     return state_folder() / f"up-{port}"
@@ -76,7 +90,7 @@ def stack_folder(port: int) -> Path:
 def find_stack(port: int = 8000) -> RunningStack | None:
     """Return the stack whose router listens on ``port``; ``None`` when none is ready there."""
     try:
-        stack = msgspec.json.decode((stack_folder(port) / DESCRIPTION).read_bytes(), type=RunningStack)
+        stack = decode((stack_folder(port) / DESCRIPTION).read_bytes(), RunningStack)
         os.kill(stack.pid, 0)
     except (FileNotFoundError, ProcessLookupError):  # the latter: it was killed and could not tidy up
         return None
@@ -105,4 +119,4 @@ def restart_replica(stack: RunningStack, index: int) -> RunningChild:
         connection.close()
     if response.status != http.client.OK:
         raise EngineError(f"replica {index} was not restarted: {body.decode(errors='replace')}")
-    return msgspec.json.decode(body, type=RunningChild)
+    return decode(body, RunningChild)

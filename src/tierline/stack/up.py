@@ -18,13 +18,14 @@ from aiohttp import web
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from tierline import logs
 from tierline.configuration import format_byte_size
 from tierline.errors import EngineError
 from tierline.stack.config import UpConfig
 from tierline.stack.machine import SHARED_MEMORY
 from tierline.stack.plan import PlannedChild, StackPlan, make_plan
 from tierline.stack.processes import Child
-from tierline.stack.running import DESCRIPTION, RunningChild, RunningStack
+from tierline.stack.running import DESCRIPTION, RunningChild, RunningStack, encode
 
 _WATCH_EVERY_S = 0.2
 
@@ -39,6 +40,7 @@ def run(config: UpConfig) -> None:
     EngineError
         When a child did not become ready or ended by itself; all were stopped.
     """
+    logs.configure(config.log_level, json=config.log_format == "json")
     console = Console(highlight=False, soft_wrap=True)
     plan = make_plan(config, say=lambda line: console.print(line, style="dim"))
     asyncio.run(_supervise(plan, console))
@@ -155,7 +157,7 @@ class Stack:
 
     def _write_description(self) -> None:
         scratch = self.plan.folder / f".{DESCRIPTION}"
-        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(self.describe())))
+        scratch.write_bytes(msgspec.json.format(encode(self.describe())))
         scratch.rename(self.plan.folder / DESCRIPTION)
 
 
@@ -203,7 +205,7 @@ async def _control(stack: Stack) -> AsyncIterator[None]:
         if index >= len(stack.plan.replicas):
             return web.Response(status=404, text=f"there are {len(stack.plan.replicas)} replicas, counted from 0")
         try:
-            return web.Response(body=msgspec.json.encode(await stack.restart(index)), content_type="application/json")
+            return web.Response(body=encode(await stack.restart(index)), content_type="application/json")
         except EngineError as error:
             return web.Response(status=500, text=str(error))
 

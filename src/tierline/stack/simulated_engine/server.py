@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from aiohttp import web
 
+from tierline import logs
 from tierline.stack.simulated_engine import tokens
 from tierline.stack.simulated_engine.cache import BLOCK_TOKENS, PrefixCache
 from tierline.stack.simulated_engine.config import SimulatedEngineConfig
@@ -239,6 +240,7 @@ def make_app(config: SimulatedEngineConfig) -> web.Application:
 
 def run(config: SimulatedEngineConfig) -> None:
     """Serve until SIGINT or SIGTERM."""
+    logs.configure(config.log_level, json=config.log_format == "json")
     web.run_app(
         make_app(config),
         host=config.host,
