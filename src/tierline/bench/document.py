@@ -217,7 +217,7 @@ class _Run:
     async def _stored_bytes(self) -> int:
         assert self._stack.node is not None
         async with self._http.get(f"{self._stack.node.url}/v1/stats") as response:
-            return int((await response.json())["used_bytes"])
+            return int((await response.json())["store"]["used_bytes"])
 
     async def _still_stored(self, documents: Sequence[Document]) -> Sequence[Document]:
         if self._stack.node is None:

@@ -27,6 +27,9 @@ Say = Callable[[str], None]
 """Tells the user what is being done; one line at a time."""
 
 
+QUICK_NOTE = "Run with --quick: few samples of small objects. It shows that everything works, not how fast it is."
+
+
 @dataclass(frozen=True)
 class BenchOptions:
     """What a user can choose.
@@ -130,7 +133,7 @@ def run_bench(
         duration_s=time.monotonic() - clock,
         machine=machine,
         rows=findings.rows,
-        notes=findings.notes,
+        notes=[*([QUICK_NOTE] if options.quick else []), *findings.notes],
         tables=findings.tables,
         chart=findings.chart,
     )

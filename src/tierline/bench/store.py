@@ -96,8 +96,7 @@ def measure(options: BenchOptions, say: Say) -> Findings:
         say("churning the segment, then reading what was written into its holes")
         turns.churn()
         for _ in range(effort.rounds):
-            turns.copy("memcpy after churn")
-            turns.read("read after churn")
+            turns.copy_and_read(" after churn")
     rows = _rows(turns, redis, why_no_redis)
     return Findings(rows, _notes(effort, turns.churned_extents), [], _chart(rows))
 
@@ -135,12 +134,10 @@ class _Turns:
 
     def take_all(self, redis: Redis | None) -> None:
         """Take one turn of everything; what is compared stands side by side."""
-        self.copy("memcpy")
-        self.read("read")
+        self.copy_and_read()
         self.write("write", self._fill)
         self.write("write with checksum", self._fill_and_sum)
-        self.copy("memcpy")
-        self.read("read")
+        self.copy_and_read()
         self.stream()
         self.put()
         self.stream()
@@ -153,14 +150,15 @@ class _Turns:
                 self.rounds.add(f"SET {client} {connections}", [redis.set(client, connections) / GIGABYTE])
                 self.rounds.add(f"GET {client} {connections}", [redis.get(client, connections) / GIGABYTE])
 
-    def copy(self, name: str) -> None:
-        """Copy private memory to private memory."""
-        self.rounds.add(name, [self._rate(self._copy.copy) for _ in range(self.effort.copies)])
-
-    def read(self, name: str) -> None:
-        """Lease an object, copy it to private memory, release it."""
+    def copy_and_read(self, suffix: str = "") -> None:
+        """Copy private memory, then lease an object, copy it to private memory and release it; by turns."""
+        copied, read = [], []
         objects = itertools.cycle(self._to_read)
-        self.rounds.add(name, [self._rate(lambda: self._read_one(next(objects))) for _ in range(self.effort.copies)])
+        for _ in range(self.effort.copies):
+            copied.append(self._rate(self._copy.copy))
+            read.append(self._rate(functools.partial(self._read_one, next(objects))))
+        self.rounds.add(f"memcpy{suffix}", copied)
+        self.rounds.add(f"read{suffix}", read)
 
     def write(self, name: str, fill: Callable[[Slot], int]) -> None:
         """Reserve a slot, copy private memory into it, commit it."""
@@ -222,7 +220,7 @@ class _Turns:
         self._client.delete(BUCKET, [*self._to_read, *self._prefix])
         self._wait_for_resting_pages()
         hole = resident(self.effort.object_bytes // _HOLES_AN_OBJECT)
-        room = int(self._client.stats()["free_bytes"])
+        room = int(self._client.stats()["store"]["free_bytes"])
         fillers = [self._store(self._new_name(), hole) for _ in range(room // len(hole))]
         self._client.delete(BUCKET, fillers[::2])
         self._to_read = [self._store(self._new_name(), self._source) for _ in range(_OBJECTS_READ)]
@@ -233,7 +231,7 @@ class _Turns:
     def _wait_for_resting_pages(self) -> None:
         """Pages of deleted objects are free once their last lease has rested."""
         deadline = time.monotonic() + _REST_SECONDS
-        while self._client.stats()["retired_bytes"]:
+        while self._client.stats()["store"]["retired_bytes"]:
             if time.monotonic() > deadline:
                 raise TierlineError(f"deleted objects still keep their pages after {_REST_SECONDS:.0f} s")
             time.sleep(0.1)
