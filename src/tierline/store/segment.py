@@ -100,7 +100,7 @@ class Segment:
             _check_names(fd, path)
             return cls(path, fd)
         except BaseException:
-            os.close(fd)
+            _unlock_and_close(fd)
             raise
 
     def seal(self, identity: bytes) -> None:
@@ -132,7 +132,7 @@ class Segment:
     def close(self) -> None:
         """Let go of the lock and the file, which stays. The mapping ends with the last view of it."""
         if self._fd >= 0:
-            os.close(self._fd)
+            _unlock_and_close(self._fd)
             self._fd = -1
 
     def remove(self) -> None:
@@ -179,6 +179,11 @@ def _lock(fd: int, path: Path) -> None:
         raise SegmentError(
             f"{path}: in use by another node store; stop it, or give this one another --shared-memory-name"
         ) from None
+
+
+def _unlock_and_close(fd: int) -> None:
+    fcntl.flock(fd, fcntl.LOCK_UN)  # by name: the mapping has a duplicate of the descriptor, which would keep the lock
+    os.close(fd)
 
 
 def _claim(fd: int, path: Path, size: int) -> None:

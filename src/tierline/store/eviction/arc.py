@@ -35,6 +35,11 @@ class AdaptiveReplacement(EvictionPolicy):
         """Pages of all listed objects."""
         return self._once.pages + self._often.pages
 
+    @property
+    def ghost_pages(self) -> int:
+        """Pages that the remembered keys of evicted objects had."""
+        return self._once_ghosts.pages + self._often_ghosts.pages
+
     def insert(self, key: ObjectKey, pages: int) -> None:
         """List as seen once; as seen often if it is a ghost, which also moves the target towards its list."""
         if self._once_ghosts.discard(key) is not None:
@@ -95,8 +100,5 @@ class AdaptiveReplacement(EvictionPolicy):
     def _trim_ghosts(self) -> None:
         while self._once_ghosts and self._once.pages + self._once_ghosts.pages > self._capacity:
             self._once_ghosts.pop_oldest()
-        while self._often_ghosts and (
-            self._once.pages + self._often.pages + self._once_ghosts.pages + self._often_ghosts.pages
-            > 2 * self._capacity
-        ):
+        while self._often_ghosts and self.evictable_pages + self.ghost_pages > 2 * self._capacity:
             self._often_ghosts.pop_oldest()
