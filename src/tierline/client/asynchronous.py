@@ -132,11 +132,14 @@ class AsyncNodeClient:
         number, reply = self._connection.send(call)
         try:
             async with asyncio.timeout(budget_s):
-                return call.result(await reply)
+                answer = await reply
+        except asyncio.CancelledError:
+            self._connection.give_up(number, reply)
+            raise
         except TimeoutError as error:
+            self._connection.give_up(number, reply)
             raise NodeUnavailable(f"the node did not answer within {budget_s} s") from error
-        finally:
-            self._connection.forget(number)
+        return call.result(answer)
 
 
 class _Connection(asyncio.Protocol):
@@ -159,10 +162,13 @@ class _Connection(asyncio.Protocol):
         self._flush()
         return number, self._futures[number]
 
-    def forget(self, number: int) -> None:
-        """The caller is gone, with its reply or without."""
+    def give_up(self, number: int, reply: asyncio.Future[Reply]) -> None:
+        """The caller is gone; its reply may be here already, or come later."""
         self._futures.pop(number, None)
         self._core.abandon(number)
+        if reply.done() and not reply.cancelled() and reply.exception() is None:
+            self._core.give_back(reply.result())
+            self._flush()
 
     def close(self) -> None:
         """End the connection."""
@@ -176,8 +182,10 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for number, reply in self._core.receive(data):
-                future = self._futures.get(number)
-                if future is not None and not future.done():
+                future = self._futures.pop(number)
+                if future.done():  # cancelled a moment ago; its caller does not know of the reply
+                    self._core.give_back(reply)
+                else:
                     future.set_result(reply)
         except WireError as error:
             self._end(f"the connection to the node ended: {error}")

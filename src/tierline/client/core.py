@@ -69,12 +69,16 @@ class ClientCore:
                 yield number, reply
             elif number in self._abandoned:
                 self._abandoned.remove(number)
-                if (give_back := calls.undo(reply)) is not None:
-                    self._abandoned.add(self._queue(give_back))
+                self.give_back(reply)
             elif isinstance(reply, messages.Failed):
                 raise WireError(reply.message)
             else:
                 raise WireError(f"the node answered with {type(reply).__name__} what was not asked")
+
+    def give_back(self, reply: messages.Reply) -> None:
+        """Queue the return of what a reply hands out; for one that nobody took."""
+        if (call := calls.undo(reply)) is not None:
+            self._abandoned.add(self._queue(call))
 
     def _queue(self, call: Call[Any]) -> int:
         number = self._next_id

@@ -1,7 +1,7 @@
 """One connection of the UNIX socket: requests of :mod:`tierline.wire.messages` in, their replies out.
 
-Rules: slots and leases belong to the connection and end when **the client** ends it; a client that breaks the contract
-is told so and no longer served, but its slots wait for its end of the connection, for it may be writing into them.
+Rules: slots and leases belong to the connection and end when **the client** ends it; a client whose frames break the
+contract is told so and no longer served, but its slots wait for its end of the connection: it may be writing into them.
 Requests are carried out in the order they came, in steps, and the loop gets its turn after :data:`TURN_S`.
 """
 
@@ -196,11 +196,8 @@ class LocalConnection(asyncio.Protocol):
             if stop.value is not None:
                 self._reply(request, received, stop.value)
             return True
-        except StoreError as error:
+        except (StoreError, WireError) as error:
             self._reply(request, received, Failed(request.id, type(error).__name__, str(error)))
-            return True
-        except WireError as error:
-            self._refuse(error, request.id)
             return True
         return False
 
@@ -209,14 +206,14 @@ class LocalConnection(asyncio.Protocol):
         self._observer.socket_request(type(request).__name__, outcome, time.monotonic() - received)
         self._require_transport().write(encode_frame(reply))
 
-    def _refuse(self, error: WireError, number: int = 0) -> None:
-        """Serve this client no longer; what it holds stays until it ends the connection."""
+    def _refuse(self, error: WireError) -> None:
+        """Serve this client no longer, for where its next request starts is lost; what it holds stays until its end."""
         log.warning("a client broke the contract", client=self.hello.client, pid=self.owner.pid, error=str(error))
         self._is_refused = True
         self._waiting.clear()
         self._current = None
         transport = self._require_transport()
-        transport.write(encode_frame(Failed(number, type(error).__name__, str(error))))
+        transport.write(encode_frame(Failed(0, type(error).__name__, str(error))))
         transport.write_eof()
         if not transport.is_reading():
             transport.resume_reading()  # to hear of its end

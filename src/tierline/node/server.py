@@ -54,7 +54,6 @@ def run(config: NodeConfig) -> None:
     SegmentError
         The segment cannot be adopted.
     """
-    logs.configure(config.log_level, json=config.log_format == "json")
     factory = uvloop.new_event_loop if config.event_loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(serve(config))
