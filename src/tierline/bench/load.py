@@ -21,7 +21,7 @@ _STALLED_SECONDS = 30.0
 
 @dataclass
 class Outcome:
-    """What a run of load got back."""
+    """What a run of load got back; a latency ends with the first bytes of the answer's body, a stream's first event."""
 
     latencies_s: list[float] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
@@ -106,6 +106,8 @@ class _Client(asyncio.Protocol):
         self._wanted_type = content_type
         self._outcome = outcome
         self._transport: asyncio.Transport | None = None
+        self._sent_at = 0.0
+        self._latency_s: float | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def close(self) -> None:
@@ -131,6 +133,10 @@ class _Client(asyncio.Protocol):
         if name.lower() == b"content-type":
             self._type = value.partition(b";")[0]
 
+    def on_body(self, _body: bytes) -> None:
+        if self._latency_s is None:
+            self._latency_s = time.perf_counter() - self._sent_at
+
     def on_message_complete(self) -> None:
         self._is_answered = True
 
@@ -142,14 +148,15 @@ class _Client(asyncio.Protocol):
         assert self._transport is not None
         self._is_answered = False
         self._type = b""
+        self._latency_s = None
         self._parser = httptools.HttpResponseParser(self)
         self._sent_at = time.perf_counter()
         self._transport.write(request)
 
     def _count(self) -> None:
         status = self._parser.get_status_code()
-        if status == 200 and self._type == self._wanted_type:
-            self._outcome.latencies_s.append(time.perf_counter() - self._sent_at)
+        if status == 200 and self._type == self._wanted_type and self._latency_s is not None:
+            self._outcome.latencies_s.append(self._latency_s)
         else:
             got = f"{status} {self._type.decode('latin-1')}"
             self._outcome.failures[got] = self._outcome.failures.get(got, 0) + 1

@@ -105,12 +105,12 @@ def measure(options: BenchOptions, say: Say) -> Findings:
     notes = [
         f"{CONNECTIONS} connections, closed loop; engines are simulated and answer at once: JSON of 400 bytes, or "
         f"{SSE_CHUNKS + 1} server-sent events {1e3 * SSE_INTERVAL_SECONDS:.0f} ms apart.",
-        f"{REPEATED_SHARE:.0%} of a prompt repeat one of {DOCUMENTS} documents, the rest is new in every request.",
+        f"{REPEATED_SHARE:.1%} of a prompt repeat one of {DOCUMENTS} documents, the rest is new in every request.",
         f"Median of {effort.rounds} interleaved rounds of {effort.seconds} s each; router alone on one core, engines "
         "and load on the other.",
         "Processor time is utime + stime of the router's process, all threads; its health checks are part of it.",
-        f"Added latency: P50 through the router less P50 straight to an engine, one connection, "
-        f"{effort.lone_requests} requests a round.",
+        "Added latency: P50 until the first bytes of the answer's body through the router, less the same straight to "
+        f"an engine; one connection, {effort.lone_requests} requests a round.",
         _peer_version() if missing is None else f"{_PEER}: {missing}",
     ]
     return Findings(rows, notes, [_table(cases, rows)], _chart(cases, rows))
