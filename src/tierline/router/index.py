@@ -77,9 +77,10 @@ class PrefixIndex:
         order, masks, bit = self._orders[position], self._masks, 1 << position
         if len(hashes) > self.capacity:
             hashes = hashes[: self.capacity]
+        renew = order.move_to_end
         for block in reversed(hashes):
             if block in order:
-                order.move_to_end(block)
+                renew(block)
             else:
                 order[block] = None
                 masks[block] = masks.get(block, 0) | bit

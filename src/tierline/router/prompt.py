@@ -34,16 +34,6 @@ class RequestFields(msgspec.Struct, gc=False):
     tools: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
 
-    @property
-    def has_messages(self) -> bool:
-        """Whether the body is a chat's."""
-        return len(bytes(self.messages)) > 0
-
-    @property
-    def has_prompt(self) -> bool:
-        """Whether the body is a completion's."""
-        return len(bytes(self.prompt)) > 0
-
 
 _decode_fields = msgspec.json.Decoder(RequestFields).decode
 
@@ -74,11 +64,7 @@ def hash_blocks(prompt: bytes, seed: int) -> tuple[list[int], int]:
     digest, block = xxhash.xxh3_64_intdigest, BLOCK_BYTES
     whole = min(len(prompt) // block, BLOCKS_MAX) * block
     view = memoryview(prompt)
-    hashes: list[int] = []
-    append = hashes.append
-    for start in range(0, whole, block):
-        seed = digest(view[start : start + block], seed)
-        append(seed)
+    hashes = [seed := digest(view[start : start + block], seed) for start in range(0, whole, block)]
     return hashes, digest(view[whole:], seed)
 
 
@@ -92,9 +78,11 @@ def canonical_prompt(fields: RequestFields) -> bytes:
 
     A shape that is unknown here is hashed as it was written: it is the engine that judges the request.
     """
-    if fields.has_messages:
-        return b"".join(_canonical_chat(fields))
-    return b"".join(_canonical_completion(bytes(fields.prompt)))
+    if fields.messages:
+        return b"".join(_canonical_chat(fields.messages, fields.tools))
+    if fields.prompt:
+        return b"".join(_canonical_completion(fields.prompt))
+    return b""
 
 
 # Chats ----------------------------------------------------------------------------------------------------------------
@@ -117,14 +105,13 @@ _decode_messages = msgspec.json.Decoder(list[_Message]).decode
 _decode_part = msgspec.json.Decoder(_Part).decode
 
 
-def _canonical_chat(fields: RequestFields) -> Iterator[bytes]:
-    tools = bytes(fields.tools)
+def _canonical_chat(raw: msgspec.Raw, tools: msgspec.Raw) -> Iterator[bytes]:
     if tools:
         yield _without_blanks(tools) + _TOOLS_END
     try:
-        messages = _decode_messages(fields.messages)
+        messages = _decode_messages(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        yield bytes(fields.messages)
+        yield bytes(raw)
         return
     for message in messages:
         yield message.role.encode() + _ROLE_END
@@ -132,17 +119,16 @@ def _canonical_chat(fields: RequestFields) -> Iterator[bytes]:
             yield _utf8(message.content)
         else:
             for part in message.content or ():
-                yield _canonical_part(bytes(part)) + _PART_END
-        tool_calls = bytes(message.tool_calls)
-        if tool_calls:
-            yield _without_blanks(tool_calls)
+                yield _canonical_part(part) + _PART_END
+        if message.tool_calls:
+            yield _without_blanks(message.tool_calls)
         for extra in (message.name, message.tool_call_id):
             if extra is not None:
                 yield _PART_END + _utf8(extra)
         yield _MESSAGE_END
 
 
-def _canonical_part(raw: bytes) -> bytes:
+def _canonical_part(raw: msgspec.Raw) -> bytes:
     """Text as it is, everything else (images, audio) by the hash of its content."""
     try:
         part = _decode_part(raw)
@@ -153,8 +139,8 @@ def _canonical_part(raw: bytes) -> bytes:
     return xxhash.xxh3_128_digest(_without_blanks(raw))
 
 
-def _without_blanks(raw: bytes) -> bytes:
-    return msgspec.json.format(raw, indent=-1)
+def _without_blanks(raw: msgspec.Raw) -> bytes:
+    return msgspec.json.format(bytes(raw), indent=-1)
 
 
 def _utf8(text: str) -> bytes:
@@ -166,13 +152,11 @@ def _utf8(text: str) -> bytes:
 _decode_prompt = msgspec.json.Decoder(str | list[str | int | list[int]]).decode
 
 
-def _canonical_completion(raw: bytes) -> Iterator[bytes]:
-    if not raw:
-        return
+def _canonical_completion(raw: msgspec.Raw) -> Iterator[bytes]:
     try:
         prompt = _decode_prompt(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        yield raw
+        yield bytes(raw)
         return
     if isinstance(prompt, str):
         yield _utf8(prompt)

@@ -99,9 +99,9 @@ def _session(services: Services, head: RequestHead, fields: RequestFields) -> by
 
 def _invoked(fields: RequestFields) -> bytes:
     """Return the path that SageMaker's ``/invocations`` means for this body."""
-    if fields.has_messages:
+    if fields.messages:
         return _CHAT
-    if fields.has_prompt:
+    if fields.prompt:
         return _COMPLETION
     raise BadMessage(400, "the body of /invocations needs messages or a prompt")
 

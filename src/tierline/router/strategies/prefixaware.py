@@ -49,21 +49,22 @@ class PrefixAware:
 
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
-        blocks = request.blocks
+        blocks, prompt_tokens = request.blocks, request.prompt_tokens
         steps = self.index.match(blocks)
         template = self._templates.depth(blocks)
         bound = load_bound(endpoints)
-        fastest = max((endpoint.prefill_rate or 0.0 for endpoint in endpoints), default=0.0)
+        fastest = max([endpoint.prefill_rate or 0.0 for endpoint in endpoints])
 
         best: list[tuple[Endpoint, int]] = []
         best_cost: tuple[float, int] | None = None
         deepest = 0
         for endpoint in endpoints:
-            depth = _depth(steps, endpoint.bit)
-            deepest = max(deepest, depth)
+            depth = _depth(steps, endpoint.bit) if steps else 0
+            if depth > deepest:
+                deepest = depth
             if endpoint.inflight > bound:
                 continue
-            uncached = request.prompt_tokens - max(depth, template) * BLOCK_TOKENS
+            uncached = prompt_tokens - (depth if depth > template else template) * BLOCK_TOKENS
             cost = (_seconds(endpoint.queued_tokens + uncached, endpoint, fastest), endpoint.inflight)
             if best_cost is None or cost < best_cost:
                 best, best_cost = [(endpoint, depth)], cost
@@ -80,7 +81,7 @@ class PrefixAware:
             total_blocks=len(blocks),
             matched_blocks=depth,
             best_blocks=deepest,
-            uncached_tokens=request.prompt_tokens - depth * BLOCK_TOKENS,
+            uncached_tokens=prompt_tokens - depth * BLOCK_TOKENS,
         )
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
