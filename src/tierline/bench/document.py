@@ -174,10 +174,10 @@ class _Run:
         for question in range(effort.routed_questions):
             for document in documents:
                 answer, split = await self._counted(url, document.prompt(question))
-                self._book(f"router {name}: all questions", document.prompt(question), answer, split)
+                self._book(f"{name}: all questions", document.prompt(question), answer, split)
                 if question:
-                    self._book(f"router {name}: later questions", document.prompt(question), answer, split)
-            self._say(f"router {name}, question {question + 1} of {effort.routed_questions}: {self._latest}")
+                    self._book(f"{name}: later questions", document.prompt(question), answer, split)
+            self._say(f"{name}, question {question + 1} of {effort.routed_questions}: {self._latest}")
 
     async def _new_document(self, questions: int) -> Document:
         return await write_document(self._chat, self._replicas[0], self._effort.prefix_tokens, questions)
@@ -244,7 +244,7 @@ async def _measure_without_cache(
             await run.ask_without_cache()
             await run.ask_router(uncached.router.url, name)
     except EnvironmentTooSmall as error:
-        states.cannot(f"router {name}: all questions", str(error))
+        states.cannot(f"{name}: all questions", str(error))
 
 
 @contextlib.asynccontextmanager
@@ -312,6 +312,6 @@ def _notes(stack: RunningStack, effort: _Effort) -> list[str]:
         "with a new salt, so its first request is cold everywhere.",
         "TTFT is what the client sees until the first event with text. Output tokens/s counts the whole request.",
         "Tokens by source come from the engines' counters (vllm:prompt_tokens_by_source), not from the client.",
-        f"Rows of a router: {effort.routed_questions} questions on each of {effort.routed_documents} new documents, "
-        "question by question; the first question on a document is cold.",
+        f"Rows named after a strategy went through a router: {effort.routed_questions} questions on each of "
+        f"{effort.routed_documents} new documents, question by question; the first question on a document is cold.",
     ]

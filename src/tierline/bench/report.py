@@ -20,6 +20,9 @@ from tierline.errors import UsageError
 
 SCHEMA = "tierline-bench/1"
 
+_WIDEST_FIRST_COLUMN = 42
+_COLUMN_MARGIN = 3
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -165,12 +168,13 @@ def show(report: Report, console: Console) -> None:
     """Print the report's tables and notes."""
     console.print(f"{report.machine}", highlight=False)
     for table in _tables(report):
-        shown = RichTable(title=table.title, title_justify="left", title_style="bold")
-        for index, column in enumerate(table.header):
-            shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-        for line in table.lines:
-            shown.add_row(*line)
-        console.print(shown)
+        for columns in _fitting_columns(table, console.width):
+            shown = RichTable(title=table.title, title_justify="left", title_style="bold")
+            for column in columns:
+                shown.add_column(table.header[column], justify="left" if column == 0 else "right", no_wrap=column > 0)
+            for line in table.lines:
+                shown.add_row(*(line[column] for column in columns))
+            console.print(shown)
     for note in _all_notes(report):
         console.print(f"- {note}", highlight=False, markup=False)
 
@@ -269,6 +273,23 @@ def goal_text(row: Row) -> str:
     sign = "≥" if row.limit.direction is Direction.AT_LEAST else "≤"
     verdict = {True: " ✓", False: " ✗", None: ""}[row.is_met]
     return f"{sign} {figure_text(wanted)}{verdict}"
+
+
+def _fitting_columns(table: Table, width: int) -> list[list[int]]:
+    """Return the columns of each part that a table is shown in, the first column always among them."""
+    widths = [
+        max(len(cell) for cell in column) + _COLUMN_MARGIN for column in zip(table.header, *table.lines, strict=True)
+    ]
+    room = width - min(widths[0], _WIDEST_FIRST_COLUMN) - 1
+    parts: list[list[int]] = []
+    left = 0
+    for column in range(1, len(widths)):
+        if not parts or widths[column] > left:
+            parts.append([0])
+            left = room
+        parts[-1].append(column)
+        left -= widths[column]
+    return parts
 
 
 def _all_notes(report: Report) -> list[str]:

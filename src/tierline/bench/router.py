@@ -192,9 +192,11 @@ def _why_the_peer_is_missing() -> str | None:
 
 def _peer_version() -> str:
     try:
-        return f"{_PEER} {importlib.metadata.version(_PEER)} from PyPI, started with the like policy."
+        version = f"{importlib.metadata.version(_PEER)} from PyPI"
     except importlib.metadata.PackageNotFoundError:
-        return f"{_PEER} as found at {_peer_command()}, started with the like policy."
+        version = f"as found at {_peer_command()}"
+    policies = ", ".join(f"{policy.peer} beside {policy.ours}" for policy in _POLICIES)
+    return f"{_PEER} {version}, with the like policy: {policies}."
 
 
 def _prompts(case: _Case) -> Iterator[Prompt]:
@@ -270,8 +272,8 @@ def _table(cases: list[_Case], rows: list[Row]) -> Table:
             splice = by_name[f"CPU a request, bare splice (no parsing, no choice), {case}"]
             lines.append(
                 (
-                    f"{policy.ours} ({_PEER}: {policy.peer}), {case}",
-                    *(figure_text(row.value) for row in (cpu,)),
+                    f"{policy.ours}, {case}",
+                    figure_text(cpu.value),
                     figure_text(cpu.limit.value if cpu.limit else None),
                     figure_text(cpu.ratio),
                     goal_text(cpu),
@@ -280,17 +282,9 @@ def _table(cases: list[_Case], rows: list[Row]) -> Table:
                     figure_text(added.limit.value if added.limit else None),
                 )
             )
-    header = (
-        "policy and request",
-        "tierline, CPU ms a request",
-        f"{_PEER}, CPU ms",
-        "ratio",
-        "goal",
-        "bare splice, CPU ms",
-        "tierline, added P50 ms",
-        f"{_PEER}, added P50 ms",
-    )
-    return Table("Router: processor time a request and added latency (simulated engines)", header, lines)
+    header = ("policy and request", "CPU ms", "theirs", "ratio", "goal", "splice", "added ms", "theirs added")
+    title = f"Router: processor time a request and added P50; theirs is {_PEER} (simulated engines)"
+    return Table(title, header, lines)
 
 
 def _chart(cases: list[_Case], rows: list[Row]) -> Chart:

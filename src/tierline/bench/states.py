@@ -119,15 +119,15 @@ class States:
             "request",
             "n",
             "TTFT P50 s",
-            "TTFT P90 s",
-            "faster than cold",
-            "output tokens/s",
-            "engine's cache",
-            "node store",
-            "another node",
+            "P90 s",
+            "vs cold",
+            "tokens/s",
+            "engine",
+            "store",
+            "other node",
             "computed",
         )
-        return Table("Time to first token, and who answered the prompt's tokens", header, lines)
+        return Table("Time to first token, and who had the prompt's tokens", header, lines)
 
     def chart(self) -> Chart:
         """Draw every state's time to first token."""
@@ -174,7 +174,7 @@ def _measured_cells(state: State, cold: float) -> tuple[str, ...]:
         str(state.n),
         figure_text(state.ttft(50)),
         figure_text(state.ttft(90)),
-        f"{cold / state.ttft(50):.1f} ×",
+        f"÷ {cold / state.ttft(50):.1f}",
         figure_text(state.tokens_per_second()),
     )
 

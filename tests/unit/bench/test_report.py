@@ -66,6 +66,16 @@ def test_the_terminal_shows_the_same_rows() -> None:
     assert "≥ 0.9 ✗" in stream.getvalue()
 
 
+def test_a_table_too_wide_for_the_terminal_is_shown_in_parts_that_begin_alike() -> None:
+    table = Table("TTFT", ("state", *(f"column {n}" for n in range(9))), (("cold", *(str(n) for n in range(9))),))
+    stream = io.StringIO()
+    show(report_of(tables=(table,)), Console(file=stream, width=60))
+    lines = stream.getvalue().splitlines()
+    assert max(len(line) for line in lines[1:]) <= 60
+    assert sum("cold" in line for line in lines) == 3
+    assert "column 8" in stream.getvalue()
+
+
 def test_a_chart_is_drawn_as_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     file = tmp_path / "chart.png"

@@ -99,5 +99,5 @@ def test_the_label_begins_the_name_of_every_state_and_comparison() -> None:
 def test_the_table_shows_the_split_in_percent_and_the_verdict() -> None:
     states = states_of(cold=answer(10.0), own=answer(0.5), other=answer(0.5))
     lines = {line[0]: line for line in states.table(states.rows()).lines}
-    assert lines[COLD] == (COLD, "1", "10", "10", "1.0 ×", "0.182", "0.0 %", "0.0 %", "0.0 %", "100.0 %")
+    assert lines[COLD] == (COLD, "1", "10", "10", "÷ 1.0", "0.182", "0.0 %", "0.0 %", "0.0 %", "100.0 %")
     assert lines[SPEEDUP][2:5] == ("20", "", "≥ 10 ✓")
