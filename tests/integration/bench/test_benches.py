@@ -1,0 +1,90 @@
+"""Each benchmark run small against our real programs: it measures, compares, and leaves nothing behind."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tierline.cli.main import app
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def run_bench(name: str, folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    """Run the command as a user does and return its rows by name."""
+    file = folder / f"{name}.json"
+    command = ["bench", name, "--quick", "--json", str(file), "--markdown", str(folder / "table.md"), *arguments]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
+    assert (folder / "table.md").stat().st_size > 0
+    return rows
+
+
+@pytest.fixture
+def nothing_left_behind() -> Iterator[None]:
+    yield
+    assert list(SHARED_MEMORY.glob(f"tierline-bench-{os.getpid()}*")) == []
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_the_store_is_measured_beside_its_limits(tmp_path: Path) -> None:
+    rows = run_bench("store", tmp_path)
+    for name, limit in (
+        ("read 2MiB by lease, fresh", "memcpy"),
+        ("read 2MiB by lease, after churn", "memcpy"),
+        ("write 2MiB by reservation, checksum known", "memcpy"),
+        ("HTTP PUT 2MiB", "loopback TCP"),
+        ("prefix lease of 2048 objects, median", "goal"),
+    ):
+        assert rows[name]["limit_name"] == limit
+        assert rows[name]["ratio"] > 0
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_without_redis_its_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tierline.bench.limits.shutil.which", lambda name: None)
+    rows = run_bench("store", tmp_path)
+    assert rows["Redis GET 2MiB"]["value"] is None
+    assert rows["Redis GET 2MiB"]["note"] == "not measured: redis-server not installed"
+
+
+def test_the_router_is_measured_and_a_missing_peer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tierline.bench.router._peer_command", lambda: None)
+    rows = run_bench("router", tmp_path)
+    ours = rows["CPU a request, prefixaware, SSE, 2 KiB prompts"]
+    assert ours["value"] >= 0
+    assert ours["n"] > 0
+    assert ours["ratio"] is None
+    assert "not installed" in rows["CPU a request, vllm-router"]["note"]
+
+
+@pytest.mark.slow
+def test_a_document_is_measured_in_every_state_and_simulated_rows_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # finds no stack of the user's
+    rows = run_bench("document", tmp_path, "--engine", "simulated", "--plot", str(tmp_path / "ttft.png"))
+    assert [name for name in rows if "simulated: " not in name] == []
+    own = rows["TTFT P50, simulated: warm, same replica"]["prompt_tokens"]
+    cold = rows["TTFT P50, simulated: cold"]["prompt_tokens"]
+    assert own["engine_cache"] > own["computed"]
+    assert cold["engine_cache"] == 0
+    emptied = rows["TTFT P50, simulated: warm, engine's cache emptied"]["prompt_tokens"]
+    restarted = rows["TTFT P50, simulated: warm, after a restart"]["prompt_tokens"]
+    assert emptied["engine_cache"] == restarted["engine_cache"] == 0
+    assert rows["TTFT P50, simulated: roundrobin, cache off: all questions"]["n"] == 6
+    assert (tmp_path / "ttft.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_url_without_a_stack_of_ours_is_a_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        result = CliRunner().invoke(app, ["bench", "document", "--url", url])
+    assert "no stack of `tierline up`" in str(result.exception)
