@@ -23,7 +23,7 @@ from tierline.bench.programs import Program, answers, free_ports, tierline
 from tierline.bench.registry import BenchOptions, Findings, Say
 from tierline.bench.rows import TokenSplit
 from tierline.bench.states import COLD, EMPTIED, OTHER_REPLICA, RESTARTED, SAME_REPLICA, States
-from tierline.errors import EngineError, EnvironmentTooSmall, UsageError
+from tierline.errors import EngineError, TierlineError, UsageError
 from tierline.stack.running import RunningStack, find_stack, restart_replica
 
 BUDGET_SECONDS = 15 * 60
@@ -243,8 +243,8 @@ async def _measure_without_cache(
             await run.warm_up(range(len(uncached.replicas)))
             await run.ask_without_cache()
             await run.ask_router(uncached.router.url, name)
-    except EnvironmentTooSmall as error:
-        states.cannot(f"{name}: all questions", str(error))
+    except TierlineError as error:  # what was measured before must not be lost
+        states.cannot(f"{name}: later questions", str(error))
 
 
 @contextlib.asynccontextmanager
@@ -310,7 +310,7 @@ def _notes(stack: RunningStack, effort: _Effort) -> list[str]:
         f"completions of {effort.answer_tokens} tokens at temperature 0.",
         f"All questions on a document share {effort.prefix_tokens} prompt tokens or a few more; each document begins "
         "with a new salt, so its first request is cold everywhere.",
-        "TTFT is what the client sees until the first event with text. Output tokens/s counts the whole request.",
+        "TTFT is what the client sees until the first event with text; tokens/s are output tokens over whole requests.",
         "Tokens by source come from the engines' counters (vllm:prompt_tokens_by_source), not from the client.",
         f"Rows named after a strategy went through a router: {effort.routed_questions} questions on each of "
         f"{effort.routed_documents} new documents, question by question; the first question on a document is cold.",
