@@ -150,7 +150,7 @@ def test_a_commit_wakes_a_lease_that_waits_over_http(node: NodeProcess, client: 
     [slot] = client.reserve("b", ["handed"], [100])
     assert isinstance(slot, Slot)
     with node.http() as http:
-        http.send(head("POST", "/v1/kv/b/handed/leases?timeout_ms=10000&ttl_s=5", 0))
+        http.send(head("POST", "/v1/kv/b/handed/leases?timeout_ms=10000&ttl_s=0.5", 0))
         checksum = client.mapping.write_from(slot.extents, bytes(100))
         client.commit("b", [CommitEntry(slot.slot, "handed", 100, checksum)])
         assert http.receive()[0] == 200

@@ -23,7 +23,7 @@ def test_a_lease_says_where_the_bytes_are_and_its_lengths_sum_to_the_object(
 ) -> None:
     content = os.urandom(3 * MIB + 28)
     http.request("PUT", "/v1/kv/b/leased", content)
-    status, headers, body = http.request("POST", "/v1/kv/b/leased/leases?timeout_ms=1000&ttl_s=30.0")
+    status, headers, body = http.request("POST", "/v1/kv/b/leased/leases?timeout_ms=1000&ttl_s=1.0")
     lease = json.loads(body)
     assert status == 200
     assert headers["content-type"] == "application/json"
@@ -81,7 +81,7 @@ def test_a_lease_on_an_object_being_written_waits_for_its_commit(node: NodeProce
     with node.http() as writer:
         writer.send(head("PUT", "/v1/kv/b/awaited", MIB) + b"y")
         wait_until(lambda: node.stats["store"]["slots"] == 1)
-        http.send(head("POST", "/v1/kv/b/awaited/leases?timeout_ms=10000&ttl_s=5", 0))
+        http.send(head("POST", "/v1/kv/b/awaited/leases?timeout_ms=10000&ttl_s=0.5", 0))
         threading.Timer(0.2, writer.send, [b"y" * (MIB - 1)]).start()
         status, _, body = http.receive()
         assert status == 200
@@ -93,7 +93,7 @@ def test_a_lease_that_waited_in_vain_is_answered_504_within_its_own_time(node: N
     with node.http() as writer:
         writer.send(head("PUT", "/v1/kv/b/stuck", MIB) + b"y")
         wait_until(lambda: node.stats["store"]["slots"] == 1)
-        assert http.request("POST", "/v1/kv/b/stuck/leases?timeout_ms=300&ttl_s=5")[0] == 504
+        assert http.request("POST", "/v1/kv/b/stuck/leases?timeout_ms=300&ttl_s=0.5")[0] == 504
     wait_until(lambda: node.stats["store"]["slots"] == 0)
 
 
@@ -101,7 +101,7 @@ def test_a_lease_that_waits_for_a_writer_that_gives_up_is_a_miss(node: NodeProce
     with node.http() as writer:
         writer.send(head("PUT", "/v1/kv/b/given-up", MIB) + b"y")
         wait_until(lambda: node.stats["store"]["slots"] == 1)
-        http.send(head("POST", "/v1/kv/b/given-up/leases?timeout_ms=10000&ttl_s=5", 0))
+        http.send(head("POST", "/v1/kv/b/given-up/leases?timeout_ms=10000&ttl_s=0.5", 0))
     assert http.receive()[0] == 404
 
 
