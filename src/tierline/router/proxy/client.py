@@ -30,13 +30,14 @@ class ClientConnection(asyncio.Protocol):
     - It reads a head (``_head`` is ``None``), or that head's body (``_head`` is set), or runs an exchange
       (``_exchange`` is set). Meanwhile bytes of later requests wait in ``_unread``, about one head's size at most.
     - Once ``_is_closing``, nothing more is parsed.
-    - ``deadline`` is when :meth:`expired` is due, whatever the connection waits for.
+    - ``deadline`` is when :meth:`expired` is due, whatever the connection waits for; ``_is_idle`` from the end of one
+      request to the first bytes of the next, which must then be whole within ``request_timeout_s``.
     - ``_held_bytes`` is what of ``services.held_bytes`` is ours; an exchange takes it over with the body.
     """
 
     __slots__ = (
-        "_body", "_exchange", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_reading_paused",
-        "_is_write_paused", "_pieces", "_services", "_transport", "_unread", "deadline",
+        "_body", "_exchange", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_idle",
+        "_is_reading_paused", "_is_write_paused", "_pieces", "_services", "_transport", "_unread", "deadline",
     )  # fmt: skip
 
     def __init__(self, services: Services) -> None:
@@ -49,6 +50,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._is_advancing = False
         self._is_closing = False
+        self._is_idle = True
         self._is_reading_paused = False
         self._is_write_paused = False
         self.deadline = inf
@@ -200,6 +202,9 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(error.status, str(error))
         finally:
             self._is_advancing = False
+        if self._is_idle and self._exchange is None and not self._is_closing and (self._unread or self._head):
+            self._is_idle = False
+            self.deadline = self._services.clock() + self._services.config.request_timeout_s
 
     def _read_head(self) -> bool:
         """Return whether a head is there."""
@@ -267,8 +272,8 @@ class ClientConnection(asyncio.Protocol):
         exchange.start()
 
     def _await_request(self) -> None:
-        config = self._services.config
-        self.deadline = self._services.clock() + (config.request_timeout_s if self._unread else config.idle_timeout_s)
+        self._is_idle = True
+        self.deadline = self._services.clock() + self._services.config.idle_timeout_s
         if self._is_reading_paused:
             self._is_reading_paused = False
             self._transport.resume_reading()
