@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -35,7 +36,7 @@ _FEWEST_SAMPLES = 3
 _RESTARTS_SECONDS = 150.0
 """Two restarts of vLLM and the start of the stack without a cache, roughly, on two cores."""
 _STORED_WITHIN_SECONDS = 5.0
-_STORE_PAUSE_SECONDS = 0.1
+_STORE_PAUSE_SECONDS = 0.2
 _START_SECONDS = 900.0
 _STORE_SHARE = 0.8
 """Of the node store that documents may fill: what was asked about early must still be there after the restart."""
@@ -54,6 +55,13 @@ class _Effort:
 
 _FULL = _Effort(prefix_tokens=2048, answer_tokens=16, routed_documents=5, routed_questions=4, uncached_documents=3)
 _QUICK = _Effort(prefix_tokens=512, answer_tokens=4, routed_documents=3, routed_questions=2, uncached_documents=1)
+
+
+class _Stored(NamedTuple):
+    """What the node store says it has taken and has."""
+
+    commits: int
+    used_bytes: int
 
 
 def measure(options: BenchOptions, say: Say) -> Findings:
@@ -107,6 +115,8 @@ class _Run:
         self._effort = effort
         self._say = say
         self._replicas = [replica.url for replica in stack.replicas]
+        self._engines_store = stack.engine == "vllm"
+        self._document_bytes = 0
         self._latest = ""
 
     async def warm_up(self, replicas: Iterable[int]) -> None:
@@ -130,8 +140,9 @@ class _Run:
             # Roles take turns, so that a slower replica slows all states alike.
             first = len(documents) % len(self._replicas)
             other = (first + 1) % len(self._replicas)
+            before = await self._stored()
             await self._ask(COLD, first, document)
-            await self._wait_until_stored()
+            await self._wait_until_stored(before)
             await self._ask(SAME_REPLICA, first, document)
             await self._ask(OTHER_REPLICA, other, document)
             if self._stack.has_dev_mode:
@@ -163,7 +174,7 @@ class _Run:
                 self._states.cannot(RESTARTED, str(error))
                 return
         await self.warm_up(range(len(self._replicas)))
-        for number, document in enumerate(await self._still_stored(documents)):
+        for number, document in enumerate(self._still_stored(documents)):
             await self._ask(RESTARTED, number % len(self._replicas), document)
         self._say(f"after the restart: {self._latest}")
 
@@ -204,28 +215,25 @@ class _Run:
         later = cold_later * self._states[COLD].ttft(50) + _RESTARTS_SECONDS * (self._stack.engine == "vllm")
         return max(_FEWEST_SAMPLES, done + int((deadline - now - later) / per_document))
 
-    async def _wait_until_stored(self) -> None:
-        """Wait until the node store has taken what the engine offers; storing is off the request's path."""
-        if self._stack.node is None:
-            return
+    async def _wait_until_stored(self, before: _Stored) -> None:
+        """Wait until the node store has what the engine offers; storing is off the request's path."""
         deadline = time.monotonic() + _STORED_WITHIN_SECONDS
-        before, stored = -1, await self._stored_bytes()
-        while stored != before and time.monotonic() < deadline:
+        last, now = before, await self._stored()
+        while self._engines_store and (now == before or now != last) and time.monotonic() < deadline:
             await asyncio.sleep(_STORE_PAUSE_SECONDS)
-            before, stored = stored, await self._stored_bytes()
+            last, now = now, await self._stored()
+        self._document_bytes = max(self._document_bytes, now.used_bytes - before.used_bytes)
 
-    async def _stored_bytes(self) -> int:
+    async def _stored(self) -> _Stored:
         assert self._stack.node is not None
         async with self._http.get(f"{self._stack.node.url}/v1/stats") as response:
-            return int((await response.json())["store"]["used_bytes"])
+            store = (await response.json())["store"]
+            return _Stored(store["commits"], store["used_bytes"])
 
-    async def _still_stored(self, documents: Sequence[Document]) -> Sequence[Document]:
-        if self._stack.node is None:
+    def _still_stored(self, documents: Sequence[Document]) -> Sequence[Document]:
+        if self._document_bytes == 0:
             return documents
-        per_document = await self._stored_bytes() / len(documents)
-        if per_document == 0:
-            return documents
-        return documents[-max(1, int(_STORE_SHARE * self._stack.cache_bytes / per_document)) :]
+        return documents[-max(1, int(_STORE_SHARE * self._stack.cache_bytes / self._document_bytes)) :]
 
 
 async def _measure_without_cache(
@@ -244,7 +252,7 @@ async def _measure_without_cache(
             await run.ask_without_cache()
             await run.ask_router(uncached.router.url, name)
     except TierlineError as error:  # what was measured before must not be lost
-        states.cannot(f"{name}: later questions", str(error))
+        states.cannot("cache off", str(error))
 
 
 @contextlib.asynccontextmanager

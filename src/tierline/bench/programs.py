@@ -5,8 +5,8 @@ A program counts as started when its ``is_ready`` says so; one that ends first i
 
 import contextlib
 import os
+import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,10 +17,13 @@ from pathlib import Path
 from types import TracebackType
 
 from tierline.errors import EnvironmentTooSmall, TierlineError
+from tierline.stack.machine import is_port_free
 
 STOP_SECONDS = 10.0
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _LOG_LINES_SHOWN = 8
+_NEIGHBOURS = 8
+_PORTS = range(20_000, 32_000, _NEIGHBOURS)
 
 
 class Program:
@@ -112,12 +115,18 @@ def tierline(*arguments: str) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports of the loopback interface that nothing listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    """Return TCP ports of the loopback interface that nothing listens on now.
+
+    They lie below the range from which the kernel takes the ports of outgoing connections, so that none is gone when a
+    program that starts slowly binds it; each has free neighbours above it for what such a program starts.
+    """
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if len(found) == count:
+            break
+        if all(is_port_free("127.0.0.1", port + step) for step in range(_NEIGHBOURS)):
+            found.append(port)
+    return found
 
 
 def answers(url: str) -> bool:
