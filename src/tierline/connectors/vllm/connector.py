@@ -1,7 +1,7 @@
 """The class that vLLM loads: it hands each of vLLM's calls to the half that lives in this process, and decides nothing.
 
 vLLM makes one object in the scheduler's process and one in each worker's. How to start it: docs/connector.md; why it
-is a connector of our own: docs/decisions/0004-joining-vllm.md.
+is a connector of our own: docs/decisions/joining-vllm.md.
 """
 
 import logging
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # Under vLLM's logger, so that messages appear where and how vLLM's do.
 _LOGGER = logging.getLogger("vllm.tierline")
-_LOOKUP_TIMEOUT_S = 0.5
+_SHORTEST_LOOKUP_TIMEOUT_S = 0.5
 _WRITER_TIMEOUT_S = 5.0
 
 
@@ -243,7 +243,8 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
     def _connect(self, half: str, *, is_writer: bool) -> NodeClient:
         # The process id makes the name one process's own, as the node store asks of writers.
         name = f"vllm-{half}-{self._kv_transfer_config.engine_id}-{os.getpid()}"
-        timeout_s = _WRITER_TIMEOUT_S if is_writer else _LOOKUP_TIMEOUT_S
+        lookup_timeout_s = max(2 * self._config.lookup_budget_ms / 1000, _SHORTEST_LOOKUP_TIMEOUT_S)
+        timeout_s = _WRITER_TIMEOUT_S if is_writer else lookup_timeout_s
         return NodeClient(self._config.socket, client=name, writer=is_writer, timeout_s=timeout_s)
 
     def _evict(self, block_ids: set[int]) -> None:

@@ -79,7 +79,10 @@ class ConnectorStats(KVConnectorStats):  # type: ignore[misc]  # vLLM is not typ
 
 
 class ConnectorMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
-    """The counters as Prometheus metrics ``tierline_connector_<name>_total``."""
+    """The counters as Prometheus metrics ``vllm:tierline_<name>_total``.
+
+    Names start as all of vLLM's do, because vLLM removes those when a process makes another engine.
+    """
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class ConnectorMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
         self._counters: dict[str, Any] = {
             name: metric_types[Counter](
-                name=f"tierline_connector_{name}", documentation=documentation, labelnames=labelnames
+                name=f"vllm:tierline_{name}", documentation=documentation, labelnames=labelnames
             )
             for name, documentation in COUNTERS.items()
         }
