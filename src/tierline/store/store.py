@@ -110,7 +110,7 @@ class Store:
         self._slots: dict[int, _OpenSlot] = {}
         self._slots_of: dict[Owner, set[int]] = {}
         self._writing: dict[ObjectKey, int] = {}
-        self._last_slot = 0
+        self._last_slot = journal.starts << 32  # so that a slot of a former process never names one of this
         self._orphans: dict[str, list[Record]] = {}
         self._used_pages = 0
         self._leased_pages = 0

@@ -16,12 +16,12 @@ from tierline.errors import AlreadyStored, BeingWritten, NoSpace, UnknownSlot
 from tierline.store import PAGE_BYTES, Extent, Leased, ObjectKey, Owner, Slot, Store, StoreLimits
 from tierline.store.extents import runs_of
 
-PAGES = 24
+PAGES = 10
 LIMITS = StoreLimits(max_ttl_s=8.0, grace_s=2.0, quarantine_s=5.0)
 KEYS = st.integers(0, 5).map(lambda number: ObjectKey("kv", str(number)))
 OWNERS = st.sampled_from([Owner("", 1), Owner("", 2), Owner("engine", 3, 1), Owner("other", 4, 2)])
 TTLS = st.integers(0, 40).map(lambda ticks: ticks / 4)  # whole ticks, so that the model knows what has ended
-SIZES = st.integers(1, 8).map(lambda pages: pages * PAGE_BYTES - 7)
+SIZES = st.integers(1, 5).map(lambda pages: pages * PAGE_BYTES - 7)
 
 
 @dataclass
