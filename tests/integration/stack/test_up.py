@@ -1,0 +1,197 @@
+"""``tierline up`` with simulated engines: what it starts, what it says, and that nothing is left of it."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tierline.stack.running import RunningStack, find_stack, restart_replica
+
+Start = Callable[..., Any]
+QUESTION: Any = {
+    "model": "simulated-model",
+    "messages": [{"role": "user", "content": "the quick brown fox jumps over the lazy dog " * 20}],
+    "max_tokens": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "tierline"
+
+
+@pytest.fixture
+def up(tierline: Start, free_port: Callable[[], int]) -> Start:
+    """Start ``tierline up`` on free ports; return the program and its port."""
+
+    def start(*arguments: str, **environment: str) -> tuple[Any, int]:
+        port = free_port()
+        ports = ("--port", str(port), "--node-port", str(free_port()))
+        program = tierline("up", *ports, "--cache-size", "64MiB", *arguments, **environment)
+        return program, port
+
+    return start
+
+
+@pytest.fixture
+def simulated_stack(up: Start) -> Start:
+    """Start a stack of simulated engines; return the program and the description of the stack, once it is ready."""
+
+    def start(*arguments: str) -> tuple[Any, RunningStack]:
+        program, port = up("--engine", "simulated", *arguments)
+        program.wait_for(lambda: find_stack(port) is not None)
+        stack = find_stack(port)
+        assert stack is not None
+        return program, stack
+
+    return start
+
+
+@contextlib.contextmanager
+def client_of(stack: RunningStack) -> Iterator[Any]:
+    with openai.OpenAI(base_url=f"{stack.router.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def pids_of(stack: RunningStack) -> list[int]:
+    node = [stack.node.pid] if stack.node else []
+    return [stack.router.pid, *node, *(replica.pid for replica in stack.replicas)]
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def leftovers(stack: RunningStack) -> list[object]:
+    assert stack.socket is not None
+    port = stack.router.url.rpartition(":")[2]
+    files = [*Path("/dev/shm").glob(f"tierline-up-{port}*"), stack.socket, stack.control]
+    return [*filter(is_alive, pids_of(stack)), *(file for file in files if file.exists()), *find_of(stack)]
+
+
+def find_of(stack: RunningStack) -> list[RunningStack]:
+    found = find_stack(int(stack.router.url.rpartition(":")[2]))
+    return [found] if found else []
+
+
+def test_it_serves_openai_s_client_and_ctrl_c_ends_all_of_it(simulated_stack: Start) -> None:
+    program, stack = simulated_stack()
+    with client_of(stack) as client:
+        answers = [client.chat.completions.create(**QUESTION) for _ in range(2)]
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+    assert answers[1].usage.prompt_tokens_details.cached_tokens > 0
+    assert f"curl {stack.router.url}/v1/chat/completions" in program.output
+    assert str(stack.router.log.parent) in program.output
+    assert [child.log.exists() for child in (stack.router, stack.node, *stack.replicas)] == [True] * 4
+    assert len(leftovers(stack)) > 4
+    assert program.interrupt() == 0
+    assert leftovers(stack) == []
+
+
+def test_a_replica_that_is_restarted_forgets_its_own_cache_and_serves_again(simulated_stack: Start) -> None:
+    program, stack = simulated_stack("--replicas", "1")
+    with client_of(stack) as client:
+        client.chat.completions.create(**QUESTION)
+        replica = restart_replica(stack, 0)
+        answer = client.chat.completions.create(**QUESTION)
+    assert (replica.url, replica.pid != stack.replicas[0].pid) == (stack.replicas[0].url, True)
+    assert answer.usage.prompt_tokens_details.cached_tokens == 0
+    assert [found.replicas for found in find_of(stack)] == [[replica]]
+    assert program.interrupt() == 0
+
+
+@pytest.mark.parametrize("victim", ["node", "replica-2", "router"])
+def test_a_child_that_dies_takes_all_along_and_is_named(simulated_stack: Start, victim: str) -> None:
+    program, stack = simulated_stack()
+    children = {child.name: child for child in (stack.router, stack.node, *stack.replicas)}
+    os.kill(children[victim].pid, signal.SIGKILL)
+    assert program.wait_for_exit() == 1
+    assert f"{victim} (pid {children[victim].pid}) was killed by SIGKILL" in program.output
+    assert "Traceback" not in program.output
+    assert leftovers(stack) == []
+
+
+def test_a_child_that_cannot_start_is_named_with_the_end_of_its_log(up: Start, state_folder: Path) -> None:
+    program, port = up("--engine", "simulated", TIERLINE_ROUTER_RETRIES="-1")
+    assert program.wait_for_exit() == 1
+    assert "ended with exit status 2" in program.output
+    assert "TIERLINE_ROUTER_RETRIES: got '-1'" in program.output
+    assert not (state_folder / f"up-{port}" / "stack.json").exists()
+
+
+def test_it_can_be_interrupted_while_it_starts(up: Start) -> None:
+    program, _ = up("--engine", "simulated")
+    program.wait_for(lambda: "node ready" in program.output)
+    assert program.interrupt() == 0
+
+
+def test_children_end_even_when_their_supervisor_is_killed(simulated_stack: Start) -> None:
+    program, stack = simulated_stack()
+    program.process.kill()
+    program.process.wait()
+    while any(map(is_alive, pids_of(stack))):
+        time.sleep(0.05)
+    assert find_of(stack) == []
+
+
+def test_without_a_cache_there_is_no_node_store(simulated_stack: Start) -> None:
+    _, stack = simulated_stack("--no-cache", "--replicas", "1", "--strategy", "round-robin")
+    assert (stack.node, stack.socket, stack.cache_bytes) == (None, None, 0)
+    with client_of(stack) as client:
+        assert client.chat.completions.create(**QUESTION).usage.completion_tokens == 4
+
+
+def test_in_front_of_a_running_server_it_prints_the_flag_that_joins_it(simulated_engine: Start, up: Start) -> None:
+    engine = simulated_engine("--decode-rate", "1000")
+    program, port = up("--endpoint", engine)
+    program.wait_for(lambda: find_stack(port) is not None and "--kv-transfer-config" in program.output)
+    stack = find_stack(port)
+    assert stack is not None
+    assert (stack.replicas, stack.engine) == ([], "external")
+    with client_of(stack) as client:
+        assert client.chat.completions.create(**QUESTION).usage.completion_tokens == 4
+    assert str(stack.socket) in program.output.partition("--kv-transfer-config")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--engine", "simulated", "--cache-size", "900TiB"), "--cache-size: 900TiB do not fit into /dev/shm"),
+        (("--engine", "simulated", "--cache-size", "5"), "--cache-size: got '5'; allowed: a size of 16MiB or more"),
+        (("--engine", "simulated", "--strategy", "best"), "--strategy: got 'best'; allowed:"),
+        (("--engine", "simulated", "--replicas", "0"), "--replicas: got 0; allowed:"),
+        (("--engine", "simulated", "--model", "llama"), "--model: got 'llama'; allowed: a name that contains"),
+        (("--model", "/nowhere"), "--model: got '/nowhere'; allowed: a local Hugging Face model folder"),
+        (("--endpoint", "http://127.0.0.1:1", "--replicas", "3"), "--endpoint: .* no --replicas beside it"),
+        (("--endpoint", "localhost:8000"), "--endpoint: .* URLs that begin with http"),
+    ],
+)
+def test_what_cannot_work_costs_one_line_and_starts_nothing(
+    up: Start, state_folder: Path, arguments: tuple[str, ...], complaint: str
+) -> None:
+    program, _ = up(*arguments)
+    assert program.wait_for_exit() == 2
+    assert len(program.output.splitlines()) == 1
+    assert re.search(complaint, program.output)
+    assert not state_folder.exists()
+
+
+@pytest.mark.parametrize("flag", ["--port", "--node-port"])
+def test_a_port_in_use_is_found_before_anything_starts(up: Start, state_folder: Path, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        program, _ = up("--engine", "simulated", flag, port)
+        assert program.wait_for_exit() == 2
+    assert program.output == f"tierline: {flag}: port {port} on 127.0.0.1 is in use; give another one\n"
+    assert not state_folder.exists()
