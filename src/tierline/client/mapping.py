@@ -6,13 +6,13 @@ of both is the caller's to know.
 
 import mmap
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tierline.client import copying
 from tierline.errors import ChecksumMismatch, SegmentError
 from tierline.wire.messages import Extent
 
-Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
+Buffer: TypeAlias = "bytes | bytearray | memoryview[Any] | mmap.mmap"
 """What bytes are read into or written from; anything contiguous that ``memoryview`` takes, of any item type."""
 
 _PAGE_BYTES = mmap.PAGESIZE

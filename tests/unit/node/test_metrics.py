@@ -1,0 +1,68 @@
+"""What a node measures: every metric is set, and the documentation has it."""
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from tierline.node.metrics import NodeMetrics
+from tierline.node.service import NodeService
+from tierline.store import ObjectKey, Store
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "node.md"
+
+
+@pytest.fixture
+def service() -> Iterator[NodeService]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        service = NodeService(Store.open(Path(directory), "segment", 4 * 1024 * 1024, clock=time.monotonic))
+        yield service
+        service.stop_verifying()
+        service.close()
+
+
+@pytest.fixture
+def metrics(service: NodeService) -> NodeMetrics:
+    metrics = NodeMetrics(service, lambda: (3, 2))
+    metrics.http_request("PutObject", HTTPStatus.OK, 0.01, 1000, 0)
+    metrics.http_request("", HTTPStatus.BAD_REQUEST, 0.01, 0, 50)
+    metrics.socket_request("PrefixLease", "ok", 0.001)
+    return metrics
+
+
+def exposed(metrics: NodeMetrics) -> dict[str, float]:
+    text, _ = metrics.exposition()
+    samples = (line.rpartition(" ") for line in text.decode().splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
+
+
+def test_every_metric_has_its_entry_in_the_documentation(metrics: NodeMetrics) -> None:
+    names = set(re.findall(r"^# TYPE (tierline_node_\w+)", metrics.exposition()[0].decode(), re.MULTILINE))
+    names = {name for name in names if not name.endswith("_created")}
+    documented = set(re.findall(r"^\| `(tierline_node_\w+)", DOCUMENT.read_text(), re.MULTILINE))
+    assert names == documented
+
+
+def test_the_bytes_of_all_states_add_up_to_the_capacity(service: NodeService, metrics: NodeMetrics) -> None:
+    owner = service.new_owner()
+    service.write(ObjectKey("b", "open"), 100_000, owner)
+    slot = service.write(ObjectKey("b", "done"), 100_000, owner)
+    service.commit(slot.id, owner, 0, ObjectKey("b", "done"), 100_000)
+    found = exposed(metrics)
+    states = [value for name, value in found.items() if name.startswith("tierline_node_bytes{")]
+    assert sum(states) == found["tierline_node_capacity_bytes"]
+    assert found['tierline_node_bytes{state="reserved"}'] == found['tierline_node_bytes{state="used"}'] == 131072
+
+
+def test_requests_are_counted_by_what_they_were_and_how_they_ended(metrics: NodeMetrics) -> None:
+    found = exposed(metrics)
+    assert found['tierline_node_http_requests_total{route="PutObject",status="200"}'] == 1
+    assert found['tierline_node_http_requests_total{route="none",status="400"}'] == 1
+    assert found["tierline_node_http_received_bytes_total"] == 1000
+    assert found["tierline_node_http_sent_bytes_total"] == 50
+    assert found['tierline_node_socket_requests_total{outcome="ok",verb="PrefixLease"}'] == 1
+    assert found['tierline_node_connections{protocol="http"}'] == 3
