@@ -47,14 +47,17 @@ def tierline(
     """
 
 
-for command in (up.up, node.node, router.router, simulate_engine.simulate_engine, bench.bench):
-    app.command()(command)
+app.command(short_help="Node store, replicas and router on this machine.")(up.up)
+app.command(short_help="A node's store.")(node.node)
+app.command(short_help="The router in front of replicas.")(router.router)
+app.command(short_help="An engine that computes nothing, for tests.")(simulate_engine.simulate_engine)
+app.command(short_help="Measure, beside limits of this machine.")(bench.bench)
 
 
 def main() -> None:
     """Run the command line; the entry point of the installed script."""
     try:
-        app()
+        app(prog_name="tierline")  # also as `python -m tierline`
     except UsageError as error:
         print(f"tierline: {error}", file=sys.stderr)
         sys.exit(2)

@@ -14,8 +14,8 @@ from tierline.stack import engines, machine, model
 from tierline.stack.config import UpConfig
 from tierline.stack.folders import runtime_folder
 from tierline.stack.running import stack_folder
+from tierline.stack.simulated_engine import SimulatedEngineConfig
 
-_SIMULATED_MODEL = "simulated-model"
 _SIMULATED_BYTES = 128 * 1024**2
 _OURS_BYTES = 256 * 1024**2  # node store without its segment, router, supervisor
 
@@ -78,6 +78,8 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
         When the default model cannot be made.
     """
     load(RouterConfig, None, {"strategy": config.strategy, "endpoints": ["http://127.0.0.1:1"]}, {})
+    if config.engine == "simulated":
+        load(SimulatedEngineConfig, None, {"model": config.model}, {})
     machine.require_port(config.host, config.port, "--port")
     starts_vllm = config.engine == "vllm" and not config.endpoints
     if starts_vllm:
@@ -118,7 +120,7 @@ def _segment(config: UpConfig) -> str:
 def _model_name(config: UpConfig, folder: Path | None) -> str | None:
     if config.endpoints:
         return None
-    return folder.name if folder else config.model or _SIMULATED_MODEL
+    return folder.name if folder else config.model or SimulatedEngineConfig().model
 
 
 def _require_memory(config: UpConfig, folder: Path | None, starts_vllm: bool) -> None:

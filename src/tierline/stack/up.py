@@ -75,6 +75,7 @@ class Stack:
             When a child ends or is not ready in time.
         """
         self.plan.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._remove_leftovers()  # of a supervisor that was killed; the ports are free, so its children are gone too
         for child in self._children.values():
             child.log.unlink(missing_ok=True)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -120,10 +121,7 @@ class Stack:
         """Stop the children, those that depend on others first, and remove what only running children need."""
         for stage in ([self.plan.router], self.plan.replicas, [self.plan.node] if self.plan.node else []):
             await asyncio.gather(*(self._children[planned.name].stop() for planned in stage))
-        (self.plan.folder / DESCRIPTION).unlink(missing_ok=True)
-        # The store keeps its segment for its next start; nobody starts this one again.
-        for leftover in SHARED_MEMORY.glob(f"{self.plan.segment}*"):
-            leftover.unlink(missing_ok=True)
+        self._remove_leftovers()
 
     def describe(self) -> RunningStack:
         """Return what runs."""
@@ -154,6 +152,16 @@ class Stack:
     def _running(self, planned: PlannedChild) -> RunningChild:
         child = self._children[planned.name]
         return RunningChild(name=planned.name, url=planned.url, pid=child.pid, log=child.log)
+
+    def _remove_leftovers(self) -> None:
+        """Remove the description and what the node store keeps for its next start: a stack has a store of its own."""
+        leftovers = [self.plan.folder / DESCRIPTION]
+        for pattern in (self.plan.segment, f"{self.plan.segment}.*"):
+            leftovers += SHARED_MEMORY.glob(pattern)
+        if self.plan.node_socket:  # it is still there if the store was killed
+            leftovers.append(self.plan.node_socket)
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
 
     def _write_description(self) -> None:
         scratch = self.plan.folder / f".{DESCRIPTION}"

@@ -76,7 +76,7 @@ def is_alive(pid: int) -> bool:
 def leftovers(stack: RunningStack) -> list[object]:
     assert stack.socket is not None
     port = stack.router.url.rpartition(":")[2]
-    files = [*Path("/dev/shm").glob(f"tierline-up-{port}*"), stack.socket, stack.control]
+    files = [*Path("/dev/shm").glob(f"tierline-up-{port}[.]*"), Path(f"/dev/shm/tierline-up-{port}"), stack.socket, stack.control]
     return [*filter(is_alive, pids_of(stack)), *(file for file in files if file.exists()), *find_of(stack)]
 
 

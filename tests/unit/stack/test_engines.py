@@ -1,0 +1,122 @@
+"""Command lines of replicas, and the machine's answers that they depend on."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tierline.errors import ConfigurationError, EnvironmentTooSmall
+from tierline.stack import engines, machine, model
+from tierline.stack.config import UpConfig
+from tierline.stack.plan import make_plan
+
+
+def vllm_command(**changes: Any) -> engines.EngineCommand:
+    settings: dict[str, Any] = {
+        "model": Path("/models/m"),
+        "served_name": "m",
+        "port": 8001,
+        "threads": 1,
+        "kv_cache_bytes": 1024**3,
+        "kv_transfer": None,
+        "dtype": "float32",
+        "dev_mode": False,
+        "arguments": [],
+    }
+    return engines.vllm_cpu_command(**{**settings, **changes})
+
+
+def value_after(flag: str, argv: list[str]) -> str:
+    return argv[argv.index(flag) + 1]
+
+
+def test_a_replica_is_joined_by_one_flag_alone() -> None:
+    with_cache = vllm_command(kv_transfer={"kv_role": "kv_both"}).argv
+    assert json.loads(value_after("--kv-transfer-config", with_cache)) == {"kv_role": "kv_both"}
+    without = [part for part in with_cache if part not in with_cache[with_cache.index("--kv-transfer-config") :]]
+    assert vllm_command().argv == without
+
+
+def test_the_engine_s_cache_is_rounded_up_to_whole_gibibytes() -> None:
+    assert vllm_command(kv_cache_bytes=1024**3 + 1).environment["VLLM_CPU_KVCACHE_SPACE"] == "2"
+
+
+def test_development_routes_are_opened_only_on_request() -> None:
+    assert "VLLM_SERVER_DEV_MODE" not in vllm_command().environment
+    assert vllm_command(dev_mode=True).environment["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_a_replica_reports_to_nobody_and_listens_on_loopback() -> None:
+    command = vllm_command()
+    assert value_after("--host", command.argv) == "127.0.0.1"
+    assert {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}.items() <= command.environment.items()
+
+
+def test_the_user_s_arguments_come_last() -> None:
+    assert vllm_command(arguments=["--dtype=bfloat16"]).argv[-1] == "--dtype=bfloat16"
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 64])
+def test_replicas_share_the_processors_and_take_the_next_free_ports(replicas: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = machine.free_ports_after("127.0.0.1", port - 1, replicas, reserved={port + 1})
+    assert len(set(ports)) == replicas
+    assert not {port, port + 1} & set(ports)
+    assert min(ports) > port
+
+
+def test_a_port_that_someone_listens_on_is_refused_by_flag() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(EnvironmentTooSmall, match=f"--port: port {port} on 127.0.0.1 is in use"):
+            machine.require_port("127.0.0.1", port, "--port")
+
+
+def test_memory_that_is_not_there_is_refused_with_what_is() -> None:
+    with pytest.raises(EnvironmentTooSmall, match=r"two replicas need about 1024TiB, .* are available; lower"):
+        machine.require_memory(2**50, "two replicas")
+
+
+def test_a_cgroup_s_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    assert (machine.usable_cpus(), machine.available_memory_bytes()) == (1, 3000)
+
+
+def test_a_cgroup_without_limits_leaves_the_machine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlimited = (machine.usable_cpus(), machine.available_memory_bytes() > 2**20)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    assert (machine.usable_cpus(), machine.available_memory_bytes() > 2**20) == unlimited
+
+
+def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"--model: .* a local Hugging Face model folder"):
+        model.local_model(str(tmp_path))
+
+
+def test_the_default_model_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "tierline" / "models" / "SmolLM2-135M-Instruct"
+    folder.mkdir(parents=True)
+    said: list[str] = []
+    assert model.prepare_default_model(said.append) == folder
+    assert said == []
+
+
+def test_a_plan_of_simulated_engines_starts_what_was_asked_for() -> None:
+    port, node_port = machine.free_ports_after("127.0.0.1", 20_000, 2)
+    config = UpConfig(port=port, node_port=node_port, replicas=3, engine="simulated", cache_size=16 * 1024**2)
+    plan = make_plan(config, say=lambda line: None)
+    assert plan.node is not None
+    urls = [part for flag, part in zip(plan.router.argv, plan.router.argv[1:], strict=False) if flag == "--endpoint"]
+    assert urls == [replica.url for replica in plan.replicas]
+    assert len({*urls, plan.node.url, plan.router.url}) == 5
+    assert value_after("--capacity", plan.node.argv) == str(16 * 1024**2)
