@@ -5,7 +5,7 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import uvloop
 
@@ -26,6 +26,15 @@ log = logs.get(__name__)
 SWEEP_SECONDS = 0.25
 """Between two looks at all deadlines. One sweep costs less than a timer for each request, and is late by as much."""
 BACKLOG = 1024
+
+GAUGES = {
+    "client_connections": "Clients' connections",
+    "idle_upstream_connections": "Idle connections to endpoints",
+    "held_body_bytes": "Request bodies in memory",
+    "index_bytes": "Memory of the prefix index",
+    "index_placements": "Pairs of a block and an endpoint in the prefix index",
+}
+"""Metrics that are read off the running parts when they are scraped."""
 
 
 class RouterServer:
@@ -89,17 +98,15 @@ async def start(config: RouterConfig) -> RouterServer:
         UpstreamPool(endpoint, connect_timeout_s=config.connect_timeout_s, head_bytes=config.head_bytes)
         for endpoint in endpoints.all
     )
-    metrics.gauges |= {
-        "client_connections": ("Clients' connections", lambda: len(services.clients)),
-        "idle_upstream_connections": ("Idle connections to endpoints", lambda: sum(map(len, services.pools))),
-        "held_body_bytes": ("Request bodies in memory", lambda: services.held_bytes),
+    index = strategy.index if isinstance(strategy, PrefixAware) else None
+    reads: dict[str, Callable[[], float]] = {
+        "client_connections": lambda: len(services.clients),
+        "idle_upstream_connections": lambda: sum(map(len, services.pools)),
+        "held_body_bytes": lambda: services.held_bytes,
+        "index_bytes": lambda: index.size_bytes if index else 0,
+        "index_placements": lambda: len(index) if index else 0,
     }
-    if isinstance(strategy, PrefixAware):
-        index = strategy.index
-        metrics.gauges |= {
-            "index_bytes": ("Memory of the prefix index", lambda: index.size_bytes),
-            "index_placements": ("Pairs of a block and an endpoint in the index", lambda: len(index)),
-        }
+    metrics.gauges |= {name: (GAUGES[name], read) for name, read in reads.items()}
     health = HealthChecker(
         endpoints.all, strategy, interval_s=config.health_interval_s, timeout_s=config.health_timeout_s
     )

@@ -4,7 +4,6 @@ import asyncio
 import json
 
 import pytest
-
 from tests.integration.router.backend import (
     DONE,
     EVENT,
@@ -23,6 +22,7 @@ from tests.integration.router.backend import (
     until_models_are_known,
     whole,
 )
+
 from tierline.errors import EnvironmentTooSmall
 from tierline.router.server import start
 
@@ -117,11 +117,14 @@ async def test_events_are_written_through_one_by_one() -> None:
 
 async def test_a_body_that_ends_with_its_connection_ends_with_the_clients_connection_too() -> None:
     response = b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\nuntil the end"
-    async with backends(answering_then_closing(response)) as (backend,), router(backend) as server:
-        async with client(server) as peer:
-            answer = await peer.ask(chat())
-            assert answer.body == b"until the end"
-            assert answer.fields["connection"] == "close"
+    async with (
+        backends(answering_then_closing(response)) as (backend,),
+        router(backend) as server,
+        client(server) as peer,
+    ):
+        answer = await peer.ask(chat())
+    assert answer.body == b"until the end"
+    assert answer.fields["connection"] == "close"
 
 
 async def test_an_http_1_0_client_gets_a_chunked_answer_without_chunks() -> None:
@@ -363,18 +366,25 @@ async def test_a_request_beyond_a_limit_is_refused_and_its_connection_closed(
 
 
 async def test_connections_above_the_limit_are_told_so() -> None:
-    async with backends(answering(whole())) as (backend,), router(backend, connections=1) as server:
-        async with client(server) as first, client(server) as second:
-            assert (await first.ask(chat())).status == 200
-            assert (await second.answer()).status == 503
-            assert (await first.ask(chat())).status == 200
+    async with (
+        backends(answering(whole())) as (backend,),
+        router(backend, connections=1) as server,
+        client(server) as first,
+        client(server) as second,
+    ):
+        assert (await first.ask(chat())).status == 200
+        assert (await second.answer()).status == 503
+        assert (await first.ask(chat())).status == 200
 
 
 async def test_an_idle_connection_is_closed() -> None:
-    async with backends(answering(whole())) as (backend,), router(backend, idle_timeout_s=0.1) as server:
-        async with client(server) as peer:
-            assert (await peer.ask(chat())).status == 200
-            assert await peer.rest() == b""
+    async with (
+        backends(answering(whole())) as (backend,),
+        router(backend, idle_timeout_s=0.1) as server,
+        client(server) as peer,
+    ):
+        assert (await peer.ask(chat())).status == 200
+        assert await peer.rest() == b""
 
 
 async def test_a_port_in_use_is_said_so() -> None:

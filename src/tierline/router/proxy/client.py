@@ -126,7 +126,8 @@ class ClientConnection(asyncio.Protocol):
     def shut_down(self) -> None:
         """The router stops: close now if nothing runs here, else after the exchange."""
         if self._exchange is None:
-            self._close()
+            self._is_closing = True
+            self._transport.close()
 
     def expired(self) -> None:
         """The deadline passed."""

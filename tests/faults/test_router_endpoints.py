@@ -1,0 +1,296 @@
+"""Endpoints that are down, die, hang, lie or talk nonsense: no request fails that another could have served."""
+
+import asyncio
+import json
+
+import openai
+import pytest
+from tests.integration.router.backend import (
+    DONE,
+    EVENT,
+    STREAM_HEAD,
+    Behaviour,
+    Received,
+    answering,
+    answering_then_closing,
+    backends,
+    chat,
+    chunk,
+    client,
+    request_bytes,
+    router,
+    until,
+    until_models_are_known,
+    whole,
+)
+
+from tierline.router.proxy.services import RetryBudget
+
+RESETTING = answering_then_closing(b"")
+SICK = {"health_interval_s": 1000}  # the router learns of the fault from the request itself
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RESETTING,
+        answering_then_closing(b"HTTP/1.1 20"),
+        answering_then_closing(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"),
+        answering(b"nonsense\r\n\r\n"),
+        answering(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"),
+        answering(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n"),
+        answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n"),
+        answering(b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
+        answering(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000),
+        *[answering(whole(status)) for status in (408, 429, 502, 503, 504)],
+    ],
+)
+async def test_what_fails_before_its_first_byte_is_served_by_another_endpoint(fault: Behaviour) -> None:
+    async with (
+        backends(fault, answering(whole())) as (bad, good),
+        router(bad, good, strategy="roundrobin", **SICK) as server,
+        client(server) as peer,
+    ):
+        answers = [await peer.ask(chat()) for _ in range(4)]
+    assert [answer.status for answer in answers] == [200] * 4
+    assert {answer.fields["x-tierline-endpoint"] for answer in answers} == {good.url}
+    assert bad.requests, "the bad endpoint was tried"
+
+
+async def test_an_endpoint_that_is_down_costs_no_request() -> None:
+    async with (
+        backends(answering(whole()), answering(whole())) as (down, up),
+        router(down, up, strategy="roundrobin", **SICK) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        await down.kill()
+        answers = [await peer.ask(chat()) for _ in range(6)]
+        text = server.services.metrics.exposition()[0].decode()
+    assert [answer.status for answer in answers] == [200] * 6
+    assert 'tierline_router_retries_total{reason="connect"} 1.0' in text, "the endpoint was passed over after that"
+
+
+async def test_requests_in_flight_on_an_endpoint_that_dies_are_served_by_another() -> None:
+    async with backends(answering(whole()), answering(whole())) as (dying, good):
+        dying.behave = dying.hanging
+        async with router(dying, good, strategy="roundrobin", **SICK) as server:
+            await until_models_are_known(server)
+
+            async def ask() -> int:
+                async with client(server) as peer:
+                    return (await peer.ask(chat())).status
+
+            asking = [asyncio.create_task(ask()) for _ in range(40)]
+            await until(lambda: len(dying.requests) == 20)
+            await dying.kill()
+            assert await asyncio.gather(*asking) == [200] * 40
+            assert [endpoint.inflight for endpoint in server.services.endpoints.all] == [0, 0]
+
+
+async def test_a_connection_that_idled_too_long_is_replaced_on_the_same_endpoint() -> None:
+    async with (
+        backends(answering_then_closing(whole())) as (backend,),
+        router(backend, **SICK) as server,
+        client(server) as peer,
+    ):
+        answers = [await peer.ask(chat()) for _ in range(20)]
+    assert [answer.status for answer in answers] == [200] * 20
+    assert backend.connections == 20
+
+
+async def test_when_no_endpoint_is_left_the_client_is_told_what_happened() -> None:
+    async with backends(RESETTING, answering(whole(429, b"{}"))) as (resetting, busy):
+        async with router(resetting, **SICK) as server, client(server) as peer:
+            reset = await peer.ask(chat())
+        async with router(busy, **SICK) as server, client(server) as peer:
+            passed_on = await peer.ask(chat())
+        async with router("http://127.0.0.1:9", **SICK) as server, client(server) as peer:
+            refused = await peer.ask(chat())
+    assert (reset.status, json.loads(reset.body)["error"]["code"]) == (502, "endpoint_reset")
+    assert (passed_on.status, passed_on.body) == (429, b"{}")
+    assert (refused.status, refused.fields["retry-after"]) == (503, "1")
+
+
+async def test_an_endpoint_that_hangs_costs_a_timeout() -> None:
+    async with backends(answering(b"")) as (hanging,):
+        hanging.behave = hanging.hanging
+        async with router(hanging, response_timeout_s=0.1) as server, client(server) as peer:
+            answer = await peer.ask(chat())
+            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (504, "endpoint_timeout")
+            await hanging.left.wait()
+            assert (await peer.ask(method="GET", path="/health")).status in (200, 503), "the connection lasts"
+
+
+@pytest.mark.parametrize("last_words", [b"", chunk(b"data: {half an")], ids=["between events", "within an event"])
+async def test_a_stream_that_breaks_ends_with_an_error_event_and_without_done(last_words: bytes) -> None:
+    broken = answering_then_closing(STREAM_HEAD + chunk(EVENT) + last_words)
+    async with backends(broken) as (backend,), router(backend) as server, client(server) as peer:
+        answer = await peer.ask(chat(stream=True))
+        assert await peer.rest() == b""
+    last = answer.body.strip().split(b"\n\n")[-1]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "upstream_error"
+    assert b"[DONE]" not in answer.body
+
+
+async def test_openais_client_raises_when_a_stream_breaks() -> None:
+    broken = answering_then_closing(STREAM_HEAD + chunk(EVENT))
+    async with (
+        backends(broken) as (backend,),
+        router(backend) as server,
+        openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0) as ai,
+    ):
+        stream = await ai.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}], stream=True)
+        with pytest.raises(openai.APIError, match="broke off"):
+            async for _ in stream:
+                pass
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        STREAM_HEAD + b"ff\r\ndata: ",
+    ],
+    ids=["length", "chunked", "within a chunk"],
+)
+async def test_a_body_that_breaks_never_looks_whole(half: bytes) -> None:
+    async with (
+        backends(answering_then_closing(half)) as (backend,),
+        router(backend) as server,
+        client(server) as peer,
+    ):
+        await peer.send(request_bytes(chat()))
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError, ValueError)):
+            await peer.answer()
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [whole() + b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison", whole() + b"\r\n"],
+    ids=["a second response", "a blank line"],
+)
+async def test_bytes_behind_an_answer_never_reach_another_client(lie: bytes) -> None:
+    async with backends(answering(lie)) as (backend,), router(backend) as server:
+        for _ in range(3):
+            async with client(server) as peer:
+                answer = await peer.ask(chat())
+                assert answer.body == b'{"ok":true}'
+        assert backend.connections == 3, "no connection was used again"
+
+
+async def test_bytes_on_an_idle_connection_end_it() -> None:
+    async with backends(answering(whole())) as (backend,), router(backend) as server, client(server) as peer:
+        assert (await peer.ask(chat())).status == 200
+        for writer in list(backend._writers):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison")
+        await until(lambda: not len(server.services.pools[0]))
+        assert (await peer.ask(chat())).body == b'{"ok":true}'
+
+
+async def test_an_answer_before_the_request_was_out_ends_the_connection() -> None:
+    """A backend that refuses a large body early: the rest of that body must not become the next request."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(whole(413))
+        await writer.drain()
+        await asyncio.sleep(0.2)
+        writer.close()
+
+    early = await asyncio.start_server(serve, "127.0.0.1", 0, limit=4096)
+    url = f"http://127.0.0.1:{early.sockets[0].getsockname()[1]}"
+    async with router(url, **SICK) as server, client(server) as peer:
+        answer = await peer.ask(chat("x" * 2**24))
+        assert answer.status == 413
+        assert len(server.services.pools[0]) == 0
+    early.close()
+
+
+async def test_an_endpoint_that_comes_back_is_used_again() -> None:
+    async with backends(answering(whole())) as (backend,), router(backend) as server, client(server) as peer:
+        await until_models_are_known(server)
+        await backend.kill()
+        await until(lambda: not server.services.endpoints.is_serving)
+        assert (await peer.ask(chat())).status == 503
+        await backend.start()
+        await until(lambda: server.services.endpoints.is_serving)
+        assert (await peer.ask(chat())).status == 200
+
+
+async def test_an_endpoint_that_went_down_is_believed_to_hold_nothing() -> None:
+    prompt = "p" * 4096
+    async with backends(answering(whole())) as (backend,), router(backend) as server, client(server) as peer:
+        await peer.ask(chat(prompt))
+        assert (await peer.ask(chat(prompt))).fields["x-tierline-reason"] == "prefix"
+        await backend.kill()
+        await until(lambda: not server.services.endpoints.is_serving)
+        await backend.start()
+        await until(lambda: server.services.endpoints.is_serving)
+        assert (await peer.ask(chat(prompt))).fields["x-tierline-reason"] == "cold"
+
+
+def test_retries_stop_when_a_fifth_of_the_traffic_is_retries() -> None:
+    budget = RetryBudget()
+    assert sum(budget.spend() for _ in range(1000)) == RetryBudget.RESERVE
+    for _ in range(100):
+        budget.earn()
+    assert 19 <= sum(budget.spend() for _ in range(100)) <= 20
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_client_that_leaves_ends_the_request_at_the_endpoint(is_stream: bool) -> None:
+    async with backends(answering(b"")) as (backend,):
+        backend.behave = backend.hanging
+        async with router(backend) as server:
+            async with client(server) as peer:
+                await peer.send(request_bytes(chat(stream=is_stream)))
+                await until(lambda: len(backend.requests) == 1)
+            async with asyncio.timeout(5):
+                await backend.left.wait()
+            await until(lambda: server.services.endpoints.all[0].inflight == 0)
+            assert 'aborts_total{side="client"} 1.0' in server.services.metrics.exposition()[0].decode()
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it_at_the_endpoint() -> None:
+    left = asyncio.Event()
+
+    async def endless(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        try:
+            while not reader.at_eof():
+                writer.write(chunk(EVENT))
+                await writer.drain()
+                await asyncio.sleep(0.005)
+        finally:
+            left.set()
+
+    async with backends(endless) as (backend,), router(backend) as server:
+        async with client(server) as peer:
+            await peer.send(request_bytes(chat(stream=True)))
+            await peer.reader.readuntil(EVENT)
+        async with asyncio.timeout(5):
+            await left.wait()
+        await until(lambda: server.services.endpoints.all[0].inflight == 0)
+
+
+async def test_a_client_that_stops_reading_is_given_up() -> None:
+    async def flood(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        while True:
+            writer.write(chunk(b"x" * 65536))
+            await writer.drain()
+
+    async with backends(flood) as (backend,), router(backend, stream_timeout_s=0.3) as server, client(server) as peer:
+        await peer.send(request_bytes(chat(stream=True)))
+        await until(lambda: server.services.endpoints.all[0].inflight == 1)
+        await until(lambda: not server.services.clients)
+        assert server.services.endpoints.all[0].inflight == 0
+
+
+async def test_a_done_stream_is_whole_even_if_the_endpoint_dies_right_after() -> None:
+    ending = answering_then_closing(STREAM_HEAD + chunk(EVENT) + chunk(DONE) + b"0\r\n\r\n")
+    async with backends(ending) as (backend,), router(backend) as server, client(server) as peer:
+        assert (await peer.ask(chat(stream=True))).body == EVENT + DONE
+        assert "aborts_total{" not in server.services.metrics.exposition()[0].decode()

@@ -1,0 +1,72 @@
+"""Wrong settings are named; the documentation has an entry for every setting, metric and header."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tierline.configuration import load
+from tierline.errors import ConfigurationError
+from tierline.router.config import RouterConfig
+from tierline.router.endpoints import Endpoints
+from tierline.router.metrics import RouterMetrics
+from tierline.router.server import GAUGES
+from tierline.router.strategies import STRATEGIES
+
+PAGE = (Path(__file__).parents[3] / "docs/router.md").read_text()
+ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "--endpoint"),
+        ({"endpoints": []}, "--endpoint"),
+        ({"endpoints": ["127.0.0.1:8001"]}, "http://127.0.0.1:8001"),
+        ({"endpoints": ["https://host"]}, "http, a host"),
+        ({"endpoints": ["http://host:99999"]}, "http, a host"),
+        ({"endpoints": ["http://host/path"]}, "no path"),
+        ({"endpoints": ["http://a:1", "http://a:1/"]}, "each URL once"),
+        (ENDPOINT | {"strategy": "fastest"}, "--strategy: got 'fastest'; allowed: prefixaware, session, roundrobin"),
+        (ENDPOINT | {"strategy": "kv-aware"}, "not available yet"),
+        (ENDPOINT | {"session_keys": ["x y"]}, "--session-key"),
+        (ENDPOINT | {"index_bytes": "1KiB"}, "--index-bytes"),
+        (ENDPOINT | {"port": 70000}, "--port"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        load(RouterConfig, None, settings, environment={})
+
+
+def test_settings_come_from_the_environment_too() -> None:
+    environment = {"TIERLINE_ROUTER_ENDPOINTS": "http://a:1/,http://b:2", "TIERLINE_ROUTER_STRATEGY": "round-robin"}
+    config = load(RouterConfig, None, {}, environment)
+    assert config.endpoints == ("http://a:1", "http://b:2")
+    assert config.strategy == "roundrobin"
+
+
+@pytest.mark.parametrize("key", RouterConfig.model_fields)
+def test_the_documentation_has_every_setting_with_its_default(key: str) -> None:
+    assert re.search(rf"^\| `{key}` \|", PAGE, re.MULTILINE)
+
+
+def test_the_documentation_has_every_metric_and_no_other() -> None:
+    metrics = RouterMetrics("session", Endpoints(["http://a:1"]).all)
+    metrics.gauges |= {name: (text, lambda: 0.0) for name, text in GAUGES.items()}
+    exported = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics.collect()}
+    assert set(re.findall(r"^\| `(tierline_router_\w+)", PAGE, re.MULTILINE)) == exported
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_documentation_has_every_strategy(name: str) -> None:
+    assert f"### `{name}`" in PAGE
+
+
+def test_the_documentation_has_every_header_and_reason() -> None:
+    source = "".join(path.read_text() for path in Path(__file__).parents[3].glob("src/tierline/router/**/*.py"))
+    for header in set(re.findall(r"x-tierline-[a-z-]+", source)) | {"x-request-id"}:
+        assert f"`{header}`" in PAGE
+    for reason in ("prefix", "cold", "spill", "template", "no-prompt", "session", "no-session", "turn"):
+        assert f'"{reason}"' in source
+        assert f"`{reason}`" in PAGE

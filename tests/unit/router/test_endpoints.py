@@ -1,0 +1,67 @@
+"""What is known of an endpoint: its load, its speed, whether it may be used."""
+
+import pytest
+
+from tierline.router.endpoints import EJECTION_SECONDS, FAILURES_BEFORE_EJECTION, Endpoint, Endpoints
+
+
+@pytest.fixture
+def endpoint() -> Endpoint:
+    return Endpoints(["http://[::1]:8001"]).all[0]
+
+
+def test_a_url_names_host_and_port(endpoint: Endpoint) -> None:
+    assert (endpoint.host, endpoint.port, endpoint.authority) == ("::1", 8001, b"[::1]:8001")
+
+
+def test_load_returns_to_zero(endpoint: Endpoint) -> None:
+    assert endpoint.begin(100) == 100
+    assert endpoint.begin(50) == 150
+    endpoint.answered(100, 100, None)
+    endpoint.end(0)
+    endpoint.end(50)
+    assert (endpoint.inflight, endpoint.queued_tokens) == (0, 0)
+
+
+def test_prefill_rate_counts_the_queue_in_front_and_ignores_small_prompts(endpoint: Endpoint) -> None:
+    rates = []
+    for tokens, tokens_before, seconds in ((10, 10, 1.0), (1000, 2000, 2.0), (1000, 2000, 1.0)):
+        endpoint.answered(tokens, tokens_before, seconds)
+        rates.append(endpoint.prefill_rate)
+    assert rates == [None, 1000.0, pytest.approx(1200.0)]
+
+
+def test_each_failed_connection_in_a_row_ejects_for_longer(endpoint: Endpoint) -> None:
+    for number, seconds in enumerate((*EJECTION_SECONDS, EJECTION_SECONDS[-1])):
+        now = 100.0 * number
+        endpoint.connect_failed(now)
+        assert not endpoint.is_usable(now + seconds - 0.01)
+        assert endpoint.is_usable(now + seconds)
+    endpoint.checked(is_up=True)
+    endpoint.connect_failed(5000.0)
+    assert endpoint.is_usable(5000.0 + EJECTION_SECONDS[0])
+
+
+def test_answers_that_fail_in_a_row_eject_and_one_that_succeeds_begins_anew(endpoint: Endpoint) -> None:
+    for _ in range(FAILURES_BEFORE_EJECTION - 1):
+        endpoint.answer_failed(0.0)
+    endpoint.answer_succeeded()
+    endpoint.answer_failed(0.0)
+    assert endpoint.is_usable(0.0)
+    for _ in range(FAILURES_BEFORE_EJECTION):
+        endpoint.answer_failed(0.0)
+    assert not endpoint.is_usable(0.0)
+
+
+def test_when_none_can_be_used_all_that_serve_the_model_are_candidates() -> None:
+    endpoints = Endpoints(["http://a:1", "http://b:1", "http://c:1"])
+    for endpoint, models in zip(endpoints.all, ({"m"}, {"m"}, {"other"}), strict=True):
+        endpoint.models = frozenset(models)
+    a, b, c = endpoints.all
+    assert endpoints.candidates("m", 0.0) == [a, b]
+    a.is_up = False
+    assert endpoints.candidates("m", 0.0) == [b]
+    b.connect_failed(0.0)
+    assert endpoints.candidates("m", 0.0) == [a, b]
+    assert endpoints.candidates(None, 0.0) == [c]
+    assert endpoints.candidates("unknown", 0.0) == []

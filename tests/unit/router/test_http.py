@@ -1,0 +1,120 @@
+"""Heads and bodies, against llhttp and against any cutting of the stream."""
+
+import contextlib
+import itertools
+
+import httptools
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tierline.router.http.bodies import ChunkedBody, LengthBody, body_of_response
+from tierline.router.http.heads import BadMessage, RequestHead, ResponseHead
+from tierline.router.http.replies import chunk, error_body, reply
+
+chunks = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
+
+
+@given(chunks, st.binary(max_size=10), st.lists(st.integers(0, 400), max_size=8))
+def test_a_chunked_body_ends_where_it_ends_however_it_is_cut(
+    parts: list[bytes], behind: bytes, places: list[int]
+) -> None:
+    payload = bytearray()
+    body = ChunkedBody(payload)
+    framed = b"".join(map(chunk, parts)) + b"0\r\nname: value\r\n\r\n"
+    taken = sum(body.feed(piece) for piece in cut(framed + behind, places))
+    assert body.is_complete
+    assert taken == len(framed)
+    assert payload == b"".join(parts)
+
+
+@given(st.binary(max_size=60))
+def test_what_llhttp_refuses_as_a_chunked_body_is_refused_here(data: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    try:
+        httptools.HttpRequestParser(object()).feed_data(head + data)
+    except httptools.HttpParserError:
+        body = ChunkedBody()
+        with contextlib.suppress(BadMessage):
+            assert body.feed(data) < len(data) or not body.is_complete
+
+
+@given(st.integers(0, 100), st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=4))
+def test_a_body_of_a_known_length_takes_just_that(length: int, data: bytes, places: list[int]) -> None:
+    body = LengthBody(length)
+    assert sum(body.feed(piece) for piece in cut(data, places)) == min(length, len(data))
+    assert body.is_complete == (len(data) >= length)
+
+
+def test_a_chunk_may_be_put_in_only_between_chunks() -> None:
+    body = ChunkedBody()
+    seen = []
+    for byte in b"2\r\nab\r\n0\r\n":
+        seen.append(body.is_between_chunks)
+        body.feed(bytes([byte]))
+    assert [place for place, is_between in enumerate(seen) if is_between] == [0, 7]
+
+
+@pytest.mark.parametrize("framing", [b"G\r\n", b"\r\n", b"1\n", b"1\r\nab\r\n", b"f" * 16 + b"\r\n", b"1;\x00\r\n"])
+def test_broken_chunks_are_refused(framing: bytes) -> None:
+    with pytest.raises(BadMessage):
+        ChunkedBody().feed(framing)
+
+
+def test_endless_chunk_lines_and_trailers_are_refused() -> None:
+    for endless in (b"1;" + b"x" * 5000, b"0\r\n" + b"a: b\r\n" * 2000):
+        with pytest.raises(BadMessage, match="too long"):
+            ChunkedBody().feed(endless)
+
+
+@given(st.binary(max_size=120))
+def test_any_bytes_are_a_head_or_a_bad_message(data: bytes) -> None:
+    for parse in (RequestHead, ResponseHead):
+        for raw in (
+            data,
+            b"GET / HTTP/1.1\r\nhost: x\r\n" + data + b"\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n" + data + b"\r\n\r\n",
+        ):
+            with contextlib.suppress(BadMessage):
+                parse(raw)
+
+
+def test_end_to_end_fields_keep_their_order_and_spelling() -> None:
+    head = RequestHead(
+        b"GET /a?b HTTP/1.1\r\nX-One: 1\r\nHost: h\r\nx-two:2\r\nConnection: X-One\r\nX-ONE: 3\r\n\r\n", {b"x-two"}
+    )
+    assert head.lines == [b"x-two: 2\r\n"]
+    assert head.fields == {b"x-two": b"2"}
+    assert (head.method, head.target, head.path) == (b"GET", b"/a?b", b"/a")
+
+
+def test_a_target_in_absolute_form_is_a_path() -> None:
+    assert RequestHead(b"GET http://other/a HTTP/1.1\r\nhost: x\r\n\r\n").target == b"/a"
+
+
+@pytest.mark.parametrize(
+    ("status_line", "method", "is_complete"),
+    [
+        (b"HTTP/1.1 204 No", b"GET", True),
+        (b"HTTP/1.1 304 No", b"GET", True),
+        (b"HTTP/1.1 200 OK", b"HEAD", True),
+        (b"HTTP/1.1 200 OK", b"GET", False),
+    ],
+)
+def test_some_responses_have_no_body_whatever_their_fields_say(
+    status_line: bytes, method: bytes, is_complete: bool
+) -> None:
+    head = ResponseHead(status_line + b"\r\ncontent-length: 5\r\n\r\n")
+    assert body_of_response(head, method).is_complete == is_complete
+
+
+def test_a_reply_is_a_response() -> None:
+    head = ResponseHead(
+        reply(404, error_body(404, "no", "not_found"), keep_alive=False).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    )
+    assert (head.status, head.length, head.keep_alive) == (404, len(error_body(404, "no", "not_found")), False)

@@ -1,0 +1,106 @@
+"""The prefix index: closed under prefixes, bounded in memory."""
+
+import itertools
+import random
+import tracemalloc
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tierline.router.index import PLACEMENT_BYTES, PrefixIndex
+
+ENDPOINTS, CAPACITY = 3, 8
+
+
+def chain(text: str) -> list[int]:
+    return [hash(text[: end + 1]) for end in range(len(text))]
+
+
+def depth(index: PrefixIndex, text: str, position: int) -> int:
+    return next((depth for depth, mask in index.match(chain(text)) if mask >> position & 1), 0)
+
+
+class IndexIsALeastRecentlyUsedSetOfPrefixes(RuleBasedStateMachine):
+    """The model keeps, for each endpoint, prefixes in order of use, ancestors after their descendants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index = PrefixIndex(ENDPOINTS, ENDPOINTS * CAPACITY * PLACEMENT_BYTES)
+        self.model: list[list[str]] = [[] for _ in range(ENDPOINTS)]
+
+    @rule(position=st.integers(0, ENDPOINTS - 1), text=st.text("ab", max_size=12))
+    def place(self, position: int, text: str) -> None:
+        self.index.place(position, chain(text))
+        prefixes = [text[:end] for end in range(min(len(text), CAPACITY), 0, -1)]
+        kept = [prefix for prefix in self.model[position] if prefix not in prefixes]
+        self.model[position] = (kept + prefixes)[-CAPACITY:]
+
+    @rule(position=st.integers(0, ENDPOINTS - 1))
+    def forget(self, position: int) -> None:
+        self.index.forget(position)
+        self.model[position] = []
+
+    @rule(text=st.text("ab", max_size=12))
+    def match(self, text: str) -> None:
+        for position in range(ENDPOINTS):
+            held = [end for end in range(1, len(text) + 1) if text[:end] in self.model[position]]
+            assert depth(self.index, text, position) == max(held, default=0)
+            assert held == list(range(1, len(held) + 1)), "prefix-closed"
+
+    @invariant()
+    def it_holds_as_much_as_the_model(self) -> None:
+        assert len(self.index) == sum(map(len, self.model))
+
+
+TestIndex = IndexIsALeastRecentlyUsedSetOfPrefixes.TestCase
+TestIndex.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+@given(st.lists(st.tuples(st.integers(0, ENDPOINTS - 1), st.text("ab", max_size=12)), max_size=20), st.text("ab"))
+def test_a_deeper_match_is_held_by_no_more_endpoints(placements: list[tuple[int, str]], text: str) -> None:
+    index = PrefixIndex(ENDPOINTS, ENDPOINTS * CAPACITY * PLACEMENT_BYTES)
+    for position, prompt in placements:
+        index.place(position, chain(prompt))
+    steps = index.match(chain(text))
+    assert steps == sorted(steps, reverse=True)
+    assert all(deep & shallow == deep for (_, deep), (_, shallow) in itertools.pairwise(steps))
+
+
+def test_unique_prompts_without_end_stay_within_the_budget() -> None:
+    """Weighed by the allocator, at its largest, over three times what fits."""
+    budget, endpoints = 4 * 2**20, 4
+    dice = random.Random(1)
+    tracemalloc.start()
+    try:
+        index = PrefixIndex(endpoints, budget)
+        for number in range(3 * budget // PLACEMENT_BYTES // 20):
+            index.place(number % endpoints, [dice.getrandbits(64) for _ in range(20)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(index) == endpoints * index.capacity
+    assert peak <= budget
+    assert index.size_bytes <= budget
+
+
+def test_blocks_that_all_endpoints_share_stay_within_the_budget_too() -> None:
+    budget, endpoints = 2**20, 40  # masks beyond small integers
+    dice = random.Random(1)
+    tracemalloc.start()
+    try:
+        index = PrefixIndex(endpoints, budget)
+        for _ in range(20):
+            prompt = [dice.getrandbits(64) for _ in range(20)]
+            for position in range(endpoints):
+                index.place(position, list(prompt))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= budget
+
+
+def test_a_prompt_longer_than_the_capacity_keeps_its_start() -> None:
+    index = PrefixIndex(1, CAPACITY * PLACEMENT_BYTES)
+    index.place(0, chain("a" * 20))
+    assert depth(index, "a" * 20, 0) == CAPACITY

@@ -1,0 +1,123 @@
+"""Canonical prompts and their chained hashes."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tierline.router.http.heads import BadMessage
+from tierline.router.prompt import BLOCK_BYTES, BLOCKS_MAX, canonical_prompt, hash_blocks, hash_seed, read_fields
+
+
+def prompt_of(**body: object) -> bytes:
+    return canonical_prompt(read_fields(json.dumps(body).encode()))
+
+
+def user(content: object) -> dict[str, object]:
+    return {"role": "user", "content": content}
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=3000), st.binary(max_size=3000))
+def test_prompts_share_exactly_the_blocks_before_their_first_difference(one: bytes, other: bytes) -> None:
+    ours, theirs = hash_blocks(one, 7)[0], hash_blocks(other, 7)[0]
+    shared = sum(a == b for a, b in zip(ours, theirs, strict=False))
+    common = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    assert ours[:shared] == theirs[:shared]
+    assert shared == min(common // BLOCK_BYTES, len(ours), len(theirs))
+
+
+def test_a_hash_names_the_whole_prefix() -> None:
+    block = b"same" * 64
+    first, second, third = hash_blocks(block * 3, 0)[0]
+    assert len({first, second, third}) == 3
+
+
+def test_model_and_salt_have_their_own_chains() -> None:
+    seeds = {hash_seed("m", ""), hash_seed("m", "tenant"), hash_seed("adapter", ""), hash_seed("mtenant", "")}
+    assert len(seeds) == 4
+
+
+def test_hashing_stops_at_a_megabyte() -> None:
+    assert len(hash_blocks(b"x" * (BLOCKS_MAX + 9) * BLOCK_BYTES, 0)[0]) == BLOCKS_MAX
+
+
+def test_a_conversation_extends_the_bytes_of_its_last_turn() -> None:
+    turns = [user("question"), {"role": "assistant", "content": "answer"}, user("more")]
+    before, after = prompt_of(messages=turns[:1]), prompt_of(messages=turns)
+    assert after.startswith(before)
+
+
+def test_how_the_json_is_written_changes_nothing() -> None:
+    body = {
+        "tools": [{"name": "f", "parameters": {"a": 1}}],
+        "messages": [user("Grüße"), user([{"type": "text", "text": "a"}])],
+    }
+    compact = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    spread = json.dumps(dict(reversed(body.items())), indent=3).encode()
+    assert canonical_prompt(read_fields(compact)) == canonical_prompt(read_fields(spread))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"messages": [user("a")]}, {"messages": [{"role": "system", "content": "a"}]}),
+        ({"messages": [user("a"), user("b")]}, {"messages": [user("ab")]}),
+        ({"messages": [user("a")], "tools": [{"name": "f"}]}, {"messages": [user("a")]}),
+        (
+            {"messages": [user([{"type": "image_url", "image_url": {"url": "data:a"}}])]},
+            {"messages": [user([{"type": "image_url", "image_url": {"url": "data:b"}}])]},
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "2"}]}]},
+        ),
+        ({"messages": [{"role": "tool", "tool_call_id": "1"}]}, {"messages": [{"role": "tool", "tool_call_id": "2"}]}),
+        ({"prompt": [1, 2]}, {"prompt": [2, 1]}),
+        ({"prompt": ["a", "b"]}, {"prompt": "ab"}),
+    ],
+    ids=["role", "boundary", "tools", "image", "tool call", "tool call id", "token ids", "batch"],
+)
+def test_what_a_chat_template_writes_differently_has_other_bytes(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
+    assert prompt_of(**one) != prompt_of(**other)
+
+
+def test_an_image_counts_by_its_content_whatever_its_size() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    assert len(prompt_of(messages=[user([part])])) < 64
+
+
+def test_token_ids_take_four_bytes_each() -> None:
+    assert len(prompt_of(prompt=[1, 2, 70_000])) == 12
+    assert prompt_of(prompt=[1, 2, 3]).startswith(prompt_of(prompt=[1, 2]))
+
+
+@pytest.mark.parametrize(
+    "body", [{"prompt": [-1]}, {"prompt": [2**40]}, {"prompt": {"a": 1}}, {"messages": "text"}, {"messages": [1]}]
+)
+def test_a_shape_that_is_unknown_is_left_to_the_engine(body: dict[str, object]) -> None:
+    assert prompt_of(**body)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=6,
+    )
+)
+def test_any_json_object_has_a_prompt_or_none_but_never_fails(value: object) -> None:
+    for field in ("messages", "prompt", "tools"):
+        prompt_of(**{field: value})
+    prompt_of(messages=[user(value)])
+
+
+@pytest.mark.parametrize(
+    ("body", "path"), [(b'{"model": 1}', "model"), (b'{"stream": "yes"}', "stream"), (b"\xff", "body"), (b"", "body")]
+)
+def test_a_body_that_cannot_be_read_says_where(body: bytes, path: str) -> None:
+    with pytest.raises(BadMessage, match=path):
+        read_fields(body)

@@ -1,0 +1,264 @@
+"""Strategies by what they promise, over any loads and any prompts."""
+
+import random
+from collections import Counter
+from math import ceil
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tierline.router.endpoints import Endpoint, Endpoints
+from tierline.router.prompt import BLOCK_BYTES, RequestFields, read_fields
+from tierline.router.strategies import STRATEGIES, Decision, RoutingRequest, Strategy, build_strategy
+from tierline.router.strategies.names import canonical_name
+from tierline.router.strategies.prefixaware import PrefixAware
+
+INDEX_BYTES = 2**20
+
+
+def endpoints_of(count: int) -> tuple[Endpoint, ...]:
+    return Endpoints([f"http://host-{number}:8000" for number in range(count)]).all
+
+
+def ask(prompt: str = "", *, session: bytes = b"", model: str = "m") -> RoutingRequest:
+    body = msgspec.json.encode({"model": model, "prompt": prompt})
+    return RoutingRequest(read_fields(body) if prompt else RequestFields(model=model), session)
+
+
+def blocks(text: str, count: int) -> str:
+    return (text * BLOCK_BYTES * count)[: BLOCK_BYTES * count]
+
+
+def route(strategy: Strategy, endpoints: tuple[Endpoint, ...], request: RoutingRequest) -> Decision:
+    decision = strategy.choose(request, endpoints)
+    strategy.placed(request, decision)
+    return decision
+
+
+def prefix_aware(count: int) -> tuple[PrefixAware, tuple[Endpoint, ...]]:
+    return PrefixAware(count, INDEX_BYTES), endpoints_of(count)
+
+
+# All ------------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.sampled_from(sorted(STRATEGIES)),
+    st.lists(
+        st.tuples(st.integers(0, 50), st.integers(0, 10**6), st.none() | st.floats(1, 1e5)), min_size=1, max_size=9
+    ),
+    st.lists(st.tuples(st.text("ab", max_size=3), st.binary(max_size=2)), max_size=12),
+)
+def test_any_strategy_chooses_one_of_those_offered_and_choosing_changes_nothing(
+    name: str, loads: list[tuple[int, int, float | None]], asked: list[tuple[str, bytes]]
+) -> None:
+    endpoints = endpoints_of(len(loads))
+    for endpoint, (inflight, queued_tokens, prefill_rate) in zip(endpoints, loads, strict=True):
+        endpoint.inflight, endpoint.queued_tokens, endpoint.prefill_rate = inflight, queued_tokens, prefill_rate
+    strategy = build_strategy(name, len(endpoints), INDEX_BYTES)
+    for text, session in asked:
+        request = ask(blocks(text, 4), session=session)
+        decision = strategy.choose(request, endpoints)
+        assert decision.endpoint in endpoints
+        assert decision == strategy.choose(request, endpoints)
+        assert 0 <= decision.matched_blocks <= decision.best_blocks <= decision.total_blocks
+        strategy.placed(request, decision)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "canonical"),
+    [("prefix-aware", "prefixaware"), ("PrefixAware", "prefixaware"), ("round-robin", "roundrobin"), ("session",) * 2],
+)
+def test_names_may_be_spelled_with_hyphens(spelled: str, canonical: str) -> None:
+    assert canonical_name(spelled) == canonical
+
+
+# prefixaware ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_prefix_goes_where_it_is_held() -> None:
+    strategy, endpoints = prefix_aware(4)
+    first = route(strategy, endpoints, ask(blocks("document ", 8)))
+    again = route(strategy, endpoints, ask(blocks("document ", 8) + "a question"))
+    assert (first.reason, again.reason) == ("cold", "prefix")
+    assert again.endpoint is first.endpoint
+    assert (again.matched_blocks, again.total_blocks) == (8, 8)
+
+
+def test_routers_that_share_nothing_agree_on_where_a_new_prefix_goes() -> None:
+    for number in range(20):
+        prompt = blocks(f"prompt {number} ", 3)
+        (one, ours), (other, theirs) = prefix_aware(5), prefix_aware(5)
+        assert route(one, ours, ask(prompt)).endpoint.url == route(other, theirs, ask(prompt)).endpoint.url
+
+
+def test_new_prefixes_spread() -> None:
+    strategy, endpoints = prefix_aware(4)
+    counts = Counter(route(strategy, endpoints, ask(blocks(f"{number} ", 3))).endpoint.url for number in range(400))
+    assert min(counts.values()) > 60
+
+
+def test_affinity_lasts_until_the_queue_costs_more_than_the_cache_saves() -> None:
+    strategy, endpoints = prefix_aware(2)
+    prompt = blocks("document ", 16)  # 1,024 tokens
+    holder = route(strategy, endpoints, ask(prompt)).endpoint
+    other = next(endpoint for endpoint in endpoints if endpoint is not holder)
+    holder.queued_tokens = 1000
+    assert strategy.choose(ask(prompt), endpoints).endpoint is holder
+    holder.queued_tokens = 1050
+    decision = strategy.choose(ask(prompt), endpoints)
+    assert (decision.endpoint, decision.reason) == (other, "spill")
+    assert (decision.matched_blocks, decision.best_blocks) == (0, 16)
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=8))
+def test_affinity_never_loads_an_endpoint_above_the_bound(inflight: list[int]) -> None:
+    strategy, endpoints = prefix_aware(len(inflight))
+    prompt = blocks("document ", 16)
+    route(strategy, endpoints, ask(prompt))
+    for endpoint, load in zip(endpoints, inflight, strict=True):
+        endpoint.inflight = load
+    chosen = strategy.choose(ask(prompt), endpoints).endpoint
+    assert chosen.inflight <= ceil(1.25 * (sum(inflight) + 1) / len(inflight))
+
+
+def test_a_system_prompt_that_everybody_has_creates_no_affinity() -> None:
+    strategy, endpoints = prefix_aware(4)
+    system = blocks("You are helpful. ", 8)
+    decisions = [route(strategy, endpoints, ask(system + blocks(f"user {number} ", 2))) for number in range(400)]
+    settled = decisions[100:]
+    counts = Counter(decision.endpoint.url for decision in settled)
+    assert {decision.reason for decision in settled} == {"template"}
+    assert min(counts.values()) > 40
+
+
+def test_short_questions_behind_a_system_prompt_spread_too() -> None:
+    strategy, endpoints = prefix_aware(4)
+    system = blocks("You are helpful. ", 8)
+    decisions = [route(strategy, endpoints, ask(f"{system} question {number}")) for number in range(400)]
+    assert min(Counter(decision.endpoint.url for decision in decisions[100:]).values()) > 40
+
+
+def test_conversations_behind_a_system_prompt_keep_their_affinity() -> None:
+    strategy, endpoints = prefix_aware(4)
+    system = blocks("You are helpful. ", 8)
+    for number in range(100):
+        route(strategy, endpoints, ask(system + blocks(f"user {number} ", 2)))
+    for number in range(50):
+        conversation = system + blocks(f"later user {number} ", 4)
+        place = route(strategy, endpoints, ask(conversation)).endpoint
+        for turn in range(4):
+            conversation += blocks(f"turn {turn} of {number} ", 3)
+            decision = route(strategy, endpoints, ask(conversation))
+            assert (decision.endpoint, decision.reason) == (place, "prefix")
+
+
+def test_one_conversation_alone_is_no_template() -> None:
+    strategy, endpoints = prefix_aware(2)
+    conversation = blocks("start ", 4)
+    place = route(strategy, endpoints, ask(conversation)).endpoint
+    for turn in range(100):
+        conversation += blocks(f"turn {turn} ", 2)
+        assert route(strategy, endpoints, ask(conversation)).endpoint is place
+
+
+def test_a_prompt_repeated_without_end_stays_where_it_is() -> None:
+    strategy, endpoints = prefix_aware(4)
+    assert len({route(strategy, endpoints, ask(blocks("same ", 8))).endpoint.url for _ in range(200)}) == 1
+
+
+def test_a_template_is_forgotten_when_nobody_uses_it() -> None:
+    strategy, endpoints = prefix_aware(2)
+    system = blocks("You are helpful. ", 8)
+    for number in range(40):
+        route(strategy, endpoints, ask(system + blocks(f"user {number} ", 2)))
+    for number in range(80):
+        route(strategy, endpoints, ask(blocks(f"unrelated {number} ", 2)))
+    assert route(strategy, endpoints, ask(system + blocks("late user ", 2))).reason == "prefix"
+
+
+def test_a_slower_endpoint_gets_less_and_a_slightly_slower_one_as_much() -> None:
+    strategy, endpoints = prefix_aware(2)
+    endpoints[0].prefill_rate, endpoints[1].prefill_rate = 1000.0, 100.0
+    assert {strategy.choose(ask(blocks(str(n), 4)), endpoints).endpoint for n in range(50)} == {endpoints[0]}
+    endpoints[1].prefill_rate = 900.0
+    assert {strategy.choose(ask(blocks(str(n), 4)), endpoints).endpoint for n in range(50)} == set(endpoints)
+
+
+def test_an_endpoint_that_lost_its_cache_has_no_affinity() -> None:
+    strategy, endpoints = prefix_aware(3)
+    prompt = blocks("document ", 8)
+    holder = route(strategy, endpoints, ask(prompt)).endpoint
+    strategy.forget(holder)
+    assert strategy.choose(ask(prompt), endpoints).reason == "cold"
+
+
+def test_skewed_conversations_hit_almost_as_often_as_one_perfect_cache_would() -> None:
+    """Zipf-distributed documents on eight endpoints, each with a few requests in flight."""
+    dice = random.Random(3)
+    strategy, endpoints = prefix_aware(8)
+    matched = total = 0
+    inflight: list[Endpoint] = []
+    for number in range(3000):
+        document = blocks(f"document {int(dice.paretovariate(0.8))} ", 12)
+        decision = route(strategy, endpoints, ask(document + f"question {number}"))
+        if number > 1000:
+            matched += decision.matched_blocks
+            total += decision.total_blocks
+        decision.endpoint.inflight += 1
+        inflight.append(decision.endpoint)
+        if len(inflight) > 24:
+            inflight.pop(dice.randrange(len(inflight))).inflight -= 1
+    assert matched / total > 0.75
+
+
+# session --------------------------------------------------------------------------------------------------------------
+
+
+@given(st.binary(min_size=1, max_size=8), st.integers(2, 8))
+def test_a_session_moves_only_when_its_own_endpoint_goes(session: bytes, count: int) -> None:
+    strategy, endpoints = build_strategy("session", count, INDEX_BYTES), endpoints_of(count)
+    home = strategy.choose(ask(session=session), endpoints).endpoint
+    for gone in endpoints:
+        left = [endpoint for endpoint in endpoints if endpoint is not gone]
+        moved = strategy.choose(ask(session=session), left).endpoint
+        assert (moved is home) == (gone is not home)
+
+
+@given(st.binary(min_size=1, max_size=8), st.lists(st.integers(0, 30), min_size=1, max_size=8))
+def test_a_session_never_overloads_its_endpoint(session: bytes, inflight: list[int]) -> None:
+    strategy, endpoints = build_strategy("session", len(inflight), INDEX_BYTES), endpoints_of(len(inflight))
+    for endpoint, load in zip(endpoints, inflight, strict=True):
+        endpoint.inflight = load
+    decision = strategy.choose(ask(session=session), endpoints)
+    assert decision.endpoint.inflight <= ceil(1.25 * (sum(inflight) + 1) / len(inflight))
+    assert decision.reason in ("session", "spill")
+
+
+def test_without_a_session_the_least_busy_endpoint_is_chosen() -> None:
+    strategy, endpoints = build_strategy("session", 3, INDEX_BYTES), endpoints_of(3)
+    endpoints[0].inflight, endpoints[1].inflight, endpoints[2].inflight = 2, 0, 1
+    decision = strategy.choose(ask(), endpoints)
+    assert (decision.endpoint, decision.reason) == (endpoints[1], "no-session")
+
+
+# roundrobin -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 6), st.integers(1, 40))
+def test_turns_are_even(count: int, requests: int) -> None:
+    strategy, endpoints = build_strategy("roundrobin", count, INDEX_BYTES), endpoints_of(count)
+    turns = Counter(route(strategy, endpoints, ask()).endpoint.url for _ in range(requests))
+    assert max(turns.values()) - (min(turns.values()) if len(turns) == count else 0) <= 1
+
+
+@given(st.lists(st.sets(st.integers(0, 4), min_size=1), min_size=1, max_size=60))
+def test_a_change_of_the_set_gives_nobody_two_turns(offered: list[set[int]]) -> None:
+    strategy, endpoints = build_strategy("roundrobin", 5, INDEX_BYTES), endpoints_of(5)
+    last = None
+    for positions in offered:
+        chosen = route(strategy, tuple(endpoints[position] for position in sorted(positions)), ask()).endpoint
+        assert chosen is not last or len(positions) == 1
+        last = chosen
