@@ -1,18 +1,19 @@
-"""Copies and checksums between buffers, in pieces, with the interpreter lock given up while bytes move.
+"""Copies and checksums between buffers, with the interpreter lock given up while bytes move.
 
 ``memoryview`` assignment holds the lock for the whole copy (7 ms for 32 MiB, which stalls an engine's other threads);
-``memmove`` called through ctypes does not, and XXH3 gives it up by itself. A piece is hashed while it is warm in the
-CPU's cache. Pieces below 1 MiB copy at a third of the speed where the source is cold.
+``memmove`` called through ctypes does not, and XXH3 gives it up by itself. What is summed is copied in pieces, so that
+the sum finds them warm in the CPU's cache; pieces below 1 MiB copy at a third of the speed where the source is cold.
 """
 
 import ctypes
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import xxhash
 
-PIECE_BYTES = 1024 * 1024
+SUMMED_PIECE_BYTES = 1024 * 1024
 
 
 class Hasher(Protocol):
@@ -27,7 +28,7 @@ class Hasher(Protocol):
 
 def copy_into(destinations: Sequence[memoryview], sources: Sequence[memoryview]) -> None:
     """Copy the bytes of ``sources``, in order, into ``destinations``, in order; both hold equally many."""
-    for destination, source in _pairs(destinations, sources):
+    for destination, source in _pairs(destinations, sources, at_most=sys.maxsize):
         _move(destination, source)
 
 
@@ -42,7 +43,7 @@ def copy_and_sum(
         Sum what arrived instead of what was sent: for a reader, whose source others may write.
     """
     hasher: Hasher = xxhash.xxh3_64()
-    for destination, source in _pairs(destinations, sources):
+    for destination, source in _pairs(destinations, sources, at_most=SUMMED_PIECE_BYTES):
         if sum_destination:
             _move(destination, source)
             hasher.update(destination)
@@ -61,9 +62,9 @@ def checksum(views: Sequence[memoryview]) -> int:
 
 
 def _pairs(
-    destinations: Sequence[memoryview], sources: Sequence[memoryview]
+    destinations: Sequence[memoryview], sources: Sequence[memoryview], at_most: int
 ) -> Iterator[tuple[memoryview, memoryview]]:
-    """Yield equally long pieces of at most ``PIECE_BYTES``, cut where either side has a boundary."""
+    """Yield equally long pieces of at most ``at_most`` bytes, cut where either side has a boundary."""
     wanted, given = sum(view.nbytes for view in destinations), sum(view.nbytes for view in sources)
     if wanted != given:
         raise ValueError(f"cannot copy {given} bytes into {wanted}")
@@ -75,7 +76,7 @@ def _pairs(
             if not source.nbytes:
                 source = next(remaining)
                 continue
-            length = min(PIECE_BYTES, destination.nbytes, source.nbytes)
+            length = min(at_most, destination.nbytes, source.nbytes)
             yield destination[:length], source[:length]
             destination, source = destination[length:], source[length:]
 
