@@ -71,9 +71,12 @@ def adopt(records: Iterable[Record], pages: int) -> Adoption:
 
 def _is_plausible(record: Record, pages: int) -> bool:
     """Whether its runs lie in the segment and hold exactly its bytes."""
-    return all(0 < run.pages <= pages - run.start for run in record.runs) and (
-        sum(run.pages for run in record.runs) == pages_for(record.size)
-    )
+    total = 0
+    for start, count in record.runs:
+        if not 0 < count <= pages - start:
+            return False
+        total += count
+    return total == pages_for(record.size)
 
 
 def _take(is_taken: bytearray, runs: tuple[Run, ...]) -> bool:

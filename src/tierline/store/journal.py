@@ -319,16 +319,16 @@ class Journal:
         bucket_at = texts_at + client_length
         name_at = bucket_at + bucket_length
         return Record(
-            number=number,
-            state=RecordState(state),
-            runs=tuple(Run(*run) for run in _RUN.iter_unpack(body[:texts_at])),
-            client=_decode_text(body[texts_at:bucket_at]),
-            pid=pid,
-            key=ObjectKey(_decode_text(body[bucket_at:name_at]), _decode_text(body[name_at:])),
-            size=size,
-            checksum=checksum,
-            sequence=sequence,
-            body=Run(unit, -(-length // _UNIT_BYTES)),
+            number,
+            RecordState(state),
+            tuple(map(Run._make, _RUN.iter_unpack(body[:texts_at]))),
+            _decode_text(body[texts_at:bucket_at]),
+            pid,
+            ObjectKey(_decode_text(body[bucket_at:name_at]), _decode_text(body[name_at:])),
+            size,
+            checksum,
+            sequence,
+            Run(unit, -(-length // _UNIT_BYTES)),
         )
 
     def _rebuild(self, records: Sequence[Record]) -> None:

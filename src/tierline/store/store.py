@@ -11,14 +11,16 @@ The journal is told before a page becomes free and after an object is whole, so 
 lines leaves nothing that the next one could misread. Time moves only in :meth:`Store.expire` and through the clock.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, Self
 
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, UnknownSlot
-from tierline.store.adoption import adopt
-from tierline.store.eviction import POLICIES
+from tierline.store.adoption import Adoption, adopt
+from tierline.store.eviction import POLICIES, Standing
 from tierline.store.extents import PAGE_BYTES, PageAllocator, Run, extents_of, pages_for, runs_of, split_runs
 from tierline.store.journal import Journal, Record
 from tierline.store.leases import LeaseTable
@@ -43,7 +45,9 @@ class _Object:
         "pages",
         "record",
         "rests_until",
+        "standing",
         "touched",
+        "was_used",
     )
 
     def __init__(self, leased: Leased, record: int, now: float, rests_until: float) -> None:
@@ -53,6 +57,8 @@ class _Object:
         self.leases = 0
         self.born = now
         self.touched = now
+        self.was_used = False  # since the policy listed it
+        self.standing = Standing(0)
         self.rests_until = rests_until
         self.is_resting = False  # filed in the wheel of rests
         self.is_retired = False
@@ -553,7 +559,8 @@ class Store:
 
     def _withdraw(self, gone: _Object, reason: EvictionReason) -> None:
         """Remove an object that may be read: its pages rest until they cannot be."""
-        self._policy.remove(gone.leased.key)
+        if not gone.leases and not gone.is_resting:
+            self._policy.remove(gone.leased.key)
         self._unlist(gone, reason)
         if gone.leases:
             self._leased_pages -= gone.pages
@@ -565,15 +572,15 @@ class Store:
 
     def _hold(self, found: _Object, now: float) -> None:
         """Note one more lease on an object, and a use of it."""
-        key = found.leased.key
         if not found.leases:
             self._leased_pages += found.pages
             if not found.is_resting:
-                self._policy.hold_out(key)
+                found.standing = self._policy.hold_out(found.leased.key)
+                found.was_used = False
         found.leases += 1
         if now - found.touched >= self._limits.touch_window_s:
             found.touched = now
-            self._policy.touch(key)
+            found.was_used = True
 
     def _let_go(self, items: Sequence[_Object], rests_until: float) -> None:
         """Note one lease less on each object; the last one leaves it to rest."""
@@ -602,7 +609,7 @@ class Store:
             self._journal.erase(rested.record)
             self._allocator.free(runs_of(rested.leased.extents))
         else:
-            self._policy.put_back(rested.leased.key)
+            self._policy.put_back(rested.leased.key, rested.pages, rested.standing, was_used=rested.was_used)
 
     def _cut(self, ttl_s: float) -> float:
         return min(ttl_s, self._limits.max_ttl_s) if ttl_s > 0 else 0.0  # and for what is not a number
@@ -611,7 +618,10 @@ class Store:
 
     def _adopt(self) -> None:
         """Take over what the former process left; its leases are unknown, so nothing of it is reused for their time."""
-        adoption = adopt(self._journal.adopt(), self._pages + 1)
+        with _no_garbage_collection():
+            self._take_over(adopt(self._journal.adopt(), self._pages + 1))
+
+    def _take_over(self, adoption: Adoption) -> None:
         self._allocator = PageAllocator(adoption.free)
         now = self._clock()
         self._evicts_from = now
@@ -630,6 +640,18 @@ class Store:
             self._orphans.setdefault(record.client, []).append(record)
         self._counters.adopted = len(adoption.committed)
         self._counters.dropped = self._journal.dropped + adoption.contradictory
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Spare the collector what is made to stay: it would go through all of it again and again (a third of the time)."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _adopted(record: Record, now: float, rests_until: float) -> _Object:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tierline.store import ObjectKey
-from tierline.store.eviction import POLICIES, AdaptiveReplacement, EvictionPolicy, LeastRecentlyUsed
+from tierline.store.eviction import POLICIES, AdaptiveReplacement, EvictionPolicy, LeastRecentlyUsed, Standing
 
 CAPACITY = 8
 
@@ -60,6 +60,10 @@ class PublishedArc:
             self.b2[self.t2.popitem(last=False)[0]] = None
 
 
+def use(policy: EvictionPolicy, used: ObjectKey, pages: int) -> None:
+    policy.put_back(used, pages, policy.hold_out(used), was_used=True)
+
+
 def hits_of(policy: EvictionPolicy, requests: list[int], capacity: int) -> int:
     """Replay requests for objects of one page as the store would."""
     cached: set[ObjectKey] = set()
@@ -67,7 +71,7 @@ def hits_of(policy: EvictionPolicy, requests: list[int], capacity: int) -> int:
     for number in requests:
         if key(number) in cached:
             hits += 1
-            policy.touch(key(number))
+            use(policy, key(number), 1)
             continue
         if len(cached) == capacity:
             victim = policy.victim()
@@ -125,28 +129,24 @@ def test_lru_keeps_the_last_used(requests: list[int]) -> None:
 def test_a_policy_chooses_only_what_is_listed_and_counts_its_pages(name: str, data: st.DataObject) -> None:
     policy = POLICIES[name](CAPACITY)
     listed: dict[ObjectKey, int] = {}
-    held_out: dict[ObjectKey, int] = {}
+    held_out: dict[ObjectKey, tuple[int, Standing]] = {}
     for _ in range(data.draw(st.integers(0, 60))):
-        match data.draw(st.sampled_from(["insert", "touch", "hold out", "put back", "remove", "victim"])):
+        match data.draw(st.sampled_from(["insert", "hold out", "put back", "remove", "victim"])):
             case "insert":
                 new = key(data.draw(st.integers(0, 15)))
                 if new not in listed and new not in held_out:
                     listed[new] = data.draw(st.integers(1, 4))
                     policy.insert(new, listed[new])
-            case "touch" if listed or held_out:
-                policy.touch(data.draw(st.sampled_from(sorted(listed | held_out))))
             case "hold out" if listed:
                 chosen = data.draw(st.sampled_from(sorted(listed)))
-                held_out[chosen] = listed.pop(chosen)
-                policy.hold_out(chosen)
+                held_out[chosen] = (listed.pop(chosen), policy.hold_out(chosen))
             case "put back" if held_out:
                 chosen = data.draw(st.sampled_from(sorted(held_out)))
-                listed[chosen] = held_out.pop(chosen)
-                policy.put_back(chosen)
-            case "remove" if listed or held_out:
-                chosen = data.draw(st.sampled_from(sorted(listed | held_out)))
-                listed.pop(chosen, None)
-                held_out.pop(chosen, None)
+                listed[chosen], standing = held_out.pop(chosen)
+                policy.put_back(chosen, listed[chosen], standing, was_used=data.draw(st.booleans()))
+            case "remove" if listed:
+                chosen = data.draw(st.sampled_from(sorted(listed)))
+                del listed[chosen]
                 policy.remove(chosen)
             case "victim":
                 victim = policy.victim()
@@ -159,17 +159,17 @@ def test_a_policy_chooses_only_what_is_listed_and_counts_its_pages(name: str, da
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 5)), max_size=300))
 def test_arc_remembers_no_more_than_one_cache_of_ghosts_beside_the_cache(requests: list[tuple[int, int]]) -> None:
     policy = AdaptiveReplacement(CAPACITY)
-    cached: set[int] = set()
+    cached: dict[int, int] = {}
     for number, pages in requests:
         while policy.evictable_pages + pages > CAPACITY:
             victim = policy.victim()
             assert victim is not None
-            cached.remove(int(victim.name))
+            del cached[int(victim.name)]
         if number not in cached:
-            cached.add(number)
+            cached[number] = pages
             policy.insert(key(number), pages)
         else:
-            policy.touch(key(number))
+            use(policy, key(number), cached[number])
 
         assert policy.evictable_pages + policy.ghost_pages <= 2 * CAPACITY
 
@@ -177,18 +177,18 @@ def test_arc_remembers_no_more_than_one_cache_of_ghosts_beside_the_cache(request
 def test_an_object_used_again_outlives_a_newer_one_used_once() -> None:
     policy = AdaptiveReplacement(CAPACITY)
     policy.insert(key(1), 4)
-    policy.touch(key(1))
+    use(policy, key(1), 4)
     policy.insert(key(2), 4)
 
     assert policy.victim() == key(2)
 
 
-def test_a_use_while_held_out_counts_when_it_is_put_back() -> None:
+def test_an_object_whose_lease_was_no_use_keeps_its_standing() -> None:
     policy = AdaptiveReplacement(CAPACITY)
     for number in (1, 2):
         policy.insert(key(number), 4)
-    policy.hold_out(key(1))
-    policy.touch(key(1))
-    policy.put_back(key(1))
+    use(policy, key(2), 4)
+    for number in (2, 1):
+        policy.put_back(key(number), 4, policy.hold_out(key(number)), was_used=False)
 
-    assert policy.victim() == key(2)
+    assert policy.victim() == key(1)

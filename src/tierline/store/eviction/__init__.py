@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from tierline.store.eviction.arc import AdaptiveReplacement
-from tierline.store.eviction.base import EvictionPolicy
+from tierline.store.eviction.base import EvictionPolicy, Standing
 from tierline.store.eviction.lru import LeastRecentlyUsed
 
 POLICIES: dict[str, Callable[[int], EvictionPolicy]] = {"arc": AdaptiveReplacement, "lru": LeastRecentlyUsed}
 """Policy by the name it has in a configuration; each is made with the number of pages it governs."""
 
-__all__ = ["POLICIES", "AdaptiveReplacement", "EvictionPolicy", "LeastRecentlyUsed"]
+__all__ = ["POLICIES", "AdaptiveReplacement", "EvictionPolicy", "LeastRecentlyUsed", "Standing"]

@@ -9,9 +9,11 @@ brackets. Departures from it, all because objects have sizes and writers take th
 - Objects under lease are outside the lists, so these may hold less than the cache; ghosts are bounded by its size.
 """
 
-from tierline.store.eviction.base import EvictionPolicy
+from tierline.store.eviction.base import EvictionPolicy, Standing
 from tierline.store.eviction.recency import RecencyQueue
 from tierline.store.objects import ObjectKey
+
+_ONCE, _OFTEN = Standing(1), Standing(2)
 
 
 class AdaptiveReplacement(EvictionPolicy):
@@ -28,7 +30,6 @@ class AdaptiveReplacement(EvictionPolicy):
         self._often = RecencyQueue()
         self._once_ghosts = RecencyQueue()
         self._often_ghosts = RecencyQueue()
-        self._held_out: dict[ObjectKey, tuple[int, RecencyQueue]] = {}
 
     @property
     def evictable_pages(self) -> int:
@@ -52,32 +53,21 @@ class AdaptiveReplacement(EvictionPolicy):
             self._once.append(key, pages)
         self._trim_ghosts()
 
-    def touch(self, key: ObjectKey) -> None:
-        """Make it the most recent of those seen often."""
-        if key in self._held_out:
-            self._held_out[key] = (self._held_out[key][0], self._often)
-        elif (pages := self._once.discard(key)) is not None:
-            self._often.append(key, pages)
-        else:
-            self._often.renew(key)
+    def hold_out(self, key: ObjectKey) -> Standing:
+        """Take out of its list; returns which."""
+        if self._once.discard(key) is not None:
+            return _ONCE
+        self._often.discard(key)
+        return _OFTEN
 
-    def hold_out(self, key: ObjectKey) -> None:
-        """Take out of its list, and remember which."""
-        queue = self._once if key in self._once else self._often
-        pages = queue.discard(key)
-        assert pages is not None, f"{key} is not listed"
-        self._held_out[key] = (pages, queue)
-
-    def put_back(self, key: ObjectKey) -> None:
-        """List as the most recent of its list."""
-        pages, queue = self._held_out.pop(key)
-        queue.append(key, pages)
+    def put_back(self, key: ObjectKey, pages: int, standing: Standing, *, was_used: bool) -> None:
+        """List as the most recent of those seen often if it was used, else of its list."""
+        (self._often if was_used or standing == _OFTEN else self._once).append(key, pages)
         self._trim_ghosts()
 
     def remove(self, key: ObjectKey) -> None:
         """Forget, without a ghost."""
-        if self._held_out.pop(key, None) is None and self._once.discard(key) is None:
-            self._often.discard(key)
+        self.hold_out(key)
 
     def victim(self) -> ObjectKey | None:
         """Choose the oldest of the list that exceeds its share [REPLACE]; it leaves a ghost."""

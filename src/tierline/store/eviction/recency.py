@@ -14,9 +14,6 @@ class RecencyQueue:
         self.pages = 0
         self._pages_of: OrderedDict[ObjectKey, int] = OrderedDict()
 
-    def __contains__(self, key: ObjectKey) -> bool:
-        return key in self._pages_of
-
     def __len__(self) -> int:
         return len(self._pages_of)
 
@@ -24,10 +21,6 @@ class RecencyQueue:
         """Add a key, which is not here yet, as most recent."""
         self._pages_of[key] = pages
         self.pages += pages
-
-    def renew(self, key: ObjectKey) -> None:
-        """Make a key most recent."""
-        self._pages_of.move_to_end(key)
 
     def discard(self, key: ObjectKey) -> int | None:
         """Take a key out and return its pages, or ``None`` if it is not here."""
