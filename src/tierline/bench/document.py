@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -85,7 +85,7 @@ async def _measure(options: BenchOptions, say: Say) -> Findings:
         async with _stack_with_cache(options, say) as stack:
             states = States("simulated: " if stack.engine == "simulated" else "")
             run = _Run(Chat(http, str(stack.model), effort.answer_tokens), http, stack, states, effort, say)
-            await run.warm_up(range(len(stack.replicas)))
+            await run.warm_up()
             documents = await run.ask_replicas(samples, deadline)
             await run.ask_after_restart(documents)
             for strategy in STRATEGIES:
@@ -119,13 +119,13 @@ class _Run:
         self._document_bytes = 0
         self._latest = ""
 
-    async def warm_up(self, replicas: Iterable[int]) -> None:
+    async def warm_up(self) -> None:
         """Let engines compile and allocate what their first requests need; vLLM takes half a minute for it."""
-        for index in replicas:
-            self._say(f"warming up replica {index + 1}")
+        for index, url in enumerate(self._replicas, start=1):
+            self._say(f"warming up replica {index}")
             for tokens in (64, self._effort.prefix_tokens // 2):
-                document = await write_document(self._chat, self._replicas[index], tokens, 1)
-                await self._chat.ask(self._replicas[index], document.prompt(0))
+                document = await write_document(self._chat, url, tokens, 1)
+                await self._chat.ask(url, document.prompt(0))
 
     async def ask_replicas(self, samples: int, deadline: float) -> list[Document]:
         """Ask about one new document after another in every state that needs no restart; return the documents.
@@ -166,14 +166,14 @@ class _Run:
 
     async def ask_after_restart(self, documents: Sequence[Document]) -> None:
         """Restart all replicas and ask again about the latest documents, as many as the node store can still have."""
-        for index in range(len(self._replicas)):
-            self._say(f"restarting replica {index + 1}")
-            try:
-                await asyncio.to_thread(restart_replica, self._stack, index)
-            except EngineError as error:
-                self._states.cannot(RESTARTED, str(error))
-                return
-        await self.warm_up(range(len(self._replicas)))
+        replicas = range(len(self._replicas))
+        self._say("restarting the replicas")
+        try:
+            await asyncio.gather(*(asyncio.to_thread(restart_replica, self._stack, index) for index in replicas))
+        except EngineError as error:
+            self._states.cannot(RESTARTED, str(error))
+            return
+        await self.warm_up()
         for number, document in enumerate(self._still_stored(documents)):
             await self._ask(RESTARTED, number % len(self._replicas), document)
         self._say(f"after the restart: {self._latest}")
@@ -248,7 +248,7 @@ async def _measure_without_cache(
         async with _own_stack(arguments, say) as uncached:
             chat = Chat(http, str(uncached.model), effort.answer_tokens)
             run = _Run(chat, http, uncached, states, effort, say)
-            await run.warm_up(range(len(uncached.replicas)))
+            await run.warm_up()
             await run.ask_without_cache()
             await run.ask_router(uncached.router.url, name)
     except TierlineError as error:  # what was measured before must not be lost
