@@ -41,7 +41,7 @@ def configure(level: Literal["debug", "info", "warning", "error"] = "info", *, j
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    root.setLevel("WARNING" if level == "info" else level.upper())
     logging.getLogger("tierline").setLevel(level.upper())
     structlog.configure(
         processors=[
