@@ -53,7 +53,6 @@ class Stack:
         self.plan = plan
         self._http = http
         planned = [*([plan.node] if plan.node else []), *plan.replicas, plan.router]
-        self._planned = {child.name: child for child in planned}
         self._children = {
             child.name: Child(
                 child.name,
@@ -79,13 +78,12 @@ class Stack:
         for child in self._children.values():
             child.log.unlink(missing_ok=True)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             node = [self.plan.node] if self.plan.node else []
             for stage in (node, self.plan.replicas, [self.plan.router]):
                 await _run_tasks(  # replicas load side by side
                     asyncio.FIRST_EXCEPTION, *(self._start_child(planned, progress) for planned in stage)
                 )
-        self._write_description()
 
     async def watch(self) -> None:
         """Raise :class:`EngineError` when a child ends by itself; never return."""
@@ -101,7 +99,7 @@ class Stack:
         Raises
         ------
         EngineError
-            When it is being restarted already, or does not become ready; the stack then ends.
+            When it is being restarted already, or does not become ready. If it ended, so does the stack.
         """
         planned = self.plan.replicas[index]
         if planned.name in self._restarting:
@@ -114,7 +112,7 @@ class Stack:
             await child.wait_until_ready(self._http)
         finally:
             self._restarting.discard(planned.name)
-        self._write_description()
+        self.write_description()
         return self._running(planned)
 
     async def stop(self) -> None:
@@ -141,6 +139,12 @@ class Stack:
             replicas=[self._running(replica) for replica in plan.replicas],
         )
 
+    def write_description(self) -> None:
+        """Tell other programs what runs; until :meth:`stop`."""
+        scratch = self.plan.folder / f".{DESCRIPTION}"
+        scratch.write_bytes(msgspec.json.format(encode(self.describe())))
+        scratch.rename(self.plan.folder / DESCRIPTION)
+
     async def _start_child(self, planned: PlannedChild, progress: Progress) -> None:
         child = self._children[planned.name]
         task = progress.add_task(f"{planned.name} starts on {planned.url}", total=None)
@@ -163,11 +167,6 @@ class Stack:
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
 
-    def _write_description(self) -> None:
-        scratch = self.plan.folder / f".{DESCRIPTION}"
-        scratch.write_bytes(msgspec.json.format(encode(self.describe())))
-        scratch.rename(self.plan.folder / DESCRIPTION)
-
 
 async def _supervise(plan: StackPlan, console: Console) -> None:
     interrupted = asyncio.Event()
@@ -176,11 +175,13 @@ async def _supervise(plan: StackPlan, console: Console) -> None:
     async with aiohttp.ClientSession() as http:
         stack = Stack(plan, http)
         try:
+            await _run_tasks(asyncio.FIRST_COMPLETED, stack.start(console), stack.watch(), interrupted.wait())
+            if interrupted.is_set():
+                return
             async with _control(stack):
-                await _run_tasks(asyncio.FIRST_COMPLETED, stack.start(console), stack.watch(), interrupted.wait())
-                if not interrupted.is_set():
-                    console.print(_welcome(plan), markup=False)
-                    await _run_tasks(asyncio.FIRST_COMPLETED, stack.watch(), interrupted.wait())
+                stack.write_description()
+                console.print(_welcome(plan), markup=False)
+                await _run_tasks(asyncio.FIRST_COMPLETED, stack.watch(), interrupted.wait())
         finally:
             console.print("stopping", style="dim")
             await stack.stop()
@@ -219,7 +220,7 @@ async def _control(stack: Stack) -> AsyncIterator[None]:
 
     app = web.Application()
     app.router.add_post(r"/replicas/{index:\d+}/restart", restart)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     stack.plan.control.unlink(missing_ok=True)  # of a supervisor that was killed: the port is free, so it is gone
     previous = os.umask(0o177)
