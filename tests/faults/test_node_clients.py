@@ -2,15 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.node.processes import MIB, HttpClient, NodeProcess, head, load, store, wait_until
+from tests.integration.node.processes import MIB, WITHIN_S, HttpClient, NodeProcess, head, load, store, wait_until
 
 from tierline.client import CommitEntry, Refusal, Slot
+from tierline.wire.framing import encode_frame
+from tierline.wire.messages import PROTOCOL_VERSION, Grant, Hello
 
 HOLD = """
 import os, sys, time
@@ -105,12 +108,15 @@ def test_a_client_that_writes_after_its_abort_is_the_only_one_who_could_and_read
 
 
 def test_a_client_whose_frames_make_no_sense_keeps_its_slots_until_it_has_closed(node: NodeProcess) -> None:
-    client = node.connect(writer=True)
-    client.grant(MIB, 2)
-    client._socket.send(b"\xff\xff\xff\xff")
-    wait_until(lambda: client._socket.recv(100, 2) != b"")
-    assert counts(node)[0] == 2
-    client.close()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(WITHIN_S)
+        client.connect(str(node.socket))
+        client.sendall(encode_frame(Hello(PROTOCOL_VERSION, "babbler", writer=True)) + encode_frame(Grant(1, MIB, 2)))
+        wait_until(lambda: counts(node)[0] == 2)
+        client.sendall(b"\xff\xff\xff\xff")
+        while client.recv(4096):  # the node ends its half
+            pass
+        assert counts(node)[0] == 2
     wait_until(lambda: counts(node) == (0, 0, 0))
 
 
