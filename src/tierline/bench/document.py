@@ -182,12 +182,15 @@ class _Run:
         """Ask several questions on several new documents through a router, question by question."""
         effort = self._effort
         documents = [await self._new_document(effort.routed_questions) for _ in range(effort.routed_documents)]
+        asked_before: dict[str, str] = {}
         for question in range(effort.routed_questions):
             for document in documents:
                 answer, split = await self._counted(url, document.prompt(question))
                 self._book(f"{name}: all questions", document.prompt(question), answer, split)
                 if question:
                     self._book(f"{name}: later questions", document.prompt(question), answer, split)
+                    self._states.routed(name, to_the_same=answer.endpoint == asked_before[document.text])
+                asked_before[document.text] = answer.endpoint
             self._say(f"{name}, question {question + 1} of {effort.routed_questions}: {self._latest}")
 
     async def _new_document(self, questions: int) -> Document:

@@ -19,6 +19,7 @@ OTHER_REPLICA = "warm, other replica"
 EMPTIED = "warm, engine's cache emptied"
 RESTARTED = "warm, after a restart"
 
+STAYED = "later questions that went to the replica asked before"
 SPEEDUP = "cold over warm on the other replica"
 EQUAL_TO_OWN_HIT = "answers equal: node store and the engine's own prefix hit of the same length"
 LOGPROB_DIFFERENCE = "largest difference of log probabilities between them"
@@ -68,6 +69,7 @@ class States:
         self.label = label
         self._states: dict[str, State] = {}
         self._missing: dict[str, str] = {}
+        self._routed: dict[str, list[bool]] = {}
 
     def __getitem__(self, name: str) -> State:
         return self._states.setdefault(name, State(f"{self.label}{name}"))
@@ -78,6 +80,10 @@ class States:
     def cannot(self, name: str, reason: str) -> None:
         """Say why a state was not measured."""
         self._missing[f"{self.label}{name}"] = reason
+
+    def routed(self, name: str, *, to_the_same: bool) -> None:
+        """Count a later question that went to the replica that was asked about the document before, or did not."""
+        self._routed.setdefault(f"{self.label}{name}: {STAYED}", []).append(to_the_same)
 
     def reasons(self) -> list[str]:
         """Return why states are missing, as notes."""
@@ -92,6 +98,7 @@ class States:
             rows.append(Row(f"TTFT P50, {state.name}", state.ttft(50), "s", limit, state.n, split=state.split))
             rows.append(Row(f"TTFT P90, {state.name}", state.ttft(90), "s", n=state.n, split=state.split))
             rows.append(Row(f"output rate, {state.name}", state.tokens_per_second(), "tokens/s", n=state.n))
+        rows += [Row(name, sum(stayed) / len(stayed), "share", n=len(stayed)) for name, stayed in self._routed.items()]
         rows += [not_measured(f"TTFT P50, {name}", "s", reason) for name, reason in self._missing.items()]
         rows.append(
             Row(

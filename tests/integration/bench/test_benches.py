@@ -65,6 +65,7 @@ def test_the_router_is_measured_and_a_missing_peer_is_named(tmp_path: Path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # starts two stacks, on cores that other tests may use too
 def test_a_document_is_measured_in_every_state_and_simulated_rows_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +80,8 @@ def test_a_document_is_measured_in_every_state_and_simulated_rows_say_so(
     restarted = rows["TTFT P50, simulated: warm, after a restart"]["prompt_tokens"]
     assert emptied["engine_cache"] == restarted["engine_cache"] == 0
     assert rows["TTFT P50, simulated: roundrobin, cache off: all questions"]["n"] == 6
+    assert rows["simulated: prefixaware, cache on: later questions that went to the replica asked before"]["value"] == 1
+    assert rows["simulated: roundrobin, cache on: later questions that went to the replica asked before"]["value"] == 0
     assert (tmp_path / "ttft.png").read_bytes().startswith(b"\x89PNG")
 
 

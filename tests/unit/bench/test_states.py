@@ -12,6 +12,7 @@ from tierline.bench.states import (
     RESTARTED,
     SAME_REPLICA,
     SPEEDUP,
+    STAYED,
     States,
 )
 
@@ -74,6 +75,13 @@ def test_warm_is_compared_with_cold_without_a_goal() -> None:
     states = states_of(cold=answer(), own=answer(cached=64), other=answer(cached=64), emptied=answer(tokens=(4,)))
     equal = row_of(states, EQUAL_TO_COLD)
     assert (equal.value, equal.n, equal.is_met) == (1.0, 1, None)
+
+
+def test_routing_is_the_share_of_later_questions_that_stayed_with_their_replica() -> None:
+    states = states_of(cold=answer(), own=answer(), other=answer())
+    for stayed in (True, False, True, True):
+        states.routed("prefixaware, cache on", to_the_same=stayed)
+    assert row_of(states, f"prefixaware, cache on: {STAYED}").value == 0.75
 
 
 def test_without_comparable_answers_the_comparison_is_not_measured() -> None:
