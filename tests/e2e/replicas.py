@@ -58,11 +58,14 @@ class Replica:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_LOGGING_LEVEL": "WARNING",
+            # Two threads that wait for each other take sixteen times as long where a third program runs.
+            "OMP_NUM_THREADS": "1",
             # The first logprobs otherwise compile an operator for 13 to 31 s.
             "TORCHDYNAMO_DISABLE": "1",
         }
         if hash_seed is not None:
             environment["PYTHONHASHSEED"] = hash_seed
+        self.is_async = is_async
         self._labels = {"model_name": str(model), "engine": "0"}
         with patch.dict(os.environ, environment), _forced_scheduling(is_async):
             self._llm = LLM(

@@ -184,6 +184,17 @@ def test_the_lease_is_held_until_the_load_has_ended(engine: Engine) -> None:
     assert engine.lookups.held == 0
 
 
+def test_nothing_is_stored_on_top_of_a_load_before_that_is_over(engine: Engine) -> None:
+    request = engine.arrive("a", 600)
+    engine.lookups.answer(1)
+    engine.half.match(request, 0)
+    engine.half.admit(request, [0, 1, 2, 3, 4], 256)
+    request.num_computed_tokens = 256
+    assert engine.step(request, 344, range(5)) == []
+    engine.report("a")
+    assert engine.step(request, 0, range(5)) == [(2, 3)]
+
+
 def test_a_request_aborted_while_loading_gives_its_lease_back_when_the_load_ends(engine: Engine) -> None:
     request = engine.arrive("a", 700)
     engine.lookups.answer(2)

@@ -17,9 +17,11 @@ from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.metrics import Counters
 from tierline.errors import TierlineError
 from tierline.prefix import Shard, object_name
-from tierline.wire.messages import LeasedObject
+from tierline.wire.messages import MAX_FRAME_BYTES, MAX_NAMES_PER_REQUEST, LeasedObject
 
 RENEWALS_IN_TTL = 3
+MOST_NAMES = min(MAX_NAMES_PER_REQUEST, MAX_FRAME_BYTES // 256)
+"""Names in one question; longer prefixes are looked up to here. A name of ours has at most half of 256 bytes."""
 _RENEWAL_CHECK_S = 1.0
 
 
@@ -108,7 +110,7 @@ class LookupThread:
         if not self._breaker.allows():
             self._counters.add("lookups_skipped")
             return None
-        lookup = Lookup(keys, chunks)
+        lookup = Lookup(keys, min(chunks, MOST_NAMES // len(self._shards)))
         self._commands.put(lookup)
         return lookup
 

@@ -55,7 +55,6 @@ class RequestLoad:
 class ChunkStore:
     """One chunk to be stored once this step has computed its last token."""
 
-    request_id: str
     chain: bytes
     block_ids: tuple[int, ...]
 

@@ -293,7 +293,7 @@ class SchedulerHalf:
 
         Returns ``False`` while the answer may still come.
         """
-        if tracked.lookup is None or tracked.load is not None:
+        if tracked.lookup is None:
             return True
         if tracked.lookup.is_answered:
             tracked.known_chunks = max(tracked.known_chunks, len(tracked.lookup.objects))
@@ -328,6 +328,9 @@ class SchedulerHalf:
         tracked = self._tracked.get(request_id)
         if tracked is None or tracked.keys is None:
             return
+        if tracked.load is not None:
+            # Should the load fail, on whichever rank, what this step computes on top of it is wrong on all of them.
+            return
         request = tracked.request
         # Tokens that were guessed or are still being sampled have no key yet.
         ready = min(request.num_computed_tokens + new_tokens, request.num_tokens) // CHUNK_TOKENS
@@ -341,7 +344,7 @@ class SchedulerHalf:
         chains = tracked.keys.leading(ready)
         for index in range(tracked.known_chunks, ready):
             blocks = tuple(block_ids[0][index * per_chunk : (index + 1) * per_chunk])
-            yield ChunkStore(request_id, chains[index], blocks)
+            yield ChunkStore(chains[index], blocks)
         tracked.known_chunks = ready
 
     def _end_load(self, tracked: _Tracked, load: RequestLoad, is_failed: bool) -> None:

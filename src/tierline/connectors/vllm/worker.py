@@ -53,7 +53,6 @@ class WorkerHalf:
         self._writer = writer
         self._warnings = warnings
         self._counters = counters
-        self._failed_in_step: set[str] = set()
         self._invalid_blocks: set[int] = set()
         self._report = StepReport()
         self._ended: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
@@ -75,14 +74,9 @@ class WorkerHalf:
                 self._load_inside_step(load, after)
 
     def store(self, plan: StepPlan) -> None:
-        """Hand the chunks that the step completed to the writer.
-
-        What a request computed on top of a failed load is wrong, will be computed again, and is not stored.
-        """
-        chunks = [chunk for chunk in plan.stores if chunk.request_id not in self._failed_in_step]
-        if chunks:
-            self._writer.store(chunks, self._copier.mark())
-        self._failed_in_step.clear()
+        """Hand the chunks that the step completed to the writer."""
+        if plan.stores:
+            self._writer.store(plan.stores, self._copier.mark())
 
     def take_ended_loads(self) -> tuple[set[str], set[str]]:
         """Return the requests whose loads between steps ended since the last call, and those of them that failed."""
@@ -115,7 +109,6 @@ class WorkerHalf:
         self._report.ended.add(load.request_id)
         if loaded < len(load.chunks):
             self._report.failed.add(load.request_id)
-            self._failed_in_step.add(load.request_id)
             for chunk in load.chunks[loaded:]:
                 self._invalid_blocks.update(chunk.block_ids)
 

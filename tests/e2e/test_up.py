@@ -1,0 +1,105 @@
+"""``tierline up`` with two real vLLM replicas: a prefix computed by one is a hit on the other, also after restarts."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import openai
+import pytest
+
+from tierline.connectors.vllm.launch import kv_transfer_config
+from tierline.node.config import default_socket_path
+from tierline.prefix import CHUNK_TOKENS
+from tierline.stack.running import RunningStack, find_stack, restart_replica
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
+
+DOCUMENT = "".join(f"Line {number}: item {number} has colour {number * 7 % 13}. " for number in range(40))
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
+    """Run ``tierline up`` with the default model; every process ends with the test."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    port, node_port = free_ports()
+    transfer = kv_transfer_config(default_socket_path(node_port))
+    # A machine that runs tests may be too busy to look a prefix up in the usual 20 ms.
+    transfer["kv_connector_extra_config"] = {
+        "tierline.socket": str(default_socket_path(node_port)),
+        "tierline.lookup_budget_ms": 1000,
+    }
+    arguments = ["--port", str(port), "--node-port", str(node_port), "--cache-size", "256MiB"]
+    arguments += ["--engine-argument", f"--kv-transfer-config={json.dumps(transfer)}"]
+    output = tmp_path / "output"
+    with output.open("wb") as log:
+        program = subprocess.Popen(
+            [sys.executable, "-m", "tierline", "up", *arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        while (ready := find_stack(port)) is None:
+            assert program.poll() is None, output.read_text()
+            time.sleep(0.5)
+        yield ready
+        program.send_signal(signal.SIGINT)
+        assert program.wait(60) == 0
+    finally:
+        program.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+
+
+def ask(url: str, stack: RunningStack) -> tuple[str, int]:
+    """Return the answer to a question on the document, and how many tokens of the prompt were not computed."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+        answer = client.completions.create(model=str(stack.model), prompt=DOCUMENT, max_tokens=8, temperature=0)
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens_details is not None
+    return answer.choices[0].text, answer.usage.prompt_tokens_details.cached_tokens or 0
+
+
+def test_what_one_replica_computed_is_a_hit_on_the_other_and_after_both_were_restarted(stack: RunningStack) -> None:
+    first, second = (replica.url for replica in stack.replicas)
+    text, computed_before = ask(first, stack)
+    assert computed_before == 0
+    wait_until_stored(stack)
+
+    assert ask(second, stack) == (text, 2 * CHUNK_TOKENS)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda index: restart_replica(stack, index), range(2)))
+    for url in (first, second):
+        assert ask(url, stack) == (text, 2 * CHUNK_TOKENS)
+
+    through_the_router, cached = ask(stack.router.url, stack)
+    assert through_the_router == text
+    assert cached >= 2 * CHUNK_TOKENS
+
+
+def wait_until_stored(stack: RunningStack) -> None:
+    """Return once the node store holds the document's chunks; they are stored off the critical path."""
+    assert stack.node is not None
+    while True:
+        with urllib.request.urlopen(f"{stack.node.url}/v1/stats", timeout=10) as response:
+            if json.load(response)["store"]["objects"] >= 2:
+                return
+        time.sleep(0.1)
