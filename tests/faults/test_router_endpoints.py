@@ -88,6 +88,18 @@ async def test_requests_in_flight_on_an_endpoint_that_dies_are_served_by_another
             assert [endpoint.inflight for endpoint in server.services.endpoints.all] == [0, 0]
 
 
+async def test_an_endpoint_that_is_believed_to_be_down_is_better_than_none() -> None:
+    async with (
+        backends(RESETTING, answering(whole())) as (dying, returned),
+        router(dying, returned, **SICK) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        server.services.endpoints.all[1].checked(is_up=False)
+        answer = await peer.ask(chat())
+    assert (answer.status, answer.fields["x-tierline-endpoint"]) == (200, returned.url)
+
+
 async def test_a_connection_that_idled_too_long_is_replaced_on_the_same_endpoint() -> None:
     async with (
         backends(answering_then_closing(whole())) as (backend,),
@@ -222,6 +234,7 @@ async def test_an_endpoint_that_comes_back_is_used_again() -> None:
 async def test_an_endpoint_that_went_down_is_believed_to_hold_nothing() -> None:
     prompt = "p" * 4096
     async with backends(answering(whole())) as (backend,), router(backend) as server, client(server) as peer:
+        await until_models_are_known(server)
         await peer.ask(chat(prompt))
         assert (await peer.ask(chat(prompt))).fields["x-tierline-reason"] == "prefix"
         await backend.kill()

@@ -138,15 +138,17 @@ class Endpoints:
             return list(self.all)
         return [endpoint for endpoint in self.all if endpoint.models is None or model in endpoint.models]
 
-    def candidates(self, model: str | None, now: float) -> list[Endpoint]:
+    def candidates(self, model: str | None, now: float, tried: Sequence[Endpoint] = ()) -> list[Endpoint]:
         """Return the endpoints to choose from.
 
-        Those that can be used, of those that serve ``model``; all that serve it when none can: a try on one that was
-        given up costs a refused connection, and what is known may be a second old.
+        Those that serve ``model``, can be used and were not ``tried``; when there are none, those that were not tried:
+        one that was given up may be back, what is known may be seconds old, and asking costs a refused connection.
         """
-        serving = self.serving(model)
-        usable = [endpoint for endpoint in serving if endpoint.is_usable(now)]
-        return usable or serving
+        untried = self.serving(model)
+        if tried:
+            untried = [endpoint for endpoint in untried if endpoint not in tried]
+        usable = [endpoint for endpoint in untried if endpoint.is_usable(now)]
+        return usable or untried
 
     def model_cards(self) -> dict[str, bytes]:
         """Return every model that any endpoint serves, as the first of them describes it."""

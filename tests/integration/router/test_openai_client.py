@@ -77,9 +77,7 @@ def stack() -> Iterator[Stack]:
 def test_the_blocking_client_lists_models_chats_and_completes(stack: Stack) -> None:
     with openai.OpenAI(base_url=stack.url, api_key="none", max_retries=0) as ai:
         assert [model.id for model in ai.models.list()] == [MODEL]
-        chat = ai.chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": "hello"}], max_tokens=4
-        )
+        chat = ai.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hello"}], max_tokens=4)
         completion = ai.completions.create(model=MODEL, prompt="hello", max_tokens=4)
         with pytest.raises(openai.NotFoundError, match="does not exist"):
             ai.completions.create(model="missing", prompt="hello")

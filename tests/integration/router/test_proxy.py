@@ -112,7 +112,7 @@ async def test_events_are_written_through_one_by_one() -> None:
         assert await peer.reader.readexactly(len(chunk(EVENT))) == chunk(EVENT)
         step.set()
         assert await peer.reader.readexactly(len(chunk(DONE)) + 5) == chunk(DONE) + b"0\r\n\r\n"
-        assert (await peer.ask(method="GET", path="/health")).status == 200
+        assert (await peer.ask(method="GET", path="/v1/models")).status == 200
 
 
 async def test_a_body_that_ends_with_its_connection_ends_with_the_clients_connection_too() -> None:
@@ -196,7 +196,7 @@ async def test_an_endpoint_with_a_full_pipe_makes_the_router_stop_reading() -> N
             remaining = 2**28
             while remaining:
                 remaining -= len(await peer.reader.read(2**20))
-        assert (await peer.ask(method="GET", path="/health")).status == 200
+        assert (await peer.ask(method="GET", path="/v1/models")).status == 200
 
 
 # Routes ---------------------------------------------------------------------------------------------------------------

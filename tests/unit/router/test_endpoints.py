@@ -63,5 +63,7 @@ def test_when_none_can_be_used_all_that_serve_the_model_are_candidates() -> None
     assert endpoints.candidates("m", 0.0) == [b]
     b.connect_failed(0.0)
     assert endpoints.candidates("m", 0.0) == [a, b]
+    assert endpoints.candidates("m", 0.0, tried=[a]) == [b]
     assert endpoints.candidates(None, 0.0) == [c]
+    assert endpoints.candidates(None, 0.0, tried=[c]) == [a, b]
     assert endpoints.candidates("unknown", 0.0) == []

@@ -118,9 +118,7 @@ class Exchange:
         """Choose an endpoint and send the request there."""
         services = self._services
         services.budget.earn()
-        endpoints = services.endpoints.candidates(self._routing.model or None, services.clock())
-        if self._tried:
-            endpoints = [endpoint for endpoint in endpoints if endpoint not in self._tried]
+        endpoints = services.endpoints.candidates(self._routing.model or None, services.clock(), self._tried)
         if not endpoints:
             self._give_up()
             return
@@ -209,8 +207,8 @@ class Exchange:
         services = self._services
         if sum(reason != "connect" for reason in self.retries) >= services.config.retries:
             return False
-        endpoints = services.endpoints.candidates(self._routing.model or None, services.clock())
-        return any(endpoint not in self._tried for endpoint in endpoints) and services.budget.spend()
+        endpoints = services.endpoints.candidates(self._routing.model or None, services.clock(), self._tried)
+        return bool(endpoints) and services.budget.spend()
 
     def _close_attempt(self) -> None:
         assert self.decision is not None
