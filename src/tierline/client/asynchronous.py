@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, cast
 from tierline.client import calls
 from tierline.client.calls import Call
 from tierline.client.core import ClientCore
-from tierline.client.handshake import Opened, open_connection, process_name
+from tierline.client.handshake import Opened, new_client_name, open_connection
 from tierline.errors import NodeUnavailable, WireError
 from tierline.wire.messages import CommitEntry, Leased, Refusal, Reply, Slot
 
@@ -47,7 +47,7 @@ class AsyncNodeClient:
         timeout_s: float = 1.0,
     ) -> Self:
         """Connect, greet and map; parameters and errors as of :class:`~tierline.client.NodeClient`."""
-        name = client if client is not None else process_name()
+        name = client if client is not None else new_client_name()
         opened = await asyncio.to_thread(open_connection, socket_path, name, writer=writer, timeout_s=timeout_s)
         self = cls(opened, name, timeout_s)
         opened.sock.setblocking(False)

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 from tierline.client import calls
 from tierline.client.calls import Call
 from tierline.client.core import ClientCore
-from tierline.client.handshake import open_connection, process_name
+from tierline.client.handshake import new_client_name, open_connection
 from tierline.errors import NodeUnavailable, WireError
 from tierline.wire.messages import CommitEntry, Leased, Refusal, Reply, Slot
 
@@ -43,7 +43,8 @@ class NodeClient:
     socket_path
         The node's UNIX socket (``tierline node --socket``).
     client
-        Who this is, shown to operators; unique to one process. Default: made of program, host and process id.
+        Who this is, shown to operators; unique to one client. Default: a new name made of program, host and process id.
+        Keep it (``NodeClient.client``) to open this client again.
     writer
         Ask for the right to reserve and commit, and for a writable mapping.
     timeout_s
@@ -81,7 +82,7 @@ class NodeClient:
         writer: bool = False,
         timeout_s: float = 1.0,
     ) -> None:
-        self.client = client if client is not None else process_name()
+        self.client = client if client is not None else new_client_name()
         self.timeout_s = timeout_s
         opened = open_connection(socket_path, self.client, writer=writer, timeout_s=timeout_s)
         self.mapping = opened.mapping

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ class Opened:
     mapping: SegmentMapping
 
 
-def process_name() -> str:
-    """Return a client name unique to this process: program, host, process id and its start."""
-    started = int(Path("/proc/self").stat().st_ctime_ns)
-    return f"{Path(sys.argv[0] or 'python').name}@{socket.gethostname()}:{os.getpid()}.{started:x}"
+def new_client_name() -> str:
+    """Return a name that no other client has: program, host, process id and chance.
+
+    Unique to one client and not to the process, for a second client under a name tells the node that nothing writes
+    any more into the slots of the first.
+    """
+    return f"{Path(sys.argv[0] or 'python').name}@{socket.gethostname()}:{os.getpid()}.{uuid.uuid4().hex[:8]}"
 
 
 def open_connection(socket_path: str | Path, client: str, *, writer: bool, timeout_s: float) -> Opened:

@@ -342,12 +342,12 @@ class HttpConnection(asyncio.BufferedProtocol):
         route = http.route(head.method, head.target)
         self._route_name = type(route).__name__
         match route:
-            case http.PutObject(bucket, name):
-                self._start_upload(ObjectKey(bucket, name), head)
             case http.AcquireLease(bucket, name, wait_s, ttl_s):
                 self._without_body(head, lambda: self._lease(ObjectKey(bucket, name), wait_s, ttl_s))
             case http.ReleaseLease(lease):
                 self._without_body(head, lambda: self._release(lease))
+            case http.PutObject(bucket, name):
+                self._start_upload(ObjectKey(bucket, name), head)
             case http.GetObject(bucket, name, head_only):
                 self._without_body(head, lambda: self._get(ObjectKey(bucket, name), head_only=head_only))
             case http.DeleteObject(bucket, name):
@@ -368,7 +368,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             raise HttpRefusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{head.method} needs no body, and this one has {length} bytes"
             )
-        self._discard(length, act)
+        if length:
+            self._discard(length, act)
+        else:
+            act()
 
     # PUT ----------------------------------------------------------------------------------------------------------
 

@@ -134,7 +134,10 @@ class Node:
         self._spawn(self._accept_local(local))
         self._spawn(self._expire())
         self._spawn(self._watch())
-        self._server = await loop.create_server(self._http_connection, sock=http, backlog=BACKLOG)
+        try:
+            self._server = await loop.create_server(self._http_connection, sock=http, backlog=BACKLOG)
+        except OSError as error:  # bound by two, and the other was first to listen
+            raise EnvironmentTooSmall(f"--port: {self._config.port} is in use: {error.strerror}") from error
 
     async def drain(self, at_most_s: float) -> None:
         """Take no more writes and let the bodies under way come to their end."""

@@ -6,7 +6,7 @@ after that. What cannot be served is an :class:`HttpRefusal`, which says the sta
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -53,8 +53,7 @@ class HttpRefusal(WireError):  # noqa: N818  (it is an answer)
 # Requests ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """What a request line and its headers say about how to go on.
 
     Parameters
@@ -185,9 +184,9 @@ def route(method: str, target: bytes) -> Route:
     match parts:
         case [b"v1", b"kv", *bucket, key, b"leases"] if bucket and method == "POST":
             wait_s, ttl_s = _lease_parameters(query)
-            return AcquireLease(_name(bucket), _name([key]), wait_s, ttl_s)
+            return AcquireLease(_name(b"/".join(bucket)), _name(key), wait_s, ttl_s)
         case [b"v1", b"kv", *bucket, key] if bucket:
-            return _object_route(method, _name(bucket), _name([key]))
+            return _object_route(method, _name(b"/".join(bucket)), _name(key))
         case [b"v1", b"leases", lease, b"release"]:
             _require(method, ("POST",))
             return ReleaseLease(unquote_to_bytes(lease).decode("latin-1"))
@@ -324,12 +323,9 @@ def _method_refused(method: str, allowed: Sequence[str]) -> HttpRefusal:
     return HttpRefusal(HTTPStatus.METHOD_NOT_ALLOWED, f"got {method}; allowed: {listed}", {"Allow": listed})
 
 
-def _name(parts: Sequence[bytes]) -> str:
-    """Unquote a bucket or a key.
-
-    A bucket may have several parts: LMCache's in-process client leaves it unquoted, ``/`` and all.
-    """
-    raw = b"/".join(unquote_to_bytes(part) for part in parts)
+def _name(quoted: bytes) -> str:
+    """Unquote a key, or a bucket, which may have a ``/``: LMCache's in-process client does not quote it."""
+    raw = unquote_to_bytes(quoted)
     if not 0 < len(raw) <= MAX_NAME_BYTES:
         raise HttpRefusal(HTTPStatus.BAD_REQUEST, f"a name of {len(raw)} bytes; allowed: 1 to {MAX_NAME_BYTES}")
     try:
@@ -338,6 +334,7 @@ def _name(parts: Sequence[bytes]) -> str:
         raise HttpRefusal(HTTPStatus.BAD_REQUEST, f"a name that is not UTF-8: {error}") from error
 
 
+@lru_cache(maxsize=256)  # a client sends the same ones with every lease
 def _lease_parameters(query: bytes) -> tuple[float, float]:
     """Return how long to wait and the time to live, both in seconds."""
     given = dict(parameter.split(b"=", 1) for parameter in query.split(b"&") if b"=" in parameter)

@@ -50,7 +50,7 @@ class Hello(Message, frozen=True):
     version
         The client's ``PROTOCOL_VERSION``; the node refuses what it does not speak.
     client
-        Who this is, for operators: shown with leases and reservations. Unique to one process. A client that
+        Who this is, for operators: shown with leases and reservations. Unique to one client. A client that
         reconnects under the same name thereby declares that it no longer writes into slots of its earlier
         connections, also to a node that was restarted in between.
     writer
