@@ -7,7 +7,7 @@ them. If that fails too, the caller evicts something and asks again; nothing is 
 
 Runs are found by their length: there are at most ``sqrt(2 * pages)`` different lengths, 5,800 for a terabyte, so a
 sorted list of lengths and a pile of runs for each make every step a bisection or a dictionary access, whatever
-the number of pages (docs/decisions/store-pages-and-extents.md).
+the number of pages (docs/decisions/pages-and-extents.md).
 """
 
 from bisect import bisect_left, insort
