@@ -73,11 +73,14 @@ def is_alive(pid: int) -> bool:
     return False
 
 
+def files_of(stack: RunningStack) -> list[Path]:
+    segment = f"tierline-up-{stack.router.url.rpartition(':')[2]}"
+    files = [*Path("/dev/shm").glob(f"{segment}.*"), Path("/dev/shm", segment), stack.control]
+    return [file for file in [*files, *([stack.socket] if stack.socket else [])] if file.exists()]
+
+
 def leftovers(stack: RunningStack) -> list[object]:
-    assert stack.socket is not None
-    port = stack.router.url.rpartition(":")[2]
-    files = [*Path("/dev/shm").glob(f"tierline-up-{port}[.]*"), Path(f"/dev/shm/tierline-up-{port}"), stack.socket, stack.control]
-    return [*filter(is_alive, pids_of(stack)), *(file for file in files if file.exists()), *find_of(stack)]
+    return [*filter(is_alive, pids_of(stack)), *files_of(stack), *find_of(stack)]
 
 
 def find_of(stack: RunningStack) -> list[RunningStack]:
@@ -143,6 +146,8 @@ def test_children_end_even_when_their_supervisor_is_killed(simulated_stack: Star
     while any(map(is_alive, pids_of(stack))):
         time.sleep(0.05)
     assert find_of(stack) == []
+    for file in files_of(stack):  # the next start on this port would remove them
+        file.unlink()
 
 
 def test_without_a_cache_there_is_no_node_store(simulated_stack: Start) -> None:
