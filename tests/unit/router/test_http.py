@@ -25,11 +25,13 @@ def test_a_chunked_body_ends_where_it_ends_however_it_is_cut(
     parts: list[bytes], behind: bytes, places: list[int]
 ) -> None:
     payload = bytearray()
-    body = ChunkedBody(payload)
+    body, relayed = ChunkedBody(payload), ChunkedBody()
     framed = b"".join(map(chunk, parts)) + b"0\r\nname: value\r\n\r\n"
     taken = sum(body.feed(piece) for piece in cut(framed + behind, places))
     assert body.is_complete
     assert taken == len(framed)
+    assert sum(relayed.feed(piece) for piece in cut(framed + behind, places)) == len(framed)
+    assert relayed.is_complete
     assert payload == b"".join(parts)
 
 

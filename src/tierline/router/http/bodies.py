@@ -83,6 +83,8 @@ class ChunkedBody:
             When the framing is broken.
         """
         position, available = 0, len(data)
+        if self.payload is None and self.is_between_chunks:
+            position = _skip_whole_chunks(data)
         while position < available and not self.is_complete:
             if self._remaining:
                 taken = min(self._remaining, available - position)
@@ -126,6 +128,17 @@ class ChunkedBody:
             raise BadMessage(400, "bad trailer")
         else:
             self._trailer_bytes += len(line)
+
+
+def _skip_whole_chunks(data: bytes) -> int:
+    """Return where the chunks that lie whole in ``data`` end: an engine writes an event at a time, so mostly all do."""
+    position = 0
+    while (line := _CHUNK_LINE.match(data, position)) is not None:
+        end = line.end() + int(line[1], 16)
+        if end == line.end() or data[end : end + 2] != b"\r\n":  # the last one, or one that is not whole, or broken
+            break
+        position = end + 2
+    return position
 
 
 class UntilCloseBody:

@@ -37,11 +37,12 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body", "_exchange", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_idle",
-        "_is_reading_paused", "_is_write_paused", "_pieces", "_services", "_transport", "_unread", "deadline",
+        "_is_reading_paused", "_is_write_paused", "_pieces", "_services", "_stream_timeout_s", "_transport", "_unread", "deadline",
     )  # fmt: skip
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._stream_timeout_s = services.config.stream_timeout_s
         self._unread = b""
         self._head: RequestHead | None = None
         self._body: LengthBody | ChunkedBody = LengthBody(0)
@@ -61,7 +62,7 @@ class ClientConnection(asyncio.Protocol):
         """Send a part of an answer."""
         self._transport.write(data)
         if not self._is_write_paused:
-            self.deadline = self._services.clock() + self._services.config.stream_timeout_s
+            self.deadline = self._services.clock() + self._stream_timeout_s
 
     def write_reply(
         self,
@@ -176,14 +177,14 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """See :class:`asyncio.BaseProtocol`."""
         self._is_write_paused = True
-        self.deadline = self._services.clock() + self._services.config.stream_timeout_s
+        self.deadline = self._services.clock() + self._stream_timeout_s
         if self._exchange is not None:
             self._exchange.client_paused()
 
     def resume_writing(self) -> None:
         """See :class:`asyncio.BaseProtocol`."""
         self._is_write_paused = False
-        self.deadline = self._services.clock() + self._services.config.stream_timeout_s
+        self.deadline = self._services.clock() + self._stream_timeout_s
         if self._exchange is not None:
             self._exchange.client_resumed()
         elif not self._is_closing:
