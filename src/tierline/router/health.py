@@ -15,6 +15,8 @@ from tierline.router.strategies.base import Strategy
 
 log = logs.get(__name__)
 
+WARNING_INTERVAL_SECONDS = 60.0
+
 
 class _ModelCard(msgspec.Struct):
     id: str
@@ -45,6 +47,7 @@ class HealthChecker:
         self._interval_s = interval_s
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._tasks: list[asyncio.Task[None]] = []
+        self._next_warning: dict[str, float] = {}
 
     async def start(self) -> None:
         """Begin to check."""
@@ -82,15 +85,21 @@ class HealthChecker:
             self._strategy.forget(endpoint)
 
     async def _learn_models(self, endpoint: Endpoint) -> None:
-        """Ask for the models; an endpoint that cannot say keeps what is known of it."""
-        async with self._session.get(f"{endpoint.url}/v1/models") as response:
-            if response.status != 200:
-                return
-            body = await response.read()
+        """Ask for the models; an endpoint that cannot say is healthy all the same, and keeps what is known of it."""
         try:
+            async with self._session.get(f"{endpoint.url}/v1/models") as response:
+                response.raise_for_status()
+                body = await response.read()
             cards = tuple(bytes(card) for card in msgspec.json.decode(body, type=_ModelList).data)
             names = [msgspec.json.decode(card, type=_ModelCard).id for card in cards]
-        except msgspec.DecodeError as error:
-            log.warning("list of models cannot be read", endpoint=endpoint.url, error=str(error))
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._warn_about_models(endpoint, str(error) or type(error).__name__)
             return
         endpoint.models, endpoint.model_cards = frozenset(names), dict(zip(names, cards, strict=True))
+
+    def _warn_about_models(self, endpoint: Endpoint, why: str) -> None:
+        """Once a minute for each endpoint, however often it is checked."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_warning.get(endpoint.url, 0.0):
+            self._next_warning[endpoint.url] = now + WARNING_INTERVAL_SECONDS
+            log.warning("models cannot be learnt", endpoint=endpoint.url, why=why)

@@ -412,6 +412,22 @@ async def test_a_router_that_stops_lets_a_running_request_end() -> None:
     assert answer.fields["connection"] == "close"
 
 
+@pytest.mark.parametrize("said", [whole(500), whole(200, b"{}"), whole(200, b"nonsense")])
+async def test_an_endpoint_that_cannot_list_its_models_serves_any(said: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first_line = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0]
+        writer.write(said if first_line.startswith(b"GET /v1/models") else whole())
+        await writer.drain()
+        writer.close()
+
+    unable = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with router(f"http://127.0.0.1:{unable.sockets[0].getsockname()[1]}") as server, client(server) as peer:
+        await until_models_are_known(server)
+        assert server.services.endpoints.is_serving
+        assert (await peer.ask(chat(model="anything"))).status == 200
+    unable.close()
+
+
 async def test_models_that_are_not_known_yet_are_asked_of_any_endpoint() -> None:
     backend = Backend(models=())
     await backend.start()

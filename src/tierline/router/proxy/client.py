@@ -37,7 +37,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body", "_exchange", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_idle",
-        "_is_reading_paused", "_is_write_paused", "_pieces", "_services", "_stream_timeout_s", "_transport", "_unread", "deadline",
+        "_is_reading_paused", "_is_write_paused", "_pieces", "_services", "_stream_timeout_s", "_transport", "_unread",
+        "deadline",
     )  # fmt: skip
 
     def __init__(self, services: Services) -> None:

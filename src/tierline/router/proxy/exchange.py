@@ -145,9 +145,10 @@ class Exchange:
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no domain name
             self._connecting = None
             self.waited_s += clock() - began
+            if endpoint.is_usable(clock()):  # else it has been said
+                log.warning("endpoint cannot be reached", endpoint=endpoint.url, why=str(error) or "timeout")
             endpoint.connect_failed(clock())
             self._services.strategy.forget(endpoint)
-            log.warning("endpoint cannot be reached", endpoint=endpoint.url, error=str(error) or "timeout")
             self.attempt_failed("connect", is_stale=False)
             return
         self._connecting = None
