@@ -31,7 +31,7 @@ REPEATED_SHARE = 7 / 8
 KIB = 1024
 
 _PEER = "vllm-router"
-_WARM_UP_SECONDS = 0.3
+_WARM_UP_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class _Effort:
 
     rounds: int
     seconds: float
-    lone_requests: int
+    lone_seconds: float
     prompt_bytes: tuple[int, ...]
 
 
-_FULL = _Effort(rounds=3, seconds=0.8, lone_requests=150, prompt_bytes=(2 * KIB, 64 * KIB, 256 * KIB))
-_QUICK = _Effort(rounds=1, seconds=0.3, lone_requests=20, prompt_bytes=(2 * KIB,))
+_FULL = _Effort(rounds=3, seconds=0.6, lone_seconds=0.25, prompt_bytes=(2 * KIB, 64 * KIB, 256 * KIB))
+_QUICK = _Effort(rounds=1, seconds=0.3, lone_seconds=0.1, prompt_bytes=(2 * KIB,))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def measure(options: BenchOptions, say: Say) -> Findings:
         "and load on the other.",
         "Processor time is utime + stime of the router's process, all threads; its health checks are part of it.",
         "Added latency: P50 until the first bytes of the answer's body through the router, less the same straight to "
-        f"an engine; one connection, {effort.lone_requests} requests a round.",
+        f"an engine; one connection, {effort.lone_seconds} s a round.",
         _peer_version() if missing is None else f"{_PEER}: {missing}",
     ]
     return Findings(rows, notes, [_table(cases, rows)], _chart(cases, rows))
@@ -134,7 +134,7 @@ async def _measure_case(case: _Case, targets: list[_Target], effort: _Effort, ro
             _refuse_failures(target, outcome)
             rounds.add(f"cpu {target.name} {case}", [1e3 * used / outcome.answered])
             rounds.add(f"requests {target.name} {case}", [outcome.answered])
-        alone = await load.run(target.port, connections=1, requests=effort.lone_requests)
+        alone = await load.run(target.port, connections=1, seconds=effort.lone_seconds)
         _refuse_failures(target, alone)
         rounds.add(f"latency {target.name} {case}", [1e3 * latency for latency in alone.latencies_s])
 
