@@ -125,6 +125,11 @@ class LookupThread:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
+        try:
+            # Before the first request, which would otherwise pay for it out of its budget.
+            self._client = self._connect()
+        except TierlineError as error:
+            self._warnings.warn("the node store is not there; prompts are computed until it is", error)
         while True:
             try:
                 command = self._commands.get(timeout=_RENEWAL_CHECK_S)

@@ -1,0 +1,138 @@
+"""Real node stores in processes of their own, and a slow path to one."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tierline.client import NodeClient
+from tierline.errors import TierlineError
+
+START_S = 60.0
+
+
+class NodeStore:
+    """A `tierline node` process; started again, it adopts its segment."""
+
+    def __init__(self, folder: Path, name: str, capacity: str) -> None:
+        self.socket = folder / f"{name}.sock"
+        self._log = folder / f"{name}.log"
+        self.segment = Path("/dev/shm") / f"tierline-test-{os.getpid()}-{name}"
+        self._capacity = capacity
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        command = [
+            sys.executable,
+            "-c",
+            "from tierline.cli.main import main; main()",
+            "node",
+            "--port",
+            str(free_port()),
+        ]
+        command += ["--shared-memory-name", self.segment.name, "--capacity", self._capacity]
+        command += ["--socket", str(self.socket)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(self._answers, f"the node store answers; its log: {self._log}")
+
+    def kill(self) -> None:
+        """``kill -9``, without a chance to say goodbye; nothing where it is dead already."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def stats(self) -> dict[str, Any]:
+        """Return the store's own statistics."""
+        with NodeClient(self.socket) as client:
+            return client.stats()
+
+    def flip_bits(self) -> None:
+        """Flip a bit in every 4 KiB of the segment, behind the node store's back."""
+        with self.segment.open("r+b") as segment:
+            size = os.fstat(segment.fileno()).st_size
+            for offset in range(0, size, 4096):
+                (byte,) = os.pread(segment.fileno(), 1, offset)
+                os.pwrite(segment.fileno(), bytes([byte ^ 1]), offset)
+
+    def remove(self) -> None:
+        """Stop it and remove what it left."""
+        self.kill()
+        for path in self.segment.parent.glob(self.segment.name + "*"):
+            path.unlink()
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self._log.read_text()
+        with contextlib.suppress(TierlineError):
+            NodeClient(self.socket).close()
+            return True
+        return False
+
+
+class SlowPath:
+    """A UNIX socket in front of a node store's that holds every byte of every answer back for a while."""
+
+    def __init__(self, path: Path, target: Path, delay_s: float) -> None:
+        self._target = target
+        self._delay_s = delay_s
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._open = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                node = socket.socket(socket.AF_UNIX)
+                node.connect(str(self._target))
+                self._open += [client, node]
+                threading.Thread(target=self._pass_on, args=(client, node, 0.0), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(node, client, self._delay_s), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket, delay_s: float) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                data, descriptors, _, _ = socket.recv_fds(source, 65536, 4)
+                if not data:
+                    break
+                time.sleep(delay_s)
+                socket.send_fds(target, [data], descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
+    """Wait until a condition holds; fail with what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain until {what}"
+        time.sleep(0.1)

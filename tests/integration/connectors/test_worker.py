@@ -1,0 +1,200 @@
+"""Both halves' threads against a real node store, with KV tensors but without an engine."""
+
+import pytest
+
+pytest.importorskip("vllm")
+
+import logging
+import time
+from collections.abc import Iterator
+
+import torch
+from tests.e2e.node_stores import NodeStore, wait_until
+from vllm import SamplingParams
+from vllm.v1.request import Request
+
+from tierline.client import NodeClient
+from tierline.connectors.vllm.breaker import Breaker, Warnings
+from tierline.connectors.vllm.copy import HostCopier, page_words
+from tierline.connectors.vllm.keys import RequestKeys
+from tierline.connectors.vllm.lookup import Lookup, LookupThread
+from tierline.connectors.vllm.metrics import Counters
+from tierline.connectors.vllm.plan import ChunkLoad, ChunkStore, RequestLoad, StepPlan
+from tierline.connectors.vllm.worker import WorkerHalf
+from tierline.connectors.vllm.writer import NodeWriter
+from tierline.prefix import CHUNK_TOKENS, PrefixIdentity, Shard
+
+NUM_BLOCKS, BLOCKS_PER_CHUNK, LAYERS = 32, 2, 3
+SHARD = Shard(kv_dtype="float32", layout="test")
+BUDGET_S = 5.0
+
+
+class Joined:
+    """A worker half and a lookup thread on one node store, as one engine has them."""
+
+    def __init__(self, node: NodeStore, seed: int, *, loads_between_steps: bool = False) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.kv = [torch.randn(NUM_BLOCKS, 4, 16, 8, generator=generator) for _ in range(LAYERS)]
+        self.counters = Counters()
+        self.breaker = Breaker(time.monotonic)
+        warnings = Warnings(logging.getLogger("test"), time.monotonic)
+        copier = HostCopier([page_words(tensor, NUM_BLOCKS, "layer") for tensor in self.kv], BLOCKS_PER_CHUNK)
+        self.writer = NodeWriter(
+            lambda: NodeClient(node.socket, writer=True, timeout_s=BUDGET_S),
+            copier,
+            SHARD,
+            "test",
+            False,
+            Breaker(time.monotonic),
+            warnings,
+            self.counters,
+        )
+        self.worker = WorkerHalf(copier, 0, loads_between_steps, self.writer, warnings, self.counters)
+        self.lookups = LookupThread(
+            lambda: NodeClient(node.socket, timeout_s=BUDGET_S),
+            [SHARD],
+            "test",
+            30.0,
+            BUDGET_S,
+            self.breaker,
+            warnings,
+            self.counters,
+        )
+
+    def store(self, keys: RequestKeys, blocks: list[list[int]]) -> None:
+        chains = keys.leading(len(blocks))
+        self.worker.store(StepPlan(stores=[ChunkStore(*pair) for pair in zip(chains, map(tuple, blocks), strict=True)]))
+
+    def ask(self, keys: RequestKeys, chunks: int) -> Lookup:
+        lookup = self.lookups.start(keys, chunks)
+        assert lookup is not None
+        wait_until(lambda: lookup.is_answered, "the lookup is answered")
+        return lookup
+
+    def has_stored(self, keys: RequestKeys, chunks: int) -> bool:
+        lookup = self.lookups.start(keys, chunks)
+        if lookup is None:
+            return False
+        wait_until(lambda: lookup.is_answered, "the lookup is answered")
+        self.lookups.drop(lookup)
+        return len(lookup.objects) == chunks
+
+    def load(self, lookup: Lookup, blocks: list[list[int]]) -> None:
+        chunks = [
+            ChunkLoad(chain, objects, tuple(ids))
+            for chain, objects, ids in zip(lookup.chains[: len(blocks)], lookup.objects, blocks, strict=True)
+        ]
+        self.worker.load(StepPlan(loads=[RequestLoad("request", lookup.node_epoch, tuple(chunks))]))
+
+    def close(self) -> None:
+        self.worker.close()
+        self.lookups.close()
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeStore]:
+    node = NodeStore(tmp_path_factory.mktemp("node"), "joined", "16MiB")
+    node.start()
+    yield node
+    node.remove()
+
+
+@pytest.fixture
+def first(node: NodeStore) -> Iterator[Joined]:
+    joined = Joined(node, seed=1)
+    yield joined
+    joined.close()
+
+
+@pytest.fixture
+def second(node: NodeStore) -> Iterator[Joined]:
+    joined = Joined(node, seed=2)
+    yield joined
+    joined.close()
+
+
+@pytest.fixture
+def keys(request: pytest.FixtureRequest) -> RequestKeys:
+    tokens = list(range(4 * CHUNK_TOKENS))
+    prompt = Request("request", tokens, SamplingParams(max_tokens=1), None)
+    return RequestKeys(PrefixIdentity(model="test", tenant=request.node.name).root(), prompt)
+
+
+def test_what_one_worker_stores_another_loads(first: Joined, second: Joined, keys: RequestKeys) -> None:
+    first.store(keys, [[1, 2], [3, 4]])
+    wait_until(lambda: second.has_stored(keys, 2), "both chunks are stored")
+    lookup = second.ask(keys, 3)
+    second.load(lookup, [[9, 8], [7, 6]])
+    second.lookups.drop(lookup)
+    report = second.worker.take_report()
+    assert report is not None
+    assert (report.ended, report.failed) == ({"request"}, set())
+    for source, target in zip(first.kv, second.kv, strict=True):
+        assert torch.equal(target[[9, 8, 7, 6]], source[[1, 2, 3, 4]])
+
+
+def test_a_load_between_steps_ends_on_its_own_thread(node: NodeStore, first: Joined, keys: RequestKeys) -> None:
+    first.store(keys, [[1, 2]])
+    wait_until(lambda: first.has_stored(keys, 1), "the chunk is stored")
+    other = Joined(node, seed=3, loads_between_steps=True)
+    other.load(other.ask(keys, 1), [[5, 6]])
+    wait_until(lambda: other.worker.take_ended_loads() == ({"request"}, set()), "the load has ended")
+    assert torch.equal(other.kv[0][[5, 6]], first.kv[0][[1, 2]])
+    other.close()
+
+
+def test_corrupt_bytes_are_a_failed_load_and_leave_the_store(
+    node: NodeStore, first: Joined, second: Joined, keys: RequestKeys
+) -> None:
+    first.store(keys, [[1, 2], [3, 4]])
+    wait_until(lambda: second.has_stored(keys, 2), "both chunks are stored")
+    lookup = second.ask(keys, 2)
+    node.flip_bits()
+    second.load(lookup, [[9, 8], [7, 6]])
+    second.lookups.drop(lookup)
+    report = second.worker.take_report()
+    assert report is not None
+    assert report.failed == {"request"}
+    assert second.worker.take_invalid_blocks() == {9, 8, 7, 6}
+    wait_until(lambda: not second.ask(keys, 1).objects, "the node store has dropped the chunk")
+    node.flip_bits()
+
+
+def test_waiting_stores_lose_blocks_that_are_overwritten(first: Joined, keys: RequestKeys) -> None:
+    chains = keys.leading(4)
+    with first.writer._changed:  # Nothing is taken from the queue while its lock is held.
+        first.writer.store([ChunkStore(chain, (10 + i, 20 + i)) for i, chain in enumerate(chains)], None)
+        first.writer.fence({21, 23})
+    wait_until(lambda: first.has_stored(keys, 1), "the chunks that were left are stored")
+    assert not first.has_stored(keys, 2)
+
+
+def test_leases_end_when_they_are_dropped(node: NodeStore, first: Joined, keys: RequestKeys) -> None:
+    first.store(keys, [[1, 2]])
+    wait_until(lambda: first.has_stored(keys, 1), "the chunk is stored")
+    lookups = [first.ask(keys, 1) for _ in range(5)]
+    assert node.stats()["store"]["leases"] == 5
+    for lookup in lookups:
+        first.lookups.drop(lookup)
+    wait_until(lambda: node.stats()["store"]["leases"] == 0, "all leases are released")
+
+
+def test_a_dead_node_store_answers_nothing_and_opens_the_breaker(
+    node: NodeStore, first: Joined, second: Joined, keys: RequestKeys
+) -> None:
+    first.store(keys, [[1, 2]])
+    wait_until(lambda: second.has_stored(keys, 1), "the chunk is stored")
+    lookup = second.ask(keys, 1)
+    node.kill()
+    while second.breaker.allows():
+        assert not second.has_stored(keys, 1)
+    assert lookup.is_lost
+    second.load(lookup, [[9, 8]])
+    assert torch.equal(second.kv[0][[9, 8]], first.kv[0][[1, 2]])
+    second.lookups.drop(lookup)
+    node.start()
+    wait_until(lambda: second.has_stored(keys, 1), "the node store is found again")
+    lookup = second.ask(keys, 1)
+    second.load(lookup, [[5, 6]])
+    assert torch.equal(second.kv[0][[5, 6]], first.kv[0][[1, 2]])
+    second.lookups.drop(lookup)
