@@ -44,7 +44,7 @@ class Joined:
             copier,
             SHARD,
             "test",
-            False,
+            None,
             Breaker(time.monotonic),
             warnings,
             self.counters,

@@ -1,5 +1,7 @@
 """Settings come from vLLM's extra config; whatever is wrong in them names its key, its value and what is allowed."""
 
+from pathlib import Path
+
 import pytest
 
 from tierline.connectors.vllm import kv_transfer_config
@@ -32,3 +34,8 @@ def test_keys_of_others_are_left_alone() -> None:
 def test_a_wrong_setting_is_refused_by_name(extra: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message.replace(".", r"\.")):
         read_config(extra)
+
+
+def test_every_setting_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs/connector.md").read_text()
+    assert [name for name in ConnectorConfig.__struct_fields__ if f"| `tierline.{name}` |" not in page] == []

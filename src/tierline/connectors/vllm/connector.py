@@ -87,7 +87,7 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
             copier,
             self._shard,
             self._config.bucket,
-            layers[0].device.type == "cuda",
+            layers[0].device if layers[0].device.type == "cuda" else None,
             self._breaker,
             self._warnings,
             self._counters,

@@ -3,23 +3,28 @@
 from pathlib import Path
 
 
-def kv_transfer_config(socket: Path | str) -> dict[str, object]:
+def kv_transfer_config(socket: Path | str, lookup_budget_ms: float | None = None) -> dict[str, object]:
     """Return the value of vLLM's ``--kv-transfer-config``, to be passed as JSON.
 
     Parameters
     ----------
     socket
         The node store's UNIX socket.
+    lookup_budget_ms
+        How long scheduling may be put off for a lookup; ``None`` leaves it at the connector's default.
 
     Examples
     --------
     >>> kv_transfer_config("/run/tierline.sock")["kv_load_failure_policy"]
     'recompute'
     """
+    extra: dict[str, object] = {"tierline.socket": str(socket)}
+    if lookup_budget_ms is not None:
+        extra["tierline.lookup_budget_ms"] = lookup_budget_ms
     return {
         "kv_connector": "TierlineConnector",
         "kv_connector_module_path": "tierline.connectors.vllm",
         "kv_role": "kv_both",
         "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {"tierline.socket": str(socket)},
+        "kv_connector_extra_config": extra,
     }

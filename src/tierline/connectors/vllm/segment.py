@@ -98,7 +98,11 @@ class PinnedRun:
             self._unregister(self._pieces.pop())
 
 
-def pin(words: SegmentWords) -> PinnedRun:
-    """Register the segment with the CUDA driver of this process."""
-    runtime = torch.cuda.cudart()
-    return PinnedRun(words.address, words.size_bytes, runtime.cudaHostRegister, runtime.cudaHostUnregister)
+def pin(words: SegmentWords, device: torch.device) -> PinnedRun:
+    """Register the segment with the CUDA driver of this process.
+
+    A thread starts out on device 0; registering there would cost every other rank a context on it.
+    """
+    with torch.cuda.device(device):
+        runtime = torch.cuda.cudart()
+        return PinnedRun(words.address, words.size_bytes, runtime.cudaHostRegister, runtime.cudaHostUnregister)

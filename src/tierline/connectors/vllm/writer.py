@@ -11,6 +11,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
+import torch
+
 from tierline.client import NodeClient
 from tierline.connectors.vllm.breaker import Breaker, Warnings
 from tierline.connectors.vllm.copy import ChunkCopier
@@ -61,8 +63,8 @@ class NodeWriter:
         This rank's shard.
     bucket
         The store's bucket.
-    is_pinned
-        Register the segment with the CUDA driver.
+    pinned_for
+        The CUDA device whose driver the segment is registered with; ``None`` without one.
     breaker, warnings, counters
         Where trouble is judged, told and counted.
     """
@@ -73,7 +75,7 @@ class NodeWriter:
         copier: ChunkCopier,
         shard: Shard,
         bucket: str,
-        is_pinned: bool,
+        pinned_for: torch.device | None,
         breaker: Breaker,
         warnings: Warnings,
         counters: Counters,
@@ -82,7 +84,7 @@ class NodeWriter:
         self._copier = copier
         self._shard = shard
         self._bucket = bucket
-        self._is_pinned = is_pinned
+        self._pinned_for = pinned_for
         self._breaker = breaker
         self._warnings = warnings
         self._counters = counters
@@ -168,8 +170,6 @@ class NodeWriter:
                 self._warnings.warn("chunks are not stored", error)
                 self._disconnect()
         self._disconnect()
-        if self._pinned is not None:
-            self._pinned.close()
 
     def _has_work(self) -> bool:
         return bool(self._waiting or self._suspects or self._wants_new_connection or self._is_closing)
@@ -202,10 +202,8 @@ class NodeWriter:
         self._breaker.succeeded()
         # First touches cost fifty times a copy, so they are made here and not in a load.
         self._client.mapping.prefault()
-        if self._is_pinned:
-            if self._pinned is not None:
-                self._pinned.close()
-            self._pinned = pin(words)
+        if self._pinned_for is not None:
+            self._pinned = pin(words, self._pinned_for)
 
     def _disconnect(self) -> None:
         """Forget the connection, and with it every slot: the node store takes them back."""
@@ -213,6 +211,10 @@ class NodeWriter:
         self._written.clear()
         with self._changed:
             self._attachment = None
+        if self._pinned is not None:
+            # While the memory is still mapped. A load under way goes on, as from unpinned memory.
+            self._pinned.close()
+            self._pinned = None
         if self._client is not None:
             self._client.close()
             self._client = None
