@@ -36,12 +36,8 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSt
     """Run ``tierline up`` with the default model; every process ends with the test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     port, node_port = free_ports()
-    transfer = kv_transfer_config(default_socket_path(node_port))
-    # A machine that runs tests may be too busy to look a prefix up in the usual 20 ms.
-    transfer["kv_connector_extra_config"] = {
-        "tierline.socket": str(default_socket_path(node_port)),
-        "tierline.lookup_budget_ms": 1000,
-    }
+    # A machine that runs tests may be too busy to look a prefix up in the usual time.
+    transfer = kv_transfer_config(default_socket_path(node_port), lookup_budget_ms=1000)
     arguments = ["--port", str(port), "--node-port", str(node_port), "--cache-size", "256MiB"]
     arguments += ["--engine-argument", f"--kv-transfer-config={json.dumps(transfer)}"]
     output = tmp_path / "output"

@@ -18,6 +18,10 @@ ENGINE_HOST = "127.0.0.1"
 VLLM_OVERHEAD_BYTES = 2 * 1024**3
 """What a vLLM replica on CPUs takes besides weights and KV cache: two Python processes with torch, activations."""
 
+CPU_LOOKUP_BUDGET_MS = 250.0
+"""How long replicas on CPUs may wait for a lookup. They share the processors with the node store, which therefore may
+answer late, and prefill some 300 tokens a second, so a wait of this length is won back by a hit of 80 tokens."""
+
 _GIB = 1024**3
 
 

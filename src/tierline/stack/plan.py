@@ -95,7 +95,8 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
         chosen = model.prepare_default_model(say)
 
     socket = default_socket_path(config.node_port) if config.cache else None
-    kv_transfer = kv_transfer_config(socket) if socket else None
+    lookup_budget_ms = engines.CPU_LOOKUP_BUDGET_MS if starts_vllm else None
+    kv_transfer = kv_transfer_config(socket, lookup_budget_ms) if socket else None
     name = _model_name(config, chosen)
     replicas = _replicas(config, name, chosen, kv_transfer)
     return StackPlan(
