@@ -57,6 +57,4 @@ class UpConfig(ProgramConfig):
         for field in ("replicas", "model", "engine"):
             if endpoints and info.data.get(field) != cls.model_fields[field].default:
                 raise ValueError(f"no {cls.flag(field)} beside it: servers that run already are used as they are")
-        if any(not endpoint.startswith(("http://", "https://")) for endpoint in endpoints):
-            raise ValueError("URLs that begin with http:// or https://")
-        return [endpoint.rstrip("/") for endpoint in endpoints]
+        return [endpoint.rstrip("/") for endpoint in endpoints]  # the plan asks the router whether it takes them

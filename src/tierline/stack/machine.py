@@ -36,15 +36,20 @@ def computes_bfloat16() -> bool:
 
 
 def available_memory_bytes() -> int:
-    """Return how much memory can be taken without swapping: the machine's, or the cgroup's rest when that is less."""
+    """Return how much memory can be taken without swapping: the machine's, or the cgroup's rest when that is less.
+
+    A cgroup counts cached files as used; the kernel drops them before it refuses anything, so they are room.
+    """
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     available = next(int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:")
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())
+        counted = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
     except OSError:
         return available
-    return available if limit == "max" else max(0, min(available, int(limit) - used))
+    cached = sum(int(counted.get(kind, 0)) for kind in ("active_file", "inactive_file"))
+    return available if limit == "max" else max(0, min(available, int(limit) - used + cached))
 
 
 def require_memory(needed_bytes: int, for_what: str) -> None:

@@ -77,7 +77,8 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
     EngineError
         When the default model cannot be made.
     """
-    load(RouterConfig, None, {"strategy": config.strategy, "endpoints": ["http://127.0.0.1:1"]}, {})
+    routed_to = config.endpoints or [f"http://{engines.ENGINE_HOST}:{config.port}"]  # its replicas' ports come later
+    load(RouterConfig, None, {"strategy": config.strategy, "endpoints": routed_to}, {})
     if config.engine == "simulated":
         load(SimulatedEngineConfig, None, {"model": config.model}, {})
     machine.require_port(config.host, config.port, "--port")

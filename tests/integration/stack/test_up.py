@@ -179,7 +179,10 @@ def test_in_front_of_a_running_server_it_prints_the_flag_that_joins_it(simulated
         (("--engine", "simulated", "--model", "llama"), "--model: got 'llama'; allowed: a name that contains"),
         (("--model", "/nowhere"), "--model: got '/nowhere'; allowed: a local Hugging Face model folder"),
         (("--endpoint", "http://127.0.0.1:1", "--replicas", "3"), "--endpoint: .* no --replicas beside it"),
-        (("--endpoint", "localhost:8000"), "--endpoint: .* URLs that begin with http"),
+        (("--endpoint", "localhost:8000"), "--endpoint: .* URLs like http://"),
+        (("--endpoint", "https://127.0.0.1:1"), "--endpoint: .* URLs like http://.*: http, a host, a port, no path"),
+        (("--endpoint", "http://127.0.0.1:1/v1"), "--endpoint: .* URLs like http://.*: http, a host, a port, no path"),
+        (("--endpoint", "http://127.0.0.1:1", "--endpoint", "http://127.0.0.1:1/"), "--endpoint: .* each URL once"),
     ],
 )
 def test_what_cannot_work_costs_one_line_and_starts_nothing(
