@@ -174,6 +174,8 @@ async def _supervise(plan: StackPlan, console: Console) -> None:
         asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
     async with aiohttp.ClientSession() as http:
         stack = Stack(plan, http)
+        if plan.config.endpoints and plan.kv_transfer:  # first of all: servers may wait for it
+            console.print(_how_to_join(plan), markup=False)
         try:
             await _run_tasks(asyncio.FIRST_COMPLETED, stack.start(console), stack.watch(), interrupted.wait())
             if interrupted.is_set():
@@ -251,8 +253,13 @@ def _welcome(plan: StackPlan) -> str:
         lines.append(f"  cache  {format_byte_size(config.cache_size)} in {plan.node.url}, joined by {plan.node_socket}")
     lines.append(f"  logs   {plan.folder}")
     lines.append("  stop   Ctrl-C")
-    if config.endpoints and plan.kv_transfer:
-        flag = shlex.quote(json.dumps(plan.kv_transfer))
-        lines += ["", "Start each vLLM server with tierline in its environment and this flag:", ""]
-        lines.append(f"  --kv-transfer-config {flag}")
     return "\n".join(lines)
+
+
+def _how_to_join(plan: StackPlan) -> str:
+    flag = shlex.quote(json.dumps(plan.kv_transfer))
+    return (
+        "Start each vLLM server with tierline in its environment and this flag:\n\n"
+        f"  --kv-transfer-config {flag}\n\n"
+        f"The router is ready when one of {', '.join(plan.config.endpoints)} is."
+    )

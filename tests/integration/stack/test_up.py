@@ -169,6 +169,16 @@ def test_in_front_of_a_running_server_it_prints_the_flag_that_joins_it(simulated
     assert str(stack.socket) in program.output.partition("--kv-transfer-config")[2]
 
 
+def test_the_flag_that_joins_servers_is_printed_before_any_of_them_runs(
+    up: Start, free_port: Callable[[], int], state_folder: Path
+) -> None:
+    program, port = up("--endpoint", f"http://127.0.0.1:{free_port()}")
+    program.wait_for(lambda: "--kv-transfer-config" in program.output)
+    assert find_stack(port) is None
+    program.wait_for((state_folder / f"up-{port}" / "router.log").exists)
+    assert program.interrupt() == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
