@@ -15,7 +15,7 @@ from tierline.client import NodeClient
 from tierline.connectors.vllm.breaker import Breaker, Warnings
 from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.metrics import Counters
-from tierline.errors import TierlineError
+from tierline.errors import TierlineError, WireError
 from tierline.prefix import Shard, object_name
 from tierline.wire.messages import MAX_FRAME_BYTES, MAX_NAMES_PER_REQUEST, LeasedObject
 
@@ -154,6 +154,8 @@ class LookupThread:
             if self._client is None:
                 self._client = self._connect()
             reply = self._client.prefix_lease(self._bucket, names, self._ttl_s, group_size=len(self._shards))
+            if len(reply.objects) > len(names) or len(reply.objects) % len(self._shards):
+                raise WireError(f"the node store leased {len(reply.objects)} objects where {len(names)} were asked for")
         except TierlineError as error:
             self._fail("lookups fail, prompts are computed", error)
             lookup.is_answered = True

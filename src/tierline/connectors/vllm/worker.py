@@ -113,7 +113,12 @@ class WorkerHalf:
                 self._invalid_blocks.update(chunk.block_ids)
 
     def _load_between_steps(self, load: RequestLoad, after: object) -> None:
-        loaded = self._load_chunks(load, after, ATTACH_BETWEEN_STEPS_S)
+        loaded = 0
+        try:
+            loaded = self._load_chunks(load, after, ATTACH_BETWEEN_STEPS_S)
+        except Exception as error:  # noqa: BLE001  (a load never reported keeps its request waiting for ever)
+            self._counters.add("loads_failed")
+            self._warnings.warn("a prefix is computed because its load broke down", repr(error))
         self._ended.put((load.request_id, loaded == len(load.chunks)))
 
     def _load_chunks(self, load: RequestLoad, after: object, wait_s: float) -> int:

@@ -19,7 +19,7 @@ from tierline.connectors.vllm.copy import ChunkCopier
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkStore
 from tierline.connectors.vllm.segment import PinnedRun, SegmentWords, pin
-from tierline.errors import TierlineError
+from tierline.errors import TierlineError, WireError
 from tierline.prefix import Shard, object_name
 from tierline.wire.messages import CommitEntry, Refusal, Slot
 
@@ -186,7 +186,10 @@ class NodeWriter:
         assert self._client is not None
         for chain in suspects:
             self._client.suspect(self._bucket, object_name(chain, self._shard))
-        while (store := self._next()) is not None:
+        while self._waiting:
+            self._refill_slots()  # a round trip, so it is made before a block is marked as being copied
+            if (store := self._next()) is None:
+                break
             self._store(store)
             if len(self._written) >= COMMIT_BATCH:
                 self._commit()
@@ -244,23 +247,25 @@ class NodeWriter:
             chain = store.chunk.chain
             if started - self._recent.get(chain, -RECENT_S) < RECENT_S:
                 return
-            slot = self._take_slot(started)
-            if slot is None:
+            if not self._slots:
                 self._counters.add("stores_dropped")
                 return
+            slot = self._slots.pop()
             assert self._attachment is not None
             words = self._attachment.words
-            self._copier.store(store.chunk.block_ids, words.extents(slot.extents, slot.size), store.after)
+            size = self._copier.chunk_bytes
+            self._copier.store(store.chunk.block_ids, words.extents(slot.extents, size), store.after)
         finally:
             self._copied()
         checksum = words.checksum(slot.extents)
-        self._written.append((CommitEntry(slot.slot, object_name(chain, self._shard), slot.size, checksum), slot))
+        self._written.append((CommitEntry(slot.slot, object_name(chain, self._shard), size, checksum), slot))
         self._recent[chain] = started
         if len(self._recent) > RECENT_STORES:
             self._recent.popitem(last=False)
         self._counters.add("store_seconds", time.monotonic() - started)
 
-    def _take_slot(self, now: float) -> Slot | None:
+    def _refill_slots(self) -> None:
+        now = time.monotonic()
         if not self._slots and now >= self._no_room_until:
             assert self._client is not None
             size = self._copier.chunk_bytes
@@ -269,22 +274,23 @@ class NodeWriter:
             if not self._slots:
                 self._no_room_until = now + NO_ROOM_PAUSE_S
                 self._warnings.warn("chunks are not stored", "the node store has no room")
-        return self._slots.pop() if self._slots else None
 
     def _commit(self) -> None:
         if not self._written:
             return
         assert self._client is not None
         written, self._written = self._written, []
-        for (entry, slot), refusal in zip(
-            written, self._client.commit(self._bucket, [entry for entry, _ in written]), strict=True
-        ):
+        outcomes = self._client.commit(self._bucket, [entry for entry, _ in written])
+        if len(outcomes) != len(written):
+            raise WireError(f"the node store answered {len(written)} commits with {len(outcomes)} outcomes")
+        for (entry, slot), refusal in zip(written, outcomes, strict=True):
             if refusal is None:
                 self._counters.add("stored_chunks")
                 self._counters.add("stored_bytes", entry.size)
-            elif refusal in (Refusal.EXISTS, Refusal.BEING_WRITTEN):
-                self._slots.append(slot)
-            else:
+                continue
+            if refusal is not Refusal.UNKNOWN_SLOT:
+                self._slots.append(slot)  # it is still ours
+            if refusal not in (Refusal.EXISTS, Refusal.BEING_WRITTEN):
                 self._warnings.warn("a chunk was not stored", refusal)
 
     def _give_slots_back(self) -> None:
