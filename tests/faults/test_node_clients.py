@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.integration.node.processes import MIB, WITHIN_S, HttpClient, NodeProcess, head, load, store, wait_until
@@ -162,3 +163,17 @@ def test_a_lease_that_is_never_released_runs_out_and_its_pages_rest_before_they_
     wait_until(lambda: counts(node)[1] == 0)
     assert node.stats["store"]["leases_expired"] >= 1
     wait_until(lambda: node.stats["store"]["resting_bytes"] == 0)
+
+
+def test_deadlines_hold_while_another_file_has_the_segments_name(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, body_timeout_s=1)
+    try:
+        node.segment.unlink()
+        node.segment.write_bytes(b"not a segment")
+        wait_until(lambda: "cannot open the segment" in node.log)
+        with node.http() as http:
+            http.send(head("PUT", "/v1/kv/b/half", 1000) + b"half")
+            assert http.receive()[0] == 408
+        assert node.stats["store"]["slots"] == 0
+    finally:
+        node.close()

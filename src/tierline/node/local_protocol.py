@@ -8,7 +8,7 @@ Requests are carried out in the order they came, in steps, and the loop gets its
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Protocol, cast
 
@@ -278,6 +278,7 @@ class LocalConnection(asyncio.Protocol):
         self._require_writer()
         if len(request.names) != len(request.sizes):
             raise WireError(f"{len(request.names)} names and {len(request.sizes)} sizes; allowed: equally many")
+        _require_short([request.bucket, *request.names])
         outcomes: list[messages.Slot | Refusal] = []
         extents = 0
         for name, size in zip(request.names, request.sizes, strict=True):
@@ -306,6 +307,7 @@ class LocalConnection(asyncio.Protocol):
 
     def _commit(self, request: messages.Commit) -> Steps:
         self._require_writer()
+        _require_short([request.bucket, *(entry.name for entry in request.entries)])
         outcomes: list[Refusal | None] = []
         for entry in request.entries:
             try:
@@ -377,6 +379,13 @@ def _single(act: Callable[[], Reply | None]) -> Steps:
     """Return the steps of a request that has one."""
     yield
     return act()
+
+
+def _require_short(names: Iterable[str]) -> None:
+    """Refuse a request with a name that the journal cannot hold: it counts bytes, a message's type characters."""
+    for name in names:
+        if not name.isascii() and len(name.encode()) > messages.MAX_NAME_BYTES:
+            raise WireError(f"a name of {len(name.encode())} bytes; allowed: {messages.MAX_NAME_BYTES}")
 
 
 def _leased_object(leased: Leased) -> LeasedObject:

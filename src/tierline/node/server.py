@@ -23,7 +23,7 @@ import uvloop
 
 from tierline import logs
 from tierline.configuration import format_byte_size
-from tierline.errors import EnvironmentTooSmall, UsageError, WireError
+from tierline.errors import EnvironmentTooSmall, SegmentError, UsageError, WireError
 from tierline.node.config import NodeConfig
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.local_protocol import LocalConnection
@@ -31,7 +31,7 @@ from tierline.node.metrics import NodeMetrics
 from tierline.node.service import NodeService
 from tierline.store import PAGE_BYTES, Store, StoreLimits
 from tierline.wire.framing import FrameDecoder, encode_frame
-from tierline.wire.messages import FRAME_HEADER_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
+from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
 
 log = logs.get(__name__)
 
@@ -126,6 +126,7 @@ class Node:
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._name_trouble = ""
 
     async def start(self, http: socket.socket, local: socket.socket) -> None:
         """Listen on two bound sockets."""
@@ -299,13 +300,25 @@ class Node:
             now = time.monotonic()
             for connection in list(self._http_connections):
                 connection.enforce_deadline(now)
-            if store.segment.relink_if_unlinked():
-                self.service.relinks += 1
-                log.warning("the segment's name was removed, by an LMCache client that exited perhaps; put back")
+            self._keep_name()
             for orphan in store.orphaned_owners():
                 if orphan.pid and not _is_alive(orphan.pid):
                     freed = store.release_orphans(orphan.client)
                     log.info("a client of the former process is gone", client=orphan.client, slots_freed=freed)
+
+    def _keep_name(self) -> None:
+        """Put the segment's name back where it was removed; where that cannot be done, say so and serve on."""
+        try:
+            is_relinked = self.service.store.segment.relink_if_unlinked()
+        except (OSError, SegmentError) as error:
+            if str(error) != self._name_trouble:
+                log.error("new clients cannot open the segment", error=str(error))
+            self._name_trouble = str(error)
+            return
+        self._name_trouble = ""
+        if is_relinked:
+            self.service.relinks += 1
+            log.warning("the segment's name was removed, by an LMCache client that exited perhaps; put back")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -395,6 +408,8 @@ async def _receive_hello(sock: socket.socket) -> Hello:
     [hello] = decoder.feed(header + await _receive_exactly(sock, length))
     if hello.version != PROTOCOL_VERSION:
         raise WireError(f"version {hello.version} of the protocol; this node speaks {PROTOCOL_VERSION}")
+    if len(hello.client.encode()) > MAX_NAME_BYTES:
+        raise WireError(f"a client's name of {len(hello.client.encode())} bytes; allowed: {MAX_NAME_BYTES}")
     return hello
 
 

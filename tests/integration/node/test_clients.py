@@ -248,3 +248,19 @@ async def test_the_asyncio_client_gives_back_what_comes_too_late(node: NodeProce
         async with asyncio.timeout(10):
             while (await client.stats())["store"]["slots"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+def test_names_too_long_in_bytes_are_refused_and_the_connection_lives(node: NodeProcess) -> None:
+    name = "\N{GRINNING FACE}" * 1024
+    with node.connect(writer=True) as client:
+        [slot] = client.grant(10, 1)
+        with pytest.raises(WireError, match="bytes"):
+            client.reserve(name, [name], [10])
+        with pytest.raises(WireError, match="bytes"):
+            client.commit(name, [CommitEntry(slot.slot, name, 10, 0)])
+        assert client.abort([slot.slot]) == 1
+
+
+def test_a_client_whose_name_is_too_long_in_bytes_is_not_welcomed(node: NodeProcess) -> None:
+    with pytest.raises(WireError, match="name"):
+        node.connect(client="\N{GRINNING FACE}" * 1000)
