@@ -12,14 +12,16 @@ from tierline.errors import EngineError
 TENSOR_BYTES = 10 * SAMPLE_BYTES
 
 
-def write_weights(folder: Path, fill: bytes = b"\1\2", name: str = "model.safetensors", changed: int = -1) -> Path:
+def write_weights(
+    folder: Path, fill: bytes = b"\1\2", name: str = "model.safetensors", changed: int = -1, second: str = "b"
+) -> Path:
     """Write two tensors; ``changed`` is the offset in the second one of a byte that differs."""
     folder.mkdir(parents=True, exist_ok=True)
     header = json.dumps(
         {
             "__metadata__": {"format": "pt"},
             "a": {"dtype": "U8", "shape": [TENSOR_BYTES], "data_offsets": [0, TENSOR_BYTES]},
-            "b": {"dtype": "U8", "shape": [TENSOR_BYTES], "data_offsets": [TENSOR_BYTES, 2 * TENSOR_BYTES]},
+            second: {"dtype": "U8", "shape": [TENSOR_BYTES], "data_offsets": [TENSOR_BYTES, 2 * TENSOR_BYTES]},
         }
     ).encode()
     content = bytearray(fill * TENSOR_BYTES)
@@ -40,6 +42,21 @@ def test_weights_that_differ_at_a_sampled_place_have_another_fingerprint(tmp_pat
     original = write_weights(tmp_path / "original")
     tuned = write_weights(tmp_path / "tuned", changed=changed)
     assert weights_fingerprint(original) != weights_fingerprint(tuned)
+
+
+@pytest.mark.parametrize("second", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_one_changed_row_of_an_embedding_is_another_model(tmp_path: Path, second: str) -> None:
+    between_samples = SAMPLE_BYTES + 7
+    original = write_weights(tmp_path / "original", second=second)
+    tuned = write_weights(tmp_path / "tuned", second=second, changed=between_samples)
+    assert weights_fingerprint(original) != weights_fingerprint(tuned)
+
+
+@pytest.mark.parametrize("content", [b"", b"\1\2", struct.pack("<Q", 10**18), struct.pack("<Q", 3) + b"{}x"])
+def test_a_file_that_is_no_safetensors_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(EngineError, match=r"model\.safetensors"):
+        weights_fingerprint(tmp_path)
 
 
 def test_weights_swapped_under_one_path_have_another_fingerprint(tmp_path: Path) -> None:

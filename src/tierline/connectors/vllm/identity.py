@@ -2,13 +2,16 @@
 
 Reading 140 GB of weights at every start would take minutes, so each tensor is sampled at its start, middle and end.
 Training moves (nearly) every element of the tensors that it touches, so two checkpoints with equal headers and equal
-samples in every tensor are the same checkpoint. Files without a safetensors header are sampled evenly.
+samples in every tensor are the same checkpoint. Embeddings are the exception: training touches only the rows of tokens
+that it saw (new special tokens, for example), so they are read whole. Files without a safetensors header are sampled
+evenly.
 """
 
 import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from blake3 import blake3
@@ -16,12 +19,19 @@ from blake3 import blake3
 from tierline.errors import EngineError
 
 SAMPLE_BYTES = 4096
+EMBEDDING_NAMES = ("embed", "lm_head", "wte", "wpe")
+"""Parts of the names of tensors that have a row for each token or position."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 ADAPTER_FILES = ("adapter_config.json", "new_embeddings.safetensors")
 _HEADER_LENGTH = struct.Struct("<Q")
 _LONGEST_HEADER_BYTES = 100_000_000
 _EVEN_SAMPLES = 512
+_PIECE_BYTES = 16 * 1024 * 1024
+
+
+class _TensorHeader(msgspec.Struct):
+    data_offsets: tuple[int, int] | None = None
 
 
 def weights_fingerprint(model: Path) -> str:
@@ -109,12 +119,9 @@ def _weight_file_digest(path: Path) -> bytes:
         hasher = blake3(_HEADER_LENGTH.pack(size))
         runs: Iterable[tuple[int, int]]
         if path.suffix == ".safetensors":
-            (header_bytes,) = _HEADER_LENGTH.unpack(file.read(_HEADER_LENGTH.size))
-            if header_bytes > _LONGEST_HEADER_BYTES:
-                raise EngineError(f"{path} is not a safetensors file: its header claims {header_bytes} bytes")
-            header = file.read(header_bytes)
+            header = _safetensors_header(file, path)
             hasher.update(header)
-            runs = _tensor_samples(header, _HEADER_LENGTH.size + header_bytes)
+            runs = _tensor_samples(header, path)
         else:
             runs = _even_samples(size)
         for offset, length in runs:
@@ -122,10 +129,29 @@ def _weight_file_digest(path: Path) -> bytes:
     return hasher.digest()
 
 
-def _tensor_samples(header: bytes, data_start: int) -> Iterator[tuple[int, int]]:
-    tensors = msgspec.json.decode(header, type=dict[str, dict[str, object]])
-    spans = [span for tensor in tensors.values() if isinstance(span := tensor.get("data_offsets"), list)]
-    for start, stop in sorted((int(span[0]), int(span[1])) for span in spans):
+def _safetensors_header(file: BinaryIO, path: Path) -> bytes:
+    length = file.read(_HEADER_LENGTH.size)
+    header_bytes = _HEADER_LENGTH.unpack(length)[0] if len(length) == _HEADER_LENGTH.size else 0
+    header = file.read(header_bytes) if 0 < header_bytes <= _LONGEST_HEADER_BYTES else b""
+    if not header or len(header) < header_bytes:
+        raise EngineError(f"{path} is not a whole safetensors file: its header claims {header_bytes} bytes")
+    return header
+
+
+def _tensor_samples(header: bytes, path: Path) -> Iterator[tuple[int, int]]:
+    data_start = _HEADER_LENGTH.size + len(header)
+    try:
+        tensors = msgspec.json.decode(header, type=dict[str, _TensorHeader])
+    except msgspec.DecodeError as error:
+        raise EngineError(f"{path} is not a safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.data_offsets is None:  # the entry with the file's own metadata
+            continue
+        start, stop = tensor.data_offsets
+        if any(part in name for part in EMBEDDING_NAMES):
+            for offset in range(start, stop, _PIECE_BYTES):
+                yield data_start + offset, min(_PIECE_BYTES, stop - offset)
+            continue
         length = min(SAMPLE_BYTES, stop - start)
         for offset in sorted({start, (start + stop - length) // 2, stop - length}):
             yield data_start + offset, length
