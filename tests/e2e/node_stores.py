@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tierline.client import NodeClient
 from tierline.errors import TierlineError
 
@@ -58,11 +60,7 @@ class NodeStore:
 
     def flip_bits(self) -> None:
         """Flip a bit in every 4 KiB of the segment, behind the node store's back."""
-        with self.segment.open("r+b") as segment:
-            size = os.fstat(segment.fileno()).st_size
-            for offset in range(0, size, 4096):
-                (byte,) = os.pread(segment.fileno(), 1, offset)
-                os.pwrite(segment.fileno(), bytes([byte ^ 1]), offset)
+        np.memmap(self.segment, dtype=np.uint8, mode="r+")[::4096] ^= 1
 
     def remove(self) -> None:
         """Stop it and remove what it left."""
