@@ -412,8 +412,13 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _finish_upload(self) -> None:
         upload, self._upload = self._upload, None
         assert upload is not None
-        self._service.commit(upload.slot.id, self._owner, upload.checksum, upload.key, upload.slot.size)
-        self._reply(HTTPStatus.OK)
+        try:
+            self._service.commit(upload.slot.id, self._owner, upload.checksum, upload.key, upload.slot.size)
+        except NoSpace as error:  # of the journal
+            self._service.abort(upload.slot.id, self._owner)
+            self._refuse(HttpRefusal(HTTPStatus.INSUFFICIENT_STORAGE, str(error), {"Retry-After": "1"}))
+        else:
+            self._reply(HTTPStatus.OK)
 
     # Leases -------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,9 @@ from tierline.store.segment import Segment
 from tierline.store.stats import Counters, EvictionReason, StoreStats
 from tierline.store.wheel import DueWheel
 
+MOST_EVICTIONS = 4096
+"""Of one write: about 40 ms. A large object among very many small ones may need several tries; each of them gets on."""
+
 
 class _Object:
     """A committed object, or a deleted one whose pages somebody may still read (``is_retired``).
@@ -506,12 +509,13 @@ class Store:
         """Take pages, evicting as little as it takes; evicts nothing where that could not be enough."""
         if pages > self._allocator.free_pages + self._policy.evictable_pages:
             raise self._no_space(pages)
-        while True:
+        for _ in range(MOST_EVICTIONS):
             if self._journal.has_room:
                 runs = self._allocator.allocate(pages)
                 if runs is not None:
                     return runs
             self._evict_one(pages)
+        raise self._no_space(pages)
 
     def _evict_one(self, pages: int) -> None:
         """Evict the policy's choice, for a request of so many pages. Raises ``NoSpace``."""

@@ -23,6 +23,7 @@ MAX_NAME_BYTES = 1024
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_BYTES)]
 Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_NAMES_PER_REQUEST)]
 Size = Annotated[int, msgspec.Meta(ge=1)]
+Index = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Checksum = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_NAMES_PER_REQUEST)]
@@ -89,8 +90,8 @@ class Release(Message, frozen=True):
 
     id: int
     lease: str
-    start: int = 0
-    stop: int | None = None
+    start: Index = 0
+    stop: Index | None = None
 
 
 class Reserve(Message, frozen=True):

@@ -41,6 +41,8 @@ class Lookup:
         Keys of the chunks asked for.
     is_lost
         The lease ended early; its extents must not be read.
+    ttl_s
+        How long the node store lets the lease live without a renewal.
     objects
         For each leading chunk that the store holds: its shards in rank order.
     node_epoch
@@ -54,6 +56,7 @@ class Lookup:
     chains: Sequence[bytes] = ()
     is_lost: bool = False
     lease: str = ""
+    ttl_s: float = 0.0
     objects: tuple[tuple[LeasedObject, ...], ...] = ()
     node_epoch: int = 0
     renew_at: float = 0.0
@@ -141,10 +144,17 @@ class LookupThread:
                 if command in self._leased:
                     self._release(command)
                 elif not command.is_dropped:
-                    self._ask(command)
+                    self._ask_or_give_up(command)
             self._renew_due()
         if self._client is not None:
             self._client.close()
+
+    def _ask_or_give_up(self, lookup: Lookup) -> None:
+        try:
+            self._ask(lookup)
+        except Exception as error:  # noqa: BLE001  (a thread that ended here would put off every later request)
+            self._fail("a lookup broke down", error)
+            lookup.is_answered = True
 
     def _ask(self, lookup: Lookup) -> None:
         lookup.chains = lookup.keys.leading(lookup.chunks)
@@ -169,12 +179,13 @@ class LookupThread:
             self._breaker.succeeded()
         ranks = len(self._shards)
         lookup.lease = reply.lease
+        lookup.ttl_s = min(self._ttl_s, reply.ttl_s)
         lookup.node_epoch = self._client.epoch
         lookup.objects = tuple(
             tuple(reply.objects[start : start + ranks]) for start in range(0, len(reply.objects), ranks)
         )
         if lookup.lease:
-            lookup.renew_at = started + self._ttl_s / RENEWALS_IN_TTL
+            lookup.renew_at = started + lookup.ttl_s / RENEWALS_IN_TTL
             self._leased.add(lookup)
         lookup.is_answered = True
 
@@ -189,7 +200,7 @@ class LookupThread:
     def _renew_due(self) -> None:
         now = time.monotonic()
         for lookup in [lookup for lookup in self._leased if lookup.renew_at <= now and not lookup.is_lost]:
-            lookup.renew_at = now + self._ttl_s / RENEWALS_IN_TTL
+            lookup.renew_at = now + lookup.ttl_s / RENEWALS_IN_TTL
             try:
                 if self._client is not None:
                     self._client.renew(lookup.lease, self._ttl_s)
@@ -197,7 +208,7 @@ class LookupThread:
                 lookup.is_lost = True
                 self._fail("a lease could not be renewed", error)
 
-    def _fail(self, subject: str, error: TierlineError) -> None:
+    def _fail(self, subject: str, error: Exception) -> None:
         """Count a failure; where the connection ended, so did its leases, and the next question opens another."""
         self._counters.add("lookups_failed")
         self._breaker.failed()

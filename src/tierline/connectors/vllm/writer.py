@@ -211,6 +211,7 @@ class NodeWriter:
     def _disconnect(self) -> None:
         """Forget the connection, and with it every slot: the node store takes them back."""
         self._slots.clear()
+        self._recent.clear()  # what was written and not committed is gone; another node may have none of it
         self._written.clear()
         with self._changed:
             self._attachment = None
