@@ -24,6 +24,7 @@ from tests.integration.router.backend import (
     whole,
 )
 
+from tierline.router.endpoints import FAILURES_BEFORE_EJECTION
 from tierline.router.proxy.services import RetryBudget
 
 RESETTING = answering_then_closing(b"")
@@ -55,6 +56,39 @@ async def test_what_fails_before_its_first_byte_is_served_by_another_endpoint(fa
     assert [answer.status for answer in answers] == [200] * 4
     assert {answer.fields["x-tierline-endpoint"] for answer in answers} == {good.url}
     assert bad.requests, "the bad endpoint was tried"
+
+
+@pytest.mark.parametrize("fault", [RESETTING, answering(whole(503))], ids=["reset", "503"])
+async def test_an_endpoint_that_says_it_is_healthy_and_fails_is_passed_over(fault: Behaviour) -> None:
+    async with (
+        backends(fault, answering(whole())) as (sick, good),
+        router(sick, good, strategy="roundrobin", health_interval_s=0.02) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        ill = server.services.endpoints.all[0]
+        for _ in range(2 * FAILURES_BEFORE_EJECTION):
+            assert (await peer.ask(chat())).status == 200
+            await asyncio.sleep(0.03)  # for a good health check in between
+        assert ill.is_up
+        assert ill.ejections == 1
+        assert len(sick.requests) == FAILURES_BEFORE_EJECTION
+
+
+async def test_a_prefix_follows_the_endpoint_that_served_it() -> None:
+    async with (
+        backends(answering(whole(429)), answering(whole())) as (busy, good),
+        router(busy, good) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        first = [await peer.ask(chat(topic * 4096)) for topic in "abcdefgh"]
+        tried = len(busy.requests)
+        again = [await peer.ask(chat(topic * 4096)) for topic in "abcdefgh"]
+        assert tried, "some prompts were placed on the busy endpoint first"
+        assert len(busy.requests) == tried
+    assert {answer.fields["x-tierline-endpoint"] for answer in first + again} == {good.url}
+    assert {answer.fields["x-tierline-reason"] for answer in again} == {"prefix"}
 
 
 async def test_an_endpoint_that_is_down_costs_no_request() -> None:

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 EJECTION_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """How long an endpoint is passed over after its first, second, … failed connection in a row."""
 FAILURES_BEFORE_EJECTION = 5
-"""Answers in a row that fail after a connection was had (resets, 502, 503, 504) and cost an ejection too."""
+"""Answers in a row that fail after a connection was had (resets, 502, 503, 504) and cost an ejection too. Only a good
+answer ends the row: an engine may be too ill to answer and still say that it is healthy."""
 PREFILL_SAMPLE_TOKENS = 256
 """Below this many uncached tokens, time to first token says more about fixed costs than about prefill."""
 _PREFILL_WEIGHT = 0.2
@@ -50,11 +51,13 @@ class Endpoint:
     """Names served, by ``/v1/models``; ``None`` until it answered."""
     model_cards: dict[str, bytes] = field(default_factory=dict)
     """What ``/v1/models`` said of each, as JSON."""
-    ejected_until: float = 0.0
     ejections: int = 0
     """Since the start; a counter for the metrics."""
     _connect_failures: int = 0
     _answer_failures: int = 0
+    _connects_after: float = 0.0
+    _answers_after: float = 0.0
+    """Ends of the ejections for either kind of failure: a health check knows of connections only."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -97,33 +100,45 @@ class Endpoint:
 
     def connect_failed(self, now: float) -> None:
         """No connection could be had: pass the endpoint over for a while, longer each time."""
-        self._eject(now, self._connect_failures)
+        self._connects_after = now + _ejection_seconds(self._connect_failures)
         self._connect_failures += 1
+        self.ejections += 1
 
-    def answer_failed(self, now: float) -> None:
-        """A connection broke before its answer, or the answer was 502, 503 or 504."""
+    def answer_failed(self, now: float) -> bool:
+        """A connection broke before its answer, or the answer was 502, 503 or 504.
+
+        Returns
+        -------
+        bool
+            Whether that ejects the endpoint. What fails while it is ejected was sent before, and counts for nothing.
+        """
+        if now < self._answers_after:
+            return False
         self._answer_failures += 1
-        if self._answer_failures >= FAILURES_BEFORE_EJECTION:
-            self._eject(now, self._answer_failures - FAILURES_BEFORE_EJECTION)
+        if self._answer_failures < FAILURES_BEFORE_EJECTION:
+            return False
+        self._answers_after = now + _ejection_seconds(self._answer_failures - FAILURES_BEFORE_EJECTION)
+        self.ejections += 1
+        return True
 
     def answer_succeeded(self) -> None:
         """An answer came to its end and did not say that the endpoint is ill."""
         self._connect_failures = self._answer_failures = 0
 
     def checked(self, is_up: bool) -> None:
-        """Health was checked; a good answer ends an ejection."""
+        """Health was checked; a good one ends an ejection for connections, and says nothing about answers."""
         self.is_up = is_up
         if is_up:
-            self.ejected_until = 0.0
-            self.answer_succeeded()
+            self._connects_after = 0.0
+            self._connect_failures = 0
 
     def is_usable(self, now: float) -> bool:
         """Whether a request may be sent here: not known to be down, and not ejected."""
-        return self.is_up is not False and now >= self.ejected_until
+        return self.is_up is not False and now >= self._connects_after and now >= self._answers_after
 
-    def _eject(self, now: float, step: int) -> None:
-        self.ejected_until = now + EJECTION_SECONDS[min(step, len(EJECTION_SECONDS) - 1)]
-        self.ejections += 1
+
+def _ejection_seconds(step: int) -> float:
+    return EJECTION_SECONDS[min(step, len(EJECTION_SECONDS) - 1)]
 
 
 class Endpoints:

@@ -6,6 +6,8 @@ Rules
 - **Prefix-closed**: an endpoint that holds a block holds all blocks before it. A prompt is touched from its end to its
   start, so in the endpoint's LRU order a block is always older than the blocks before it, and eviction takes leaves
   first. Hence the endpoints of block ``i`` include those of block ``i+1``, and depths are found by bisection.
+  One exception: what is withdrawn may have been built upon meanwhile. What was built then stands alone until its prefix
+  is placed again or it is evicted; it can cost a wrong guess, as everything here can.
 - **Bounded by construction**: the number of placements (endpoint, block) is capped so that their worst cost in memory,
   right after a dictionary grew, fits the budget. Nothing is weighed at run time.
 """
@@ -86,6 +88,14 @@ class PrefixIndex:
                 masks[block] = masks.get(block, 0) | bit
         while len(order) > self.capacity:
             self._drop(order.popitem(last=False)[0], bit)
+
+    def withdraw(self, position: int, hashes: Sequence[int]) -> None:
+        """Forget that the endpoint at ``position`` computes these blocks, the end of a chain: it did not."""
+        order, bit = self._orders[position], 1 << position
+        for block in hashes:
+            if block in order:
+                del order[block]
+                self._drop(block, bit)
 
     def forget(self, position: int) -> None:
         """Forget all that the endpoint at ``position`` holds: it was restarted, or is gone."""

@@ -53,6 +53,23 @@ def test_answers_that_fail_in_a_row_eject_and_one_that_succeeds_begins_anew(endp
     assert not endpoint.is_usable(0.0)
 
 
+def test_a_good_health_check_ends_ejections_for_connections_and_none_for_answers(endpoint: Endpoint) -> None:
+    endpoint.connect_failed(0.0)
+    endpoint.checked(is_up=True)
+    assert endpoint.is_usable(0.0)
+    assert [endpoint.answer_failed(0.0) for _ in range(FAILURES_BEFORE_EJECTION)][-1]
+    endpoint.checked(is_up=True)
+    assert not endpoint.is_usable(EJECTION_SECONDS[0] - 0.01)
+    assert endpoint.is_usable(EJECTION_SECONDS[0])
+
+
+def test_requests_that_fail_together_eject_once_and_the_next_failure_for_longer(endpoint: Endpoint) -> None:
+    assert [endpoint.answer_failed(0.0) for _ in range(10 * FAILURES_BEFORE_EJECTION)].count(True) == 1
+    assert endpoint.is_usable(EJECTION_SECONDS[0])
+    assert endpoint.answer_failed(EJECTION_SECONDS[0])
+    assert not endpoint.is_usable(EJECTION_SECONDS[0] + EJECTION_SECONDS[1] - 0.01)
+
+
 def test_when_none_can_be_used_all_that_serve_the_model_are_candidates() -> None:
     endpoints = Endpoints(["http://a:1", "http://b:1", "http://c:1"])
     for endpoint, models in zip(endpoints.all, ({"m"}, {"m"}, {"other"}), strict=True):

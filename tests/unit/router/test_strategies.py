@@ -195,6 +195,17 @@ def test_an_endpoint_that_lost_its_cache_has_no_affinity() -> None:
     assert strategy.choose(ask(prompt), endpoints).reason == "cold"
 
 
+def test_a_prompt_that_was_not_served_leaves_what_was_held_before() -> None:
+    strategy, endpoints = prefix_aware(1)
+    route(strategy, endpoints, ask(blocks("known", 4)))
+    longer = ask(blocks("known", 4) + blocks("more", 4))
+    decision = strategy.choose(longer, endpoints)
+    strategy.placed(longer, decision)
+    strategy.withdrawn(longer, decision)
+    assert strategy.choose(longer, endpoints).matched_blocks == decision.matched_blocks > 0
+    assert len(strategy.index) == decision.matched_blocks
+
+
 def test_skewed_conversations_hit_almost_as_often_as_one_perfect_cache_would() -> None:
     """Zipf-distributed documents on eight endpoints, each with a few requests in flight."""
     dice = random.Random(3)

@@ -192,9 +192,16 @@ class Exchange:
             self._open(decision, None)
         else:
             self._failed_with = reason
-            if reason not in ("connect", "timeout"):
-                decision.endpoint.answer_failed(self._services.clock())
+            self._not_served(decision, is_ill=reason not in ("connect", "timeout"))
             self._retry_or_give_up(reason)
+
+    def _not_served(self, decision: Decision, *, is_ill: bool) -> None:
+        """The endpoint gave no answer, or none that is one: the prompt's prefix follows whoever serves it instead."""
+        services = self._services
+        services.strategy.withdrawn(self._routing, decision)
+        if is_ill and decision.endpoint.answer_failed(services.clock()):
+            log.warning("endpoint fails to answer and is passed over for a while", endpoint=decision.endpoint.url)
+            services.strategy.forget(decision.endpoint)
 
     def _retry_or_give_up(self, reason: str) -> None:
         if reason == "connect" or (reason != "timeout" and self._may_retry()):
@@ -246,8 +253,8 @@ class Exchange:
         """The head of an answer is there; its first data, or its end, follows."""
         assert self.decision is not None
         assert self._upstream is not None
-        if head.status in _ILL_STATUSES:
-            self.decision.endpoint.answer_failed(self._services.clock())
+        if head.status in RETRIED_STATUSES:
+            self._not_served(self.decision, is_ill=head.status in _ILL_STATUSES)
         if head.status in RETRIED_STATUSES and self._may_retry():
             upstream = self._upstream
             self._failed_with = str(head.status)

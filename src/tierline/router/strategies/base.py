@@ -99,8 +99,11 @@ class Strategy(Protocol):
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """The request is sent to the endpoint of ``decision``."""
 
+    def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
+        """The endpoint of ``decision`` did not serve the request that was placed there."""
+
     def forget(self, endpoint: Endpoint) -> None:
-        """The endpoint has lost what it held: it was found down."""
+        """The endpoint has lost what it held, or does not serve: it was found down, or was given up for a while."""
 
 
 def load_bound(endpoints: Sequence[Endpoint]) -> int:

@@ -91,6 +91,10 @@ class PrefixAware:
             self._templates.parted(blocks, decision.best_blocks, request.prompt_hash)
             self.index.place(decision.endpoint.position, blocks)
 
+    def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
+        """Expect the endpoint to hold no more of the prompt than before."""
+        self.index.withdraw(decision.endpoint.position, request.blocks[decision.matched_blocks :])
+
     def forget(self, endpoint: Endpoint) -> None:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
         self.index.forget(endpoint.position)

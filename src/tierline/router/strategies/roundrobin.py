@@ -29,5 +29,8 @@ class RoundRobin:
         self._turns += 1
         self._last_turn[decision.endpoint.url] = self._turns
 
+    def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
+        """A turn taken is taken, whatever became of the request."""
+
     def forget(self, endpoint: Endpoint) -> None:
         """A turn taken is taken, whatever became of the endpoint."""

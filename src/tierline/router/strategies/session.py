@@ -28,5 +28,8 @@ class SessionAffinity:
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Nothing is remembered."""
 
+    def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
+        """Nothing is remembered."""
+
     def forget(self, endpoint: Endpoint) -> None:
         """Nothing is remembered."""
