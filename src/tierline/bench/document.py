@@ -3,7 +3,7 @@
 A document of 2,048 tokens is asked about on two replicas of a running stack: cold, on the replica that computed it,
 on the other one, with the engine's own prefix cache emptied, and after a restart of the replicas. Then questions on
 several documents go through routers, with the cache on and off. Every row splits its prompt tokens by who answered,
-from the engines' counters, and the answers are compared token by token. One request runs at a time.
+from the engines' counters, and the answers are compared: tokens and log probabilities. One request runs at a time.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import aiohttp
 
 from tierline.bench.chat import Answer, Chat
 from tierline.bench.documents import Document, write_document
-from tierline.bench.programs import Program, answers, free_ports, tierline
+from tierline.bench.programs import Program, answers, command_line, free_ports, tierline
 from tierline.bench.registry import BenchOptions, Findings, Say
 from tierline.bench.rows import TokenSplit
 from tierline.bench.states import COLD, EMPTIED, OTHER_REPLICA, RESTARTED, SAME_REPLICA, States
@@ -38,6 +38,7 @@ _RESTARTS_SECONDS = 150.0
 _STORED_WITHIN_SECONDS = 5.0
 _STORE_PAUSE_SECONDS = 0.2
 _START_SECONDS = 900.0
+_FLOAT32 = ("float32", "float")
 _STORE_SHARE = 0.8
 """Of the node store that documents may fill: what was asked about early must still be there after the restart."""
 
@@ -77,13 +78,24 @@ def measure(options: BenchOptions, say: Say) -> Findings:
     return asyncio.run(_measure(options, say))
 
 
+def computes_float32(command: Sequence[str]) -> bool:
+    """Say whether a vLLM command line asks for float32. The last ``--dtype`` wins; ``auto`` never means float32."""
+    chosen = ""
+    for option, following in zip(command, [*command[1:], ""], strict=True):
+        name, _, value = option.partition("=")
+        if name == "--dtype":
+            chosen = value or following
+    return chosen in _FLOAT32
+
+
 async def _measure(options: BenchOptions, say: Say) -> Findings:
     effort = _QUICK if options.quick else _FULL
     samples = 2 if options.quick else options.samples
     deadline = time.monotonic() + BUDGET_SECONDS
     async with aiohttp.ClientSession() as http:
         async with _stack_with_cache(options, say) as stack:
-            states = States("simulated: " if stack.engine == "simulated" else "")
+            in_float32 = all(computes_float32(command_line(replica.pid)) for replica in stack.replicas)
+            states = States("simulated: " if stack.engine == "simulated" else "", in_float32=in_float32)
             run = _Run(Chat(http, str(stack.model), effort.answer_tokens), http, stack, states, effort, say)
             await run.warm_up()
             documents = await run.ask_replicas(samples, deadline)
@@ -93,7 +105,8 @@ async def _measure(options: BenchOptions, say: Say) -> Findings:
                     await run.ask_router(url, f"{strategy}, cache on")
         await _measure_without_cache(http, stack, states, effort, say)
     rows = states.rows()
-    return Findings(rows, [*_notes(stack, effort), *states.reasons()], [states.table(rows)], states.chart())
+    notes = [*_notes(stack, effort, in_float32=in_float32), *states.reasons()]
+    return Findings(rows, notes, [states.table(rows)], states.chart())
 
 
 class _Run:
@@ -314,8 +327,13 @@ def _refuse_what_cannot_be_measured(stack: RunningStack) -> None:
         raise UsageError(f"the stack at {stack.router.url} runs with --no-cache: there is nothing to compare")
 
 
-def _notes(stack: RunningStack, effort: _Effort) -> list[str]:
+def _notes(stack: RunningStack, effort: _Effort, *, in_float32: bool) -> list[str]:
     engine = "simulated engines: their figures say nothing about a real one" if stack.engine == "simulated" else "vLLM"
+    with_cold = (
+        ", and agree with cold ones to within rounding: the replicas compute in float32"
+        if in_float32
+        else "; only in float32, which the replicas do not compute in, need they agree with cold ones"
+    )
     return [
         f"{len(stack.replicas)} replicas of {stack.model} ({engine}), one request at a time, streamed chat "
         f"completions of {effort.answer_tokens} tokens at temperature 0.",
@@ -323,6 +341,7 @@ def _notes(stack: RunningStack, effort: _Effort) -> list[str]:
         "with a new salt, so its first request is cold everywhere.",
         "TTFT is what the client sees until the first event with text; tokens/s are output tokens over whole requests.",
         "Tokens by source come from the engines' counters (vllm:prompt_tokens_by_source), not from the client.",
+        f"Answers from the node store must be those of the engine's own prefix hit, bit for bit{with_cold}.",
         f"Rows named after a strategy went through a router: {effort.routed_questions} questions on each of "
         f"{effort.routed_documents} new documents, question by question; the first question on a document is cold.",
     ]

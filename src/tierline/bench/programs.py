@@ -114,6 +114,11 @@ def tierline(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tierline", *arguments]
 
 
+def command_line(pid: int) -> list[str]:
+    """Return the arguments that a running process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+
+
 def free_ports(count: int) -> list[int]:
     """Return TCP ports of the loopback interface that nothing listens on now.
 

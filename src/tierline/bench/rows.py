@@ -135,13 +135,14 @@ class Row:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the ratio reaches the goal; ``None`` where there is no goal or no ratio."""
-        ratio = self.ratio
-        if ratio is None or self.limit is None or self.limit.goal is None:
+        """Whether the ratio reaches the goal, or the value a fixed figure; ``None`` where either is missing."""
+        if self.limit is None or self.limit.goal is None:
             return None
-        if self.limit.direction is Direction.AT_LEAST:
-            return ratio >= self.limit.goal
-        return ratio <= self.limit.goal
+        is_fixed = self.limit.name == FIXED  # compared as it is: the figure may be zero
+        reached, wanted = (self.value, self.limit.value) if is_fixed else (self.ratio, self.limit.goal)
+        if reached is None or wanted is None:
+            return None
+        return reached >= wanted if self.limit.direction is Direction.AT_LEAST else reached <= wanted
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the row as it stands in the JSON file; every key is always there."""

@@ -2,6 +2,7 @@
 
 Two answers are compared only when they answer the same prompt. The node store is held against the engine's own prefix
 hit where both had the same number of cached tokens: then both computed the same rest, from KV that must be the same.
+Held against cold it must agree to within rounding, which is something to ask for in float32 only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,11 @@ from dataclasses import dataclass, field
 
 from tierline.bench.chat import Answer
 from tierline.bench.report import Bar, Chart, Table, figure_text, goal_text
-from tierline.bench.rows import NO_TOKENS, Limit, Row, TokenSplit, at_least, not_measured, percentile
+from tierline.bench.rows import NO_TOKENS, Limit, Row, TokenSplit, at_least, at_most, not_measured, percentile
 
 WANTED_SPEEDUP = 10.0
+ROUNDING_IN_FLOAT32 = 1e-3
+"""By how much log probabilities may differ where attention over a cached prefix sums in another order."""
 
 COLD = "cold"
 SAME_REPLICA = "warm, same replica"
@@ -22,8 +25,9 @@ RESTARTED = "warm, after a restart"
 STAYED = "later questions that went to the replica asked before"
 SPEEDUP = "cold over warm on the other replica"
 EQUAL_TO_OWN_HIT = "answers equal: node store and the engine's own prefix hit of the same length"
-LOGPROB_DIFFERENCE = "largest difference of log probabilities between them"
+LOGPROB_DIFFERENCE = "largest difference of log probabilities: node store and the engine's own prefix hit"
 EQUAL_TO_COLD = "answers equal: node store and cold"
+LOGPROB_DIFFERENCE_TO_COLD = "largest difference of log probabilities: node store and cold"
 
 _FROM_THE_STORE = (OTHER_REPLICA, EMPTIED, RESTARTED)
 
@@ -63,10 +67,13 @@ class States:
     ----------
     label
         Begins every name: says where engines are simulated, and is empty otherwise.
+    in_float32
+        Whether the engines compute in float32, so that warm answers have to agree with cold ones.
     """
 
-    def __init__(self, label: str = "") -> None:
+    def __init__(self, label: str = "", *, in_float32: bool = False) -> None:
         self.label = label
+        self.in_float32 = in_float32
         self._states: dict[str, State] = {}
         self._missing: dict[str, str] = {}
         self._routed: dict[str, list[bool]] = {}
@@ -145,24 +152,23 @@ class States:
         pairs = [
             (own, answer) for own, answer in self._pairs_with(SAME_REPLICA) if own.cached_tokens == answer.cached_tokens
         ]
-        name = f"{self.label}{EQUAL_TO_OWN_HIT}"
+        names = (f"{self.label}{EQUAL_TO_OWN_HIT}", f"{self.label}{LOGPROB_DIFFERENCE}")
         if not pairs:
-            return [not_measured(name, "share", "no two such requests had the same number of cached tokens")]
-        rows = [Row(name, _equal_share(pairs), "share", at_least(1.0), len(pairs))]
-        differences = [
-            abs(one - other) for own, answer in pairs for one, other in zip(own.logprobs, answer.logprobs, strict=False)
-        ]
-        if differences:
-            name = f"{self.label}{LOGPROB_DIFFERENCE}"
-            rows.append(Row(name, max(differences), "nats", n=len(differences), note="0 means bit-equal"))
-        return rows
+            return _not_compared(names, "no two such requests had the same number of cached tokens")
+        return _compared(names, pairs, (at_least(1.0), at_most(0.0)), "0 means bit-equal")
 
     def _compared_with_cold(self) -> list[Row]:
         pairs = [(cold, answer) for cold, answer in self._pairs_with(COLD) if answer.cached_tokens]
+        names = (f"{self.label}{EQUAL_TO_COLD}", f"{self.label}{LOGPROB_DIFFERENCE_TO_COLD}")
         if not pairs:
-            return []
-        note = "no goal: in bfloat16 an engine's own prefix hit differs from cold as well, see docs/benchmarks.md"
-        return [Row(f"{self.label}{EQUAL_TO_COLD}", _equal_share(pairs), "share", n=len(pairs), note=note)]
+            return _not_compared(names, "no request that reads the node store had cached tokens")
+        if self.in_float32:
+            return _compared(names, pairs, (at_least(1.0), at_most(ROUNDING_IN_FLOAT32)), "computed in float32")
+        note = (
+            "no goal outside float32: in bfloat16 an engine's own prefix hit differs from cold as well, "
+            "see docs/benchmarks.md"
+        )
+        return _compared(names, pairs, (None, None), note)
 
     def _pairs_with(self, reference: str) -> Iterator[tuple[Answer, Answer]]:
         """Yield what the reference answered to a prompt, and what a state that reads the node store did."""
@@ -171,8 +177,32 @@ class States:
                 yield self[reference].answers[prompt], answer
 
 
-def _equal_share(pairs: Sequence[tuple[Answer, Answer]]) -> float:
-    return sum(one.tokens == other.tokens for one, other in pairs) / len(pairs)
+def _compared(
+    names: tuple[str, str],
+    pairs: Sequence[tuple[Answer, Answer]],
+    limits: tuple[Limit | None, Limit | None],
+    note: str,
+) -> list[Row]:
+    """Return the share of pairs that are equal, and the largest difference of their log probabilities."""
+    share = sum(_are_equal(one, other) for one, other in pairs) / len(pairs)
+    equal = Row(names[0], share, "share", limits[0], len(pairs), note)
+    if any(len(one.logprobs) != len(other.logprobs) for one, other in pairs):
+        return [equal, not_measured(names[1], "nats", "answers have different numbers of log probabilities")]
+    differences = [
+        abs(theirs - ours) for one, other in pairs for theirs, ours in zip(one.logprobs, other.logprobs, strict=True)
+    ]
+    if not differences:
+        return [equal, not_measured(names[1], "nats", "the engine tells no log probabilities")]
+    return [equal, Row(names[1], max(differences), "nats", limits[1], len(differences), note)]
+
+
+def _not_compared(names: tuple[str, str], reason: str) -> list[Row]:
+    return [not_measured(name, unit, reason) for name, unit in zip(names, ("share", "nats"), strict=True)]
+
+
+def _are_equal(one: Answer, other: Answer) -> bool:
+    """Whether all tokens are the same; answers that differ in length, or in what has log probabilities, are not."""
+    return one.tokens == other.tokens and len(one.logprobs) == len(other.logprobs)
 
 
 def _measured_cells(state: State, cold: float) -> tuple[str, ...]:

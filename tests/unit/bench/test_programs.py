@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tierline.bench.programs import Program, free_ports, pinned_to
+from tierline.bench.programs import Program, command_line, free_ports, pinned_to
 from tierline.errors import TierlineError
 
 FOR_EVER = "import time; time.sleep(60)"
@@ -71,6 +71,13 @@ def test_processor_time_counts_work_and_not_waiting(tmp_path: Path) -> None:
         assert used >= 0.28
         assert program.cpu_seconds() - used < 0.1
         assert program.resident_bytes() > 1_000_000
+
+
+def test_the_command_line_of_a_program_can_be_asked_for(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    argv = [*python(f"print('started', flush=True); {FOR_EVER}"), "--dtype", "float32", ""]
+    with Program(argv, log, lambda: "started" in log.read_text()) as program:
+        assert command_line(program.pid) == argv
 
 
 def test_free_ports_differ() -> None:

@@ -58,6 +58,13 @@ def test_a_fixed_bound_is_a_limit_of_ratio_one() -> None:
     assert Row("lease", 110.0, "µs", at_most(100.0)).is_met is False
 
 
+def test_a_fixed_bound_of_zero_has_a_verdict_but_no_ratio() -> None:
+    assert Row("difference", 0.0, "nats", at_most(0.0)).is_met is True
+    assert Row("difference", 1e-9, "nats", at_most(0.0)).is_met is False
+    assert Row("difference", 0.0, "nats", at_most(0.0)).ratio is None
+    assert not_measured("difference", "nats", "no engine").is_met is None
+
+
 def test_a_comparison_without_a_goal_or_without_a_limit_has_no_verdict() -> None:
     assert Row("read", 1.0, "GB/s", Limit("memcpy", 2.0)).is_met is None
     assert Row("read", 1.0, "GB/s", Limit("Redis GET", None, goal=8.0)).is_met is None

@@ -1,5 +1,7 @@
 """The rows that answers make: speed-up, split, and whether the node store's answers are the engine's own."""
 
+import pytest
+
 from tierline.bench.chat import Answer
 from tierline.bench.rows import Row, TokenSplit
 from tierline.bench.states import (
@@ -8,6 +10,7 @@ from tierline.bench.states import (
     EQUAL_TO_COLD,
     EQUAL_TO_OWN_HIT,
     LOGPROB_DIFFERENCE,
+    LOGPROB_DIFFERENCE_TO_COLD,
     OTHER_REPLICA,
     RESTARTED,
     SAME_REPLICA,
@@ -25,9 +28,9 @@ def answer(
     return Answer(ttft_s, ttft_s + 1.0, tokens, logprobs, prompt_tokens=100, cached_tokens=cached, endpoint="")
 
 
-def states_of(**answers: Answer) -> States:
+def states_of(*, in_float32: bool = False, **answers: Answer) -> States:
     """Return the states of one prompt."""
-    states = States()
+    states = States(in_float32=in_float32)
     names = {"cold": COLD, "own": SAME_REPLICA, "other": OTHER_REPLICA, "emptied": EMPTIED, "restarted": RESTARTED}
     for short, given in answers.items():
         states[names[short]].add("prompt", given, ALL_COMPUTED)
@@ -68,13 +71,58 @@ def test_the_stores_answers_are_compared_with_the_engines_own_hit_of_the_same_le
     )
     equal = row_of(states, EQUAL_TO_OWN_HIT)
     assert (equal.value, equal.n, equal.is_met) == (0.5, 2, False)
-    assert row_of(states, LOGPROB_DIFFERENCE).value == 0.25
+    difference = row_of(states, LOGPROB_DIFFERENCE)
+    assert (difference.value, difference.n, difference.is_met) == (0.25, 4, False)
 
 
-def test_warm_is_compared_with_cold_without_a_goal() -> None:
-    states = states_of(cold=answer(), own=answer(cached=64), other=answer(cached=64), emptied=answer(tokens=(4,)))
-    equal = row_of(states, EQUAL_TO_COLD)
+def test_only_the_same_bits_are_the_engines_own_hit() -> None:
+    own = answer(cached=64, logprobs=(-0.5,))
+    same = row_of(states_of(cold=answer(), own=own, other=own), LOGPROB_DIFFERENCE)
+    assert (same.value, same.is_met) == (0.0, True)
+    rounded = answer(cached=64, logprobs=(-0.5000001,))
+    assert row_of(states_of(cold=answer(), own=own, other=rounded), LOGPROB_DIFFERENCE).is_met is False
+
+
+@pytest.mark.parametrize(
+    "other", [answer(cached=64, tokens=(1,), logprobs=(-0.5,)), answer(cached=64, logprobs=(-0.5,))]
+)
+def test_answers_of_different_length_are_unequal(other: Answer) -> None:
+    full = answer(cached=64, logprobs=(-0.5, -1.0))
+    states = states_of(in_float32=True, cold=full, own=full, other=other)
+    for equality, difference in (
+        (EQUAL_TO_OWN_HIT, LOGPROB_DIFFERENCE),
+        (EQUAL_TO_COLD, LOGPROB_DIFFERENCE_TO_COLD),
+    ):
+        equal = row_of(states, equality)
+        assert (equal.value, equal.is_met) == (0.0, False)
+        assert row_of(states, difference).note == ("not measured: answers have different numbers of log probabilities")
+
+
+def test_an_engine_without_log_probabilities_is_compared_by_tokens() -> None:
+    states = states_of(cold=answer(), own=answer(cached=64), other=answer(cached=64))
+    assert row_of(states, EQUAL_TO_OWN_HIT).is_met is True
+    assert row_of(states, LOGPROB_DIFFERENCE).note == "not measured: the engine tells no log probabilities"
+
+
+def test_outside_float32_warm_is_compared_with_cold_without_a_goal() -> None:
+    warm = answer(cached=64, logprobs=(-0.5, -1.0))
+    states = states_of(cold=answer(logprobs=(-0.5, -1.5)), own=warm, other=warm, emptied=answer(tokens=(4,)))
+    equal, difference = row_of(states, EQUAL_TO_COLD), row_of(states, LOGPROB_DIFFERENCE_TO_COLD)
     assert (equal.value, equal.n, equal.is_met) == (1.0, 1, None)
+    assert (difference.value, difference.n, difference.is_met) == (0.5, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "logprob", "equal", "near"),
+    [((1,), -0.5009, True, True), ((1,), -0.502, True, False), ((2,), -0.5, False, True)],
+)
+def test_in_float32_warm_has_to_agree_with_cold(
+    tokens: tuple[int, ...], logprob: float, equal: bool, near: bool
+) -> None:
+    warm = answer(cached=64, tokens=tokens, logprobs=(logprob,))
+    states = states_of(in_float32=True, cold=answer(tokens=(1,), logprobs=(-0.5,)), own=warm, other=warm)
+    assert row_of(states, EQUAL_TO_COLD).is_met is equal
+    assert row_of(states, LOGPROB_DIFFERENCE_TO_COLD).is_met is near
 
 
 def test_routing_is_the_share_of_later_questions_that_stayed_with_their_replica() -> None:
@@ -86,7 +134,8 @@ def test_routing_is_the_share_of_later_questions_that_stayed_with_their_replica(
 
 def test_without_comparable_answers_the_comparison_is_not_measured() -> None:
     states = states_of(cold=answer(), own=answer(cached=64), other=answer(cached=0))
-    assert row_of(states, EQUAL_TO_OWN_HIT).value is None
+    names = (EQUAL_TO_OWN_HIT, LOGPROB_DIFFERENCE, EQUAL_TO_COLD, LOGPROB_DIFFERENCE_TO_COLD)
+    assert [row_of(states, name).value for name in names] == [None] * 4
 
 
 def test_a_state_that_could_not_be_measured_is_a_row_and_a_note_that_say_why() -> None:
