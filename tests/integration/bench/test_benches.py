@@ -37,8 +37,10 @@ def test_the_store_is_measured_beside_its_limits(tmp_path: Path) -> None:
     rows = run_bench("store", tmp_path)
     for name, limit in (
         ("read 2MiB by lease, fresh", "memcpy"),
+        ("read 2MiB by lease, verified", "memcpy"),
         ("read 2MiB by lease, after churn", "memcpy"),
         ("write 2MiB by reservation, checksum known", "memcpy"),
+        ("write 2MiB by reservation, checksum computed", "memcpy"),
         ("HTTP PUT 2MiB", "loopback TCP"),
         ("prefix lease of 2048 objects, median", "goal"),
     ):
