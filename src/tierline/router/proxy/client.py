@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tierline.router.proxy.exchange import Exchange
 
 LINGER_SECONDS = 2.0
-"""After a refusal the client may still be sending: closing at once would reset the connection and lose the refusal."""
+"""After a refusal the client may still be sending: closing at once would reset the connection and lose the refusal.
+It counts from the moment that all is sent; a client that reads slowly has ``stream_timeout_s`` before that."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -32,11 +33,12 @@ class ClientConnection(asyncio.Protocol):
     - Once ``_is_closing``, nothing more is parsed.
     - ``deadline`` is when :meth:`expired` is due, whatever the connection waits for; ``_is_idle`` from the end of one
       request to the first bytes of the next, which must then be whole within ``request_timeout_s``.
+    - ``_flush_by`` is set from the start of closing until nothing is left to send: when that must be so.
     - ``_held_bytes`` is what of ``services.held_bytes`` is ours; an exchange takes it over with the body.
     """
 
     __slots__ = (
-        "_body", "_exchange", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_idle",
+        "_body", "_exchange", "_flush_by", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_idle",
         "_is_reading_paused", "_is_write_paused", "_pieces", "_services", "_stream_timeout_s", "_transport", "_unread",
         "deadline",
     )  # fmt: skip
@@ -55,6 +57,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_idle = True
         self._is_reading_paused = False
         self._is_write_paused = False
+        self._flush_by: float | None = None
         self.deadline = inf
 
     # What an exchange or a local answer asks for ----------------------------------------------------------------------
@@ -127,13 +130,16 @@ class ClientConnection(asyncio.Protocol):
 
     def shut_down(self) -> None:
         """The router stops: close now if nothing runs here, else after the exchange."""
-        if self._exchange is None:
+        if self._exchange is None and not self._is_closing:
             self._is_closing = True
+            self._begin_flush()
             self._transport.close()
 
     def expired(self) -> None:
         """The deadline passed."""
-        if self._is_write_paused or self._is_closing:
+        if self._flush_by is not None:
+            self._flush(self._flush_by)
+        elif self._is_write_paused or self._is_closing:
             self._transport.abort()
         elif self._exchange is not None:
             self._exchange.expired()
@@ -178,18 +184,23 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """See :class:`asyncio.BaseProtocol`."""
         self._is_write_paused = True
-        self.deadline = self._services.clock() + self._stream_timeout_s
+        if self._flush_by is None:
+            self.deadline = self._services.clock() + self._stream_timeout_s
         if self._exchange is not None:
             self._exchange.client_paused()
 
     def resume_writing(self) -> None:
         """See :class:`asyncio.BaseProtocol`."""
         self._is_write_paused = False
-        self.deadline = self._services.clock() + self._stream_timeout_s
+        if self._is_closing:
+            return
         if self._exchange is not None:
+            self.deadline = self._services.clock() + self._stream_timeout_s
             self._exchange.client_resumed()
-        elif not self._is_closing:
-            self._advance()
+            return
+        if self._is_idle:
+            self._await_request()
+        self._advance()
 
     # Cutting requests -------------------------------------------------------------------------------------------------
 
@@ -276,7 +287,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _await_request(self) -> None:
         self._is_idle = True
-        self.deadline = self._services.clock() + self._services.config.idle_timeout_s
+        if self._is_write_paused:  # the client has yet to read its answer
+            self.deadline = self._services.clock() + self._stream_timeout_s
+        else:
+            self.deadline = self._services.clock() + self._services.config.idle_timeout_s
         if self._is_reading_paused:
             self._is_reading_paused = False
             self._transport.resume_reading()
@@ -294,9 +308,23 @@ class ClientConnection(asyncio.Protocol):
             return
         self._is_closing = True
         self._drop_body()
-        self.deadline = self._services.clock() + LINGER_SECONDS
+        self._begin_flush()
         if not self._transport.is_closing():
             self._transport.write_eof()
+
+    def _begin_flush(self) -> None:
+        now = self._services.clock()
+        self._flush_by = now + self._stream_timeout_s
+        self.deadline = now  # each sweep looks how far it is
+
+    def _flush(self, until: float) -> None:
+        """Wait for what is written to be sent, and then for the client's end."""
+        now = self._services.clock()
+        if not self._transport.get_write_buffer_size():
+            self._flush_by = None
+            self.deadline = now + LINGER_SECONDS
+        elif now >= until:
+            self._transport.abort()
 
     def _drop_body(self) -> None:
         self._services.held_bytes -= self._held_bytes
