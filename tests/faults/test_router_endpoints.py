@@ -145,6 +145,41 @@ async def test_a_connection_that_idled_too_long_is_replaced_on_the_same_endpoint
     assert backend.connections == 20
 
 
+async def test_a_request_that_kills_whoever_takes_it_is_not_given_to_everybody() -> None:
+    async with backends(*[answering(whole())] * 6) as endpoints:
+
+        async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if b"poison" not in request.body:
+                writer.write(whole())
+                return
+            hosts = {backend.url.removeprefix("http://").encode(): backend for backend in endpoints}
+            await hosts[request.fields[b"host"]].kill()
+
+        for backend in endpoints:
+            backend.behave = behave
+        async with router(*endpoints, strategy="roundrobin", retries=2, **SICK) as server, client(server) as peer:
+            await until_models_are_known(server)
+            assert [(await peer.ask(chat())).status for _ in endpoints] == [200] * 6, "each has an idle connection now"
+            answer = await peer.ask(chat("poison"))
+            text = server.services.metrics.exposition()[0].decode()
+    killed = [backend for backend in endpoints if any(b"poison" in request.body for request in backend.requests)]
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (502, "endpoint_reset")
+    assert len(killed) == 3
+    assert 'tierline_router_retries_total{reason="reset"} 2.0' in text
+    assert 'retries_total{reason="connect"}' not in text
+
+
+@pytest.mark.parametrize(("method", "requests"), [("POST", 1), ("GET", 2)])
+async def test_what_may_not_happen_twice_is_sent_once(method: str, requests: int) -> None:
+    async with (
+        backends(RESETTING, RESETTING) as endpoints,
+        router(*endpoints, **SICK) as server,
+        client(server) as peer,
+    ):
+        assert (await peer.ask(method=method, path="/v1/files")).status == 502
+    assert sum(len(backend.requests) for backend in endpoints) == requests
+
+
 async def test_when_no_endpoint_is_left_the_client_is_told_what_happened() -> None:
     async with backends(RESETTING, answering(whole(429, b"{}"))) as (resetting, busy):
         async with router(resetting, **SICK) as server, client(server) as peer:

@@ -26,6 +26,7 @@ log = logs.get(__name__)
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 """Answers that another endpoint may better: this one was too slow, too busy, or is not well."""
 _ILL_STATUSES = frozenset({502, 503, 504})
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
 _FAILURE_STATUSES = {"connect": 503, "timeout": 504}  # every other failure is 502
 
 
@@ -37,6 +38,7 @@ class Exchange:
     - An *attempt* is open from :meth:`_open` to :meth:`_close_attempt`; at most one is, and its endpoint counts it.
     - ``_upstream`` is set while an open attempt has a connection; ``_connecting`` while it waits for one.
     - ``has_answered`` turns true with the first byte written to the client; from then on no attempt is opened.
+    - ``_is_resent`` is set while the open attempt repeats, on a new connection, one that broke on a reused one.
     - :meth:`_finish` runs exactly once, whatever happens, and then nothing here refers to a connection or a body.
 
     Parameters
@@ -54,7 +56,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body", "_body_framing", "_client", "_connecting", "_failed_with", "_held_bytes", "_is_paused", "_response",
+        "_body", "_body_framing", "_client", "_connecting", "_failed_with", "_held_bytes", "_is_paused", "_is_resent",
+        "_may_be_stale", "_may_repeat", "_response",
         "_routing", "_services", "_target", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream", "aborted_by",
         "answered_at", "decision", "ended_at", "has_answered", "head", "is_event_stream", "keep_alive", "request_id",
         "retries", "route", "sent_at", "started_at", "status", "waited_s",
@@ -86,6 +89,9 @@ class Exchange:
         self._tokens_before = 0
         self._unanswered_tokens = 0
         self._is_paused = False
+        self._is_resent = False
+        self._may_be_stale = True
+        self._may_repeat = route != "other" or head.method in _IDEMPOTENT
         self._failed_with = ""
         self.route = route
         self.head = head
@@ -126,7 +132,9 @@ class Exchange:
         services.strategy.placed(self._routing, decision)
         self.decision = decision
         self._tried.append(decision.endpoint)
-        self._open(decision, services.pools[decision.endpoint.position].take())
+        self._is_resent = False
+        # What must not be sent twice goes on a new connection, which cannot have been closed before it came.
+        self._open(decision, services.pools[decision.endpoint.position].take() if self._may_repeat else None)
 
     def _open(self, decision: Decision, connection: UpstreamConnection | None) -> None:
         endpoint = decision.endpoint
@@ -149,7 +157,8 @@ class Exchange:
                 log.warning("endpoint cannot be reached", endpoint=endpoint.url, why=str(error) or "timeout")
             endpoint.connect_failed(clock())
             self._services.strategy.forget(endpoint)
-            self.attempt_failed("connect", is_stale=False)
+            # It took the request once and is gone now: perhaps that request is what it cannot bear.
+            self.attempt_failed("reset" if self._is_resent else "connect", is_stale=False)
             return
         self._connecting = None
         self.waited_s += clock() - began
@@ -180,15 +189,18 @@ class Exchange:
         reason
             As the metrics call it.
         is_stale
-            The connection was reused and closed without a byte of answer: the endpoint had closed it before the request
-            came, so the same endpoint gets the request again, on a new connection.
+            The connection was reused and closed without a byte of answer: probably the endpoint had closed it before
+            the request came, so the same endpoint gets the request again, on a new connection. Believed once only: an
+            endpoint that the request kills looks the same.
         """
         decision = self.decision
         assert decision is not None
         self._close_attempt()
         if self.has_answered:
             self._break_off(reason)
-        elif is_stale:
+        elif is_stale and self._may_be_stale and self._may_repeat:
+            self._may_be_stale = False
+            self._is_resent = True
             self._open(decision, None)
         else:
             self._failed_with = reason
@@ -213,6 +225,8 @@ class Exchange:
     def _may_retry(self) -> bool:
         """Whether one more attempt is allowed, there is an endpoint for it, and the budget pays for it."""
         services = self._services
+        if not self._may_repeat:
+            return False
         if sum(reason != "connect" for reason in self.retries) >= services.config.retries:
             return False
         endpoints = services.endpoints.candidates(self._routing.model or None, services.clock(), self._tried)
