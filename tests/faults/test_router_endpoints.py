@@ -1,7 +1,11 @@
 """Endpoints that are down, die, hang, lie or talk nonsense: no request fails that another could have served."""
 
 import asyncio
+import contextlib
 import json
+import os
+import resource
+from collections.abc import Iterator
 
 import openai
 import pytest
@@ -25,7 +29,9 @@ from tests.integration.router.backend import (
 )
 
 from tierline.router.endpoints import FAILURES_BEFORE_EJECTION
+from tierline.router.prompt import read_fields
 from tierline.router.proxy.services import RetryBudget
+from tierline.router.strategies import RoutingRequest
 
 RESETTING = answering_then_closing(b"")
 SICK = {"health_interval_s": 1000}  # the router learns of the fault from the request itself
@@ -311,6 +317,61 @@ async def test_an_endpoint_that_went_down_is_believed_to_hold_nothing() -> None:
         await backend.start()
         await until(lambda: server.services.endpoints.is_serving)
         assert (await peer.ask(chat(prompt))).fields["x-tierline-reason"] == "cold"
+
+
+async def test_a_router_without_descriptors_blames_no_endpoint() -> None:
+    prompt = "p" * 4096
+    async with backends(answering_then_closing(whole())) as (backend,), router(backend) as server:
+        endpoint = server.services.endpoints.all[0]
+        async with client(server) as peer:
+            await until_models_are_known(server)
+            await peer.ask(chat(prompt))
+            await until(lambda: not len(server.services.pools[0]))
+            with no_more_files():
+                answer = await peer.ask(chat(prompt))
+                await asyncio.sleep(0.3)  # for health checks
+            assert endpoint.is_up
+            assert endpoint.ejections == 0
+            again = await peer.ask(chat(prompt))
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "overloaded")
+    assert (again.status, again.fields["x-tierline-reason"]) == (200, "prefix")
+
+
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unused = os.dup(0)
+    os.close(unused)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (unused, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_a_health_check_that_times_out_leaves_what_is_known_of_the_cache() -> None:
+    prompt, is_hanging = "p" * 4096, False
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            first_line = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0]
+            if first_line.startswith(b"GET /health") and is_hanging:
+                await reader.read(1)
+            writer.write(whole(200, b'{"data":[]}' if first_line.startswith(b"GET") else b"{}"))
+            await writer.drain()
+        writer.close()
+
+    slow = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{slow.sockets[0].getsockname()[1]}"
+    async with router(url, health_timeout_s=0.1) as server:
+        await until_models_are_known(server)
+        strategy, endpoints = server.services.strategy, server.services.endpoints.all
+        request = RoutingRequest(read_fields(chat(prompt)))
+        strategy.placed(request, strategy.choose(request, endpoints))
+        is_hanging = True
+        await until(lambda: not server.services.endpoints.is_serving)
+        assert strategy.choose(request, endpoints).reason == "prefix"
+    slow.close()
 
 
 def test_retries_stop_when_a_fifth_of_the_traffic_is_retries() -> None:

@@ -3,6 +3,7 @@
 Whoever probes or uses an endpoint reports to it; strategies and metrics read it.
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -12,6 +13,8 @@ EJECTION_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 FAILURES_BEFORE_EJECTION = 5
 """Answers in a row that fail after a connection was had (resets, 502, 503, 504) and cost an ejection too. Only a good
 answer ends the row: an engine may be too ill to answer and still say that it is healthy."""
+OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
+"""Errors of a connect that say nothing of the endpoint: this process, or this machine, has no room for a connection."""
 PREFILL_SAMPLE_TOKENS = 256
 """Below this many uncached tokens, time to first token says more about fixed costs than about prefill."""
 _PREFILL_WEIGHT = 0.2

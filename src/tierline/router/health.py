@@ -1,16 +1,17 @@
 """Active health checks: each endpoint's ``/health``, and from ``/v1/models`` what it serves. One task an endpoint.
 
 A control plane, so aiohttp does the talking. An endpoint that does not answer in time, or with 5xx, is down; one that
-refuses the connection has lost its cache too.
+refuses the connection has lost its cache too. A check that fails for the router's own reasons says nothing.
 """
 
 import asyncio
+import errno
 
 import aiohttp
 import msgspec
 
 from tierline import logs
-from tierline.router.endpoints import Endpoint
+from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
 from tierline.router.strategies.base import Strategy
 
 log = logs.get(__name__)
@@ -34,7 +35,7 @@ class HealthChecker:
     endpoints
         Whose :attr:`Endpoint.is_up` and models are kept right.
     strategy
-        Told when an endpoint went down.
+        Told when an endpoint refuses connections.
     interval_s, timeout_s
         Between two checks of one endpoint, and for each of its two requests.
     """
@@ -69,19 +70,25 @@ class HealthChecker:
 
     async def check(self, endpoint: Endpoint) -> None:
         """Check one endpoint, once."""
-        was_up = endpoint.is_up
+        was_up, is_refused = endpoint.is_up, False
         try:
             async with self._session.get(f"{endpoint.url}/health") as response:
                 is_up, why = response.status < 500, f"/health answered {response.status}"
             if is_up:
                 await self._learn_models(endpoint)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            if number in OWN_SHORTAGES:
+                self._warn(endpoint, "health cannot be checked", str(error))
+                return
             is_up, why = False, str(error) or type(error).__name__
+            is_refused = number == errno.ECONNREFUSED
         endpoint.checked(is_up=is_up)
         if is_up and not was_up:
             log.info("endpoint is up", endpoint=endpoint.url, models=sorted(endpoint.models or ()))
         elif not is_up and was_up is not False:
             log.warning("endpoint is down", endpoint=endpoint.url, why=why)
+        if is_refused:
             self._strategy.forget(endpoint)
 
     async def _learn_models(self, endpoint: Endpoint) -> None:
@@ -93,13 +100,13 @@ class HealthChecker:
             cards = tuple(bytes(card) for card in msgspec.json.decode(body, type=_ModelList).data)
             names = [msgspec.json.decode(card, type=_ModelCard).id for card in cards]
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._warn_about_models(endpoint, str(error) or type(error).__name__)
+            self._warn(endpoint, "models cannot be learnt", str(error) or type(error).__name__)
             return
         endpoint.models, endpoint.model_cards = frozenset(names), dict(zip(names, cards, strict=True))
 
-    def _warn_about_models(self, endpoint: Endpoint, why: str) -> None:
+    def _warn(self, endpoint: Endpoint, what: str, why: str) -> None:
         """Once a minute for each endpoint, however often it is checked."""
         now = asyncio.get_running_loop().time()
         if now >= self._next_warning.get(endpoint.url, 0.0):
             self._next_warning[endpoint.url] = now + WARNING_INTERVAL_SECONDS
-            log.warning("models cannot be learnt", endpoint=endpoint.url, why=why)
+            log.warning(what, endpoint=endpoint.url, why=why)

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -26,6 +28,8 @@ log = logs.get(__name__)
 SWEEP_SECONDS = 0.25
 """Between two looks at all deadlines. One sweep costs less than a timer for each request, and is late by as much."""
 BACKLOG = 1024
+FILES_BESIDE_CLIENTS = 64
+"""Descriptors kept for listening, health checks, logs and the interpreter itself."""
 
 GAUGES = {
     "client_connections": "Clients' connections",
@@ -152,4 +156,22 @@ async def serve(config: RouterConfig) -> None:
 def run(config: RouterConfig) -> None:
     """Run the router as a program."""
     logs.configure(config.log_level, json=config.log_format == "json")
-    uvloop.run(serve(config))
+    uvloop.run(serve(within_files(config, raise_file_limit())))
+
+
+def raise_file_limit() -> int:
+    """Allow this process as many descriptors as it may allow itself; return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def within_files(config: RouterConfig, files: int) -> RouterConfig:
+    """Return ``config`` with no more ``connections`` than ``files`` descriptors serve: each takes two, its own and ours."""
+    connections = max(1, (files - FILES_BESIDE_CLIENTS - 2 * len(config.endpoints)) // 2)
+    if config.connections <= connections:
+        return config
+    log.warning("fewer connections than configured: too few files may be open", connections=connections, files=files)
+    return config.model_copy(update={"connections": connections})

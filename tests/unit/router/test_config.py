@@ -10,7 +10,7 @@ from tierline.errors import ConfigurationError
 from tierline.router.config import RouterConfig
 from tierline.router.endpoints import Endpoints
 from tierline.router.metrics import RouterMetrics
-from tierline.router.server import GAUGES
+from tierline.router.server import GAUGES, within_files
 from tierline.router.strategies import STRATEGIES
 
 PAGE = (Path(__file__).parents[3] / "docs/router.md").read_text()
@@ -70,3 +70,10 @@ def test_the_documentation_has_every_header_and_reason() -> None:
     for reason in ("prefix", "cold", "spill", "template", "no-prompt", "session", "no-session", "turn"):
         assert f'"{reason}"' in source
         assert f"`{reason}`" in PAGE
+
+
+def test_connections_are_no_more_than_files_allow() -> None:
+    config = RouterConfig(endpoints=("http://127.0.0.1:8001",), connections=1000)
+    assert within_files(config, 10_000) is config
+    assert 1 <= within_files(config, 256).connections <= 128
+    assert within_files(config, 16).connections == 1

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tierline import logs
-from tierline.router.endpoints import Endpoint
+from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
@@ -27,7 +27,7 @@ RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 """Answers that another endpoint may better: this one was too slow, too busy, or is not well."""
 _ILL_STATUSES = frozenset({502, 503, 504})
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
-_FAILURE_STATUSES = {"connect": 503, "timeout": 504}  # every other failure is 502
+_FAILURE_STATUSES = {"connect": 503, "overloaded": 503, "timeout": 504}  # every other failure is 502
 
 
 class Exchange:
@@ -153,16 +153,30 @@ class Exchange:
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no domain name
             self._connecting = None
             self.waited_s += clock() - began
+            if isinstance(error, OSError) and error.errno in OWN_SHORTAGES:
+                self._no_room(str(error))
+                return
             if endpoint.is_usable(clock()):  # else it has been said
                 log.warning("endpoint cannot be reached", endpoint=endpoint.url, why=str(error) or "timeout")
             endpoint.connect_failed(clock())
-            self._services.strategy.forget(endpoint)
+            if isinstance(error, ConnectionRefusedError):  # nothing listens: what it held is gone
+                self._services.strategy.forget(endpoint)
             # It took the request once and is gone now: perhaps that request is what it cannot bear.
             self.attempt_failed("reset" if self._is_resent else "connect", is_stale=False)
             return
         self._connecting = None
         self.waited_s += clock() - began
         self._send(connection)
+
+    def _no_room(self, why: str) -> None:
+        """No connection can be had from here to anybody: that says nothing of the endpoint."""
+        decision = self.decision
+        assert decision is not None
+        log.warning("no connection to an endpoint can be made", why=why)
+        self._close_attempt()
+        self._services.strategy.withdrawn(self._routing, decision)
+        self._failed_with = "overloaded"
+        self._give_up()
 
     def _send(self, connection: UpstreamConnection) -> None:
         assert self.decision is not None
@@ -245,6 +259,7 @@ class Exchange:
         self.status = int(failed_with) if failed_with.isdigit() else _FAILURE_STATUSES.get(failed_with, 502)
         message = {
             "connect": "No endpoint can be reached at the moment.",
+            "overloaded": "The router can make no further connection at the moment.",
             "timeout": "The endpoint did not answer in time.",
         }.get(failed_with, "The endpoint broke off before it answered.")
         assert self._client is not None
@@ -254,7 +269,7 @@ class Exchange:
         self._client.write_error(
             self.status,
             message,
-            f"endpoint_{failed_with}",
+            failed_with if failed_with == "overloaded" else f"endpoint_{failed_with}",
             keep_alive=self.keep_alive,
             extra=extra,
             without_body=self.head.method == b"HEAD",
