@@ -199,6 +199,32 @@ async def test_when_no_endpoint_is_left_the_client_is_told_what_happened() -> No
     assert (refused.status, refused.fields["retry-after"]) == (503, "1")
 
 
+@pytest.mark.parametrize("status", [408, 429, 503])
+async def test_an_answer_is_passed_on_when_all_others_are_believed_to_be_down(status: int) -> None:
+    async with (
+        backends(answering(whole(status, b"{}")), answering(whole())) as (busy, down),
+        router(busy, down, **SICK) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        await down.kill()
+        server.services.endpoints.all[1].checked(is_up=False)
+        answer = await peer.ask(chat())
+    assert (answer.status, answer.body) == (status, b"{}")
+
+
+async def test_a_status_is_told_even_if_the_next_endpoint_cannot_be_reached() -> None:
+    async with (
+        backends(answering(whole(429)), answering(whole())) as (busy, down),
+        router(busy, down, strategy="roundrobin", **SICK) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        await down.kill()
+        answer = await peer.ask(chat())
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (429, "endpoint_429")
+
+
 async def test_an_endpoint_that_hangs_costs_a_timeout() -> None:
     async with backends(answering(b"")) as (hanging,):
         hanging.behave = hanging.hanging

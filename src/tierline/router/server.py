@@ -169,7 +169,7 @@ def raise_file_limit() -> int:
 
 
 def within_files(config: RouterConfig, files: int) -> RouterConfig:
-    """Return ``config`` with no more ``connections`` than ``files`` descriptors serve: each takes two, its own and ours."""
+    """Return ``config`` with no more ``connections`` than ``files`` descriptors serve: each takes two."""
     connections = max(1, (files - FILES_BESIDE_CLIENTS - 2 * len(config.endpoints)) // 2)
     if config.connections <= connections:
         return config

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 
 import pytest
 from tests.integration.router.backend import (
@@ -113,6 +114,28 @@ async def test_events_are_written_through_one_by_one() -> None:
         step.set()
         assert await peer.reader.readexactly(len(chunk(DONE)) + 5) == chunk(DONE) + b"0\r\n\r\n"
         assert (await peer.ask(method="GET", path="/v1/models")).status == 200
+
+
+async def test_a_body_is_not_kept_while_its_answer_streams() -> None:
+    step = asyncio.Event()
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request.body = b""
+        writer.write(STREAM_HEAD + chunk(EVENT))
+        await step.wait()
+        writer.write(chunk(DONE) + b"0\r\n\r\n")
+
+    async with backends(behave) as (backend,), router(backend) as server, client(server) as peer:
+        tracemalloc.start()
+        try:
+            await peer.send(request_bytes(chat("x" * 2**23, stream=True)))
+            await peer.reader.readuntil(EVENT)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        step.set()
+        await peer.reader.readuntil(DONE)
+    assert held < 2**22
 
 
 async def test_a_body_that_ends_with_its_connection_ends_with_the_clients_connection_too() -> None:

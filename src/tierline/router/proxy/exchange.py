@@ -7,6 +7,7 @@ elsewhere, while what fails later is told to the client as a broken answer, neve
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tierline import logs
@@ -27,6 +28,7 @@ RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 """Answers that another endpoint may better: this one was too slow, too busy, or is not well."""
 _ILL_STATUSES = frozenset({502, 503, 504})
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
+_NOTHING = RoutingRequest()
 _FAILURE_STATUSES = {"connect": 503, "overloaded": 503, "timeout": 504}  # every other failure is 502
 
 
@@ -124,7 +126,7 @@ class Exchange:
         """Choose an endpoint and send the request there."""
         services = self._services
         services.budget.earn()
-        endpoints = services.endpoints.candidates(self._routing.model or None, services.clock(), self._tried)
+        endpoints = self._untried()
         if not endpoints:
             self._give_up()
             return
@@ -217,7 +219,8 @@ class Exchange:
             self._is_resent = True
             self._open(decision, None)
         else:
-            self._failed_with = reason
+            if reason != "connect" or not self._failed_with.isdigit():  # a refusal hides no endpoint's answer
+                self._failed_with = reason
             self._not_served(decision, is_ill=reason not in ("connect", "timeout"))
             self._retry_or_give_up(reason)
 
@@ -230,20 +233,23 @@ class Exchange:
             services.strategy.forget(decision.endpoint)
 
     def _retry_or_give_up(self, reason: str) -> None:
-        if reason == "connect" or (reason != "timeout" and self._may_retry()):
+        if reason == "connect" or (reason != "timeout" and self._may_retry(self._untried())):
             self.retries.append(reason)
             self.start()
         else:
             self._give_up()
 
-    def _may_retry(self) -> bool:
+    def _untried(self) -> list[Endpoint]:
+        services = self._services
+        return services.endpoints.candidates(self._routing.model or None, services.clock(), self._tried)
+
+    def _may_retry(self, endpoints: Sequence[Endpoint]) -> bool:
         """Whether one more attempt is allowed, there is an endpoint for it, and the budget pays for it."""
         services = self._services
         if not self._may_repeat:
             return False
         if sum(reason != "connect" for reason in self.retries) >= services.config.retries:
             return False
-        endpoints = services.endpoints.candidates(self._routing.model or None, services.clock(), self._tried)
         return bool(endpoints) and services.budget.spend()
 
     def _close_attempt(self) -> None:
@@ -262,6 +268,8 @@ class Exchange:
             "overloaded": "The router can make no further connection at the moment.",
             "timeout": "The endpoint did not answer in time.",
         }.get(failed_with, "The endpoint broke off before it answered.")
+        if failed_with.isdigit():
+            message = f"An endpoint answered {failed_with}, and no other can be reached at the moment."
         assert self._client is not None
         self.has_answered = True
         self.answered_at = self._services.clock()
@@ -284,7 +292,9 @@ class Exchange:
         assert self._upstream is not None
         if head.status in RETRIED_STATUSES:
             self._not_served(self.decision, is_ill=head.status in _ILL_STATUSES)
-        if head.status in RETRIED_STATUSES and self._may_retry():
+        now = self._services.clock()
+        # An answer is worth more than an endpoint that is believed to be down.
+        if head.status in RETRIED_STATUSES and self._may_retry([e for e in self._untried() if e.is_usable(now)]):
             upstream = self._upstream
             self._failed_with = str(head.status)
             self._close_attempt()
@@ -428,6 +438,7 @@ class Exchange:
         self._services.held_bytes -= self._held_bytes
         self._held_bytes = 0
         self._body = b""
+        self._routing = _NOTHING  # its fields are views of the body
 
     def _log(self) -> None:
         decision = self.decision
