@@ -225,6 +225,22 @@ async def test_a_status_is_told_even_if_the_next_endpoint_cannot_be_reached() ->
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (429, "endpoint_429")
 
 
+async def test_waiting_for_an_endpoint_that_breaks_is_no_overhead_of_the_router() -> None:
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)
+        writer.transport.abort()
+
+    async with (
+        backends(behave, answering(whole())) as endpoints,
+        router(*endpoints, strategy="roundrobin", **SICK) as server,
+        client(server) as peer,
+    ):
+        assert (await peer.ask(chat())).status == 200
+        overhead = server.services.metrics._overhead
+        assert len(endpoints[0].requests) == 1
+        assert 0 <= overhead.total < 0.1
+
+
 async def test_an_endpoint_that_hangs_costs_a_timeout() -> None:
     async with backends(answering(b"")) as (hanging,):
         hanging.behave = hanging.hanging

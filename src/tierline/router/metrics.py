@@ -82,8 +82,8 @@ class RouterMetrics(Collector):
             self._blocks_total += decision.total_blocks
             self._blocks_best += decision.best_blocks
             self._blocks_matched += decision.matched_blocks
-        if exchange.sent_at:
-            self._overhead.observe(exchange.sent_at - exchange.started_at - exchange.waited_s)
+        if exchange.overhead_s is not None:
+            self._overhead.observe(exchange.overhead_s)
         if exchange.is_event_stream and exchange.answered_at:
             self._ttft.observe(exchange.answered_at - exchange.started_at)
         self._duration.observe(exchange.ended_at - exchange.started_at)

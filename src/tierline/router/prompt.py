@@ -29,7 +29,6 @@ class RequestFields(msgspec.Struct, gc=False):
     """The fields of a request's body that routing looks at; all others are skipped unread."""
 
     model: str | None = None
-    stream: bool | None = None
     user: str | None = None
     cache_salt: str | None = None
     messages: msgspec.Raw = msgspec.Raw()

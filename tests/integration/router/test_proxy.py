@@ -71,9 +71,9 @@ async def test_the_answer_says_which_endpoint_why_and_how_many_blocks_matched() 
         again = await peer.ask(chat(prompt))
     assert first.fields["x-tierline-endpoint"] == backend.url
     assert first.fields["x-tierline-reason"] == "cold"
-    assert first.fields["x-tierline-matched-blocks"] == "0/8"
+    assert [first.fields[f"x-tierline-{kind}-blocks"] for kind in ("matched", "prompt")] == ["0", "8"]
     assert again.fields["x-tierline-reason"] == "prefix"
-    assert again.fields["x-tierline-matched-blocks"] == "8/8"
+    assert [again.fields[f"x-tierline-{kind}-blocks"] for kind in ("matched", "prompt")] == ["8", "8"]
 
 
 async def test_a_chunked_request_is_sent_on_with_its_length() -> None:
@@ -433,6 +433,26 @@ async def test_a_router_that_stops_lets_a_running_request_end() -> None:
         await stopping
     assert answer.status == 200
     assert answer.fields["connection"] == "close"
+
+
+async def test_a_router_that_stops_lets_an_upload_end() -> None:
+    sent = request_bytes(chat("x" * 2**16))
+    async with backends(answering(whole())) as (backend,), router(backend) as server, client(server) as peer:
+        await peer.send(sent[: 2**15])
+        await until(lambda: server.services.held_bytes > 0)
+        stopping = asyncio.create_task(server.stop(10))
+        await asyncio.sleep(0.05)
+        await peer.send(sent[2**15 :])
+        answer = await peer.answer()
+        peer.writer.close()
+        await stopping
+    assert (answer.status, answer.fields["connection"]) == (200, "close")
+
+
+@pytest.mark.parametrize("stream", ["true", 1])
+async def test_what_only_the_engine_reads_is_the_engines_to_judge(stream: object) -> None:
+    async with backends(answering(whole())) as (backend,), router(backend) as server, client(server) as peer:
+        assert (await peer.ask(chat(stream=stream))).status == 200
 
 
 @pytest.mark.parametrize("said", [whole(500), whole(200, b"{}"), whole(200, b"nonsense")])

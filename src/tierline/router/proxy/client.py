@@ -129,8 +129,8 @@ class ClientConnection(asyncio.Protocol):
                 self._advance()
 
     def shut_down(self) -> None:
-        """The router stops: close now if nothing runs here, else after the exchange."""
-        if self._exchange is None and not self._is_closing:
+        """The router stops: close now if no request runs here or has begun to arrive, else after its answer."""
+        if self._exchange is None and self._is_idle and not self._is_closing:
             self._is_closing = True
             self._begin_flush()
             self._transport.close()

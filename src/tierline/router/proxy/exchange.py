@@ -61,8 +61,8 @@ class Exchange:
         "_body", "_body_framing", "_client", "_connecting", "_failed_with", "_held_bytes", "_is_paused", "_is_resent",
         "_may_be_stale", "_may_repeat", "_response",
         "_routing", "_services", "_target", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream", "aborted_by",
-        "answered_at", "decision", "ended_at", "has_answered", "head", "is_event_stream", "keep_alive", "request_id",
-        "retries", "route", "sent_at", "started_at", "status", "waited_s",
+        "answered_at", "decision", "ended_at", "has_answered", "head", "is_event_stream", "keep_alive", "overhead_s",
+        "request_id", "retries", "route", "sent_at", "started_at", "status", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +114,8 @@ class Exchange:
         self.ended_at = 0.0
         self.waited_s = 0.0
         """Spent on connecting: not our doing."""
+        self.overhead_s: float | None = None
+        """From the start to the first sending, without connecting."""
 
     @property
     def takes_chunks(self) -> bool:
@@ -196,6 +198,8 @@ class Exchange:
             lines.append(b"\r\n")
         connection.send(self, head.method, b"".join(lines), body)
         self.sent_at = self._services.clock()
+        if self.overhead_s is None:
+            self.overhead_s = self.sent_at - self.started_at - self.waited_s
 
     def attempt_failed(self, reason: str, *, is_stale: bool) -> None:
         """The open attempt broke.
@@ -343,7 +347,8 @@ class Exchange:
             *response.lines,
             framing,
             b"" if response.has_request_id else b"x-request-id: %b\r\n" % self.request_id,
-            b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\nx-tierline-matched-blocks: %d/%d\r\n\r\n" % (
+            b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
+            b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n\r\n" % (
                 decision.endpoint.name, decision.reason.encode(), decision.matched_blocks, decision.total_blocks,
             ),
         ))  # fmt: skip
