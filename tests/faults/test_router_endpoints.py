@@ -337,6 +337,34 @@ async def test_an_answer_before_the_request_was_out_ends_the_connection() -> Non
     early.close()
 
 
+async def test_what_an_endpoint_never_reads_is_not_kept_for_it() -> None:
+    received: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    answered = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(whole(413))
+        if not head.startswith(b"PUT"):
+            writer.close()
+            return
+        await answered.wait()
+        size = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(2**16):
+                size += len(data)
+        received.set_result(size)
+        writer.close()
+
+    early = await asyncio.start_server(serve, "127.0.0.1", 0, limit=4096)
+    url = f"http://127.0.0.1:{early.sockets[0].getsockname()[1]}"
+    async with router(url, **SICK) as server, client(server) as peer:
+        assert (await peer.ask(method="PUT", path="/v1/files", body=b"x" * 2**24)).status == 413
+        await asyncio.sleep(0.1)
+        answered.set()
+        assert await received < 2**24
+    early.close()
+
+
 async def test_an_endpoint_that_comes_back_is_used_again() -> None:
     async with backends(answering(whole())) as (backend,), router(backend) as server, client(server) as peer:
         await until_models_are_known(server)

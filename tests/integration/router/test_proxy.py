@@ -247,16 +247,18 @@ async def test_invocations_go_where_the_body_belongs(body: bytes, path: str) -> 
 async def test_models_are_merged_over_endpoints() -> None:
     async with (
         backends(answering(whole()), models=("m", "adapter")) as (one,),
-        backends(answering(whole()), models=("m", "other")) as (two,),
+        backends(answering(whole()), models=("m", "org/näme")) as (two,),
         router(one, two) as server,
         client(server) as peer,
     ):
         await until_models_are_known(server)
         merged = await peer.ask(method="GET", path="/v1/models")
-        other = await peer.ask(method="GET", path="/v1/models/other")
+        others = [
+            await peer.ask(method="GET", path=f"/v1/models/{name}") for name in ("org%2Fn%C3%A4me", "org/n%c3%a4me")
+        ]
         missing = await peer.ask(method="GET", path="/v1/models/missing")
-    assert [card["id"] for card in json.loads(merged.body)["data"]] == ["m", "other", "adapter"]
-    assert json.loads(other.body) == {"id": "other", "object": "model"}
+    assert [card["id"] for card in json.loads(merged.body)["data"]] == ["m", "org/näme", "adapter"]
+    assert [json.loads(other.body) for other in others] == [{"id": "org/näme", "object": "model"}] * 2
     assert missing.status == 404
 
 

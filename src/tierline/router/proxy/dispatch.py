@@ -1,6 +1,7 @@
 """From a request to what becomes of it: an answer of the router's own, or an exchange with an endpoint."""
 
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from tierline.router.http.heads import BadMessage, RequestHead
 from tierline.router.http.replies import JSON
@@ -137,7 +138,7 @@ def _answer_locally(services: Services, client: "ClientConnection", head: Reques
         name, status = "models", 200
         body = b'{"object":"list","data":[%b]}' % b",".join(services.endpoints.model_cards().values())
     else:
-        model = head.path.removeprefix(b"/v1/models/").decode("latin-1")
+        model = unquote_to_bytes(head.path.removeprefix(b"/v1/models/")).decode("utf-8", "replace")
         card = services.endpoints.model_cards().get(model)
         if card is None:
             _refuse(services, client, head, 404, f"The model `{model}` does not exist.", "model_not_found", "model")

@@ -142,7 +142,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         head, self._head, self._exchange = self._head, None, None
         assert head is not None
-        if is_odd or not head.keep_alive or self.transport.get_write_buffer_size():
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # close() would wait for an endpoint that may never read the rest of its request
+        elif is_odd or not head.keep_alive:
             self.transport.close()
         else:
             self._pool.give_back(self)
