@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.ports import free_port
 
 from tierline.client import NodeClient
 from tierline.errors import TierlineError
@@ -119,13 +120,6 @@ class SlowPath:
                     os.close(descriptor)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from tests.ports import free_ports
 
 from tierline.connectors.vllm.launch import kv_transfer_config
 from tierline.node.config import default_socket_path
@@ -26,16 +26,11 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 DOCUMENT = "".join(f"Line {number}: item {number} has colour {number * 7 % 13}. " for number in range(40))
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
-        return first.getsockname()[1], second.getsockname()[1]
-
-
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
     """Run ``tierline up`` with the default model; every process ends with the test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    port, node_port = free_ports()
+    port, node_port = free_ports(2)
     # A machine that runs tests may be too busy to look a prefix up in the usual time.
     transfer = kv_transfer_config(default_socket_path(node_port), lookup_budget_ms=1000)
     arguments = ["--port", str(port), "--node-port", str(node_port), "--cache-size", "256MiB"]

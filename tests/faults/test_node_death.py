@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.node.processes import MIB, NodeProcess, free_port, head, load, store, wait_until
+from tests.integration.node.processes import MIB, NodeProcess, head, load, store, wait_until
+from tests.ports import free_port
 
 from tierline.errors import NodeUnavailable
 

@@ -15,17 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from tests.ports import free_port
+
 from tierline.client import CommitEntry, NodeClient, Slot
 
 MIB = 1024 * 1024
 WITHIN_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Callable[[], bool], within_s: float = WITHIN_S) -> None:

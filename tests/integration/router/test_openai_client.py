@@ -8,20 +8,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from socket import socket
 
 import openai
 import pytest
+from tests.ports import free_port
 
 MODEL = "simulated-model"
 DOCUMENT = "the quick brown fox jumps over the lazy dog " * 40
-
-
-def free_port() -> int:
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(url: str) -> None:

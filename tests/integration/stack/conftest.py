@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests import ports
 
 READY_WITHIN_S = 60.0
 
@@ -27,13 +27,7 @@ def is_answering(url: str) -> bool:
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    def take() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
-
-    return take
+    return ports.free_port
 
 
 class Tierline:
