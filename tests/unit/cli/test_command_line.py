@@ -42,7 +42,9 @@ def test_the_version_is_the_package_s() -> None:
 
 
 def test_the_documented_help_is_what_the_commands_print() -> None:
-    checked = subprocess.run([ROOT / "scripts/write-cli-docs", "--check"], capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        [sys.executable, ROOT / "scripts/write-cli-docs", "--check"], capture_output=True, text=True, check=False
+    )
     assert checked.returncode == 0, checked.stderr
 
 
