@@ -143,6 +143,20 @@ def test_a_load_between_steps_ends_on_its_own_thread(node: NodeStore, first: Joi
     other.close()
 
 
+def test_a_load_between_steps_that_breaks_down_is_reported_as_failed(
+    node: NodeStore, first: Joined, keys: RequestKeys
+) -> None:
+    first.store(keys, [[1, 2]])
+    wait_until(lambda: first.has_stored(keys, 1), "the chunk is stored")
+    other = Joined(node, seed=3, loads_between_steps=True)
+    other.load(other.ask(keys, 1), [[NUM_BLOCKS + 5, NUM_BLOCKS + 6]])
+    wait_until(lambda: other.worker.take_ended_loads() == ({"request"}, {"request"}), "the load is reported")
+    other.load(other.ask(keys, 1), [[5, 6]])
+    wait_until(lambda: other.worker.take_ended_loads() == ({"request"}, set()), "its thread goes on loading")
+    assert torch.equal(other.kv[0][[5, 6]], first.kv[0][[1, 2]])
+    other.close()
+
+
 def test_corrupt_bytes_are_a_failed_load_and_leave_the_store(
     node: NodeStore, first: Joined, second: Joined, keys: RequestKeys
 ) -> None:
