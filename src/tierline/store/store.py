@@ -20,7 +20,7 @@ from typing import Literal, Self
 
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, UnknownSlot
 from tierline.store.adoption import Adoption, adopt
-from tierline.store.eviction import POLICIES, Standing
+from tierline.store.eviction import POLICIES, EvictionPolicy
 from tierline.store.extents import PAGE_BYTES, PageAllocator, Run, extents_of, pages_for, runs_of, split_runs
 from tierline.store.journal import Journal, Record
 from tierline.store.leases import LeaseTable
@@ -48,7 +48,6 @@ class _Object:
         "pages",
         "record",
         "rests_until",
-        "standing",
         "touched",
         "was_used",
     )
@@ -61,7 +60,6 @@ class _Object:
         self.born = now
         self.touched = now
         self.was_used = False  # since the policy listed it
-        self.standing = Standing(0)
         self.rests_until = rests_until
         self.is_resting = False  # filed in the wheel of rests
         self.is_retired = False
@@ -112,7 +110,7 @@ class Store:
         self._clock = clock
         self._limits = limits or StoreLimits()
         self._pages = segment.size // PAGE_BYTES - 1  # the first one is the segment's header
-        self._policy = POLICIES[eviction](self._pages)
+        self._policy: EvictionPolicy[ObjectKey] = POLICIES[eviction](self._pages)
         self._objects: dict[ObjectKey, _Object] = {}
         self._leases: LeaseTable[_Object] = LeaseTable(f"{journal.epoch:016x}-")
         self._rests: DueWheel[_Object] = DueWheel()
@@ -563,8 +561,7 @@ class Store:
 
     def _withdraw(self, gone: _Object, reason: EvictionReason) -> None:
         """Remove an object that may be read: its pages rest until they cannot be."""
-        if not gone.leases and not gone.is_resting:
-            self._policy.remove(gone.leased.key)
+        self._policy.remove(gone.leased.key)
         self._unlist(gone, reason)
         if gone.leases:
             self._leased_pages -= gone.pages
@@ -579,7 +576,7 @@ class Store:
         if not found.leases:
             self._leased_pages += found.pages
             if not found.is_resting:
-                found.standing = self._policy.hold_out(found.leased.key)
+                self._policy.hold_out(found.leased.key)
                 found.was_used = False
         found.leases += 1
         if now - found.touched >= self._limits.touch_window_s:
@@ -613,7 +610,7 @@ class Store:
             self._journal.erase(rested.record)
             self._allocator.free(runs_of(rested.leased.extents))
         else:
-            self._policy.put_back(rested.leased.key, rested.pages, rested.standing, was_used=rested.was_used)
+            self._policy.put_back(rested.leased.key, was_used=rested.was_used)
 
     def _cut(self, ttl_s: float) -> float:
         return min(ttl_s, self._limits.max_ttl_s) if ttl_s > 0 else 0.0  # and for what is not a number

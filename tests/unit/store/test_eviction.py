@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tierline.store import ObjectKey
-from tierline.store.eviction import POLICIES, AdaptiveReplacement, EvictionPolicy, LeastRecentlyUsed, Standing
+from tierline.store.eviction import POLICIES, AdaptiveReplacement, EvictionPolicy, LeastRecentlyUsed
 
 CAPACITY = 8
 
@@ -60,18 +60,19 @@ class PublishedArc:
             self.b2[self.t2.popitem(last=False)[0]] = None
 
 
-def use(policy: EvictionPolicy, used: ObjectKey, pages: int) -> None:
-    policy.put_back(used, pages, policy.hold_out(used), was_used=True)
+def use(policy: EvictionPolicy[ObjectKey], used: ObjectKey) -> None:
+    policy.hold_out(used)
+    policy.put_back(used, was_used=True)
 
 
-def hits_of(policy: EvictionPolicy, requests: list[int], capacity: int) -> int:
+def hits_of(policy: EvictionPolicy[ObjectKey], requests: list[int], capacity: int) -> int:
     """Replay requests for objects of one page as the store would."""
     cached: set[ObjectKey] = set()
     hits = 0
     for number in requests:
         if key(number) in cached:
             hits += 1
-            use(policy, key(number), 1)
+            use(policy, key(number))
             continue
         if len(cached) == capacity:
             victim = policy.victim()
@@ -127,11 +128,11 @@ def test_lru_keeps_the_last_used(requests: list[int]) -> None:
 @pytest.mark.parametrize("name", sorted(POLICIES))
 @given(data=st.data())
 def test_a_policy_chooses_only_what_is_listed_and_counts_its_pages(name: str, data: st.DataObject) -> None:
-    policy = POLICIES[name](CAPACITY)
+    policy: EvictionPolicy[ObjectKey] = POLICIES[name](CAPACITY)
     listed: dict[ObjectKey, int] = {}
-    held_out: dict[ObjectKey, tuple[int, Standing]] = {}
+    held_out: dict[ObjectKey, int] = {}
     for _ in range(data.draw(st.integers(0, 60))):
-        match data.draw(st.sampled_from(["insert", "hold out", "put back", "remove", "victim"])):
+        match data.draw(st.sampled_from(["insert", "hold out", "put back", "remove", "peek", "victim"])):
             case "insert":
                 new = key(data.draw(st.integers(0, 15)))
                 if new not in listed and new not in held_out:
@@ -139,17 +140,22 @@ def test_a_policy_chooses_only_what_is_listed_and_counts_its_pages(name: str, da
                     policy.insert(new, listed[new])
             case "hold out" if listed:
                 chosen = data.draw(st.sampled_from(sorted(listed)))
-                held_out[chosen] = (listed.pop(chosen), policy.hold_out(chosen))
+                held_out[chosen] = listed.pop(chosen)
+                policy.hold_out(chosen)
             case "put back" if held_out:
                 chosen = data.draw(st.sampled_from(sorted(held_out)))
-                listed[chosen], standing = held_out.pop(chosen)
-                policy.put_back(chosen, listed[chosen], standing, was_used=data.draw(st.booleans()))
-            case "remove" if listed:
-                chosen = data.draw(st.sampled_from(sorted(listed)))
-                del listed[chosen]
+                listed[chosen] = held_out.pop(chosen)
+                policy.put_back(chosen, was_used=data.draw(st.booleans()))
+            case "remove" if listed or held_out:
+                chosen = data.draw(st.sampled_from(sorted([*listed, *held_out])))
+                (listed if chosen in listed else held_out).pop(chosen)
                 policy.remove(chosen)
+            case "peek":
+                assert policy.peek() in (listed or {None})
             case "victim":
+                announced = policy.peek()
                 victim = policy.victim()
+                assert victim == announced
                 assert (victim is None) == (not listed)
                 if victim is not None:
                     del listed[victim]
@@ -158,7 +164,7 @@ def test_a_policy_chooses_only_what_is_listed_and_counts_its_pages(name: str, da
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 5)), max_size=300))
 def test_arc_remembers_no_more_than_one_cache_of_ghosts_beside_the_cache(requests: list[tuple[int, int]]) -> None:
-    policy = AdaptiveReplacement(CAPACITY)
+    policy = AdaptiveReplacement[ObjectKey](CAPACITY)
     cached: dict[int, int] = {}
     for number, pages in requests:
         while policy.evictable_pages + pages > CAPACITY:
@@ -169,26 +175,27 @@ def test_arc_remembers_no_more_than_one_cache_of_ghosts_beside_the_cache(request
             cached[number] = pages
             policy.insert(key(number), pages)
         else:
-            use(policy, key(number), cached[number])
+            use(policy, key(number))
 
         assert policy.evictable_pages + policy.ghost_pages <= 2 * CAPACITY
 
 
 def test_an_object_used_again_outlives_a_newer_one_used_once() -> None:
-    policy = AdaptiveReplacement(CAPACITY)
+    policy = AdaptiveReplacement[ObjectKey](CAPACITY)
     policy.insert(key(1), 4)
-    use(policy, key(1), 4)
+    use(policy, key(1))
     policy.insert(key(2), 4)
 
     assert policy.victim() == key(2)
 
 
 def test_an_object_whose_lease_was_no_use_keeps_its_standing() -> None:
-    policy = AdaptiveReplacement(CAPACITY)
+    policy = AdaptiveReplacement[ObjectKey](CAPACITY)
     for number in (1, 2):
         policy.insert(key(number), 4)
-    use(policy, key(2), 4)
+    use(policy, key(2))
     for number in (2, 1):
-        policy.put_back(key(number), 4, policy.hold_out(key(number)), was_used=False)
+        policy.hold_out(key(number))
+        policy.put_back(key(number), was_used=False)
 
     assert policy.victim() == key(1)

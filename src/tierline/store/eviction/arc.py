@@ -9,14 +9,11 @@ brackets. Departures from it, all because objects have sizes and writers take th
 - Objects under lease are outside the lists, so these may hold less than the cache; ghosts are bounded by its size.
 """
 
-from tierline.store.eviction.base import EvictionPolicy, Standing
+from tierline.store.eviction.base import EvictionPolicy, Key
 from tierline.store.eviction.recency import RecencyQueue
-from tierline.store.objects import ObjectKey
-
-_ONCE, _OFTEN = Standing(1), Standing(2)
 
 
-class AdaptiveReplacement(EvictionPolicy):
+class AdaptiveReplacement(EvictionPolicy[Key]):
     """Objects seen once [T1] and more than once [T2] lately, and ghosts [B1, B2]: keys alone of what went from each.
 
     Invariant: once + its ghosts, and all four together, hold at most one and two capacities of pages (ghosts give way);
@@ -26,10 +23,12 @@ class AdaptiveReplacement(EvictionPolicy):
     def __init__(self, capacity_pages: int) -> None:
         self._capacity = capacity_pages
         self._target = 0.0  # [p] pages that objects seen once may hold
-        self._once = RecencyQueue()
-        self._often = RecencyQueue()
-        self._once_ghosts = RecencyQueue()
-        self._often_ghosts = RecencyQueue()
+        self._once: RecencyQueue[Key] = RecencyQueue()
+        self._often: RecencyQueue[Key] = RecencyQueue()
+        self._once_ghosts: RecencyQueue[Key] = RecencyQueue()
+        self._often_ghosts: RecencyQueue[Key] = RecencyQueue()
+        self._once_held: dict[Key, int] = {}  # pages of what is held out, by the list it came from
+        self._often_held: dict[Key, int] = {}
 
     @property
     def evictable_pages(self) -> int:
@@ -41,7 +40,7 @@ class AdaptiveReplacement(EvictionPolicy):
         """Pages that the remembered keys of evicted objects had."""
         return self._once_ghosts.pages + self._often_ghosts.pages
 
-    def insert(self, key: ObjectKey, pages: int) -> None:
+    def insert(self, key: Key, pages: int) -> None:
         """List as seen once; as seen often if it is a ghost, which also moves the target towards its list."""
         if self._once_ghosts.discard(key) is not None:
             self._aim(pages, self._often_ghosts.pages, self._once_ghosts.pages + pages)
@@ -53,34 +52,49 @@ class AdaptiveReplacement(EvictionPolicy):
             self._once.append(key, pages)
         self._trim_ghosts()
 
-    def hold_out(self, key: ObjectKey) -> Standing:
-        """Take out of its list; returns which."""
-        if self._once.discard(key) is not None:
-            return _ONCE
-        self._often.discard(key)
-        return _OFTEN
+    def hold_out(self, key: Key) -> None:
+        """Take out of its list, which is remembered."""
+        pages = self._once.discard(key)
+        if pages is not None:
+            self._once_held[key] = pages
+            return
+        pages = self._often.discard(key)
+        assert pages is not None
+        self._often_held[key] = pages
 
-    def put_back(self, key: ObjectKey, pages: int, standing: Standing, *, was_used: bool) -> None:
+    def put_back(self, key: Key, *, was_used: bool) -> None:
         """List as the most recent of those seen often if it was used, else of its list."""
-        (self._often if was_used or standing == _OFTEN else self._once).append(key, pages)
+        pages = self._once_held.pop(key, None)
+        if pages is None:
+            self._often.append(key, self._often_held.pop(key))
+        else:
+            (self._often if was_used else self._once).append(key, pages)
         self._trim_ghosts()
 
-    def remove(self, key: ObjectKey) -> None:
+    def remove(self, key: Key) -> None:
         """Forget, without a ghost."""
-        self.hold_out(key)
+        if self._once.discard(key) is None and self._often.discard(key) is None:
+            del (self._once_held if key in self._once_held else self._often_held)[key]
 
-    def victim(self) -> ObjectKey | None:
+    def peek(self) -> Key | None:
+        """Return the oldest of the list that exceeds its share."""
+        if not self._once and not self._often:
+            return None
+        return (self._once if self._takes_from_once else self._often).oldest
+
+    def victim(self) -> Key | None:
         """Choose the oldest of the list that exceeds its share [REPLACE]; it leaves a ghost."""
         if not self._once and not self._often:
             return None
-        if self._once and (self._once.pages > self._target or not self._often):
-            key, pages = self._once.pop_oldest()
-            self._once_ghosts.append(key, pages)
-        else:
-            key, pages = self._often.pop_oldest()
-            self._often_ghosts.append(key, pages)
+        chosen, ghosts = (self._once, self._once_ghosts) if self._takes_from_once else (self._often, self._often_ghosts)
+        key, pages = chosen.pop_oldest()
+        ghosts.append(key, pages)
         self._trim_ghosts()
         return key
+
+    @property
+    def _takes_from_once(self) -> bool:
+        return bool(self._once) and (self._once.pages > self._target or not self._often)
 
     def _aim(self, pages: int, other_ghosts: int, own_ghosts: int) -> None:
         """Move the target by ``pages``, faster where the ghosts of the list that was regretted are the fewer."""

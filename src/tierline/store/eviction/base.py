@@ -1,42 +1,46 @@
 """The interface of eviction policies: they order keys, and know neither pages' places, nor leases, nor time."""
 
 from abc import ABC, abstractmethod
-from typing import NewType
+from collections.abc import Hashable
+from typing import Generic, TypeVar
 
-from tierline.store.objects import ObjectKey
-
-Standing = NewType("Standing", int)
-"""What a policy wants to be told again when an object comes back; means nothing to anybody else."""
+Key = TypeVar("Key", bound=Hashable)
+"""What names an object: equal for the same object when it comes again, which is all that a policy asks of it."""
 
 
-class EvictionPolicy(ABC):
+class EvictionPolicy(ABC, Generic[Key]):
     """An order in which objects go.
 
-    What is listed here may go at any time. An object under lease is held out, so that choosing a victim never has
-    to skip anything; it comes back when it is free, with what the policy knew of it. Every operation is O(1).
+    What is listed here may go at any time. An object under lease is held out, so that choosing a victim need not look
+    at leases; it comes back when it is free. Each object that was inserted ends with :meth:`victim` or :meth:`remove`.
+    Every operation is O(1), amortised.
     """
 
     @property
     @abstractmethod
     def evictable_pages(self) -> int:
-        """Pages of all listed objects."""
+        """Pages of all listed objects; not of those held out."""
 
     @abstractmethod
-    def insert(self, key: ObjectKey, pages: int) -> None:
-        """List an object that was just committed."""
+    def insert(self, key: Key, pages: int) -> None:
+        """List an object that was just committed; its key is not here."""
 
     @abstractmethod
-    def hold_out(self, key: ObjectKey) -> Standing:
-        """Take a listed object out of the order; returns what :meth:`put_back` wants to know."""
+    def hold_out(self, key: Key) -> None:
+        """Take a listed object out of the order."""
 
     @abstractmethod
-    def put_back(self, key: ObjectKey, pages: int, standing: Standing, *, was_used: bool) -> None:
-        """List an object again; ``was_used`` says whether its lease counts as a use."""
+    def put_back(self, key: Key, *, was_used: bool) -> None:
+        """List an object again that was held out; ``was_used`` says whether that counts as a use."""
 
     @abstractmethod
-    def remove(self, key: ObjectKey) -> None:
-        """Forget a listed object that is gone for another reason than room."""
+    def remove(self, key: Key) -> None:
+        """Forget an object, listed or held out, that is gone for another reason than room."""
 
     @abstractmethod
-    def victim(self) -> ObjectKey | None:
-        """Choose the listed object to go, and forget it as an object; ``None`` if none is listed."""
+    def peek(self) -> Key | None:
+        """Return what :meth:`victim` would choose now; ``None`` if nothing is listed. Nothing is forgotten."""
+
+    @abstractmethod
+    def victim(self) -> Key | None:
+        """Choose the listed object to go, and forget it as an object; ``None`` if nothing is listed."""

@@ -1,38 +1,44 @@
 """Least recently used: the object goes whose last use, or commit, is longest ago."""
 
-from tierline.store.eviction.base import EvictionPolicy, Standing
+from tierline.store.eviction.base import EvictionPolicy, Key
 from tierline.store.eviction.recency import RecencyQueue
-from tierline.store.objects import ObjectKey
 
 
-class LeastRecentlyUsed(EvictionPolicy):
+class LeastRecentlyUsed(EvictionPolicy[Key]):
     """One queue; what was held out comes back at its recent end, whether the use counts or not."""
 
     def __init__(self, capacity_pages: int) -> None:  # noqa: ARG002  (all policies are made alike)
-        self._queue = RecencyQueue()
+        self._queue: RecencyQueue[Key] = RecencyQueue()
+        self._held: dict[Key, int] = {}
 
     @property
     def evictable_pages(self) -> int:
         """Pages of all listed objects."""
         return self._queue.pages
 
-    def insert(self, key: ObjectKey, pages: int) -> None:
+    def insert(self, key: Key, pages: int) -> None:
         """List as most recent."""
         self._queue.append(key, pages)
 
-    def hold_out(self, key: ObjectKey) -> Standing:
+    def hold_out(self, key: Key) -> None:
         """Take out of the queue."""
-        self._queue.discard(key)
-        return Standing(0)
+        pages = self._queue.discard(key)
+        assert pages is not None
+        self._held[key] = pages
 
-    def put_back(self, key: ObjectKey, pages: int, standing: Standing, *, was_used: bool) -> None:  # noqa: ARG002
+    def put_back(self, key: Key, *, was_used: bool) -> None:  # noqa: ARG002
         """List as most recent."""
-        self._queue.append(key, pages)
+        self._queue.append(key, self._held.pop(key))
 
-    def remove(self, key: ObjectKey) -> None:
+    def remove(self, key: Key) -> None:
         """Forget."""
-        self._queue.discard(key)
+        if self._queue.discard(key) is None:
+            del self._held[key]
 
-    def victim(self) -> ObjectKey | None:
+    def peek(self) -> Key | None:
+        """Return the least recent."""
+        return self._queue.oldest if self._queue else None
+
+    def victim(self) -> Key | None:
         """Choose the least recent."""
         return self._queue.pop_oldest()[0] if self._queue else None
