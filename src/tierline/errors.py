@@ -13,6 +13,7 @@ TierlineError
 │   ├── UnknownSlot           committed, aborted, or another connection's
 │   └── UnknownLease          released, expired, or never given
 ├── WireError                 bytes that do not follow the wire contract; the connection is closed
+├── AccessDenied              the node's tokens do not allow it, or it asks for one
 ├── NodeUnavailable           the node store cannot be reached in time; callers recompute
 ├── ChecksumMismatch          bytes differ from what was committed; callers treat it as a miss
 └── EngineError               an engine cannot be started or joined
@@ -85,6 +86,10 @@ class UnknownLease(StoreError):  # noqa: N818
 
 class WireError(TierlineError):
     """Bytes from a peer do not follow the wire contract; the connection that sent them is closed."""
+
+
+class AccessDenied(TierlineError):  # noqa: N818
+    """The node asks for a token, does not know the one it was shown, or its rights do not suffice."""
 
 
 class NodeUnavailable(TierlineError):  # noqa: N818

@@ -35,7 +35,7 @@ def node(
       tierline node
       tierline node --port 9200 --capacity 8GiB --eviction lru
       tierline node --config node.toml
-      TIERLINE_NODE_CAPACITY=64GiB tierline node --host 0.0.0.0
+      TIERLINE_NODE_TOKENS_FILE=tokens.yaml tierline node --host 0.0.0.0
     """
     from tierline.configuration import load
     from tierline.node.config import NodeConfig

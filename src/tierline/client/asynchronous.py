@@ -45,10 +45,13 @@ class AsyncNodeClient:
         client: str | None = None,
         writer: bool = False,
         timeout_s: float = 1.0,
+        token: str = "",
     ) -> Self:
         """Connect, greet and map; parameters and errors as of :class:`~tierline.client.NodeClient`."""
         name = client if client is not None else new_client_name()
-        opened = await asyncio.to_thread(open_connection, socket_path, name, writer=writer, timeout_s=timeout_s)
+        opened = await asyncio.to_thread(
+            open_connection, socket_path, name, writer=writer, timeout_s=timeout_s, token=token
+        )
         self = cls(opened, name, timeout_s)
         opened.sock.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self._connection, sock=opened.sock)

@@ -49,11 +49,15 @@ class NodeClient:
         Ask for the right to reserve and commit, and for a writable mapping.
     timeout_s
         Bound of connecting, and of each call that does not name its own.
+    token
+        What a node that asks for tokens is shown; it decides what this client may do.
 
     Raises
     ------
     NodeUnavailable
         Nobody answers at ``socket_path``.
+    AccessDenied
+        The node asks for a token, or this one may not map the segment.
     WireError
         The node refused the connection.
     SegmentError
@@ -81,10 +85,11 @@ class NodeClient:
         client: str | None = None,
         writer: bool = False,
         timeout_s: float = 1.0,
+        token: str = "",
     ) -> None:
         self.client = client if client is not None else new_client_name()
         self.timeout_s = timeout_s
-        opened = open_connection(socket_path, self.client, writer=writer, timeout_s=timeout_s)
+        opened = open_connection(socket_path, self.client, writer=writer, timeout_s=timeout_s, token=token)
         self.mapping = opened.mapping
         """The node's segment in this process."""
         self.node = opened.welcome.node

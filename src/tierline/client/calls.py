@@ -36,7 +36,7 @@ class Call(Generic[T]):
 
         Raises
         ------
-        StoreError, WireError
+        StoreError, WireError, AccessDenied
             The node refused; of the class that it named.
         WireError
             The reply is of a kind that does not answer this request.
@@ -145,5 +145,6 @@ _REFUSALS: dict[str, type[errors.TierlineError]] = {
         errors.UnknownSlot,
         errors.UnknownLease,
         errors.WireError,
+        errors.AccessDenied,
     )
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tierline.client.mapping import SegmentMapping
-from tierline.errors import NodeUnavailable, WireError
+from tierline.errors import AccessDenied, NodeUnavailable, WireError
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import PROTOCOL_VERSION, Failed, Hello, Welcome
 
@@ -36,13 +36,15 @@ def new_client_name() -> str:
     return f"{Path(sys.argv[0] or 'python').name}@{socket.gethostname()}:{os.getpid()}.{uuid.uuid4().hex[:8]}"
 
 
-def open_connection(socket_path: str | Path, client: str, *, writer: bool, timeout_s: float) -> Opened:
+def open_connection(socket_path: str | Path, client: str, *, writer: bool, timeout_s: float, token: str = "") -> Opened:
     """Connect, greet and map.
 
     Raises
     ------
     NodeUnavailable
         Nobody listens there, or the node did not answer in time.
+    AccessDenied
+        The node asks for a token, or does not let this one in.
     WireError
         The node refuses this client, or speaks another version of the protocol.
     SegmentError
@@ -54,7 +56,7 @@ def open_connection(socket_path: str | Path, client: str, *, writer: bool, timeo
     try:
         sock.settimeout(timeout_s)
         sock.connect(str(socket_path))
-        sock.sendall(encode_frame(Hello(PROTOCOL_VERSION, client, writer)))
+        sock.sendall(encode_frame(Hello(PROTOCOL_VERSION, client, writer, token)))
         welcome = _receive_welcome(sock, descriptors, deadline)
         mapping = SegmentMapping(descriptors[0], welcome.segment_bytes, writable=writer)
     except OSError as error:
@@ -84,7 +86,7 @@ def _receive_welcome(sock: socket.socket, descriptors: list[int], deadline: floa
             raise NodeUnavailable("the node closed the connection before it welcomed us")
         for message in decoder.feed(received):
             if isinstance(message, Failed):
-                raise WireError(message.message)
+                raise (AccessDenied if message.code == AccessDenied.__name__ else WireError)(message.message)
             if message.version != PROTOCOL_VERSION:
                 raise WireError(f"the node speaks version {message.version}; this client: {PROTOCOL_VERSION}")
             if not descriptors:

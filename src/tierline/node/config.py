@@ -76,6 +76,14 @@ class NodeConfig(ProgramConfig):
         default=None, ge=1, description="most bytes one connection may hold in open slots; unset: half the capacity"
     )
 
+    tokens_file: Path | None = Field(
+        default=None, description="YAML file with bearer tokens and their rights; unset: everybody may do everything"
+    )
+    trusted_network: bool = Field(
+        default=False,
+        description="everybody whom the network lets connect may do what clients without a token may do",
+    )
+
     max_connections: int = Field(default=2048, ge=1, description="HTTP connections served at once")
     keep_alive_s: float = Field(
         default=120.0, ge=75, description="an idle HTTP connection is closed after this; clients keep theirs 30 s"

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 import xxhash
 
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge
+from tierline.node.access import Access
 from tierline.node.service import HTTP_HOLDER, NodeService
 from tierline.store import Leased, ObjectKey, Owner, Slot
 from tierline.wire import http
@@ -141,6 +142,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         Bounds of this connection.
     observer
         Hears of each request.
+    access
+        Who may do what.
     pages
         Documents for operators.
     scratch
@@ -156,6 +159,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         service: NodeService,
         limits: HttpLimits,
         observer: HttpObserver,
+        access: Access,
         pages: Pages,
         scratch: memoryview,
         connections: set["HttpConnection"],
@@ -164,6 +168,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._service = service
         self._limits = limits
         self._observer = observer
+        self._access = access
         self._pages = pages
         self._scratch = scratch
         self._connections = connections
@@ -341,6 +346,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             raise HttpRefusal(HTTPStatus.NOT_IMPLEMENTED, "transfer codings are not taken; send a Content-Length")
         route = http.route(head.method, head.target)
         self._route_name = type(route).__name__
+        self._access.admit(route, head.authorization)
         match route:
             case http.AcquireLease(bucket, name, wait_s, ttl_s):
                 self._without_body(head, lambda: self._lease(ObjectKey(bucket, name), wait_s, ttl_s))

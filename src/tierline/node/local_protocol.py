@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 from tierline import logs
 from tierline.errors import (
+    AccessDenied,
     AlreadyStored,
     BeingWritten,
     NoSpace,
@@ -23,6 +24,7 @@ from tierline.errors import (
     UnknownSlot,
     WireError,
 )
+from tierline.node.access import Pass
 from tierline.node.service import NodeService
 from tierline.store import PAGE_BYTES, Leased, ObjectKey, Owner, Slot
 from tierline.wire import messages
@@ -64,6 +66,8 @@ class LocalConnection(asyncio.Protocol):
         How the client greeted.
     pid
         The client's process, as the kernel says.
+    rights
+        What the client may do.
     max_reserved_bytes
         Most that the connection's open slots may hold.
     observer
@@ -79,6 +83,7 @@ class LocalConnection(asyncio.Protocol):
         service: NodeService,
         hello: Hello,
         pid: int,
+        rights: Pass,
         *,
         max_reserved_bytes: int,
         observer: SocketObserver,
@@ -89,6 +94,7 @@ class LocalConnection(asyncio.Protocol):
         self.reserved_bytes = 0
         self.owner: Owner = service.new_owner(hello.client, pid)
         self.holder = f"{hello.client}#{self.owner.connection}"
+        self._rights = rights
         self._service = service
         self._store = service.store
         self._max_reserved_bytes = max_reserved_bytes
@@ -196,7 +202,7 @@ class LocalConnection(asyncio.Protocol):
             if stop.value is not None:
                 self._reply(request, received, stop.value)
             return True
-        except (StoreError, WireError) as error:
+        except (StoreError, WireError, AccessDenied) as error:
             self._reply(request, received, Failed(request.id, type(error).__name__, str(error)))
             return True
         return False
@@ -222,6 +228,10 @@ class LocalConnection(asyncio.Protocol):
 
     def _begin(self, request: Request, received: float) -> Steps:
         """Return the steps of a request; none of them is taken yet."""
+        try:
+            self._rights.require(request)
+        except AccessDenied as error:
+            return _single(partial(Failed, request.id, type(error).__name__, str(error)))
         match request:
             case messages.PrefixLease():
                 return self._prefix_lease(request)

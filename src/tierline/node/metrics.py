@@ -25,13 +25,20 @@ class NodeMetrics:
         What is measured.
     open_connections
         Returns how many connections HTTP and the UNIX socket have.
+    failed_reloads
+        Returns how often changed files could not be used, by what is in them.
     """
 
-    def __init__(self, service: NodeService, open_connections: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        service: NodeService,
+        open_connections: Callable[[], tuple[int, int]],
+        failed_reloads: Callable[[], Mapping[str, int]],
+    ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(_StoreCollector(service, open_connections))
+        self._registry.register(_StoreCollector(service, open_connections, failed_reloads))
         self._http_requests = Counter(
             "tierline_node_http_requests_total",
             "HTTP requests answered",
@@ -98,9 +105,15 @@ class NodeMetrics:
 class _StoreCollector(Collector):
     """Reads the store's own counts when Prometheus asks for them."""
 
-    def __init__(self, service: NodeService, open_connections: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        service: NodeService,
+        open_connections: Callable[[], tuple[int, int]],
+        failed_reloads: Callable[[], Mapping[str, int]],
+    ) -> None:
         self._service = service
         self._open_connections = open_connections
+        self._failed_reloads = failed_reloads
 
     def collect(self) -> Iterator[Metric]:
         stats = self._service.store.stats()
@@ -156,6 +169,12 @@ class _StoreCollector(Collector):
             self._service.relinks,
         )
         yield _gauge("tierline_node_event_loop_lag_seconds", "Lateness of the loop's last timer", self._service.lag_s)
+        yield _counters(
+            "tierline_node_failed_reloads",
+            "Changed files that could not be used, so that the former ones stay in force",
+            "file",
+            self._failed_reloads(),
+        )
         http, unix = self._open_connections()
         yield _gauges(
             "tierline_node_connections", "Open connections, by protocol", "protocol", {"http": http, "socket": unix}

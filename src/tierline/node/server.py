@@ -8,6 +8,7 @@ of clients that may still be writing stay in the journal, as orphans of the next
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import signal
 import socket
@@ -23,7 +24,9 @@ import uvloop
 
 from tierline import logs
 from tierline.configuration import format_byte_size
-from tierline.errors import EnvironmentTooSmall, SegmentError, UsageError, WireError
+from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, UsageError, WireError
+from tierline.node.access import Access, Pass
+from tierline.node.buckets import EVERY_BUCKET
 from tierline.node.config import NodeConfig
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.local_protocol import LocalConnection
@@ -67,6 +70,8 @@ async def serve(config: NodeConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         async with running_node(config) as node:
+            if config.tokens_file is not None:  # else a hang-up ends the node, as it ends any program of a terminal
+                loop.add_signal_handler(signal.SIGHUP, lambda: node.access.reload(if_changed=False))
             log.info(
                 "node ready",
                 url=f"http://{config.host}:{config.port}",
@@ -79,18 +84,19 @@ async def serve(config: NodeConfig) -> None:
             log.info("node stopping")
             await node.drain(config.drain_s)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 
 @contextlib.asynccontextmanager
 async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
     """Open the store and serve it for the length of the block, without signal handlers."""
+    access = Access(config.tokens_file)
     with contextlib.ExitStack() as sockets:
-        http = sockets.enter_context(_bind_http(config.host, config.port))
+        http = sockets.enter_context(_bind_http(config, access))
         local = sockets.enter_context(_bind_local(config.socket_path(), config.socket_mode))
         store = await asyncio.to_thread(_open_store, config)
-        node = Node(config, store)
+        node = Node(config, store, access)
         try:
             await node.start(http, local)
             yield node
@@ -108,15 +114,22 @@ class Node:
         Its settings.
     store
         The open store; closed by :meth:`stop`.
+    access
+        Who may do what.
     """
 
-    def __init__(self, config: NodeConfig, store: Store) -> None:
+    def __init__(self, config: NodeConfig, store: Store, access: Access) -> None:
+        self.access = access
         self.service = NodeService(store)
         self._config = config
         self._started = time.time()
         self._http_connections: set[HttpConnection] = set()
         self._local_connections: set[LocalConnection] = set()
-        self._metrics = NodeMetrics(self.service, lambda: (len(self._http_connections), len(self._local_connections)))
+        self._metrics = NodeMetrics(
+            self.service,
+            lambda: (len(self._http_connections), len(self._local_connections)),
+            lambda: {"tokens": access.failed_reloads},
+        )
         self._limits = HttpLimits(
             max_object_bytes=config.max_object or config.capacity,
             keep_alive_s=config.keep_alive_s,
@@ -208,6 +221,7 @@ class Node:
             self.service,
             self._limits,
             self._metrics,
+            self.access,
             self,
             self._scratch,
             self._http_connections,
@@ -241,6 +255,15 @@ class Node:
                     sock.send(encode_frame(Failed(0, WireError.__name__, str(error))))
             sock.close()
             return
+        rights = Pass(self.access, hello.token)
+        try:
+            rights.require_segment((EVERY_BUCKET,), writable=hello.writer)
+        except AccessDenied as error:
+            log.warning("a client was turned away", client=hello.client, error=str(error))
+            with contextlib.suppress(OSError):
+                sock.send(encode_frame(Failed(0, AccessDenied.__name__, str(error))))
+            sock.close()
+            return
         store = self.service.store
         pid, _, _ = _PEER_CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
@@ -270,6 +293,7 @@ class Node:
             self.service,
             hello,
             pid,
+            rights,
             max_reserved_bytes=self._config.reserved_limit(),
             observer=self._metrics,
             stats=self.stats,
@@ -301,6 +325,7 @@ class Node:
             for connection in list(self._http_connections):
                 connection.enforce_deadline(now)
             self._keep_name()
+            self.access.reload()
             for orphan in store.orphaned_owners():
                 if orphan.pid and not _is_alive(orphan.pid):
                     freed = store.release_orphans(orphan.client)
@@ -349,11 +374,18 @@ def _open_store(config: NodeConfig) -> Store:
     )
 
 
-def _bind_http(host: str, port: int) -> socket.socket:
+def _bind_http(config: NodeConfig, access: Access) -> socket.socket:
+    host, port = config.host, config.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
         raise UsageError(f"--host: got {host!r}, which is no address: {error.strerror}") from error
+    if not ipaddress.ip_address(address[0]).is_loopback and access.is_open and not config.trusted_network:
+        raise UsageError(
+            f"--host: {host} can be reached from other machines, and this node lets clients without a token do "
+            f"something: give it a tokens_file, or set trusted_network where a NetworkPolicy or a firewall decides who "
+            "can connect (docs/security.md)"
+        )
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -68,6 +68,8 @@ class RequestHead(NamedTuple):
         The connection may be used again.
     expects_continue
         The client waits for ``100 Continue`` before it sends the body.
+    authorization
+        The header of that name.
     """
 
     method: str
@@ -76,6 +78,7 @@ class RequestHead(NamedTuple):
     is_chunked: bool
     keep_alive: bool
     expects_continue: bool
+    authorization: bytes | None = None
 
 
 class PutObject(NamedTuple):
@@ -160,6 +163,7 @@ def parse_head(head: bytes | bytearray | memoryview) -> RequestHead:
         is_chunked=collector.is_chunked,
         keep_alive=collector.keep_alive,
         expects_continue=collector.expects_continue,
+        authorization=collector.authorization,
     )
 
 
@@ -270,7 +274,16 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class _HeadCollector:
     """httptools calls these for the parts of one head."""
 
-    __slots__ = ("content_length", "expects_continue", "is_chunked", "is_complete", "keep_alive", "parser", "target")
+    __slots__ = (
+        "authorization",
+        "content_length",
+        "expects_continue",
+        "is_chunked",
+        "is_complete",
+        "keep_alive",
+        "parser",
+        "target",
+    )
 
     def __init__(self) -> None:
         self.parser: httptools.HttpRequestParser | None = None
@@ -279,6 +292,7 @@ class _HeadCollector:
         self.is_chunked = False
         self.keep_alive = False
         self.expects_continue = False
+        self.authorization: bytes | None = None
         self.is_complete = False
 
     def on_url(self, url: bytes) -> None:
@@ -292,6 +306,8 @@ class _HeadCollector:
                 self.is_chunked = True
             case b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
+            case b"authorization":
+                self.authorization = value
 
     def on_headers_complete(self) -> None:
         assert self.parser is not None

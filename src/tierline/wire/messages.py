@@ -18,6 +18,7 @@ FRAME_HEADER_BYTES = 4
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 MAX_NAMES_PER_REQUEST = 65_536
 MAX_NAME_BYTES = 1024
+MAX_TOKEN_CHARACTERS = 2048
 
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_BYTES)]
@@ -56,11 +57,17 @@ class Hello(Message, frozen=True):
         connections, also to a node that was restarted in between.
     writer
         Asks for a writable descriptor and for the right to reserve and commit.
+    token
+        Where the node asks for tokens: the client's.
     """
 
     version: int
     client: Name
     writer: bool = False
+    token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN_CHARACTERS)] = ""
+
+    def __repr__(self) -> str:  # goes into logs and messages, where a token must not
+        return f"Hello(version={self.version}, client={self.client!r}, writer={self.writer})"
 
 
 class PrefixLease(Message, frozen=True):
