@@ -169,7 +169,7 @@ class NodeClient:
     ) -> list[Refusal | None]:
         """Publish written slots; one outcome an entry, ``None`` where stored.
 
-        A slot refused with ``EXISTS`` or ``BEING_WRITTEN`` stays with the client, to be used again or aborted.
+        A refused slot stays with the client, to be used again or aborted, unless it is ``UNKNOWN_SLOT``.
         """
         return self._perform(calls.commit(bucket, entries), timeout_s)
 

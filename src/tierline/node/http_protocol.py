@@ -191,6 +191,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._discard_left = 0
         self._after_discard: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._ungranted = ""  # a lease that no reply has handed out yet
         self._is_advancing = False
         self._drained = asyncio.Event()
         self._drained.set()
@@ -255,6 +256,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._service.end_owner(self._owner)
         if self._task is not None:
             self._task.cancel()
+        self._release_ungranted()  # here and not in the task, which may not have taken its first step
         self._drained.set()
 
     def pause_writing(self) -> None:
@@ -435,6 +437,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif found is None and not self._service.store.is_being_written(key):
             self._miss(key)
         else:
+            self._ungranted = found[0] if found is not None else ""
             self._start_task(lambda: self._lease_later(key, found, wait_s, ttl_s))
 
     async def _lease_later(self, key: ObjectKey, found: tuple[str, Leased] | None, wait_s: float, ttl_s: float) -> None:
@@ -444,18 +447,20 @@ class HttpConnection(asyncio.BufferedProtocol):
                 raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being written")
             found = self._service.store.lease(key, HTTP_HOLDER, ttl_s)
         if found is not None and not found[1].is_verified:
-            try:
-                is_whole = await self._service.verify(found[1])
-            except asyncio.CancelledError:
-                self._service.store.release(found[0])
-                raise
-            if not is_whole:
-                self._service.store.release(found[0])
+            self._ungranted = found[0]
+            if not await self._service.verify(found[1]):
+                self._release_ungranted()
                 found = None
+        self._ungranted = ""
         if found is None:
             self._miss(key)
         else:
             self._grant(*found)
+
+    def _release_ungranted(self) -> None:
+        if self._ungranted:
+            self._service.store.release(self._ungranted)
+            self._ungranted = ""
 
     def _grant(self, lease: str, leased: Leased) -> None:
         self._reply(HTTPStatus.OK, http.lease_body(lease, leased.extents), http.JSON)

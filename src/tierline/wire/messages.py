@@ -233,7 +233,8 @@ class Granted(Message, frozen=True):
 class Committed(Message, frozen=True):
     """Answer to :class:`Commit`: ``None`` where stored, else why not.
 
-    A slot refused with ``EXISTS`` or ``BEING_WRITTEN`` stays with the client, to be used again or aborted.
+    A refused slot stays with the client, to be used again or aborted, whatever the reason; but for ``UNKNOWN_SLOT``,
+    which names none of its slots.
     """
 
     id: int

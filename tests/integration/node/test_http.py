@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -148,6 +149,27 @@ def test_a_node_without_room_answers_507_and_when_to_try_again(node: NodeProcess
     assert status == 507
     assert int(headers["retry-after"]) >= 1
     wait_until(lambda: node.stats["store"]["slots"] == 0)
+
+
+def test_a_put_whose_record_finds_no_room_in_the_end_is_undone_and_answered_507(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, capacity="4MiB", grace_s=0, quarantine_s=0)
+    try:
+        with node.http() as early, node.http() as http:
+            early.send(head("PUT", "/v1/kv/b/early", 2) + b"x")
+            wait_until(lambda: node.stats["store"]["slots"] == 1)
+            for number in range(60):  # leased names of 2 KiB each: the journal is full long before the segment is
+                path = f"/v1/kv/{'b' * 1024}/{number:01024d}"
+                if http.request("PUT", path, b"x")[0] != 200:
+                    break
+                http.request("POST", f"{path}/leases?ttl_s=30")
+            early.send(b"x")
+            status, headers, _ = early.receive()
+            stats = node.stats["store"]
+            assert (status, headers["retry-after"]) == (507, "1")
+            assert (stats["aborts"], stats["slots"], stats["reserved_bytes"]) == (1, 0, 0)
+            assert early.request("GET", "/v1/kv/b/early")[0] == 404
+    finally:
+        node.close()
 
 
 def test_requests_sent_together_are_answered_in_order(http: HttpClient) -> None:

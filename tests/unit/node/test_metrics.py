@@ -1,9 +1,6 @@
 """What a node measures: every metric is set, and the documentation has it."""
 
 import re
-import tempfile
-import time
-from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -11,18 +8,9 @@ import pytest
 
 from tierline.node.metrics import NodeMetrics
 from tierline.node.service import NodeService
-from tierline.store import ObjectKey, Store
+from tierline.store import ObjectKey
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "node.md"
-
-
-@pytest.fixture
-def service() -> Iterator[NodeService]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-        service = NodeService(Store.open(Path(directory), "segment", 4 * 1024 * 1024, clock=time.monotonic))
-        yield service
-        service.stop_verifying()
-        service.close()
 
 
 @pytest.fixture

@@ -204,6 +204,23 @@ def test_a_store_full_of_leased_objects_refuses_and_evicts_nothing(store: Store)
     assert store.stats().refusals == 1
 
 
+def test_one_write_evicts_no_more_than_its_bound_and_the_next_goes_on_from_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tierline.store.store.MOST_EVICTIONS", 8)
+    for number in range(PAGES):
+        put(store, number)
+
+    for objects_left in (56, 48, 40):
+        with pytest.raises(NoSpace):
+            store.write(key(99), 30 * PAGE_BYTES, HTTP)
+        assert store.stats().objects == objects_left
+
+    assert store.write(key(99), 30 * PAGE_BYTES, HTTP).size == 30 * PAGE_BYTES
+    assert store.stats().objects == 34
+    assert_every_page_is_counted_once(store)
+
+
 def test_an_object_is_pieced_together_where_no_run_is_long_enough(store: Store) -> None:
     for number in range(PAGES):
         put(store, number)

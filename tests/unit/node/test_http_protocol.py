@@ -1,0 +1,68 @@
+"""One HTTP connection, called as asyncio calls it: what an end in the wrong moment leaves behind."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from tierline.node.http_protocol import HttpConnection, HttpLimits
+from tierline.node.metrics import NodeMetrics
+from tierline.node.service import NodeService
+from tierline.store import ObjectKey, Store
+
+CAPACITY = 4 * 1024 * 1024
+
+
+class Recorder(asyncio.Transport):
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+
+class NoPages:
+    def stats(self) -> bytes:
+        return b"{}"
+
+    def metrics(self) -> tuple[bytes, str]:
+        return b"", ""
+
+
+def connect(service: NodeService) -> tuple[HttpConnection, Recorder]:
+    limits = HttpLimits(max_object_bytes=CAPACITY, keep_alive_s=10, head_timeout_s=10, body_timeout_s=10)
+    metrics = NodeMetrics(service, lambda: (0, 0))
+    connection = HttpConnection(service, limits, metrics, NoPages(), memoryview(bytearray(65536)), set(), 10)
+    transport = Recorder()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+def receive(connection: HttpConnection, data: bytes) -> None:
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+
+
+async def test_a_lease_whose_client_goes_before_it_was_verified_ends_with_the_connection(shared_memory: Path) -> None:
+    former = NodeService(Store.open(shared_memory, "segment", CAPACITY, clock=time.monotonic))
+    owner = former.new_owner()
+    slot = former.write(ObjectKey("b", "adopted"), 1000, owner)
+    former.commit(slot.id, owner, 0, ObjectKey("b", "adopted"), 1000)
+    former.stop_verifying()
+    former.close()
+    service = NodeService(Store.open(shared_memory, "segment", CAPACITY, clock=time.monotonic))
+    connection, transport = connect(service)
+
+    receive(connection, b"POST /v1/kv/b/adopted/leases?ttl_s=30 HTTP/1.1\r\n\r\n")
+    assert service.store.stats().leases == 1
+    connection.connection_lost(None)  # before the task that verifies has taken its first step
+
+    assert (service.store.stats().leases, transport.sent) == (0, b"")
+    await asyncio.sleep(0)
+    service.stop_verifying()
+    service.close()
