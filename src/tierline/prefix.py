@@ -2,7 +2,9 @@
 
 A key is a BLAKE3 chain over token ids. Its root carries everything that changes what the KV tensors *mean* (weights,
 adapter, tenant); each link carries the tokens of one block and what stands in their place (images). A *shard suffix*
-says how the tensors are cut and laid out, so that one chain names all shards of a block: ``<chain>@<shard>``.
+says how the tensors are cut and laid out, so that one chain names all shards of a block: ``<chain>@<shard>``. A tenant
+has a third field, ``<chain>@<shard>@<tenant>``: it is in the chain's root already, and stands there for a store to see
+whose object it is. :func:`tenant_of` reads it, and LMCache's salt, out of any object's name.
 A collision would hand one tenant another's tokens, hence a cryptographic hash (docs/decisions/block-keys.md).
 """
 
@@ -23,10 +25,14 @@ KEY_VERSION = 1
 
 _ROOT_CONTEXT = "tierline.dev 2026 block key root"
 _TEXT_FIELD = re.compile(r"[A-Za-z0-9_-]+")
+_TENANT_CONTEXT = "tierline.dev 2026 tenant field"
 _OBJECT_NAME = re.compile(
     r"(?P<chain>[0-9a-f]{64})@(?P<kv_dtype>[A-Za-z0-9_-]+)\.(?P<layout>[A-Za-z0-9_-]+)\.c(?P<chunk>\d+)"
     r"\.tp(?P<tp_rank>\d+)-(?P<tp_size>\d+)\.pp(?P<pp_rank>\d+)-(?P<pp_size>\d+)\.g(?P<group>\d+)"
+    r"(?:@(?P<tenant>[0-9a-f]{16}))?"
 )
+_OUR_TENANT = re.compile(r"[0-9a-f]{64}@[A-Za-z0-9_.-]+@([0-9a-f]{16})")
+_LMCACHE_SALT = re.compile(r"[^@]+@[0-9a-f]{8}@[0-9a-f]+@[0-9a-f]+@([^@]+)")
 
 
 class PrefixIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,13 +143,41 @@ def block_chain(
         yield parent
 
 
-def object_name(chain: bytes, shard: Shard) -> str:
-    """Return the name under which a store keeps one shard of a block."""
-    return f"{chain.hex()}@{shard.suffix()}"
+def tenant_field(cache_salt: str) -> str:
+    """Return what stands for a tenant in the names of its objects: 16 hex digits, or nothing without a salt.
+
+    A digest, since a salt may be a secret, and names are listed and logged.
+    """
+    if not cache_salt:
+        return ""
+    return blake3(cache_salt.encode(), derive_key_context=_TENANT_CONTEXT).hexdigest(length=8)
+
+
+def object_name(chain: bytes, shard: Shard, tenant: str = "") -> str:
+    """Return the name under which a store keeps one shard of a block.
+
+    Parameters
+    ----------
+    tenant
+        :func:`tenant_field` of the request's ``cache_salt``.
+    """
+    name = f"{chain.hex()}@{shard.suffix()}"
+    return f"{name}@{tenant}" if tenant else name
+
+
+def tenant_of(name: str) -> str:
+    """Return the tenant of any object's name, empty where it has none.
+
+    The third field of our names; the fifth, the salt, of LMCache's multiprocess keys
+    ``model@kv_rank@object_group@chunk_hash@salt``. Its in-process keys have five fields too, and no salt: their
+    second, ``world_size``, has not the eight hex digits of a ``kv_rank``.
+    """
+    match = _OUR_TENANT.fullmatch(name) or _LMCACHE_SALT.fullmatch(name)
+    return match[1] if match else ""
 
 
 def parse_object_name(name: str) -> tuple[bytes, Shard]:
-    """Split an object name into chain and shard; the inverse of :func:`object_name`.
+    """Split an object name into chain and shard; the inverse of :func:`object_name`, whatever the tenant.
 
     Raises
     ------
@@ -152,7 +186,7 @@ def parse_object_name(name: str) -> tuple[bytes, Shard]:
     """
     match = _OBJECT_NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"not a block's object name: {name!r}; expected <64 hex digits>@<shard suffix>")
+        raise ValueError(f"not a block's object name: {name!r}; expected <64 hex digits>@<shard suffix>[@<tenant>]")
     shard = Shard(
         kv_dtype=match["kv_dtype"],
         layout=match["layout"],

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierline.prefix import CHUNK_TOKENS, PrefixIdentity, Shard, block_chain, object_name, parse_object_name
+from tierline.prefix import (
+    CHUNK_TOKENS,
+    PrefixIdentity,
+    Shard,
+    block_chain,
+    object_name,
+    parse_object_name,
+    tenant_field,
+    tenant_of,
+)
 
 TOKENS = st.lists(st.integers(0, 2**32 - 1), max_size=64)
 IDENTITY = PrefixIdentity(model="m", adapter="a", tenant="t")
@@ -85,6 +94,40 @@ def test_object_names_go_there_and_back() -> None:
     )  # fmt: skip
     (key,) = block_chain(IDENTITY.root(), range(4), 4)
     assert parse_object_name(object_name(key, shard)) == (key, shard)
+
+
+@given(st.text())
+def test_a_tenant_stands_in_its_objects_names_without_its_salt(cache_salt: str) -> None:
+    (key,) = block_chain(IDENTITY.root(), range(4), 4)
+    name = object_name(key, SHARD, tenant_field(cache_salt))
+
+    assert tenant_of(name) == tenant_field(cache_salt)
+    assert parse_object_name(name) == (key, SHARD)
+    assert len(cache_salt) < 5 or cache_salt not in name
+
+
+def test_a_known_tenant_field_never_changes() -> None:
+    assert tenant_field("") == ""
+    assert tenant_field("team-a") == "5deb89d8448da709"
+
+
+@pytest.mark.parametrize(
+    ("name", "tenant"),
+    [
+        ("/models/llama@00010000@0@9f3a@acme", "acme"),
+        ("/models/llama@00010000@1f@9f3a@f00f00f0", "f00f00f0"),
+        ("/models/llama@00010000@0@9f3a", ""),
+        ("Qwen/Qwen3-0.6B@1@0@8@bfloat16", ""),
+        ("Qwen/Qwen3-0.6B@1@0@8@bfloat16@3", ""),
+        ("Qwen/Qwen3-0.6B@1@0@8@bfloat16@tag%acme", ""),
+        ("/models/llama@00010000@0@9f3a@acme@more", ""),
+        ("/models/llama@00010000@0@9f3a@", ""),
+        ("anything", ""),
+        ("", ""),
+    ],
+)
+def test_the_salt_of_lmcache_is_a_tenant_and_its_element_type_is_none(name: str, tenant: str) -> None:
+    assert tenant_of(name) == tenant
 
 
 @given(st.text(max_size=200))

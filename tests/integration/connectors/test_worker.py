@@ -63,7 +63,8 @@ class Joined:
 
     def store(self, keys: RequestKeys, blocks: list[list[int]]) -> None:
         chains = keys.leading(len(blocks))
-        self.worker.store(StepPlan(stores=[ChunkStore(*pair) for pair in zip(chains, map(tuple, blocks), strict=True)]))
+        stores = [ChunkStore(chain, tuple(ids), keys.tenant) for chain, ids in zip(chains, blocks, strict=True)]
+        self.worker.store(StepPlan(stores=stores))
 
     def ask(self, keys: RequestKeys, chunks: int) -> Lookup:
         lookup = self.lookups.start(keys, chunks)
@@ -81,7 +82,7 @@ class Joined:
 
     def load(self, lookup: Lookup, blocks: list[list[int]]) -> None:
         chunks = [
-            ChunkLoad(chain, objects, tuple(ids))
+            ChunkLoad(chain, objects, tuple(ids), lookup.keys.tenant)
             for chain, objects, ids in zip(lookup.chains[: len(blocks)], lookup.objects, blocks, strict=True)
         ]
         self.worker.load(StepPlan(loads=[RequestLoad("request", lookup.node_epoch, tuple(chunks))]))
@@ -116,7 +117,7 @@ def second(node: NodeStore) -> Iterator[Joined]:
 @pytest.fixture
 def keys(request: pytest.FixtureRequest) -> RequestKeys:
     tokens = list(range(4 * CHUNK_TOKENS))
-    prompt = Request("request", tokens, SamplingParams(max_tokens=1), None)
+    prompt = Request("request", tokens, SamplingParams(max_tokens=1), None, cache_salt=request.node.name)
     return RequestKeys(PrefixIdentity(model="test", tenant=request.node.name).root(), prompt)
 
 
@@ -177,7 +178,7 @@ def test_corrupt_bytes_are_a_failed_load_and_leave_the_store(
 def test_waiting_stores_lose_blocks_that_are_overwritten(first: Joined, keys: RequestKeys) -> None:
     chains = keys.leading(4)
     with first.writer._changed:  # Nothing is taken from the queue while its lock is held.
-        first.writer.store([ChunkStore(chain, (10 + i, 20 + i)) for i, chain in enumerate(chains)], None)
+        first.writer.store([ChunkStore(chain, (10 + i, 20 + i), keys.tenant) for i, chain in enumerate(chains)], None)
         first.writer.fence({21, 23})
     wait_until(lambda: first.has_stored(keys, 1), "the chunks that were left are stored")
     assert not first.has_stored(keys, 2)

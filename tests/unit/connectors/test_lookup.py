@@ -35,7 +35,7 @@ def test_an_answer_with_too_many_or_half_chunks_is_a_miss(objects: int, believed
         Warnings(logging.getLogger("test"), time.monotonic),
         Counters(),
     )
-    keys = SimpleNamespace(leading=lambda chunks: [bytes(32)] * chunks)
+    keys = SimpleNamespace(tenant="", leading=lambda chunks: [bytes(32)] * chunks)
     lookup = lookups.start(keys, 2)  # type: ignore[arg-type]
     assert lookup is not None
     deadline = time.monotonic() + 5

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tierline.prefix import CHUNK_TOKENS, block_chain
+from tierline.prefix import CHUNK_TOKENS, block_chain, tenant_field
 
 if TYPE_CHECKING:
     from vllm.v1.request import Request
@@ -24,9 +24,15 @@ class RequestKeys:
         Root of the request's identity: model, adapter, tenant, epoch.
     request
         Its tokens only ever grow.
+
+    Attributes
+    ----------
+    tenant
+        The last field of the names of the request's objects.
     """
 
     def __init__(self, root: bytes, request: "Request") -> None:
+        self.tenant = tenant_field(request.cache_salt or "")
         self._request = request
         self._extras = media_by_chunk(request)
         self._lock = threading.Lock()

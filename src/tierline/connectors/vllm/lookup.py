@@ -21,7 +21,7 @@ from tierline.wire.messages import MAX_FRAME_BYTES, MAX_NAMES_PER_REQUEST, Lease
 
 RENEWALS_IN_TTL = 3
 MOST_NAMES = min(MAX_NAMES_PER_REQUEST, MAX_FRAME_BYTES // 256)
-"""Names in one question; longer prefixes are looked up to here. A name of ours has at most half of 256 bytes."""
+"""Names in one question; longer prefixes are looked up to here. A name of ours has fewer than 256 bytes."""
 _RENEWAL_CHECK_S = 1.0
 
 
@@ -158,7 +158,8 @@ class LookupThread:
 
     def _ask(self, lookup: Lookup) -> None:
         lookup.chains = lookup.keys.leading(lookup.chunks)
-        names = [object_name(chain, shard) for chain in lookup.chains for shard in self._shards]
+        tenant = lookup.keys.tenant
+        names = [object_name(chain, shard, tenant) for chain in lookup.chains for shard in self._shards]
         started = time.monotonic()
         try:
             if self._client is None:

@@ -25,11 +25,14 @@ class ChunkLoad:
     block_ids
         The engine blocks that receive it. Fewer than a whole chunk's where the engine's own cache holds the front:
         then these are the chunk's last blocks, for shared blocks must not be written.
+    tenant
+        Tenant field of the objects' names.
     """
 
     chain: bytes
     objects: tuple[LeasedObject, ...]
     block_ids: tuple[int, ...]
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,11 @@ class RequestLoad:
 
 @dataclass(frozen=True, slots=True)
 class ChunkStore:
-    """One chunk to be stored once this step has computed its last token."""
+    """One chunk to be stored once this step has computed its last token, under its tenant's name."""
 
     chain: bytes
     block_ids: tuple[int, ...]
+    tenant: str = ""
 
 
 @dataclass(slots=True)

@@ -182,7 +182,7 @@ class SchedulerHalf:
         chunks = []
         for index in range(tracked.engine_tokens // CHUNK_TOKENS, stop_tokens // CHUNK_TOKENS):
             blocks = block_ids[max(index * per_chunk, first_block) : (index + 1) * per_chunk]
-            chunks.append(ChunkLoad(lookup.chains[index], lookup.objects[index], tuple(blocks)))
+            chunks.append(ChunkLoad(lookup.chains[index], lookup.objects[index], tuple(blocks), lookup.keys.tenant))
         tracked.load = RequestLoad(request.request_id, lookup.node_epoch, tuple(chunks))
         self._new_loads.append(tracked.load)
         if self._shape.has_prefix_cache:
@@ -344,7 +344,7 @@ class SchedulerHalf:
         chains = tracked.keys.leading(ready)
         for index in range(tracked.known_chunks, ready):
             blocks = tuple(block_ids[0][index * per_chunk : (index + 1) * per_chunk])
-            yield ChunkStore(chains[index], blocks)
+            yield ChunkStore(chains[index], blocks, tracked.keys.tenant)
         tracked.known_chunks = ready
 
     def _end_load(self, tracked: _Tracked, load: RequestLoad, is_failed: bool) -> None:

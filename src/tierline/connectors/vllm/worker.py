@@ -144,7 +144,7 @@ class WorkerHalf:
         self._copier.load(extents, chunk.block_ids, after)
         if attachment.words.checksum(stored.extents) != stored.checksum:
             self._counters.add("corrupt_chunks")
-            self._writer.suspect(chunk.chain)
+            self._writer.suspect(chunk.chain, chunk.tenant)
             raise ChecksumMismatch(f"the bytes of chunk {chunk.chain.hex()} are not what was stored")
         self._counters.add("loaded_chunks")
         self._counters.add("loaded_bytes", self._copier.chunk_bytes)

@@ -127,10 +127,10 @@ class NodeWriter:
                 self._waiting = deque(kept)
             self._changed.wait_for(lambda: block_ids.isdisjoint(self._copying))
 
-    def suspect(self, chain: bytes) -> None:
-        """Tell the node store that a chunk's bytes do not match their checksum."""
+    def suspect(self, chain: bytes, tenant: str) -> None:
+        """Tell the node store that a tenant's chunk does not match its checksum."""
         with self._changed:
-            self._suspects.append(chain)
+            self._suspects.append(object_name(chain, self._shard, tenant))
             self._changed.notify_all()
 
     def attachment(self, node_epoch: int, wait_s: float) -> Attachment | None:
@@ -184,8 +184,8 @@ class NodeWriter:
                 return
             self._attach()
         assert self._client is not None
-        for chain in suspects:
-            self._client.suspect(self._bucket, object_name(chain, self._shard))
+        for name in suspects:
+            self._client.suspect(self._bucket, name)
         while self._waiting:
             self._refill_slots()  # a round trip, so it is made before a block is marked as being copied
             if (store := self._next()) is None:
@@ -259,7 +259,8 @@ class NodeWriter:
         finally:
             self._copied()
         checksum = words.checksum(slot.extents)
-        self._written.append((CommitEntry(slot.slot, object_name(chain, self._shard), size, checksum), slot))
+        name = object_name(chain, self._shard, store.chunk.tenant)
+        self._written.append((CommitEntry(slot.slot, name, size, checksum), slot))
         self._recent[chain] = started
         if len(self._recent) > RECENT_STORES:
             self._recent.popitem(last=False)
