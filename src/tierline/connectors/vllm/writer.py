@@ -91,7 +91,7 @@ class NodeWriter:
         self._changed = threading.Condition()
         # Guarded by _changed.
         self._waiting: deque[_Store] = deque()
-        self._suspects: deque[bytes] = deque()
+        self._suspects: deque[str] = deque()
         self._copying: frozenset[int] = frozenset()
         self._attachment: Attachment | None = None
         self._wants_new_connection = True
