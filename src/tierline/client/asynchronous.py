@@ -69,10 +69,11 @@ class AsyncNodeClient:
         ttl_s: float,
         group_size: int = 1,
         *,
+        across_gaps: bool = False,
         timeout_s: float | None = None,
     ) -> Leased:
         """Lease the longest leading run of stored objects."""
-        return await self._perform(calls.prefix_lease(bucket, names, ttl_s, group_size), timeout_s)
+        return await self._perform(calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps), timeout_s)
 
     async def renew(self, lease: str, ttl_s: float, *, timeout_s: float | None = None) -> None:
         """Set a lease's remaining time."""

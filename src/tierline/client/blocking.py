@@ -121,6 +121,7 @@ class NodeClient:
         ttl_s: float,
         group_size: int = 1,
         *,
+        across_gaps: bool = False,
         timeout_s: float | None = None,
     ) -> Leased:
         """Lease the longest leading run of stored objects, in one round trip; never waits for a commit.
@@ -134,14 +135,16 @@ class NodeClient:
             reused, after a rest.
         group_size
             The run ends before the first group that is not complete.
+        across_gaps
+            Go on behind a group that is not complete, for names that are no prefix.
 
         Returns
         -------
         Leased
             ``lease`` (empty: nothing was there) and ``objects``, one for each leased name in order, each with
-            ``size``, ``checksum`` and ``extents``.
+            ``size``, ``checksum`` and ``extents``; ``across_gaps``, its index in ``names`` is in ``places``.
         """
-        return self._perform(calls.prefix_lease(bucket, names, ttl_s, group_size), timeout_s)
+        return self._perform(calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps), timeout_s)
 
     def renew(self, lease: str, ttl_s: float, *, timeout_s: float | None = None) -> None:
         """Set a lease's remaining time to ``ttl_s``; raises ``UnknownLease`` where it is too late."""

@@ -49,10 +49,12 @@ class Call(Generic[T]):
         return result
 
 
-def prefix_lease(bucket: str, names: Sequence[str], ttl_s: float, group_size: int) -> Call[Leased]:
-    """Lease the longest leading run."""
+def prefix_lease(
+    bucket: str, names: Sequence[str], ttl_s: float, group_size: int, across_gaps: bool = False
+) -> Call[Leased]:
+    """Lease the longest leading run, or all that is there."""
     return Call(
-        lambda number: messages.PrefixLease(number, bucket, list(names), ttl_s, group_size),
+        lambda number: messages.PrefixLease(number, bucket, list(names), ttl_s, group_size, across_gaps),
         lambda reply: reply if isinstance(reply, Leased) else None,
     )
 

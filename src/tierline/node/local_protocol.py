@@ -260,22 +260,29 @@ class LocalConnection(asyncio.Protocol):
             raise WireError(f"{len(names)} names in groups of {group}; allowed: a multiple")
         granted_s = min(request.ttl_s, self._store.limits.max_ttl_s)
         step = max(KEYS_PER_STEP // group, 1) * group
+        slice_ = group if request.across_gaps else step
         lease = self._store.open_lease(self.holder, granted_s)
         objects: list[LeasedObject] = []
+        places: list[int] = []
         extents = 0
-        for start in range(0, len(names), step):
-            keys = [ObjectKey(request.bucket, name) for name in names[start : start + step]]
+        for start in range(0, len(names), slice_):
+            keys = [ObjectKey(request.bucket, name) for name in names[start : start + slice_]]
             found = self._store.extend_lease(lease, keys, group)
             objects.extend(map(_leased_object, found))
             self._service.verify_later(found)
             extents += sum(len(leased.extents) for leased in found)
-            if len(found) < len(keys) or extents > MAX_REPLY_EXTENTS:
+            if request.across_gaps:
+                places.extend(range(start, start + len(found)))
+            elif len(found) < len(keys):
                 break
-            yield
+            if extents > MAX_REPLY_EXTENTS:
+                break
+            if (start + slice_) % step == 0:
+                yield
         if not objects:
             self._store.release(lease)
             lease = ""
-        return messages.Leased(request.id, lease, objects, granted_s)
+        return messages.Leased(request.id, lease, objects, granted_s, places)
 
     def _renew(self, request: messages.Renew) -> Reply:
         self._store.renew(request.lease, request.ttl_s)

@@ -74,7 +74,8 @@ class PrefixLease(Message, frozen=True):
     """Lease the longest leading run of committed objects; never waits for a commit.
 
     ``names`` come in groups of ``group_size`` (the ranks' shards of one block); the run ends before the first group
-    that is not complete. One lease, one TTL for the whole run.
+    that is not complete. One lease, one TTL for the whole run. With ``across_gaps`` it goes on behind such a group, for
+    callers whose names are no prefix; ``Leased.places`` then says what was there.
     """
 
     id: int
@@ -82,6 +83,7 @@ class PrefixLease(Message, frozen=True):
     names: Names
     ttl_s: Seconds
     group_size: Count = 1
+    across_gaps: bool = False
 
 
 class Renew(Message, frozen=True):
@@ -190,12 +192,17 @@ class LeasedObject(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Leased(Message, frozen=True):
-    """Answer to :class:`PrefixLease`: ``lease`` is empty when the first group was missing already."""
+    """Answer to :class:`PrefixLease`: ``lease`` is empty when nothing was there.
+
+    ``places`` has the index in ``names`` of each object where the request went across gaps; else it is empty, for the
+    objects are those of the leading names.
+    """
 
     id: int
     lease: str
     objects: list[LeasedObject]
     ttl_s: float
+    places: list[int] = []
 
 
 class Slot(msgspec.Struct, frozen=True, array_like=True):

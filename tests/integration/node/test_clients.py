@@ -56,6 +56,18 @@ def test_a_prefix_that_is_not_there_gives_no_lease(client: NodeClient) -> None:
     assert (leased.lease, leased.objects) == ("", [])
 
 
+def test_a_lease_across_gaps_has_every_whole_group_and_says_which(client: NodeClient) -> None:
+    for name in ("a1", "a2", "b0", "b1", "c1"):
+        store(client, name, name.encode())
+    names = ["a0", "a1", "a2", "a3"]
+    leased = client.prefix_lease("b", names, 10, across_gaps=True)
+    assert (leased.places, len(leased.objects)) == ([1, 2], 2)
+    assert client.release(leased.lease) == 2
+    grouped = client.prefix_lease("b", ["a0", "a1", "b0", "b1", "c0", "c1"], 10, 2, across_gaps=True)
+    assert grouped.places == [2, 3]
+    assert client.prefix_lease("b", [f"nowhere{number}" for number in range(200)], 10, across_gaps=True).lease == ""
+
+
 def test_a_prefix_lease_of_many_names_comes_whole(client: NodeClient) -> None:
     names = [f"many{number}" for number in range(300)]
     slots = client.reserve("b", names, [1] * 300)
