@@ -14,6 +14,8 @@ class Counters:
     ----------
     hits, misses
         Objects found, and not found, by those who asked for a lease.
+    hit_bytes, commit_bytes
+        Bytes of the objects found, and of those published: what was read and written, whichever way.
     commits, aborts
         Slots published, and given back.
     refusals
@@ -28,7 +30,9 @@ class Counters:
 
     hits: int = 0
     misses: int = 0
+    hit_bytes: int = 0
     commits: int = 0
+    commit_bytes: int = 0
     aborts: int = 0
     refusals: int = 0
     leases_expired: int = 0

@@ -228,6 +228,7 @@ class Store:
         leased = Leased(key, size, checksum, extents_of(runs, size), is_verified=True)
         self._publish(_Object(leased, opened.record, now, rests_until=now))
         self._counters.commits += 1
+        self._counters.commit_bytes += size
 
     def abort(self, slot_id: int, owner: Owner) -> None:
         """Take a slot back; its owner promises that nothing writes into it any more. Raises ``UnknownSlot``."""
@@ -257,6 +258,7 @@ class Store:
             self._counters.misses += 1
             return None
         self._counters.hits += 1
+        self._counters.hit_bytes += found.leased.size
         now = self._clock()
         lease = self._leases.open(holder, now + self._cut(ttl_s))
         self._leases.add(lease, [found])
@@ -296,6 +298,7 @@ class Store:
             self._hold(found, now)
         self._leases.add(lease, run)
         self._counters.hits += len(run)
+        self._counters.hit_bytes += sum(found.leased.size for found in run)
         self._counters.misses += len(keys) - len(run)
         return [found.leased for found in run]
 

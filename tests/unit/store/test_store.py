@@ -246,6 +246,7 @@ def test_a_prefix_lease_covers_the_longest_leading_run(store: Store) -> None:
 
     assert [leased.key for leased in run] == [key(0), key(1), key(2)]
     assert (store.stats().hits, store.stats().misses) == (3, 3)
+    assert (store.stats().hit_bytes, store.stats().commit_bytes) == (3 * PAGE_BYTES, 4 * PAGE_BYTES)
     assert store.release(lease_id) == 3
 
 
