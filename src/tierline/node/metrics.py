@@ -150,7 +150,7 @@ class _StoreCollector(Collector):
         yield _counter("tierline_node_commits", "Slots published", stats.commits)
         yield _counter("tierline_node_commit_bytes", "Bytes of the objects published", stats.commit_bytes)
         yield _counter("tierline_node_aborts", "Slots given back", stats.aborts)
-        yield _counter("tierline_node_refusals", "Slots not given for lack of pages", stats.refusals)
+        yield _counter("tierline_node_refusals", "Slots refused for lack of room", stats.refusals)
         yield _counter("tierline_node_leases_expired", "Leases that ran out", stats.leases_expired)
         yield _counter("tierline_node_leases_abandoned", "Leases whose connection ended", stats.leases_abandoned)
         yield _counters(
@@ -169,6 +169,11 @@ class _StoreCollector(Collector):
             "tierline_node_segment_relinks",
             "The segment's name had been removed and was put back",
             self._service.relinks,
+        )
+        yield _gauge(
+            "tierline_node_segment_named",
+            "1 while the segment can be opened by its names, 0 while they are lost",
+            self._service.is_named,
         )
         yield _gauge("tierline_node_event_loop_lag_seconds", "Lateness of the loop's last timer", self._service.lag_s)
         yield _counters(

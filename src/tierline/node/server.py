@@ -2,12 +2,14 @@
 
 Order matters. Ports are bound before the segment is touched, so that a port in use costs nothing; they listen only
 after adoption, so that who connects is served. On SIGTERM the store is closed **before** the connections are: the slots
-of clients that may still be writing stay in the journal, as orphans of the next process.
+of clients that may still be writing stay in the journal, as orphans of the next process. A segment that another process
+has cut short ends the node: nothing of it may be touched any more.
 """
 
 import asyncio
 import contextlib
 import errno
+import faulthandler
 import ipaddress
 import os
 import signal
@@ -24,7 +26,7 @@ import uvloop
 
 from tierline import logs
 from tierline.configuration import format_byte_size
-from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, UsageError, WireError
+from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
 from tierline.node.access import Access, Pass
 from tierline.node.buckets import EVERY_BUCKET
 from tierline.node.config import NodeConfig
@@ -55,8 +57,9 @@ def run(config: NodeConfig) -> None:
     UsageError
         A port or socket in use, a segment that does not fit: found before anything is served.
     SegmentError
-        The segment cannot be adopted.
+        The segment cannot be adopted, or was cut short by another process.
     """
+    faulthandler.enable()  # a SIGBUS, of a segment cut short a moment ago, says at least where
     factory = uvloop.new_event_loop if config.event_loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(serve(config))
@@ -80,7 +83,7 @@ async def serve(config: NodeConfig) -> None:
                 capacity=format_byte_size(config.capacity),
                 adopted=node.service.store.stats().adopted,
             )
-            await stop.wait()
+            await node.serve_until(stop)
             log.info("node stopping")
             await node.drain(config.drain_s)
     finally:
@@ -122,7 +125,7 @@ class Node:
         self.access = access
         self.service = NodeService(store)
         self._config = config
-        self._started = time.time()
+        self._started = time.monotonic()
         self._http_connections: set[HttpConnection] = set()
         self._local_connections: set[LocalConnection] = set()
         self._metrics = NodeMetrics(
@@ -140,6 +143,7 @@ class Node:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._name_trouble = ""
+        self._cut_short: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self, http: socket.socket, local: socket.socket) -> None:
         """Listen on two bound sockets."""
@@ -152,6 +156,16 @@ class Node:
             self._server = await loop.create_server(self._http_connection, sock=http, backlog=BACKLOG)
         except OSError as error:  # bound by two, and the other was first to listen
             raise EnvironmentTooSmall(f"--port: {self._config.port} is in use: {error.strerror}") from error
+
+    async def serve_until(self, stop: asyncio.Event) -> None:
+        """Wait for the event. Raises ``SegmentError`` as soon as another process has cut the segment short."""
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({stopping, self._cut_short}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if self._cut_short.done():
+            self._cut_short.result()
 
     async def drain(self, at_most_s: float) -> None:
         """Take no more writes and let the bodies under way come to their end."""
@@ -181,7 +195,7 @@ class Node:
         document = {
             "node": config.node_name,
             "epoch": store.epoch,
-            "uptime_s": round(time.time() - self._started, 3),
+            "uptime_s": round(time.monotonic() - self._started, 3),
             "accepts_writes": self.service.accepts_writes,
             "segment": {
                 "path": str(store.segment.path),
@@ -245,24 +259,18 @@ class Node:
 
     async def _welcome(self, sock: socket.socket) -> None:
         """Greet one client and hand its socket to a connection."""
+        since = time.monotonic()
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 hello = await _receive_hello(sock)
         except (OSError, WireError, TimeoutError) as error:
-            log.warning("a client did not greet", error=str(error) or type(error).__name__)
-            if isinstance(error, WireError):
-                with contextlib.suppress(OSError):
-                    sock.send(encode_frame(Failed(0, WireError.__name__, str(error))))
-            sock.close()
+            self._turn_away(sock, "", error)
             return
         rights = Pass(self.access, hello.token)
         try:
             rights.require_segment((EVERY_BUCKET,), writable=hello.writer)
         except AccessDenied as error:
-            log.warning("a client was turned away", client=hello.client, error=str(error))
-            with contextlib.suppress(OSError):
-                sock.send(encode_frame(Failed(0, AccessDenied.__name__, str(error))))
-            sock.close()
+            self._turn_away(sock, hello.client, error)
             return
         store = self.service.store
         pid, _, _ = _PEER_CREDENTIALS.unpack(
@@ -281,14 +289,18 @@ class Node:
         )
         try:
             descriptor = store.segment.open_descriptor(writable=hello.writer)
-            try:
-                socket.send_fds(sock, [encode_frame(welcome)], [descriptor])
-            finally:
-                os.close(descriptor)
         except OSError as error:
-            log.warning("a client left during the greeting", client=hello.client, error=str(error))
-            sock.close()
+            reason = f"the node cannot open its segment any more: {error.strerror}; who changed {store.segment.path}?"
+            self._turn_away(sock, hello.client, SegmentError(reason))
             return
+        try:
+            socket.send_fds(sock, [encode_frame(welcome)], [descriptor])
+        except OSError as error:
+            self._turn_away(sock, hello.client, error)
+            return
+        finally:
+            os.close(descriptor)
+        self._metrics.socket_request(Hello.__name__, "ok", time.monotonic() - since)
         connection = LocalConnection(
             self.service,
             hello,
@@ -300,6 +312,16 @@ class Node:
             connections=self._local_connections,
         )
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+
+    def _turn_away(self, sock: socket.socket, client: str, error: Exception) -> None:
+        """Close on a client that has not been welcomed; it is told why where it can have done something wrong."""
+        outcome = type(error).__name__
+        log.warning("a client was turned away", client=client, error=str(error) or outcome)
+        self._metrics.socket_request(Hello.__name__, outcome, 0.0)
+        if isinstance(error, TierlineError):
+            with contextlib.suppress(OSError):
+                sock.send(encode_frame(Failed(0, outcome, str(error))))
+        sock.close()
 
     # Housekeeping -------------------------------------------------------------------------------------------------
 
@@ -324,6 +346,11 @@ class Node:
             now = time.monotonic()
             for connection in list(self._http_connections):
                 connection.enforce_deadline(now)
+            try:
+                store.segment.require_whole()
+            except SegmentError as error:
+                self._cut_short.set_exception(error)
+                return
             self._keep_name()
             self.access.reload()
             for orphan in store.orphaned_owners():
@@ -339,8 +366,10 @@ class Node:
             if str(error) != self._name_trouble:
                 log.error("new clients cannot open the segment", error=str(error))
             self._name_trouble = str(error)
+            self.service.is_named = False
             return
         self._name_trouble = ""
+        self.service.is_named = True
         if is_relinked:
             self.service.relinks += 1
             log.warning("the segment's name was removed, by an LMCache client that exited perhaps; put back")

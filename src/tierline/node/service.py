@@ -46,6 +46,8 @@ class NodeService:
         """Objects whose bytes were compared with their checksum, by result."""
         self.relinks = 0
         """How often the segment's public name had been removed and was put back."""
+        self.is_named = True
+        """False while the segment's names do not lead to it, so that nobody can open it by them."""
         self.lag_s = 0.0
         """How late the loop served a timer last, worst of the last second."""
         self._connections = itertools.count(1)

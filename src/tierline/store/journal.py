@@ -50,7 +50,7 @@ _UNIT_BYTES = 64
 _UNITS_PER_PAGE = 16
 _MAX_BODY_UNITS = -(-(MAX_FRAGMENTS * _RUN.size + MAX_TEXT_BYTES) // _UNIT_BYTES)
 _SCAN_BYTES = 1024 * 1024
-
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 _NOBODY = Owner(client="", connection=0)
 
@@ -271,7 +271,7 @@ class Journal:
         try:
             written = os.pwrite(self._fd, content, offset)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in _FULL:
                 raise
             written = 0
         if written != len(content):

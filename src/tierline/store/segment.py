@@ -129,6 +129,22 @@ class Segment:
         _check_names(self._fd, self.path)
         return was_missing
 
+    def require_whole(self) -> None:
+        """Check that nobody has made the file shorter: a touch of what is missing is SIGBUS. Call it every second.
+
+        Raises
+        ------
+        SegmentError
+            It is shorter than it was; no byte of the segment may be touched any more.
+        """
+        found = os.fstat(self._fd).st_size
+        if found < self.size:
+            raise SegmentError(
+                f"{self.path}: another process has cut it from {self.size} to {found} bytes; whoever touches what is "
+                f"missing is killed by SIGBUS. Stop all clients and remove {self.path}, {self.path}.keep and "
+                f"{self.path}.journal to start empty"
+            )
+
     def close(self) -> None:
         """Let go of the lock and the file, which stays. The mapping ends with the last view of it."""
         if self._fd >= 0:

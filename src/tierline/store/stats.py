@@ -19,7 +19,7 @@ class Counters:
     commits, aborts
         Slots published, and given back.
     refusals
-        Slots not given for lack of pages.
+        Slots not given, or not published, for lack of pages or of room for their records.
     leases_expired, leases_abandoned
         Leases that ran out, and leases whose connection ended.
     evictions

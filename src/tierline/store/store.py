@@ -221,7 +221,11 @@ class Store:
         while not self._journal.has_room:
             self._evict_one(0)
         runs, rest = split_runs(opened.runs, pages_for(size))
-        self._journal.commit(opened.record, key, size, checksum, runs)
+        try:
+            self._journal.commit(opened.record, key, size, checksum, runs)
+        except NoSpace:
+            self._counters.refusals += 1
+            raise
         self._close_slot(opened)
         self._allocator.free(rest)
         now = self._clock()
@@ -476,8 +480,9 @@ class Store:
         runs = self._allocate(pages_for(size))
         try:
             record = self._journal.reserve(owner, key, size, runs)
-        except BaseException:
+        except BaseException as error:
             self._allocator.free(runs)
+            self._counters.refusals += isinstance(error, NoSpace)
             raise
         self._last_slot += 1
         slot = Slot(self._last_slot, size, extents_of(runs, size))

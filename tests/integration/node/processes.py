@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,15 +31,26 @@ def wait_until(condition: Callable[[], bool], within_s: float = WITHIN_S) -> Non
 
 
 class NodeProcess:
-    """`tierline node` on a free port with a segment of its own, which :meth:`close` removes."""
+    """`tierline node` on a free port with a segment of its own, which :meth:`close` removes.
 
-    def __init__(self, folder: Path, *, capacity: str = "64MiB", **settings: object) -> None:
+    ``program`` runs in place of ``python -m tierline``, for a node in a world that is not as it should be.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        capacity: str = "64MiB",
+        program: Sequence[str] = (sys.executable, "-m", "tierline"),
+        **settings: object,
+    ) -> None:
         self.port = free_port()
         self.segment_name = f"tierline-test-{uuid.uuid4().hex[:12]}"
         self.segment = Path("/dev/shm") / self.segment_name
         self.socket = folder / f"{self.port}.sock"
         self._log = folder / f"node-{self.port}.log"
         self._capacity = capacity
+        self._program = program
         self._settings = {f"TIERLINE_NODE_{key}".upper(): str(value) for key, value in settings.items()}
         self.start()
 
@@ -48,7 +59,7 @@ class NodeProcess:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "tierline", "node"),
+                    *(*self._program, "node"),
                     *("--port", str(self.port), "--socket", str(self.socket), "--capacity", self._capacity),
                     *("--shared-memory-name", self.segment_name),
                 ],
