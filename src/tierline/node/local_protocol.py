@@ -266,6 +266,8 @@ class LocalConnection(asyncio.Protocol):
         places: list[int] = []
         extents = 0
         for start in range(0, len(names), slice_):
+            if start and start % step == 0:
+                yield
             keys = [ObjectKey(request.bucket, name) for name in names[start : start + slice_]]
             found = self._store.extend_lease(lease, keys, group)
             objects.extend(map(_leased_object, found))
@@ -277,8 +279,6 @@ class LocalConnection(asyncio.Protocol):
                 break
             if extents > MAX_REPLY_EXTENTS:
                 break
-            if (start + slice_) % step == 0:
-                yield
         if not objects:
             self._store.release(lease)
             lease = ""
@@ -394,7 +394,7 @@ class LocalConnection(asyncio.Protocol):
 
 def _single(act: Callable[[], Reply | None]) -> Steps:
     """Return the steps of a request that has one."""
-    yield
+    yield from ()
     return act()
 
 

@@ -3,11 +3,13 @@
 Every metric is declared in this file and described in docs/node.md; base units are bytes and seconds.
 """
 
+import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 
-from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, exposition
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, GCCollector, ProcessCollector, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -39,50 +41,20 @@ class NodeMetrics:
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._registry.register(_StoreCollector(service, open_connections, failed_reloads))
-        self._http_requests = Counter(
-            "tierline_node_http_requests_total",
-            "HTTP requests answered",
-            ["route", "status"],
-            registry=self._registry,
-        )
-        self._http_seconds = Histogram(
-            "tierline_node_http_request_seconds",
-            "From a request's whole head to its whole reply",
-            ["route"],
-            buckets=_SECONDS_BUCKETS,
-            registry=self._registry,
-        )
+        self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
         self._http_received = Counter(
             "tierline_node_http_received_bytes_total", "Bytes of request bodies", registry=self._registry
         )
         self._http_sent = Counter(
             "tierline_node_http_sent_bytes_total", "Bytes of reply bodies", registry=self._registry
         )
-        self._socket_requests = Counter(
-            "tierline_node_socket_requests_total",
-            "Requests of the UNIX socket answered",
-            ["verb", "outcome"],
-            registry=self._registry,
-        )
-        self._socket_seconds = Histogram(
-            "tierline_node_socket_request_seconds",
-            "From a request's receipt to its reply",
-            ["verb"],
-            buckets=_SECONDS_BUCKETS,
-            registry=self._registry,
-        )
-        self._http_children: dict[tuple[str, HTTPStatus], tuple[Counter, Histogram]] = {}
-        self._socket_children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        self._socket = _Requests("tierline_node_socket", "Requests of the UNIX socket", "receipt", ("verb", "outcome"))
+        self._registry.register(self._http)
+        self._registry.register(self._socket)
 
     def http_request(self, route: str, status: HTTPStatus, seconds: float, received: int, sent: int) -> None:
         """Count one answered HTTP request."""
-        children = self._http_children.get((route, status))
-        if children is None:
-            label = route or "none"
-            children = self._http_requests.labels(label, str(status.value)), self._http_seconds.labels(label)
-            self._http_children[route, status] = children
-        children[0].inc()
-        children[1].observe(seconds)
+        self._http.add(route or "none", int(status), seconds)
         if received:
             self._http_received.inc(received)
         if sent:
@@ -90,16 +62,62 @@ class NodeMetrics:
 
     def socket_request(self, verb: str, outcome: str, seconds: float) -> None:
         """Count one answered request of the UNIX socket."""
-        children = self._socket_children.get((verb, outcome))
-        if children is None:
-            children = self._socket_requests.labels(verb, outcome), self._socket_seconds.labels(verb)
-            self._socket_children[verb, outcome] = children
-        children[0].inc()
-        children[1].observe(seconds)
+        self._socket.add(verb, outcome, seconds)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text of ``GET /metrics`` and its content type."""
         return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST
+
+
+class _Requests(Collector):
+    """Requests of one protocol by kind and outcome, and how long each kind took.
+
+    Counted in plain numbers: Prometheus' own, three locked objects for each request, were a tenth of the processor time
+    of a lease.
+    """
+
+    def __init__(self, name: str, what: str, since: str, labels: tuple[str, str]) -> None:
+        self._name = name
+        self._what = what
+        self._since = since
+        self._labels = labels
+        self._tallies: dict[str, _Tally] = {}
+
+    def add(self, kind: str, outcome: str | int, seconds: float) -> None:
+        """Count one answered request."""
+        tally = self._tallies.get(kind)
+        if tally is None:
+            tally = self._tallies[kind] = _Tally()
+        tally.outcomes[outcome] = tally.outcomes.get(outcome, 0) + 1
+        tally.seconds += seconds
+        tally.buckets[bisect_left(_SECONDS_BUCKETS, seconds)] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(f"{self._name}_requests", f"{self._what} answered", labels=self._labels)
+        seconds = HistogramMetricFamily(
+            f"{self._name}_request_seconds",
+            f"{self._what}: from the {self._since} to the whole reply",
+            labels=self._labels[:1],
+        )
+        for kind, tally in self._tallies.items():
+            for outcome, count in tally.outcomes.items():
+                requests.add_metric([kind, str(outcome)], count)
+            so_far = itertools.accumulate(tally.buckets)
+            bounds = [*map(str, _SECONDS_BUCKETS), "+Inf"]
+            seconds.add_metric([kind], list(zip(bounds, so_far, strict=True)), tally.seconds)
+        yield requests
+        yield seconds
+
+
+class _Tally:
+    """Requests of one kind: by outcome, and by the bucket of seconds they fell into; all seconds together."""
+
+    __slots__ = ("buckets", "outcomes", "seconds")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str | int, int] = {}
+        self.buckets = [0] * (len(_SECONDS_BUCKETS) + 1)
+        self.seconds = 0.0
 
 
 class _StoreCollector(Collector):

@@ -65,6 +65,11 @@ class FrameDecoder(Generic[M]):
         WireError
             A length out of bounds, or a message that its type does not allow. Every later call raises it again.
         """
+        if not self._buffer and self._failure is None and _is_one_frame(received):  # as nearly all come
+            with memoryview(received) as view:
+                message = self._decode(view[FRAME_HEADER_BYTES:])
+            yield message
+            return
         self._buffer += received
         consumed = 0
         try:
@@ -96,3 +101,9 @@ class FrameDecoder(Generic[M]):
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 self._failure = WireError(f"not a message of the contract: {error}")
                 raise self._failure from error
+
+
+def _is_one_frame(received: bytes | bytearray | memoryview) -> bool:
+    """Whether these bytes are a whole frame and nothing more."""
+    length = len(received) - FRAME_HEADER_BYTES
+    return 0 < length <= MAX_FRAME_BYTES and int.from_bytes(received[:FRAME_HEADER_BYTES], "little") == length

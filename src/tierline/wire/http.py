@@ -5,6 +5,7 @@ after that. What cannot be served is an :class:`HttpRefusal`, which says the sta
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -140,11 +141,33 @@ Route = PutObject | GetObject | DeleteObject | AcquireLease | ReleaseLease | Sta
 def parse_head(head: bytes | bytearray | memoryview) -> RequestHead:
     """Parse a request's bytes up to and with the empty line.
 
+    A client sends the same headers with each of its requests, so those are parsed once and remembered: with a
+    request line of the usual form, what headers mean does not depend on it.
+
     Raises
     ------
     HttpRefusal
         400 for what is not HTTP/1.x.
     """
+    line = _USUAL_REQUEST_LINE.match(head)
+    if line is None or len(head) - line.end() > _MOST_BYTES_REMEMBERED:
+        return _parse_whole_head(head)
+    headers = _parse_headers(bytes(head[line.end() :]))
+    method, target = line.groups()
+    return RequestHead(method.decode("latin-1"), target, *headers)
+
+
+_USUAL_REQUEST_LINE = re.compile(rb"(DELETE|GET|HEAD|POST|PUT) (/[!-~]*) HTTP/1\.1\r\n")
+_MOST_BYTES_REMEMBERED = 1024
+
+
+@lru_cache(maxsize=1024)
+def _parse_headers(headers: bytes) -> tuple[int | None, bool, bool, bool]:
+    """Return what the headers of an HTTP/1.1 request say: the last four fields of :class:`RequestHead`."""
+    return _parse_whole_head(b"GET / HTTP/1.1\r\n" + headers)[2:]
+
+
+def _parse_whole_head(head: bytes | bytearray | memoryview) -> RequestHead:
     collector = _HeadCollector()
     parser = httptools.HttpRequestParser(collector)
     collector.parser = parser
@@ -254,15 +277,18 @@ def reply_head(
     headers: Mapping[str, str] | None = None,
 ) -> bytes:
     """Return a reply's head; its body, ``content_length`` bytes, follows."""
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", f"Content-Length: {content_length}"]
-    if content_type is not None:
-        lines.append(f"Content-Type: {content_type}")
+    start, end = _around_length(int(status), content_type, keep_alive)
+    further = "".join(f"\r\n{name}: {value}" for name, value in headers.items()) if headers else ""
+    return f"{start}{content_length}{end}{further}\r\n\r\n".encode("latin-1")
+
+
+@lru_cache(maxsize=256)
+def _around_length(status: int, content_type: str | None, keep_alive: bool) -> tuple[str, str]:
+    """Return what stands before and after the value of a reply's content length."""
+    end = "" if content_type is None else f"\r\nContent-Type: {content_type}"
     if not keep_alive:
-        lines.append("Connection: close")
-    if headers:
-        lines.extend(f"{name}: {value}" for name, value in headers.items())
-    lines.append("\r\n")
-    return "\r\n".join(lines).encode("latin-1")
+        end += "\r\nConnection: close"
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: ", end
 
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -90,3 +90,29 @@ def test_a_reply_head_ends_with_an_empty_line_and_says_its_length() -> None:
     assert http.reply_head(HTTPStatus.OK, 3, http.JSON) == (
         b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Type: application/json\r\n\r\n"
     )
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Host: a\r\nContent-Length: 7\r\n\r\n",
+        b"Host: a\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 7\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n",
+        b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"\r\n",
+    ],
+)
+def test_headers_mean_the_same_whether_they_are_remembered_or_not(headers: bytes) -> None:
+    unremembered = http.parse_head(b"PUT /%C3%BC HTTP/1.1\r\nX: " + b"x" * 2000 + b"\r\n" + headers)
+    for _ in range(2):
+        assert http.parse_head(b"PUT /%C3%BC HTTP/1.1\r\n" + headers) == unremembered
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", b"Content-Length: x\r\n\r\n", b"A: \x00\r\n\r\n", b"A\r\n\r\n"],
+)
+def test_refused_headers_are_not_remembered_as_good(headers: bytes) -> None:
+    for _ in range(2):
+        with pytest.raises(http.HttpRefusal):
+            http.parse_head(b"PUT /a HTTP/1.1\r\n" + headers)
