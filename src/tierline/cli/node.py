@@ -23,7 +23,8 @@ def node(
         str | None, typer.Option(metavar="SIZE", help="Size of the segment, e.g. 512MiB.", show_default="512MiB")
     ] = None,
     eviction: Annotated[
-        Literal["arc", "lru"] | None, typer.Option(help="What gives way when the segment is full.", show_default="arc")
+        Literal["arc", "lru", "s3fifo", "lfu", "fifo"] | None,
+        typer.Option(help="What gives way when the segment is full.", show_default="arc"),
     ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,

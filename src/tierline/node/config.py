@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from tierline.configuration import ByteSize, ProgramConfig
+from tierline.store.eviction import PolicyName
 
 _MIB = 1024 * 1024
 
@@ -62,7 +63,7 @@ class NodeConfig(ProgramConfig):
         description="permissions of the segment; LMCache's in-process client of another user needs 0666",
     )
     capacity: ByteSize = Field(default=512 * _MIB, ge=2 * _MIB, description="size of the segment; fixed for its life")
-    eviction: Literal["arc", "lru"] = Field(default="arc", description="who goes when room is needed")
+    eviction: PolicyName = Field(default="arc", description="who goes when room is needed")
 
     max_ttl_s: float = Field(default=60.0, gt=0, description="longest time to live of a lease; more is cut to it")
     grace_s: float = Field(default=2.0, ge=0, description="an object stays readable so long after its lease's release")

@@ -1,5 +1,6 @@
 """The cache itself: pure, synchronous, no sockets, the clock passed in. :class:`Store` is all that others use."""
 
+from tierline.store.eviction import PolicyName
 from tierline.store.extents import MAX_FRAGMENTS, PAGE_BYTES
 from tierline.store.objects import (
     Extent,
@@ -24,6 +25,7 @@ __all__ = [
     "ObjectStat",
     "Orphan",
     "Owner",
+    "PolicyName",
     "Segment",
     "Slot",
     "Store",

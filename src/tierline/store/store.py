@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, UnknownSlot
 from tierline.store.adoption import Adoption, adopt
-from tierline.store.eviction import POLICIES, EvictionPolicy
+from tierline.store.eviction import POLICIES, EvictionPolicy, PolicyName
 from tierline.store.extents import PAGE_BYTES, PageAllocator, Run, extents_of, pages_for, runs_of, split_runs
 from tierline.store.journal import Journal, Record
 from tierline.store.leases import LeaseTable
@@ -49,7 +49,6 @@ class _Object:
         "record",
         "rests_until",
         "touched",
-        "was_used",
     )
 
     def __init__(self, leased: Leased, record: int, now: float, rests_until: float) -> None:
@@ -59,7 +58,6 @@ class _Object:
         self.leases = 0
         self.born = now
         self.touched = now
-        self.was_used = False  # since the policy listed it
         self.rests_until = rests_until
         self.is_resting = False  # filed in the wheel of rests
         self.is_retired = False
@@ -101,7 +99,7 @@ class Store:
         segment: Segment,
         journal: Journal,
         *,
-        eviction: Literal["arc", "lru"] = "arc",
+        eviction: PolicyName = "arc",
         clock: Callable[[], float],
         limits: StoreLimits | None = None,
     ) -> None:
@@ -135,7 +133,7 @@ class Store:
         name: str,
         capacity_bytes: int,
         *,
-        eviction: Literal["arc", "lru"] = "arc",
+        eviction: PolicyName = "arc",
         clock: Callable[[], float],
         limits: StoreLimits | None = None,
         mode: int = 0o666,
@@ -585,25 +583,25 @@ class Store:
             self._leased_pages += found.pages
             if not found.is_resting:
                 self._policy.hold_out(found.leased.key)
-                found.was_used = False
         found.leases += 1
         if now - found.touched >= self._limits.touch_window_s:
             found.touched = now
-            found.was_used = True
+            self._policy.use(found.leased.key)
 
     def _let_go(self, items: Sequence[_Object], rests_until: float) -> None:
         """Note one lease less on each object; the last one leaves it to rest."""
         for item in items:
             item.leases -= 1
-            if rests_until > item.rests_until:
-                item.rests_until = rests_until
+            if item.is_resting:  # filed anew, behind what was given back before it: heads of prefixes come last
+                item.is_resting = False
+                self._rests.discard(item, item.rests_until)
+            item.rests_until = max(item.rests_until, rests_until)
             if item.leases:
                 continue
             if not item.is_retired:
                 self._leased_pages -= item.pages
-            if not item.is_resting:
-                item.is_resting = True
-                self._rests.put(item, item.rests_until)
+            item.is_resting = True
+            self._rests.put(item, item.rests_until)
 
     def _end_rest(self, rested: _Object, now: float) -> None:
         """Make an object evictable again, or free its pages if it is retired; unless it is leased or must rest on."""
@@ -618,7 +616,7 @@ class Store:
             self._journal.erase(rested.record)
             self._allocator.free(runs_of(rested.leased.extents))
         else:
-            self._policy.put_back(rested.leased.key, was_used=rested.was_used)
+            self._policy.put_back(rested.leased.key)
 
     def _cut(self, ttl_s: float) -> float:
         return min(ttl_s, self._limits.max_ttl_s) if ttl_s > 0 else 0.0  # and for what is not a number

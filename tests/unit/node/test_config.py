@@ -39,7 +39,7 @@ def test_a_file_mode_is_octal_where_it_is_text(given: object, mode: int) -> None
         ("shared_memory_name", "../etc/passwd"),
         ("capacity", "64KiB"),
         ("keep_alive_s", 30),
-        ("eviction", "fifo"),
+        ("eviction", "random"),
         ("port", 0),
         ("max_ttl_s", 0),
     ],

@@ -1,85 +1,44 @@
-from collections import OrderedDict
-
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.store.naive_policies import NAIVE_POLICIES, PublishedArc
 
-from tierline.store import ObjectKey
-from tierline.store.eviction import POLICIES, AdaptiveReplacement, EvictionPolicy, LeastRecentlyUsed
+from tierline.store.eviction import (
+    POLICIES,
+    AdaptiveReplacement,
+    EvictionPolicy,
+    FirstInFirstOut,
+    LeastFrequentlyUsed,
+    LeastRecentlyUsed,
+    PolicyName,
+    SmallMainGhost,
+)
 
 CAPACITY = 8
+ACTIONS = st.sampled_from(["use", "put back", "put back", "remove"])
 
 
-def key(number: int) -> ObjectKey:
-    return ObjectKey("kv", str(number))
-
-
-class PublishedArc:
-    """Figure 4 of the paper, line by line, for objects of one size; hits and misses only."""
-
-    def __init__(self, capacity: int) -> None:
-        self.c, self.p = capacity, 0.0
-        self.t1: OrderedDict[int, None] = OrderedDict()
-        self.t2: OrderedDict[int, None] = OrderedDict()
-        self.b1: OrderedDict[int, None] = OrderedDict()
-        self.b2: OrderedDict[int, None] = OrderedDict()
-
-    def request(self, x: int) -> bool:
-        if x in self.t1 or x in self.t2:
-            (self.t1 if x in self.t1 else self.t2).pop(x)
-            self.t2[x] = None
-            return True
-        if x in self.b1:
-            self.p = min(self.p + max(1.0, len(self.b2) / len(self.b1)), self.c)
-            self.replace(is_frequent_ghost=False)
-            del self.b1[x]
-            self.t2[x] = None
-        elif x in self.b2:
-            self.p = max(self.p - max(1.0, len(self.b1) / len(self.b2)), 0)
-            self.replace(is_frequent_ghost=True)
-            del self.b2[x]
-            self.t2[x] = None
-        else:
-            if len(self.t1) + len(self.b1) == self.c:
-                if len(self.t1) < self.c:
-                    self.b1.popitem(last=False)
-                    self.replace(is_frequent_ghost=False)
-                else:
-                    self.t1.popitem(last=False)
-            elif (total := len(self.t1) + len(self.t2) + len(self.b1) + len(self.b2)) >= self.c:
-                if total == 2 * self.c:
-                    self.b2.popitem(last=False)
-                self.replace(is_frequent_ghost=False)
-            self.t1[x] = None
-        return False
-
-    def replace(self, *, is_frequent_ghost: bool) -> None:
-        if self.t1 and (len(self.t1) > self.p or (is_frequent_ghost and len(self.t1) == self.p)):
-            self.b1[self.t1.popitem(last=False)[0]] = None
-        else:
-            self.b2[self.t2.popitem(last=False)[0]] = None
-
-
-def use(policy: EvictionPolicy[ObjectKey], used: ObjectKey) -> None:
+def use(policy: EvictionPolicy[int], used: int) -> None:
     policy.hold_out(used)
-    policy.put_back(used, was_used=True)
+    policy.use(used)
+    policy.put_back(used)
 
 
-def hits_of(policy: EvictionPolicy[ObjectKey], requests: list[int], capacity: int) -> int:
+def hits_of(policy: EvictionPolicy[int], requests: list[int], capacity: int) -> int:
     """Replay requests for objects of one page as the store would."""
-    cached: set[ObjectKey] = set()
+    cached: set[int] = set()
     hits = 0
     for number in requests:
-        if key(number) in cached:
+        if number in cached:
             hits += 1
-            use(policy, key(number))
+            use(policy, number)
             continue
         if len(cached) == capacity:
             victim = policy.victim()
             assert victim is not None
             cached.remove(victim)
-        cached.add(key(number))
-        policy.insert(key(number), 1)
+        cached.add(number)
+        policy.insert(number, 1)
     return hits
 
 
@@ -111,30 +70,154 @@ def test_arc_resists_a_scan_that_flushes_lru() -> None:
     assert hits_of(AdaptiveReplacement(64), requests, 64) > 1.1 * hits_of(LeastRecentlyUsed(64), requests, 64)
 
 
-@given(st.lists(st.integers(0, 20), max_size=200))
-def test_lru_keeps_the_last_used(requests: list[int]) -> None:
-    model: OrderedDict[int, None] = OrderedDict()
-    expected = 0
-    for number in requests:
-        expected += number in model
-        model[number] = None
-        model.move_to_end(number)
-        if len(model) > CAPACITY:
-            model.popitem(last=False)
+@pytest.mark.parametrize("name", sorted(NAIVE_POLICIES))
+@given(data=st.data())
+@settings(max_examples=100)
+def test_objects_of_one_size_go_in_the_order_of_the_published_algorithm(name: PolicyName, data: st.DataObject) -> None:
+    policy: EvictionPolicy[int] = POLICIES[name](CAPACITY)
+    published = NAIVE_POLICIES[name](CAPACITY)
+    cached: set[int] = set()
+    held_out: set[int] = set()
+    for number, action in data.draw(st.lists(st.tuples(st.integers(0, 11), ACTIONS), max_size=120)):
+        if number not in cached:
+            if len(cached) == CAPACITY:
+                victim = policy.victim()
+                assert victim == published.victim()
+                if victim is None:
+                    continue
+                cached.remove(victim)
+            cached.add(number)
+            policy.insert(number, 1)
+            published.insert(number)
+        elif action == "remove":
+            cached.remove(number)
+            held_out.discard(number)
+            policy.remove(number)
+            published.remove(number)
+        elif number in held_out:
+            if action == "use":
+                policy.use(number)
+                published.use(number)
+            else:
+                held_out.remove(number)
+                policy.put_back(number)
+                published.put_back(number)
+        else:
+            held_out.add(number)
+            policy.hold_out(number)
+            published.hold_out(number)
 
-    assert hits_of(LeastRecentlyUsed(CAPACITY), requests, CAPACITY) == expected
+
+@pytest.mark.parametrize("name", sorted(NAIVE_POLICIES))
+def test_over_a_long_load_objects_go_in_the_order_of_the_published_algorithm(name: PolicyName) -> None:
+    policy: EvictionPolicy[int] = POLICIES[name](50)
+    published = NAIVE_POLICIES[name](50)
+    cached: set[int] = set()
+    for number in zipf_with_scans(5_000, seed=3):
+        if number in cached:
+            use(policy, number)
+            published.hold_out(number)
+            published.use(number)
+            published.put_back(number)
+            continue
+        if len(cached) == 50:
+            victim = policy.victim()
+            assert victim == published.victim()
+            assert victim is not None
+            cached.remove(victim)
+        cached.add(number)
+        policy.insert(number, 1)
+        published.insert(number)
+
+
+class CountedKey:
+    """A key that counts how often any of its kind is looked up."""
+
+    lookups = 0
+
+    def __hash__(self) -> int:
+        CountedKey.lookups += 1
+        return id(self)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_what_an_operation_costs_does_not_grow_with_what_is_listed_or_held(name: PolicyName) -> None:
+    policy: EvictionPolicy[CountedKey] = POLICIES[name](CAPACITY)
+    lookups_each = []
+    for count in (100, 5_000):
+        CountedKey.lookups = 0
+        keys = [CountedKey() for _ in range(count)]
+        for key in keys:
+            policy.insert(key, 1)
+        for key in keys[: count // 2]:
+            policy.hold_out(key)
+        for _ in range(count // 4):
+            policy.peek()
+            assert policy.victim() is not None
+        for key in keys[: count // 2]:
+            policy.use(key)
+            policy.put_back(key)
+        while policy.victim() is not None:
+            policy.peek()
+        lookups_each.append(CountedKey.lookups / count)
+
+    assert lookups_each[1] == pytest.approx(lookups_each[0], rel=0.1)
+
+
+def test_a_lease_does_not_change_when_fifo_lets_an_object_go() -> None:
+    policy = FirstInFirstOut[int](CAPACITY)
+    for number in (1, 2, 3):
+        policy.insert(number, 1)
+    use(policy, 1)
+
+    assert [policy.victim() for _ in range(3)] == [1, 2, 3]
+
+
+def test_an_object_that_was_leased_when_its_turn_came_goes_next_once_it_is_free() -> None:
+    policy = FirstInFirstOut[int](CAPACITY)
+    for number in (1, 2, 3):
+        policy.insert(number, 1)
+    policy.hold_out(1)
+    first = policy.victim()
+    policy.put_back(1)
+
+    assert [first, policy.victim(), policy.victim()] == [2, 1, 3]
+
+
+def test_of_objects_used_equally_often_lfu_lets_the_least_recently_used_go() -> None:
+    policy = LeastFrequentlyUsed[int](CAPACITY)
+    for number in (1, 2, 3):
+        policy.insert(number, 1)
+    for number in (1, 2, 3, 2, 1):
+        use(policy, number)
+
+    assert [policy.victim() for _ in range(3)] == [3, 2, 1]
+
+
+def test_s3fifo_resists_a_scan_that_flushes_lru() -> None:
+    requests = zipf_with_scans(20_000, seed=2)
+
+    assert hits_of(SmallMainGhost(64), requests, 64) > 1.1 * hits_of(LeastRecentlyUsed(64), requests, 64)
+
+
+@given(st.lists(st.integers(0, 40), max_size=400))
+def test_s3fifo_remembers_no_more_ghosts_than_its_main_queue_holds(requests: list[int]) -> None:
+    policy = SmallMainGhost[int](20)
+    hits_of(policy, requests, 20)
+
+    assert policy.ghost_pages <= 18
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
 @given(data=st.data())
-def test_a_policy_chooses_only_what_is_listed_and_counts_its_pages(name: str, data: st.DataObject) -> None:
-    policy: EvictionPolicy[ObjectKey] = POLICIES[name](CAPACITY)
-    listed: dict[ObjectKey, int] = {}
-    held_out: dict[ObjectKey, int] = {}
+def test_a_policy_chooses_only_what_is_listed_and_counts_its_pages(name: PolicyName, data: st.DataObject) -> None:
+    policy: EvictionPolicy[int] = POLICIES[name](CAPACITY)
+    listed: dict[int, int] = {}
+    held_out: dict[int, int] = {}
     for _ in range(data.draw(st.integers(0, 60))):
-        match data.draw(st.sampled_from(["insert", "hold out", "put back", "remove", "peek", "victim"])):
+        match data.draw(st.sampled_from(["insert", "hold out", "use", "put back", "remove", "peek", "victim"])):
             case "insert":
-                new = key(data.draw(st.integers(0, 15)))
+                new = data.draw(st.integers(0, 15))
                 if new not in listed and new not in held_out:
                     listed[new] = data.draw(st.integers(1, 4))
                     policy.insert(new, listed[new])
@@ -145,7 +228,9 @@ def test_a_policy_chooses_only_what_is_listed_and_counts_its_pages(name: str, da
             case "put back" if held_out:
                 chosen = data.draw(st.sampled_from(sorted(held_out)))
                 listed[chosen] = held_out.pop(chosen)
-                policy.put_back(chosen, was_used=data.draw(st.booleans()))
+                policy.put_back(chosen)
+            case "use" if held_out:
+                policy.use(data.draw(st.sampled_from(sorted(held_out))))
             case "remove" if listed or held_out:
                 chosen = data.draw(st.sampled_from(sorted([*listed, *held_out])))
                 (listed if chosen in listed else held_out).pop(chosen)
@@ -164,38 +249,38 @@ def test_a_policy_chooses_only_what_is_listed_and_counts_its_pages(name: str, da
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 5)), max_size=300))
 def test_arc_remembers_no_more_than_one_cache_of_ghosts_beside_the_cache(requests: list[tuple[int, int]]) -> None:
-    policy = AdaptiveReplacement[ObjectKey](CAPACITY)
+    policy = AdaptiveReplacement[int](CAPACITY)
     cached: dict[int, int] = {}
     for number, pages in requests:
         while policy.evictable_pages + pages > CAPACITY:
             victim = policy.victim()
             assert victim is not None
-            del cached[int(victim.name)]
+            del cached[victim]
         if number not in cached:
             cached[number] = pages
-            policy.insert(key(number), pages)
+            policy.insert(number, pages)
         else:
-            use(policy, key(number))
+            use(policy, number)
 
         assert policy.evictable_pages + policy.ghost_pages <= 2 * CAPACITY
 
 
 def test_an_object_used_again_outlives_a_newer_one_used_once() -> None:
-    policy = AdaptiveReplacement[ObjectKey](CAPACITY)
-    policy.insert(key(1), 4)
-    use(policy, key(1))
-    policy.insert(key(2), 4)
+    policy = AdaptiveReplacement[int](CAPACITY)
+    policy.insert(1, 4)
+    use(policy, 1)
+    policy.insert(2, 4)
 
-    assert policy.victim() == key(2)
+    assert policy.victim() == 2
 
 
 def test_an_object_whose_lease_was_no_use_keeps_its_standing() -> None:
-    policy = AdaptiveReplacement[ObjectKey](CAPACITY)
+    policy = AdaptiveReplacement[int](CAPACITY)
     for number in (1, 2):
-        policy.insert(key(number), 4)
-    use(policy, key(2))
+        policy.insert(number, 4)
+    use(policy, 2)
     for number in (2, 1):
-        policy.hold_out(key(number))
-        policy.put_back(key(number), was_used=False)
+        policy.hold_out(number)
+        policy.put_back(number)
 
-    assert policy.victim() == key(1)
+    assert policy.victim() == 1

@@ -14,6 +14,7 @@ from tests.unit.store.conftest import ManualClock
 
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, UnknownSlot
 from tierline.store import PAGE_BYTES, Extent, Leased, ObjectKey, Owner, Slot, Store, StoreLimits
+from tierline.store.eviction import POLICIES
 from tierline.store.extents import runs_of
 
 PAGES = 10
@@ -62,7 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.watched: list[Watched] = []
         self.late_writers: dict[str, list[Slot]] = {}
 
-    @initialize(eviction=st.sampled_from(["arc", "lru"]))
+    @initialize(eviction=st.sampled_from(sorted(POLICIES)))
     def start(self, eviction: str) -> None:
         self.eviction = eviction
         self.store = self._open()

@@ -62,13 +62,19 @@ class AdaptiveReplacement(EvictionPolicy[Key]):
         assert pages is not None
         self._often_held[key] = pages
 
-    def put_back(self, key: Key, *, was_used: bool) -> None:
-        """List as the most recent of those seen often if it was used, else of its list."""
+    def use(self, key: Key) -> None:
+        """Note as seen often."""
         pages = self._once_held.pop(key, None)
-        if pages is None:
-            self._often.append(key, self._often_held.pop(key))
+        if pages is not None:
+            self._often_held[key] = pages
+
+    def put_back(self, key: Key) -> None:
+        """List as the most recent of those seen once, or often."""
+        pages = self._once_held.pop(key, None)
+        if pages is not None:
+            self._once.append(key, pages)
         else:
-            (self._often if was_used else self._once).append(key, pages)
+            self._often.append(key, self._often_held.pop(key))
         self._trim_ghosts()
 
     def remove(self, key: Key) -> None:

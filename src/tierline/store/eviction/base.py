@@ -30,8 +30,12 @@ class EvictionPolicy(ABC, Generic[Key]):
         """Take a listed object out of the order."""
 
     @abstractmethod
-    def put_back(self, key: Key, *, was_used: bool) -> None:
-        """List an object again that was held out; ``was_used`` says whether that counts as a use."""
+    def use(self, key: Key) -> None:
+        """Count a use of an object that is held out: whoever uses one has a lease on it."""
+
+    @abstractmethod
+    def put_back(self, key: Key) -> None:
+        """List an object again that was held out."""
 
     @abstractmethod
     def remove(self, key: Key) -> None:

@@ -5,7 +5,7 @@ from tierline.store.eviction.recency import RecencyQueue
 
 
 class LeastRecentlyUsed(EvictionPolicy[Key]):
-    """One queue; what was held out comes back at its recent end, whether the use counts or not."""
+    """One queue; what was held out comes back at its recent end, used or not."""
 
     def __init__(self, capacity_pages: int) -> None:  # noqa: ARG002  (all policies are made alike)
         self._queue: RecencyQueue[Key] = RecencyQueue()
@@ -26,7 +26,10 @@ class LeastRecentlyUsed(EvictionPolicy[Key]):
         assert pages is not None
         self._held[key] = pages
 
-    def put_back(self, key: Key, *, was_used: bool) -> None:  # noqa: ARG002
+    def use(self, key: Key) -> None:
+        """Change nothing: what is held out will be the most recent anyway."""
+
+    def put_back(self, key: Key) -> None:
         """List as most recent."""
         self._queue.append(key, self._held.pop(key))
 
