@@ -17,10 +17,98 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every body."""
 
 
+# The node ---------------------------------------------------------------------------------------------------------
+
+
+class SegmentFigures(Body, frozen=True, kw_only=True):
+    """The shared memory: where it is, and how often its name had been removed and was put back."""
+
+    path: str
+    bytes: int
+    page_bytes: int
+    relinks: int = 0
+
+
+class StoreFigures(Body, frozen=True, kw_only=True):
+    """What the store holds and has done since its start; the names and their meaning are the store's own."""
+
+    capacity_bytes: int
+    free_bytes: int
+    used_bytes: int
+    leased_bytes: int
+    resting_bytes: int
+    reserved_bytes: int
+    orphaned_bytes: int
+    retired_bytes: int
+    objects: int
+    fragments: int
+    slots: int
+    leases: int
+    unverified: int
+    hits: int
+    misses: int
+    hit_bytes: int = 0
+    commits: int
+    commit_bytes: int = 0
+    aborts: int
+    refusals: int
+    leases_expired: int
+    leases_abandoned: int
+    evictions: dict[str, int]
+    adopted: int
+    dropped: int
+
+
+class HttpFigures(Body, frozen=True, kw_only=True):
+    """The HTTP port."""
+
+    connections: int
+
+
+class ClientFigures(Body, frozen=True, kw_only=True):
+    """One connection of the UNIX socket."""
+
+    client: str
+    pid: int
+    writer: bool
+    slots: int
+    reserved_bytes: int
+
+
+class SocketFigures(Body, frozen=True, kw_only=True):
+    """The UNIX socket."""
+
+    path: str
+    connections: list[ClientFigures]
+
+
+class NodeStats(Body, frozen=True, kw_only=True):
+    """``GET /v1/stats``, as far as readers use it.
+
+    Parameters
+    ----------
+    epoch
+        Differs after every start of the node.
+    verifications
+        Objects whose bytes were compared with their checksum, by result.
+    """
+
+    node: str
+    epoch: int
+    uptime_s: float
+    accepts_writes: bool
+    segment: SegmentFigures
+    eviction: str
+    store: StoreFigures
+    verifications: dict[str, int]
+    http: HttpFigures
+    socket: SocketFigures
+
+
 # Objects ----------------------------------------------------------------------------------------------------------
 
 
-class StoredObject(Body, frozen=True):
+class StoredObject(Body, frozen=True, kw_only=True):
     """One committed object; ``GET /v1/kv/{bucket}/{key}/stat``.
 
     Parameters
@@ -62,27 +150,27 @@ class StoredObject(Body, frozen=True):
     expires_s: float | None = None
 
 
-class ObjectPage(Body, frozen=True):
+class ObjectPage(Body, frozen=True, kw_only=True):
     """``GET /v1/kv/{bucket}?list&prefix=&salt=&cursor=&limit=``, and ``GET /v1/kv?list`` for every bucket."""
 
     objects: list[StoredObject]
     cursor: str = ""
 
 
-class Removed(Body, frozen=True):
+class Removed(Body, frozen=True, kw_only=True):
     """``DELETE /v1/kv/{bucket}?flush`` and ``DELETE /v1/kv?flush``: how many objects went."""
 
     removed: int
 
 
-class NotStored(Body, frozen=True):
+class NotStored(Body, frozen=True, kw_only=True):
     """Body of a 404 for an object: ``reason`` is the ``kind`` that :class:`Explanation` would give."""
 
     error: str
     reason: str = ""
 
 
-class Explanation(Body, frozen=True):
+class Explanation(Body, frozen=True, kw_only=True):
     """``GET /v1/kv/{bucket}/{key}/explain``: why a key is there, or is not.
 
     Parameters
@@ -110,13 +198,13 @@ class VerifyResult(StrEnum):
     MISSING = "missing"
 
 
-class Verified(Body, frozen=True):
+class Verified(Body, frozen=True, kw_only=True):
     """``POST /v1/kv/{bucket}/{key}/verify``."""
 
     result: VerifyResult
 
 
-class Pinned(Body, frozen=True):
+class Pinned(Body, frozen=True, kw_only=True):
     """``POST /v1/kv/{bucket}/{key}/pin?ttl_s=``, ``DELETE …/pin``: how long it is still pinned; 0: not at all."""
 
     pinned_s: float
@@ -125,7 +213,7 @@ class Pinned(Body, frozen=True):
 # Leases -----------------------------------------------------------------------------------------------------------
 
 
-class LeaseEntry(Body, frozen=True):
+class LeaseEntry(Body, frozen=True, kw_only=True):
     """One live lease: ``holder`` is who has it, ``objects`` and ``bytes`` what it keeps from being evicted."""
 
     id: str
@@ -136,7 +224,7 @@ class LeaseEntry(Body, frozen=True):
     expires_in_s: float
 
 
-class LeasePage(Body, frozen=True):
+class LeasePage(Body, frozen=True, kw_only=True):
     """``GET /v1/leases?cursor=&limit=``."""
 
     leases: list[LeaseEntry]
@@ -146,7 +234,7 @@ class LeasePage(Body, frozen=True):
 # Namespaces -------------------------------------------------------------------------------------------------------
 
 
-class QuotaFigures(Body, frozen=True):
+class QuotaFigures(Body, frozen=True, kw_only=True):
     """Bounds of a namespace; above a soft one its own objects go first, a hard one is never passed."""
 
     soft_bytes: int | None = None
@@ -155,7 +243,7 @@ class QuotaFigures(Body, frozen=True):
     hard_objects: int | None = None
 
 
-class NamespaceFigures(Body, frozen=True):
+class NamespaceFigures(Body, frozen=True, kw_only=True):
     """What one tenant of one bucket has, and what has happened to it since the node started."""
 
     bucket: str
@@ -169,7 +257,7 @@ class NamespaceFigures(Body, frozen=True):
     refusals: int
 
 
-class NamespaceList(Body, frozen=True):
+class NamespaceList(Body, frozen=True, kw_only=True):
     """``GET /v1/buckets``."""
 
     namespaces: list[NamespaceFigures]
