@@ -162,7 +162,8 @@ def test_a_full_filesystem_refuses_writes_and_keeps_what_is_stored(full_node: No
     assert "Traceback" not in full_node.log
 
     with full_node.http() as http:
-        assert http.request("DELETE", f"/v1/kv/b/{stored[0]}")[0] == 200
+        assert {http.request("DELETE", f"/v1/kv/b/{name}")[0] for name in stored} == {200}
+    wait_until(lambda: metric(full_node, 'tierline_node_bytes{state="retired"}') == 0)
     assert put(full_node, names[-1], b"there is room again") == 200
 
 

@@ -160,8 +160,9 @@ class Node:
     async def serve_until(self, stop: asyncio.Event) -> None:
         """Wait for the event. Raises ``SegmentError`` as soon as another process has cut the segment short."""
         stopping = asyncio.ensure_future(stop.wait())
+        ends: list[asyncio.Future[Any]] = [stopping, self._cut_short]
         try:
-            await asyncio.wait({stopping, self._cut_short}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
         if self._cut_short.done():
