@@ -4,6 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
+from tierline.node.access import Access
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.metrics import NodeMetrics
 from tierline.node.service import NodeService
@@ -36,8 +37,9 @@ class NoPages:
 
 def connect(service: NodeService) -> tuple[HttpConnection, Recorder]:
     limits = HttpLimits(max_object_bytes=CAPACITY, keep_alive_s=10, head_timeout_s=10, body_timeout_s=10)
-    metrics = NodeMetrics(service, lambda: (0, 0))
-    connection = HttpConnection(service, limits, metrics, NoPages(), memoryview(bytearray(65536)), set(), 10)
+    metrics = NodeMetrics(service, lambda: (0, 0), dict)
+    scratch = memoryview(bytearray(65536))
+    connection = HttpConnection(service, limits, metrics, Access(None), NoPages(), scratch, set(), 10)
     transport = Recorder()
     connection.connection_made(transport)
     return connection, transport
