@@ -50,7 +50,7 @@ bench: $(VENV)/engine.stamp $(VENV)/bench.stamp ## Measure TTFT cold, warm, on t
 	@mkdir -p bench-results
 	@$(BIN)/tierline bench document --json bench-results/document.json --markdown bench-results/document.md --plot bench-results/document.png $(ARGS)
 
-bench-store: $(VENV)/bench.stamp ## First figures of the node store beside memcpy, TCP and Redis
+bench-store: $(VENV)/bench.stamp ## Measure the node store beside memcpy, TCP, Redis and Mooncake
 	@mkdir -p bench-results
 	@$(BIN)/tierline bench store --json bench-results/store.json --markdown bench-results/store.md $(ARGS)
 
@@ -89,11 +89,11 @@ $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml tests/lmcache-requirements.
 	@echo "== installing the development tools into $(VENV)"
 	@$(PIP) -e '.[dev,bench]' | $(PROGRESS)
 	@$(PIP) --no-deps -r tests/lmcache-requirements.txt | $(PROGRESS)
-	@scripts/debian-packages redis-server
+	@scripts/debian-packages redis-server libibverbs1 librdmacm1
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "== installing what the benchmarks draw with and compare against into $(VENV)"
 	@$(PIP) -e '.[bench]' | $(PROGRESS)
-	@scripts/debian-packages redis-server
+	@scripts/debian-packages redis-server libibverbs1 librdmacm1
 	@touch $@

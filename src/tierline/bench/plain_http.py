@@ -41,18 +41,23 @@ class PlainHttp:
         self._socket.close()
 
     def _answer(self) -> tuple[int, bytes]:
-        received = b""
-        while _END_OF_HEAD not in received:
+        received = self._receive()
+        while (reply := received_reply(received)) is None:
             received += self._receive()
-        head, _, body = received.partition(_END_OF_HEAD)
-        lines = head.split(b"\r\n")
-        lengths = [int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:")]
-        while len(body) < sum(lengths):
-            body += self._receive()
-        return int(lines[0].split()[1]), body
+        return reply
 
     def _receive(self) -> bytes:
         received = self._socket.recv(PIECE_BYTES)
         if not received:
             raise TierlineError("the node store closed a connection before its answer was whole")
         return received
+
+
+def received_reply(received: bytes) -> tuple[int, bytes] | None:
+    """Return the status and the body of a reply, or ``None`` while it is not whole."""
+    head, end, body = received.partition(_END_OF_HEAD)
+    if not end:
+        return None
+    lines = head.split(b"\r\n")
+    length = sum(int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:"))
+    return (int(lines[0].split()[1]), body) if len(body) >= length else None

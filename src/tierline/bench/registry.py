@@ -92,7 +92,7 @@ BENCHES = {
             "time to first token of a long document: cold, and warm in each place its KV can be",
             "tierline.bench.document",
         ),
-        Bench("store", "the node store beside memcpy, loopback TCP and Redis", "tierline.bench.store"),
+        Bench("store", "the node store beside memcpy, loopback TCP, Redis and Mooncake", "tierline.bench.store"),
         Bench("router", "the router's CPU time a request beside the Rust vllm-router", "tierline.bench.router"),
     )
 }

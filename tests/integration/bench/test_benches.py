@@ -42,6 +42,9 @@ def test_the_store_is_measured_beside_its_limits(tmp_path: Path) -> None:
         ("write 2MiB by reservation, checksum known", "memcpy"),
         ("write 2MiB by reservation, checksum computed", "memcpy"),
         ("HTTP PUT 2MiB", "loopback TCP"),
+        ("lease and release over HTTP, server CPU", "goal"),
+        ("lease and release over HTTP, server CPU beside the least", "server that looks at nothing"),
+        ("HTTP PUT 2MiB, server CPU beside the least", "server that looks at nothing"),
         ("prefix lease of 2048 objects, median", "goal"),
     ):
         assert rows[name]["limit_name"] == limit
@@ -49,11 +52,15 @@ def test_the_store_is_measured_beside_its_limits(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left_behind")
-def test_without_redis_its_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_redis_and_mooncake_their_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tierline.bench.limits.shutil.which", lambda name: None)
+    monkeypatch.setattr("tierline.bench.mooncake.importlib.util.find_spec", lambda name: None)
     rows = run_bench("store", tmp_path)
     assert rows["Redis GET 2MiB"]["value"] is None
     assert rows["Redis GET 2MiB"]["note"] == "not measured: redis-server not installed"
+    missing = rows["Mooncake get_into 2MiB, two processes"]
+    assert missing["value"] is None
+    assert missing["note"] == "not measured: mooncake-transfer-engine-non-cuda not installed"
 
 
 def test_the_router_is_measured_and_a_missing_peer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
