@@ -162,8 +162,8 @@ _MOST_BYTES_REMEMBERED = 1024
 
 
 @lru_cache(maxsize=1024)
-def _parse_headers(headers: bytes) -> tuple[int | None, bool, bool, bool]:
-    """Return what the headers of an HTTP/1.1 request say: the last four fields of :class:`RequestHead`."""
+def _parse_headers(headers: bytes) -> tuple[int | None, bool, bool, bool, bytes | None]:
+    """Return what the headers of an HTTP/1.1 request say: the last five fields of :class:`RequestHead`."""
     return _parse_whole_head(b"GET / HTTP/1.1\r\n" + headers)[2:]
 
 
