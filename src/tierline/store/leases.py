@@ -3,6 +3,7 @@
 The table neither pins nor frees: it hands back what a lease no longer covers, and its caller draws the consequences.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -32,12 +33,14 @@ class LeaseTable(Generic[Item]):
     ----------
     prefix
         Start of every id, of letters, digits and ``-``: unique to this process of the node, so that an id given
-        by a former one names nothing here.
+        by a former one names nothing here. Each id ends with 64 bits of chance: whoever knows an id may release the
+        lease, so nobody may come to one by counting.
     """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._count = 0
+        self._chances = _chances()
         self._leases: dict[str, Lease[Item]] = {}
         self._by_holder: dict[str, dict[str, None]] = {}
         self._ends: DueWheel[Lease[Item]] = DueWheel()
@@ -48,7 +51,7 @@ class LeaseTable(Generic[Item]):
     def open(self, holder: str, deadline: float) -> Lease[Item]:
         """Start a lease without items."""
         self._count += 1
-        lease: Lease[Item] = Lease(f"{self._prefix}{self._count:x}", holder, deadline)
+        lease: Lease[Item] = Lease(f"{self._prefix}{self._count:x}-{next(self._chances)}", holder, deadline)
         self._leases[lease.id] = lease
         self._by_holder.setdefault(holder, {})[lease.id] = None
         self._ends.put(lease, deadline)
@@ -117,3 +120,11 @@ def _take(lease: Lease[Item], start: int, stop: int) -> list[Item]:
     lease.items[start:stop] = [None] * max(stop - start, 0)
     lease.live -= len(taken)
     return taken
+
+
+def _chances() -> Iterator[str]:
+    """Yield 16 random hexadecimal digits at a time; the kernel is asked for 256 of them at once."""
+    while True:
+        digits = os.urandom(2048).hex()
+        for start in range(0, len(digits), 16):
+            yield digits[start : start + 16]

@@ -18,6 +18,15 @@ def test_ids_are_fit_for_a_path_and_never_the_same(table: LeaseTable[str]) -> No
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", lease_id) for lease_id in ids)
 
 
+def test_an_id_says_nothing_about_the_next(table: LeaseTable[str]) -> None:
+    """Who knows an id may release the lease, so one holder must not be able to name another's."""
+    chances = [table.open("h", 1.0).id.rpartition("-")[2] for _ in range(600)]
+
+    assert len(set(chances)) == 600
+    assert all(re.fullmatch(r"[0-9a-f]{16}", chance) for chance in chances)
+    assert LeaseTable[str]("e-").open("h", 1.0).id not in {f"e-1-{chance}" for chance in chances}
+
+
 def test_a_part_is_given_back_once_and_last_first(table: LeaseTable[str]) -> None:
     lease = table.open("h", 1.0)
     table.add(lease, ["a", "b", "c", "d"])
