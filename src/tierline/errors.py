@@ -14,6 +14,7 @@ TierlineError
 │   └── UnknownLease          released, expired, or never given
 ├── WireError                 bytes that do not follow the wire contract; the connection is closed
 ├── AccessDenied              the node's tokens do not allow it, or it asks for one
+├── NodeRefused               the node store answers, and its answer is an error
 ├── NodeUnavailable           the node store cannot be reached in time; callers recompute
 ├── ChecksumMismatch          bytes differ from what was committed; callers treat it as a miss
 └── EngineError               an engine cannot be started or joined
@@ -90,6 +91,25 @@ class WireError(TierlineError):
 
 class AccessDenied(TierlineError):  # noqa: N818
     """The node asks for a token, does not know the one it was shown, or its rights do not suffice."""
+
+
+class NodeRefused(TierlineError):  # noqa: N818
+    """The node store answered a request with an error.
+
+    Parameters
+    ----------
+    message
+        Who answered what to which request.
+    status
+        Status of the HTTP answer.
+    reason
+        Why an object is not stored, in a word; empty for other refusals.
+    """
+
+    def __init__(self, message: str, status: int, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
 
 
 class NodeUnavailable(TierlineError):  # noqa: N818

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -48,9 +49,17 @@ def test_the_documented_help_is_what_the_commands_print() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("command", ["node", "router", "up", "simulate-engine", "bench"])
-def test_every_command_s_help_has_examples(command: str) -> None:
-    assert f"Examples:\n    tierline {command}" in tierline(command, "--help").stdout
+def commands(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    for word, command in getattr(group, "commands", {}).items():
+        yield " ".join([*words, word]), command
+        yield from commands(command, (*words, word))
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands(typer.main.get_command(app))))  # type: ignore[arg-type]
+def test_every_command_s_help_has_examples_of_itself(name: str, command: click.Command) -> None:
+    _, _, examples = str(command.help).partition("Examples:\n")
+    assert f" tierline {name}" in examples
+    assert command.short_help
 
 
 @pytest.mark.parametrize(("command", "model"), PROGRAMS, ids=[name for name, _ in PROGRAMS])

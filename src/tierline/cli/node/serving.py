@@ -1,13 +1,15 @@
-"""``tierline node``: a node's store."""
+"""``tierline node`` by itself: serve."""
 
 from typing import Annotated, Literal
 
 import typer
 
 from tierline.cli.options import ConfigFile, LogFormat, LogLevel
+from tierline.errors import UsageError
 
 
 def node(
+    context: typer.Context,
     config: ConfigFile = None,
     host: Annotated[str | None, typer.Option(help="Address that HTTP listens on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port that HTTP listens on.", show_default="9200")] = None,
@@ -29,7 +31,10 @@ def node(
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Run a node store: one shared-memory segment, leases on it, HTTP beside it.
+    """Run a node store, or, with a command, ask one that runs.
+
+    By itself: one shared-memory segment, leases on it, HTTP beside it. The options below are of serving; a command has
+    its own after its name.
 
     \b
     Examples:
@@ -37,7 +42,11 @@ def node(
       tierline node --port 9200 --capacity 8GiB --eviction lru
       tierline node --config node.toml
       TIERLINE_NODE_TOKENS_FILE=tokens.yaml tierline node --host 0.0.0.0
+      tierline node status
     """
+    if context.invoked_subcommand is not None:
+        _require_no_options(context)
+        return
     from tierline.configuration import load
     from tierline.node.config import NodeConfig
     from tierline.node.server import run
@@ -57,3 +66,12 @@ def node(
         },
     )
     run(settings)
+
+
+def _require_no_options(context: typer.Context) -> None:
+    """Refuse ``tierline node --port 9300 status``, which asks another node than it seems to."""
+    for option in context.command.params:
+        if context.params.get(str(option.name)) is not None:
+            raise UsageError(
+                f"{option.opts[0]}: is for serving; `tierline node {context.invoked_subcommand}` takes --url"
+            )

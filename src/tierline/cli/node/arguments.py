@@ -1,0 +1,9 @@
+"""Arguments that several commands take."""
+
+from typing import Annotated
+
+import typer
+
+Bucket = Annotated[str, typer.Argument(metavar="BUCKET", help="Bucket of the object.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of the object in its bucket.")]
+Keys = Annotated[list[str], typer.Argument(metavar="KEY…", help="Names of objects in the bucket.")]
