@@ -274,6 +274,20 @@ def test_an_object_used_again_outlives_a_newer_one_used_once() -> None:
     assert policy.victim() == 2
 
 
+def test_a_new_prefix_does_not_evict_its_own_blocks_from_an_arc_full_of_used_ones() -> None:
+    policy = AdaptiveReplacement[int](100)
+    for number in range(100):
+        policy.insert(number, 1)
+        use(policy, number)
+
+    victims = []
+    for number in range(1000, 1010):
+        victims.append(policy.victim())
+        policy.insert(number, 1)
+
+    assert victims == list(range(10))
+
+
 def test_an_object_whose_lease_was_no_use_keeps_its_standing() -> None:
     policy = AdaptiveReplacement[int](CAPACITY)
     for number in (1, 2):

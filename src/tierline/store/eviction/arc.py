@@ -7,22 +7,27 @@ brackets. Departures from it, all because objects have sizes and writers take th
 - Room is made when a write begins, the key is learned when it commits, so the target moves after the
   victims of this write were chosen, not before.
 - Objects under lease are outside the lists, so these may hold less than the cache; ghosts are bounded by its size.
+- The target never falls below a tenth of the cache. At 0, where the paper starts, a new prefix in a cache full of
+  prefixes that were used would evict its own first blocks while its last ones are written, and be worth nothing.
 """
 
 from tierline.store.eviction.base import EvictionPolicy, Key
 from tierline.store.eviction.recency import RecencyQueue
+
+_LEAST_SHARE_SEEN_ONCE = 0.1
 
 
 class AdaptiveReplacement(EvictionPolicy[Key]):
     """Objects seen once [T1] and more than once [T2] lately, and ghosts [B1, B2]: keys alone of what went from each.
 
     Invariant: once + its ghosts, and all four together, hold at most one and two capacities of pages (ghosts give way);
-    ``0 <= target <= capacity``.
+    ``_LEAST_SHARE_SEEN_ONCE * capacity <= target <= capacity``.
     """
 
     def __init__(self, capacity_pages: int) -> None:
         self._capacity = capacity_pages
-        self._target = 0.0  # [p] pages that objects seen once may hold
+        self._least_target = _LEAST_SHARE_SEEN_ONCE * capacity_pages
+        self._target = self._least_target  # [p] pages that objects seen once may hold
         self._once: RecencyQueue[Key] = RecencyQueue()
         self._often: RecencyQueue[Key] = RecencyQueue()
         self._once_ghosts: RecencyQueue[Key] = RecencyQueue()
@@ -105,7 +110,7 @@ class AdaptiveReplacement(EvictionPolicy[Key]):
     def _aim(self, pages: int, other_ghosts: int, own_ghosts: int) -> None:
         """Move the target by ``pages``, faster where the ghosts of the list that was regretted are the fewer."""
         step = pages * max(1.0, other_ghosts / own_ghosts)
-        self._target = min(max(self._target + step, 0.0), float(self._capacity))
+        self._target = min(max(self._target + step, self._least_target), float(self._capacity))
 
     def _trim_ghosts(self) -> None:
         while self._once_ghosts and self._once.pages + self._once_ghosts.pages > self._capacity:
