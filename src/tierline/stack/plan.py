@@ -1,7 +1,7 @@
 """From the configuration to the children's command lines; what the machine lacks is found here, before any starts."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tierline.connectors.vllm.launch import kv_transfer_config
 from tierline.errors import UsageError
 from tierline.node.config import default_socket_path
 from tierline.router.config import RouterConfig
-from tierline.stack import engines, machine, model
+from tierline.stack import engines, lmcache, machine, model
 from tierline.stack.config import UpConfig
 from tierline.stack.folders import runtime_folder
 from tierline.stack.running import stack_folder
@@ -54,6 +54,8 @@ class StackPlan:
     node: PlannedChild | None
     node_socket: Path | None
     kv_transfer: Mapping[str, object] | None
+    caches: list[PlannedChild]
+    """LMCache's servers, one for each replica, in their order; empty with our own connector."""
     replicas: list[PlannedChild]
     router: PlannedChild
     model_name: str | None
@@ -85,12 +87,14 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
     starts_vllm = config.engine == "vllm" and not config.endpoints
     if starts_vllm:
         engines.require_vllm()
+        if config.connector != "tierline":
+            lmcache.require_lmcache()
     chosen = model.local_model(config.model) if starts_vllm and config.model else None
     if config.cache:
         if config.node_port == config.port:
             raise UsageError(f"--node-port: {config.port} is the router's port; give another one")
         machine.require_port(engines.ENGINE_HOST, config.node_port, "--node-port")
-        machine.require_shared_memory(config.cache_size, _segment(config))
+        machine.require_shared_memory(config.cache_size + _lmcache_bytes(config), _segment(config))
     _require_memory(config, chosen, starts_vllm)
     if starts_vllm and chosen is None:
         chosen = model.prepare_default_model(say)
@@ -99,7 +103,11 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
     lookup_budget_ms = engines.CPU_LOOKUP_BUDGET_MS if starts_vllm else None
     kv_transfer = kv_transfer_config(socket, lookup_budget_ms) if socket else None
     name = _model_name(config, chosen)
-    replicas = _replicas(config, name, chosen, kv_transfer)
+    ports = _Ports.choose(config)
+    transfers = [kv_transfer] * len(ports.replicas)
+    if ports.caches:
+        transfers = [lmcache.kv_transfer_config(port) for port in ports.caches]
+    replicas = _replicas(config, name, chosen, ports.replicas, transfers)
     return StackPlan(
         config=config,
         folder=stack_folder(config.port),
@@ -108,6 +116,7 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
         node=_node(config, socket) if socket else None,
         node_socket=socket,
         kv_transfer=kv_transfer,
+        caches=_caches(config, ports),
         replicas=replicas,
         router=_router(config, config.endpoints or [replica.url for replica in replicas]),
         model_name=name,
@@ -115,8 +124,30 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
     )
 
 
+@dataclass(frozen=True)
+class _Ports:
+    """What the children beside node store and router listen on."""
+
+    replicas: list[int]
+    caches: list[int]
+    cache_pages: list[int]
+
+    @classmethod
+    def choose(cls, config: UpConfig) -> "_Ports":
+        replicas = 0 if config.endpoints else config.replicas
+        caches = 0 if config.connector == "tierline" else replicas
+        found = machine.free_ports_after(
+            engines.ENGINE_HOST, config.port, replicas + 2 * caches, reserved={config.node_port}
+        )
+        return cls(found[:replicas], found[replicas : replicas + caches], found[replicas + caches :])
+
+
 def _segment(config: UpConfig) -> str:
     return f"tierline-up-{config.port}"
+
+
+def _lmcache_bytes(config: UpConfig) -> int:
+    return 0 if config.connector == "tierline" else config.replicas * config.lmcache_size
 
 
 def _model_name(config: UpConfig, folder: Path | None) -> str | None:
@@ -132,6 +163,8 @@ def _require_memory(config: UpConfig, folder: Path | None, starts_vllm: bool) ->
         if engines.fastest_dtype() == "float32":
             weights *= 2  # they are stored in 16 bits
         engine = engines.VLLM_OVERHEAD_BYTES + config.engine_cache_size + weights
+        if config.connector != "tierline":
+            engine += lmcache.SERVER_OVERHEAD_BYTES + config.lmcache_size
     elif not config.endpoints:
         engine = _SIMULATED_BYTES
     cache = config.cache_size if config.cache else 0
@@ -150,15 +183,34 @@ def _node(config: UpConfig, socket: Path) -> PlannedChild:
     return PlannedChild("node", argv, {}, f"http://{host}:{port}", "/readyz")
 
 
-def _replicas(
-    config: UpConfig, name: str | None, folder: Path | None, kv_transfer: Mapping[str, object] | None
-) -> list[PlannedChild]:
-    if config.endpoints:
-        return []
-    threads = max(1, machine.usable_cpus() // config.replicas)
-    ports = machine.free_ports_after(engines.ENGINE_HOST, config.port, config.replicas, reserved={config.node_port})
+def _caches(config: UpConfig, ports: _Ports) -> list[PlannedChild]:
+    node_url = f"http://{engines.ENGINE_HOST}:{config.node_port}"
+    adapter = lmcache.stock_l2_adapter(node_url, _segment(config))
     planned = []
-    for number, port in enumerate(ports, start=1):
+    for number, (port, page) in enumerate(zip(ports.caches, ports.cache_pages, strict=True), start=1):
+        command = lmcache.server_command(
+            port=port,
+            http_port=page,
+            memory_name=f"{_segment(config)}.lmcache-{number}",
+            size_bytes=config.lmcache_size,
+            l2_adapter=adapter,
+        )
+        url = f"http://{engines.ENGINE_HOST}:{page}"
+        planned.append(PlannedChild(f"lmcache-{number}", command.argv, command.environment, url, "/healthcheck"))
+    return planned
+
+
+def _replicas(
+    config: UpConfig,
+    name: str | None,
+    folder: Path | None,
+    ports: Sequence[int],
+    transfers: Sequence[Mapping[str, object] | None],
+) -> list[PlannedChild]:
+    threads = max(1, machine.usable_cpus() // config.replicas)
+    joined = lmcache.VLLM_ARGUMENTS if config.connector != "tierline" else ()
+    planned = []
+    for number, (port, transfer) in enumerate(zip(ports, transfers, strict=True), start=1):
         if folder is None:
             command = engines.simulated_command(model=str(name), port=port)
         else:
@@ -168,10 +220,10 @@ def _replicas(
                 port=port,
                 threads=threads,
                 kv_cache_bytes=config.engine_cache_size,
-                kv_transfer=kv_transfer,
+                kv_transfer=transfer,
                 dtype=engines.fastest_dtype(),
                 dev_mode=config.engine_dev_mode,
-                arguments=config.engine_arguments,
+                arguments=[*joined, *config.engine_arguments],
             )
         url = f"http://{engines.ENGINE_HOST}:{port}"
         planned.append(PlannedChild(f"replica-{number}", command.argv, command.environment, url, "/health"))

@@ -51,8 +51,11 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
         Size of the node store's segment; 0 without one.
     socket
         The node store's UNIX socket; ``None`` without one.
-    router, node, replicas
-        The processes. Servers that ran already have no process of ours and are not among the replicas.
+    connector
+        What joins the replicas to the node store.
+    router, node, caches, replicas
+        The processes; ``caches`` are LMCache's servers, one for each replica, where it joins them. Servers that ran
+        already have no process of ours and are not among the replicas.
     """
 
     pid: int
@@ -61,11 +64,13 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     model_folder: Path | None
     engine: str
     strategy: str
+    connector: str
     has_dev_mode: bool
     cache_bytes: int
     socket: Path | None
     router: RunningChild
     node: RunningChild | None
+    caches: list[RunningChild]
     replicas: list[RunningChild]
 
 
@@ -98,7 +103,9 @@ def find_stack(port: int = 8000) -> RunningStack | None:
 
 
 def restart_replica(stack: RunningStack, index: int) -> RunningChild:
-    """Stop ``stack.replicas[index]``, start it again with an empty cache of its own, and return it once it is ready.
+    """Stop ``stack.replicas[index]`` and its LMCache server, start them again, and return it once it is ready.
+
+    What only they remembered is gone; the node store is not touched.
 
     Raises
     ------

@@ -52,7 +52,7 @@ class Stack:
     def __init__(self, plan: StackPlan, http: aiohttp.ClientSession) -> None:
         self.plan = plan
         self._http = http
-        planned = [*([plan.node] if plan.node else []), *plan.replicas, plan.router]
+        planned = [*([plan.node] if plan.node else []), *plan.caches, *plan.replicas, plan.router]
         self._children = {
             child.name: Child(
                 child.name,
@@ -80,7 +80,7 @@ class Stack:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             node = [self.plan.node] if self.plan.node else []
-            for stage in (node, self.plan.replicas, [self.plan.router]):
+            for stage in (node, self.plan.caches, self.plan.replicas, [self.plan.router]):
                 await _run_tasks(  # replicas load side by side
                     asyncio.FIRST_EXCEPTION, *(self._start_child(planned, progress) for planned in stage)
                 )
@@ -94,7 +94,7 @@ class Stack:
             await asyncio.sleep(_WATCH_EVERY_S)
 
     async def restart(self, index: int) -> RunningChild:
-        """Stop a replica, start it again and return it once it is ready.
+        """Stop a replica and its LMCache server, start them again and return it once it is ready.
 
         Raises
         ------
@@ -105,19 +105,25 @@ class Stack:
         if planned.name in self._restarting:
             raise EngineError(f"{planned.name} is being restarted already")
         child = self._children[planned.name]
-        self._restarting.add(planned.name)
+        caches = [self._children[cache.name] for cache in self.plan.caches[index : index + 1]]
+        restarting = {child.name, *(cache.name for cache in caches)}
+        self._restarting |= restarting
         try:
             await child.stop()
-            await child.start()
-            await child.wait_until_ready(self._http)
+            for cache in caches:
+                await cache.stop()
+            for each in (*caches, child):
+                await each.start()
+                await each.wait_until_ready(self._http)
         finally:
-            self._restarting.discard(planned.name)
+            self._restarting -= restarting
         self.write_description()
         return self._running(planned)
 
     async def stop(self) -> None:
         """Stop the children, those that depend on others first, and remove what only running children need."""
-        for stage in ([self.plan.router], self.plan.replicas, [self.plan.node] if self.plan.node else []):
+        node = [self.plan.node] if self.plan.node else []
+        for stage in ([self.plan.router], self.plan.replicas, self.plan.caches, node):
             await asyncio.gather(*(self._children[planned.name].stop() for planned in stage))
         self._remove_leftovers()
 
@@ -131,11 +137,13 @@ class Stack:
             model_folder=plan.model_folder,
             engine="external" if config.endpoints else config.engine,
             strategy=config.strategy,
+            connector=config.connector,
             has_dev_mode=config.engine_dev_mode or config.engine == "simulated",
             cache_bytes=config.cache_size if plan.node else 0,
             socket=plan.node_socket,
             router=self._running(plan.router),
             node=self._running(plan.node) if plan.node else None,
+            caches=[self._running(cache) for cache in plan.caches],
             replicas=[self._running(replica) for replica in plan.replicas],
         )
 
@@ -251,6 +259,8 @@ def _welcome(plan: StackPlan) -> str:
     ]
     if plan.node:
         lines.append(f"  cache  {format_byte_size(config.cache_size)} in {plan.node.url}, joined by {plan.node_socket}")
+    size = format_byte_size(config.lmcache_size)
+    lines.extend(f"  {cache.name}  {size} of its own, {cache.url}/metrics" for cache in plan.caches)
     lines.append(f"  logs   {plan.folder}")
     lines.append("  stop   Ctrl-C")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """LMCache's two stock clients, unchanged, against a real node.
 
-Installed with ``pip install --no-deps -r tests/lmcache-requirements.txt`` beside vLLM, whose dependencies they need.
+Beside vLLM, whose dependencies they need: ``pip install 'tierline[lmcache-cpu]'``, ``pip install --no-deps lmcache``.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ IN_PROCESS_CLIENT = Path(__file__).with_name("inprocess_client.py")
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lmcache") is None or importlib.util.find_spec("torch") is None,
-    reason="lmcache is not installed: pip install --no-deps -r tests/lmcache-requirements.txt, beside vLLM",
+    reason="lmcache is not installed, or torch is not: make .venv/lmcache.stamp .venv/engine.stamp",
 )
 
 

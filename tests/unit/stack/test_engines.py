@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tierline.errors import ConfigurationError, EnvironmentTooSmall
-from tierline.stack import engines, machine, model
+from tierline.configuration import load
+from tierline.errors import ConfigurationError, EnvironmentTooSmall, UsageError
+from tierline.stack import engines, lmcache, machine, model
 from tierline.stack.config import UpConfig
 from tierline.stack.plan import make_plan
 
@@ -111,6 +112,40 @@ def test_the_default_model_is_made_once(tmp_path: Path, monkeypatch: pytest.Monk
     said: list[str] = []
     assert model.prepare_default_model(said.append) == folder
     assert said == []
+
+
+def test_with_lmcache_each_replica_has_a_server_of_its_own_that_is_joined_to_the_node_store(tmp_path: Path) -> None:
+    pytest.importorskip("lmcache")
+    pytest.importorskip("vllm")
+    (tmp_path / "config.json").write_text("{}")
+    port, node_port = machine.free_ports_after("127.0.0.1", 20_000, 2)
+    config = UpConfig(port=port, node_port=node_port, connector="lmcache", model=str(tmp_path), cache_size=2**24)
+    plan = make_plan(config, say=lambda line: None)
+    assert plan.node is not None
+    for cache, replica in zip(plan.caches, plan.replicas, strict=True):
+        transfer = json.loads(value_after("--kv-transfer-config", replica.argv))
+        assert transfer["kv_connector_extra_config"]["lmcache.mp.port"] == int(value_after("--port", cache.argv))
+        adapter = json.loads(value_after("--l2-adapter", cache.argv))
+        assert adapter["url"].removeprefix("sagemaker-hyperpod://") == plan.node.url.removeprefix("http://")
+        assert adapter["shared_memory_name"] == value_after("--shared-memory-name", plan.node.argv)
+    listening = [child.url.rpartition(":")[2] for child in (plan.node, plan.router, *plan.caches, *plan.replicas)]
+    listening += [value_after("--port", cache.argv) for cache in plan.caches]
+    assert len(set(listening)) == len(listening)
+    assert len({value_after("--shm-name", cache.argv) for cache in plan.caches}) == 2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cache": False}, {"engine": "simulated"}, {"endpoints": ["http://127.0.0.1:8001"]}]
+)
+def test_lmcache_is_refused_where_it_has_nothing_to_join(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        load(UpConfig, None, {"connector": "lmcache", **settings}, {})
+
+
+def test_lmcache_that_is_not_installed_is_missed_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmcache, "_MODULES", ("absent_package", "absent_package.part"))
+    with pytest.raises(UsageError, match=r"--connector: absent_package, absent_package.part .* --no-deps"):
+        lmcache.require_lmcache()
 
 
 def test_a_plan_of_simulated_engines_starts_what_was_asked_for() -> None:

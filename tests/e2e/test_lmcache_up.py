@@ -1,0 +1,125 @@
+"""vLLM and LMCache, both stock, on the node store: what one start stored is a hit for the next, with equal answers."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.ports import free_ports
+
+from tierline.prefix import CHUNK_TOKENS
+from tierline.stack.model import prepare_default_model
+from tierline.stack.running import RunningStack, find_stack, restart_replica
+
+pytest.importorskip("vllm")
+pytest.importorskip("lmcache")
+
+from transformers import AutoTokenizer
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
+
+PROMPTS = 3
+PROMPT_TOKENS = 2 * CHUNK_TOKENS + 20
+GENERATED = 16
+LICENSE = Path(__file__).parents[2] / "LICENSE"
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
+    """Run ``tierline up --connector …`` with one replica; every process ends with the test."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # the first logprobs otherwise compile an operator for 13 to 31 s
+    port, node_port = free_ports(2)
+    arguments = ["--port", str(port), "--node-port", str(node_port), "--cache-size", "256MiB", "--replicas", "1"]
+    arguments += ["--connector", "lmcache", "--lmcache-size", "256MiB"]
+    output = tmp_path / "output"
+    with output.open("wb") as log:
+        program = subprocess.Popen(
+            [sys.executable, "-m", "tierline", "up", *arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        while (ready := find_stack(port)) is None:
+            assert program.poll() is None, output.read_text()
+            time.sleep(0.5)
+        yield ready
+        program.send_signal(signal.SIGINT)
+        assert program.wait(60) == 0
+    finally:
+        program.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+    assert not list(Path("/dev/shm").glob(f"tierline-up-{port}*"))
+
+
+def test_what_was_stored_before_vllm_and_lmcache_were_restarted_is_a_hit_with_equal_answers(
+    stack: RunningStack,
+) -> None:
+    text = AutoTokenizer.from_pretrained(prepare_default_model(print))(LICENSE.read_text())["input_ids"]
+    prompts = [text[150 * start :][:PROMPT_TOKENS] for start in range(PROMPTS)]
+
+    cold = [answer(stack, prompt) for prompt in prompts]
+    assert external_hits(stack) == 0
+    wait_until_stored(stack, PROMPTS * 2)
+    before = node_counters(stack)
+
+    restart_replica(stack, 0)
+    warm = [answer(stack, prompt) for prompt in prompts]
+
+    assert warm == cold
+    assert external_hits(stack) == PROMPTS * 2 * CHUNK_TOKENS
+    after = node_counters(stack)
+    assert after["hits"] - before["hits"] >= PROMPTS * 2
+    assert (after["commits"], after["leases"]) == (PROMPTS * 2, 0)
+
+
+def answer(stack: RunningStack, prompt: list[int]) -> tuple[list[int], list[float]]:
+    """Return what the replica generated for a prompt: token ids, and their logprobs to three digits."""
+    question = {"model": stack.model, "prompt": prompt, "max_tokens": GENERATED, "temperature": 0, "logprobs": 0}
+    reply = fetch(f"{stack.replicas[0].url}/v1/completions", {**question, "return_token_ids": True})
+    [choice] = json.loads(reply)["choices"]
+    assert len(choice["token_ids"]) == GENERATED
+    return choice["token_ids"], [round(logprob, 3) for logprob in choice["logprobs"]["token_logprobs"]]
+
+
+def external_hits(stack: RunningStack) -> float:
+    """Return vLLM's own count of the prompt tokens that its connector brought."""
+    families = text_string_to_metric_families(fetch(f"{stack.replicas[0].url}/metrics").decode())
+    [hits] = [family for family in families if family.name == "vllm:external_prefix_cache_hits"]
+    return sum(sample.value for sample in hits.samples if sample.name.endswith("_total"))
+
+
+def node_counters(stack: RunningStack) -> dict[str, Any]:
+    assert stack.node is not None
+    counters: dict[str, Any] = json.loads(fetch(f"{stack.node.url}/v1/stats"))["store"]
+    return counters
+
+
+def wait_until_stored(stack: RunningStack, objects: int) -> None:
+    """Return once the node store holds so many objects; they are stored off the critical path."""
+    deadline = time.monotonic() + 60
+    while node_counters(stack)["objects"] < objects:
+        assert time.monotonic() < deadline, node_counters(stack)
+        time.sleep(0.1)
+
+
+def fetch(url: str, question: dict[str, object] | None = None) -> bytes:
+    body = json.dumps(question).encode() if question else None
+    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=300) as reply:
+        content: bytes = reply.read()
+        return content
