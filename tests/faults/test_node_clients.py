@@ -38,6 +38,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
         head_timeout_s=1,
         body_timeout_s=1,
         max_connections=64,
+        max_connections_per_address=64,
     )
     yield process
     process.close()

@@ -5,12 +5,14 @@ from pathlib import Path
 from socket import gethostname
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
 from tierline.store.eviction import PolicyName
+from tierline.wire.http import MIN_HEAD_LIMIT_BYTES
 
-_MIB = 1024 * 1024
+_KIB = 1024
+_MIB = 1024 * _KIB
 
 
 def parse_file_mode(value: object) -> int:
@@ -85,7 +87,31 @@ class NodeConfig(ProgramConfig):
         description="everybody whom the network lets connect may do what clients without a token may do",
     )
 
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file of the certificate that HTTP is served with; unset: without TLS"
+    )
+    tls_key: Path | None = Field(
+        default=None, validate_default=True, description="PEM file of the certificate's key, without a passphrase"
+    )
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file of the authorities whose certificates clients must show; unset: none"
+    )
+
     max_connections: int = Field(default=2048, ge=1, description="HTTP connections served at once")
+    max_connections_per_address: int | None = Field(
+        default=None, ge=1, description="most of them from one address; unset: three quarters of max_connections"
+    )
+    max_head: ByteSize = Field(
+        default=16 * _KIB, ge=MIN_HEAD_LIMIT_BYTES, le=1024 * _KIB, description="longest request line and headers"
+    )
+    max_discarded: ByteSize = Field(
+        default=256 * _MIB,
+        ge=0,
+        description="a refused body is read and thrown away up to this, to keep its connection",
+    )
+    slowest_rate: ByteSize = Field(
+        default=_MIB, ge=1, description="bytes a second, over the whole of a body or reply, below which it is given up"
+    )
     keep_alive_s: float = Field(
         default=120.0, ge=75, description="an idle HTTP connection is closed after this; clients keep theirs 30 s"
     )
@@ -95,6 +121,22 @@ class NodeConfig(ProgramConfig):
     event_loop: Literal["asyncio", "uvloop"] = Field(
         default="uvloop", description="event loop; docs/decisions has the measurements"
     )
+
+    @field_validator("tls_key", "tls_client_ca")
+    @classmethod
+    def _belongs_to_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        has_certificate = info.data.get("tls_certificate") is not None
+        if value is not None and not has_certificate:
+            raise ValueError("this key together with tls_certificate")
+        if value is None and has_certificate and info.field_name == "tls_key":
+            raise ValueError("a PEM file, for tls_certificate is set")
+        return value
+
+    def connections_per_address(self) -> int:
+        """Return how many HTTP connections one address may have."""
+        if self.max_connections_per_address is not None:
+            return self.max_connections_per_address
+        return max(self.max_connections * 3 // 4, 1)
 
     def socket_path(self) -> Path:
         """Return where the UNIX socket is."""

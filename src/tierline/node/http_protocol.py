@@ -27,14 +27,10 @@ from tierline.wire.http import HttpRefusal, RequestHead
 RECEIVE_BYTES = 1024 * 1024
 """Most that one read takes, so that the loop is not held for long by one fast sender."""
 SEND_BYTES = 256 * 1024
-MAX_DISCARDED_BYTES = 256 * 1024 * 1024
-"""A refused body is read and thrown away up to this; a longer one costs the connection."""
 MAX_IGNORED_BODY_BYTES = 64 * 1024
 """A body that a request needs not have, as some clients send with POST."""
 LINGER_S = 2.0
 """Before a connection is closed on a client that is still sending, so that it can read the reply."""
-SLOWEST_BYTES_PER_S = 1024 * 1024
-"""A body or reply at a lower rate than this, over its whole length, is given up."""
 WAIT_MARGIN_S = 0.1
 """A wait for a commit ends so long before the client's own limit, or at 80 % of it."""
 
@@ -53,12 +49,18 @@ class HttpObserver(Protocol):
             Bytes of bodies.
         """
 
+    def limit_reached(self, limit: str) -> None:
+        """Take note that a bound of :class:`HttpLimits`, by its name, cost a client its request or its connection."""
+
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
     """Bounds of one connection; see :class:`~tierline.node.config.NodeConfig`."""
 
+    max_head_bytes: int
     max_object_bytes: int
+    max_discarded_bytes: int
+    slowest_bytes_per_s: int
     keep_alive_s: float
     head_timeout_s: float
     body_timeout_s: float
@@ -150,8 +152,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         Memory that refused bodies are received into; connections may share it, for nobody reads it.
     connections
         The open connections of the server; this one adds and removes itself.
-    max_connections
-        With more than these open, this one is answered 503 and closed.
+    turned_away
+        Why this one is answered 503 and closed; empty: it is served.
+    gone
+        Called when it has ended.
     """
 
     def __init__(
@@ -163,7 +167,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         pages: Pages,
         scratch: memoryview,
         connections: set["HttpConnection"],
-        max_connections: int,
+        turned_away: str,
+        gone: Callable[[], None],
     ) -> None:
         self._service = service
         self._limits = limits
@@ -172,12 +177,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._pages = pages
         self._scratch = scratch
         self._connections = connections
-        self._max_connections = max_connections
+        self._turned_away = turned_away
+        self._gone = gone
 
         self._transport: asyncio.Transport | None = None
         self._owner: Owner = service.new_owner()
         self._phase = _Phase.HEAD
-        self._buffer = bytearray(http.MAX_HEAD_BYTES)
+        self._buffer = bytearray(limits.max_head_bytes)
         self._view = memoryview(self._buffer)
         self._filled = 0
         self._deadline = time.monotonic() + limits.keep_alive_s
@@ -201,17 +207,14 @@ class HttpConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=0)  # "drained" then means that the kernel has every byte
+        # "Drained" then means that the kernel has every byte, or TLS a copy of it; uvloop's TLS never resumes with 0.
+        is_encrypted = transport.get_extra_info("sslcontext") is not None
+        self._transport.set_write_buffer_limits(high=1 if is_encrypted else 0, low=0)
         self._connections.add(self)
-        if len(self._connections) > self._max_connections:
+        if self._turned_away:
             self._started = time.monotonic()
             self._refuse(
-                HttpRefusal(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    f"{self._max_connections} connections are open already",
-                    {"Retry-After": "1"},
-                ),
-                close=True,
+                HttpRefusal(HTTPStatus.SERVICE_UNAVAILABLE, self._turned_away, {"Retry-After": "1"}), close=True
             )
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's hint knows nothing of ours)
@@ -252,6 +255,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The connection is gone, whoever ended it."""
         self._phase = _Phase.CLOSED
         self._connections.discard(self)
+        self._gone()
         self._upload = None
         self._service.end_owner(self._owner)
         if self._task is not None:
@@ -275,12 +279,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         if now < self._deadline or self._phase is _Phase.CLOSED:
             return
         if self._phase is _Phase.HEAD and self._filled:
+            self._observer.limit_reached("head_timeout_s")
             self._started = now
             self._refuse(
                 HttpRefusal(HTTPStatus.REQUEST_TIMEOUT, f"no whole head within {self._limits.head_timeout_s} s"),
                 close=True,
             )
         elif self._phase is _Phase.BODY:
+            self._observer.limit_reached("body_timeout_s")
             self._upload = None
             self._service.end_owner(self._owner)
             self._refuse(
@@ -288,6 +294,8 @@ class HttpConnection(asyncio.BufferedProtocol):
                 close=True,
             )
         else:
+            if self._phase in (_Phase.REPLY, _Phase.DISCARD):
+                self._observer.limit_reached("body_timeout_s")
             self.close()
 
     @property
@@ -326,10 +334,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._head = None
         if end < 0:
             if self._filled == len(self._buffer):
+                self._observer.limit_reached("max_head")
                 self._refuse(
                     HttpRefusal(
                         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                        f"a head of more than {http.MAX_HEAD_BYTES} bytes",
+                        f"a head of more than {self._limits.max_head_bytes} bytes",
                     ),
                     close=True,
                 )
@@ -390,6 +399,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if length == 0:
             raise HttpRefusal(HTTPStatus.BAD_REQUEST, "an empty object; allowed: 1 byte or more")
         if length > self._limits.max_object_bytes:
+            self._observer.limit_reached("max_object")
             raise HttpRefusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"an object of {length} bytes; allowed: {self._limits.max_object_bytes}",
@@ -534,7 +544,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._head is not None and self._upload is None:
             left = max((self._head.content_length or 0) - self._received_bytes, 0)
             # With 100-continue refused a client may send its body or not: nobody knows where the next request starts.
-            close = close or self._head.is_chunked or left > MAX_DISCARDED_BYTES or self._head.expects_continue
+            close = (
+                close or self._head.is_chunked or left > self._limits.max_discarded_bytes or self._head.expects_continue
+            )
         keep_alive = not close and self._head is not None and self._head.keep_alive
         is_head = self._head is not None and self._head.method == "HEAD"
         reply = http.reply_head(refusal.status, len(body), http.JSON, keep_alive=keep_alive, headers=refusal.headers)
@@ -638,12 +650,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         if not transport.is_closing():
             if not transport.is_reading():
                 transport.resume_reading()
-            with contextlib.suppress(OSError):
-                transport.write_eof()
+            if transport.can_write_eof():  # TLS cannot; its client closes, for the reply says so
+                with contextlib.suppress(OSError):
+                    transport.write_eof()
 
     def _set_transfer_deadline(self, length: int, at_most_s: float = float("inf")) -> None:
         """Bound a transfer: each pause in it by ``body_timeout_s``, and all of it by the slowest rate."""
-        allowed_s = self._limits.body_timeout_s + length / SLOWEST_BYTES_PER_S
+        allowed_s = self._limits.body_timeout_s + length / self._limits.slowest_bytes_per_s
         self._give_up = time.monotonic() + min(allowed_s, at_most_s)
         self._extend_deadline()
 

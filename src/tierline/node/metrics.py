@@ -17,6 +17,16 @@ from tierline.node.service import NodeService
 
 _SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
+LIMITS = (
+    "max_connections",
+    "max_connections_per_address",
+    "max_head",
+    "max_object",
+    "head_timeout_s",
+    "body_timeout_s",
+)
+"""Keys of the configuration whose bounds are counted when a client meets them."""
+
 
 class NodeMetrics:
     """The registry of one node; hears of requests from both protocols and reads the rest when it is asked.
@@ -29,6 +39,8 @@ class NodeMetrics:
         Returns how many connections HTTP and the UNIX socket have.
     failed_reloads
         Returns how often changed files could not be used, by what is in them.
+    certificate_expires
+        Returns until when the certificate is valid, in seconds since 1970; 0: there is none.
     """
 
     def __init__(
@@ -36,14 +48,26 @@ class NodeMetrics:
         service: NodeService,
         open_connections: Callable[[], tuple[int, int]],
         failed_reloads: Callable[[], Mapping[str, int]],
+        certificate_expires: Callable[[], float],
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(_StoreCollector(service, open_connections, failed_reloads))
+        self._registry.register(_StoreCollector(service, open_connections, failed_reloads, certificate_expires))
         self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
         self._http_received = Counter(
             "tierline_node_http_received_bytes_total", "Bytes of request bodies", registry=self._registry
+        )
+        self._limits_reached = Counter(
+            "tierline_node_limits_reached_total",
+            "Requests and connections that a limit ended, by its key",
+            ["limit"],
+            registry=self._registry,
+        )
+        for limit in LIMITS:
+            self._limits_reached.labels(limit)
+        self._failed_handshakes = Counter(
+            "tierline_node_tls_failed_handshakes_total", "TLS handshakes that came to nothing", registry=self._registry
         )
         self._http_sent = Counter(
             "tierline_node_http_sent_bytes_total", "Bytes of reply bodies", registry=self._registry
@@ -59,6 +83,14 @@ class NodeMetrics:
             self._http_received.inc(received)
         if sent:
             self._http_sent.inc(sent)
+
+    def limit_reached(self, limit: str) -> None:
+        """Count a request or connection that a limit ended; ``limit`` is one of :data:`LIMITS`."""
+        self._limits_reached.labels(limit).inc()
+
+    def handshake_failed(self) -> None:
+        """Count a TLS handshake that came to nothing."""
+        self._failed_handshakes.inc()
 
     def socket_request(self, verb: str, outcome: str, seconds: float) -> None:
         """Count one answered request of the UNIX socket."""
@@ -128,10 +160,12 @@ class _StoreCollector(Collector):
         service: NodeService,
         open_connections: Callable[[], tuple[int, int]],
         failed_reloads: Callable[[], Mapping[str, int]],
+        certificate_expires: Callable[[], float],
     ) -> None:
         self._service = service
         self._open_connections = open_connections
         self._failed_reloads = failed_reloads
+        self._certificate_expires = certificate_expires
 
     def collect(self) -> Iterator[Metric]:
         stats = self._service.store.stats()
@@ -200,6 +234,8 @@ class _StoreCollector(Collector):
             "file",
             self._failed_reloads(),
         )
+        if expires := self._certificate_expires():
+            yield _gauge("tierline_node_certificate_expiry_seconds", "Until when the certificate is valid", expires)
         http, unix = self._open_connections()
         yield _gauges(
             "tierline_node_connections", "Open connections, by protocol", "protocol", {"http": http, "socket": unix}

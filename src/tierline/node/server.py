@@ -17,7 +17,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,17 @@ from tierline.node.access import Access, Pass
 from tierline.node.buckets import EVERY_BUCKET
 from tierline.node.config import NodeConfig
 from tierline.node.http_protocol import HttpConnection, HttpLimits
+from tierline.node.listening import BACKLOG, ConnectionLimits, Listener
 from tierline.node.local_protocol import LocalConnection
 from tierline.node.metrics import NodeMetrics
 from tierline.node.service import NodeService
+from tierline.node.tls import Certificate
 from tierline.store import PAGE_BYTES, Store, StoreLimits
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
 
 log = logs.get(__name__)
 
-BACKLOG = 1024
 EXPIRE_INTERVAL_S = 0.25
 WATCH_INTERVAL_S = 1.0
 HANDSHAKE_TIMEOUT_S = 5.0
@@ -59,6 +60,7 @@ def run(config: NodeConfig) -> None:
     SegmentError
         The segment cannot be adopted, or was cut short by another process.
     """
+    logs.configure(config.log_level, json=config.log_format == "json")
     faulthandler.enable()  # a SIGBUS, of a segment cut short a moment ago, says at least where
     factory = uvloop.new_event_loop if config.event_loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
@@ -73,11 +75,11 @@ async def serve(config: NodeConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         async with running_node(config) as node:
-            if config.tokens_file is not None:  # else a hang-up ends the node, as it ends any program of a terminal
-                loop.add_signal_handler(signal.SIGHUP, lambda: node.access.reload(if_changed=False))
+            if config.tokens_file or config.tls_certificate:  # else a hang-up ends the node, as any program
+                loop.add_signal_handler(signal.SIGHUP, node.hang_up)
             log.info(
                 "node ready",
-                url=f"http://{config.host}:{config.port}",
+                url=f"{'https' if config.tls_certificate else 'http'}://{config.host}:{config.port}",
                 socket=str(config.socket_path()),
                 segment=str(config.shared_memory_directory / config.shared_memory_name),
                 capacity=format_byte_size(config.capacity),
@@ -95,13 +97,18 @@ async def serve(config: NodeConfig) -> None:
 async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
     """Open the store and serve it for the length of the block, without signal handlers."""
     access = Access(config.tokens_file)
+    certificate = (
+        Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
+        if config.tls_certificate is not None and config.tls_key is not None
+        else None
+    )
     with contextlib.ExitStack() as sockets:
-        http = sockets.enter_context(_bind_http(config, access))
+        http = sockets.enter_context(_bind_http(config, access, certificate))
         local = sockets.enter_context(_bind_local(config.socket_path(), config.socket_mode))
         store = await asyncio.to_thread(_open_store, config)
-        node = Node(config, store, access)
+        node = Node(config, store, access, certificate)
         try:
-            await node.start(http, local)
+            node.start(http, local)
             yield node
         finally:
             await node.stop()
@@ -119,10 +126,15 @@ class Node:
         The open store; closed by :meth:`stop`.
     access
         Who may do what.
+    certificate
+        What HTTP is served with; ``None``: without TLS.
     """
 
-    def __init__(self, config: NodeConfig, store: Store, access: Access) -> None:
+    def __init__(
+        self, config: NodeConfig, store: Store, access: Access, certificate: Certificate | None = None
+    ) -> None:
         self.access = access
+        self._certificate = certificate
         self.service = NodeService(store)
         self._config = config
         self._started = time.monotonic()
@@ -131,31 +143,43 @@ class Node:
         self._metrics = NodeMetrics(
             self.service,
             lambda: (len(self._http_connections), len(self._local_connections)),
-            lambda: {"tokens": access.failed_reloads},
+            self._failed_reloads,
+            self._certificate_expires,
         )
         self._limits = HttpLimits(
+            max_head_bytes=config.max_head,
             max_object_bytes=config.max_object or config.capacity,
+            max_discarded_bytes=config.max_discarded,
+            slowest_bytes_per_s=config.slowest_rate,
             keep_alive_s=config.keep_alive_s,
             head_timeout_s=config.head_timeout_s,
             body_timeout_s=config.body_timeout_s,
         )
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
-        self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._name_trouble = ""
         self._cut_short: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def start(self, http: socket.socket, local: socket.socket) -> None:
+    def start(self, http: socket.socket, local: socket.socket) -> None:
         """Listen on two bound sockets."""
-        loop = asyncio.get_running_loop()
+        listener = Listener(
+            http,
+            self._http_connection,
+            ConnectionLimits(
+                self._config.max_connections, self._config.connections_per_address(), self._config.head_timeout_s
+            ),
+            self._certificate,
+            self._metrics,
+        )
         local.listen(BACKLOG)
+        try:
+            listener.listen()
+        except OSError as error:  # bound by two, and the other was first to listen
+            raise EnvironmentTooSmall(f"--port: {self._config.port} is in use: {error.strerror}") from error
+        self._spawn(listener.serve())
         self._spawn(self._accept_local(local))
         self._spawn(self._expire())
         self._spawn(self._watch())
-        try:
-            self._server = await loop.create_server(self._http_connection, sock=http, backlog=BACKLOG)
-        except OSError as error:  # bound by two, and the other was first to listen
-            raise EnvironmentTooSmall(f"--port: {self._config.port} is in use: {error.strerror}") from error
 
     async def serve_until(self, stop: asyncio.Event) -> None:
         """Wait for the event. Raises ``SegmentError`` as soon as another process has cut the segment short."""
@@ -168,6 +192,10 @@ class Node:
         if self._cut_short.done():
             self._cut_short.result()
 
+    def hang_up(self) -> None:
+        """Read tokens and certificate again, changed or not."""
+        self._spawn(self._reload(if_changed=False))
+
     async def drain(self, at_most_s: float) -> None:
         """Take no more writes and let the bodies under way come to their end."""
         self.service.accepts_writes = False
@@ -177,8 +205,6 @@ class Node:
 
     async def stop(self) -> None:
         """Close the store, then everything that is connected to it."""
-        if self._server is not None:
-            self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -231,7 +257,7 @@ class Node:
 
     # HTTP ---------------------------------------------------------------------------------------------------------
 
-    def _http_connection(self) -> HttpConnection:
+    def _http_connection(self, turned_away: str, gone: Callable[[], None]) -> HttpConnection:
         return HttpConnection(
             self.service,
             self._limits,
@@ -240,7 +266,8 @@ class Node:
             self,
             self._scratch,
             self._http_connections,
-            self._config.max_connections,
+            turned_away,
+            gone,
         )
 
     # UNIX socket --------------------------------------------------------------------------------------------------
@@ -353,7 +380,7 @@ class Node:
                 self._cut_short.set_exception(error)
                 return
             self._keep_name()
-            self.access.reload()
+            await self._reload()
             for orphan in store.orphaned_owners():
                 if orphan.pid and not _is_alive(orphan.pid):
                     freed = store.release_orphans(orphan.client)
@@ -374,6 +401,18 @@ class Node:
         if is_relinked:
             self.service.relinks += 1
             log.warning("the segment's name was removed, by an LMCache client that exited perhaps; put back")
+
+    async def _reload(self, *, if_changed: bool = True) -> None:
+        self.access.reload(if_changed=if_changed)
+        if self._certificate is not None:
+            await asyncio.to_thread(self._certificate.reload, if_changed=if_changed)
+
+    def _failed_reloads(self) -> dict[str, int]:
+        certificate = self._certificate
+        return {"tokens": self.access.failed_reloads, "certificate": certificate.failed_reloads if certificate else 0}
+
+    def _certificate_expires(self) -> float:
+        return self._certificate.expires if self._certificate is not None else 0.0
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -404,17 +443,20 @@ def _open_store(config: NodeConfig) -> Store:
     )
 
 
-def _bind_http(config: NodeConfig, access: Access) -> socket.socket:
+def _bind_http(config: NodeConfig, access: Access, certificate: Certificate | None) -> socket.socket:
     host, port = config.host, config.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
         raise UsageError(f"--host: got {host!r}, which is no address: {error.strerror}") from error
-    if not ipaddress.ip_address(address[0]).is_loopback and access.is_open and not config.trusted_network:
+    is_loopback = ipaddress.ip_address(address[0]).is_loopback
+    lets_anybody_in = access.is_open and (certificate is None or not certificate.asks_clients)
+    if not is_loopback and not config.trusted_network and (lets_anybody_in or certificate is None):
         raise UsageError(
-            f"--host: {host} can be reached from other machines, and this node lets clients without a token do "
-            f"something: give it a tokens_file, or set trusted_network where a NetworkPolicy or a firewall decides who "
-            "can connect (docs/security.md)"
+            f"--host: {host} can be reached from other machines, and this node "
+            + ("lets clients without a token do something" if lets_anybody_in else "would get tokens unencrypted")
+            + ": give it a tokens_file (or tls_client_ca) and tls_certificate, or set trusted_network where a "
+            "NetworkPolicy or a firewall decides who can connect (docs/security.md)"
         )
     sock = socket.socket(family, kind, protocol)
     try:

@@ -19,8 +19,8 @@ from tierline.errors import WireError
 from tierline.wire.messages import MAX_NAME_BYTES, Extent
 
 HEAD_END = b"\r\n\r\n"
-MAX_HEAD_BYTES = 16 * 1024
-"""Request line and headers together; a name of ``MAX_NAME_BYTES``, every byte of it encoded, takes 3 KiB."""
+MIN_HEAD_LIMIT_BYTES = 8 * 1024
+"""Request line and headers together; a bucket and a name of ``MAX_NAME_BYTES``, every byte encoded, take 6 KiB."""
 
 DEFAULT_WAIT_MS = 1000.0
 DEFAULT_TTL_S = 30.0

@@ -126,8 +126,5 @@ def test_a_node_that_others_could_reach_does_not_start_unprotected(
     assert not list(tmp_path.glob("shared_memory*"))
 
 
-def test_a_node_that_others_can_reach_starts_with_tokens_or_in_a_network_that_is_trusted(
-    tmp_path: Path, tokens: Path
-) -> None:
-    GuardedNode(tmp_path, host="0.0.0.0", tokens_file=tokens).close()
+def test_a_node_that_others_can_reach_starts_in_a_network_that_is_trusted(tmp_path: Path) -> None:
     NodeProcess(tmp_path, host="0.0.0.0", trusted_network="true").close()

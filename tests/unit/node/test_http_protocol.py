@@ -36,10 +36,18 @@ class NoPages:
 
 
 def connect(service: NodeService) -> tuple[HttpConnection, Recorder]:
-    limits = HttpLimits(max_object_bytes=CAPACITY, keep_alive_s=10, head_timeout_s=10, body_timeout_s=10)
-    metrics = NodeMetrics(service, lambda: (0, 0), dict)
+    limits = HttpLimits(
+        max_head_bytes=16384,
+        max_object_bytes=CAPACITY,
+        max_discarded_bytes=CAPACITY,
+        slowest_bytes_per_s=1024,
+        keep_alive_s=10,
+        head_timeout_s=10,
+        body_timeout_s=10,
+    )
+    metrics = NodeMetrics(service, lambda: (0, 0), dict, float)
     scratch = memoryview(bytearray(65536))
-    connection = HttpConnection(service, limits, metrics, Access(None), NoPages(), scratch, set(), 10)
+    connection = HttpConnection(service, limits, metrics, Access(None), NoPages(), scratch, set(), "", lambda: None)
     transport = Recorder()
     connection.connection_made(transport)
     return connection, transport

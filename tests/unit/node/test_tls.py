@@ -1,0 +1,108 @@
+"""Certificates: tried out when they are read, replaced without a restart, and kept where the new one is of no use."""
+
+import datetime as dt
+import os
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tierline.errors import ConfigurationError, UsageError
+from tierline.node.tls import Certificate
+
+AUTHORITY = trustme.CA()
+
+
+def write(folder: Path, issued: trustme.LeafCert, name: str = "node") -> tuple[Path, Path]:
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    return certificate, key
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    return write(tmp_path, AUTHORITY.issue_cert("node", not_after=dt.datetime(2040, 1, 1, tzinfo=dt.UTC)))
+
+
+def test_a_certificate_says_until_when_it_is_valid(files: tuple[Path, Path]) -> None:
+    certificate = Certificate(*files)
+    assert time.gmtime(certificate.expires)[:3] == (2040, 1, 1)
+    assert not certificate.asks_clients
+    assert certificate.context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_clients_are_asked_for_a_certificate_where_authorities_are_given(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    authorities = tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(authorities)
+    certificate = Certificate(*files, authorities)
+    assert certificate.asks_clients
+    assert certificate.context.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_a_key_of_another_certificate_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    _, other_key = write(tmp_path, AUTHORITY.issue_cert("other"), "other")
+    with pytest.raises(ConfigurationError, match=r"tls_certificate, tls_key: got .*key values mismatch"):
+        Certificate(files[0], other_key)
+
+
+def test_a_certificate_that_has_expired_is_refused(tmp_path: Path) -> None:
+    past = dt.datetime(2020, 1, 2, tzinfo=dt.UTC)
+    files = write(tmp_path, AUTHORITY.issue_cert("node", not_before=past - dt.timedelta(1), not_after=past))
+    with pytest.raises(ConfigurationError, match="certificate has expired"):
+        Certificate(*files)
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(files: tuple[Path, Path]) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    key = serialization.load_pem_private_key(files[1].read_bytes(), None)
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(ConfigurationError, match="without a passphrase"):
+        Certificate(*files)
+
+
+@pytest.mark.parametrize("content", [b"", b"no PEM", None])
+def test_what_is_no_certificate_is_refused(files: tuple[Path, Path], content: bytes | None) -> None:
+    if content is None:
+        files[0].unlink()
+    else:
+        files[0].write_bytes(content)
+    with pytest.raises(UsageError, match="tls_certificate, tls_key"):
+        Certificate(*files)
+
+
+def test_authorities_that_cannot_be_read_are_refused(files: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigurationError, match="tls_client_ca"):
+        Certificate(*files, files[1])
+
+
+def test_a_new_certificate_is_taken_and_a_broken_one_leaves_it_in_force(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    certificate = Certificate(*files)
+    former = certificate.context
+    certificate.reload()
+    assert certificate.context is former  # nothing has changed
+
+    write(tmp_path, AUTHORITY.issue_cert("node", not_after=dt.datetime(2041, 1, 1, tzinfo=dt.UTC)))
+    os.utime(files[0], ns=(1, 1))
+    certificate.reload()
+    renewed = certificate.context
+    assert renewed is not former
+    assert time.gmtime(certificate.expires).tm_year == 2041
+
+    files[0].write_bytes(b"half a cert")
+    certificate.reload()
+    assert certificate.context is renewed
+    assert certificate.failed_reloads == 1
