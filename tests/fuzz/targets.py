@@ -40,7 +40,7 @@ def _pieces(data: bytes) -> list[list[bytes]]:
 
 async def _http_run(pieces: Sequence[bytes]) -> list[int]:
     async with new_node() as node:
-        connection = node._http_connection()
+        connection = node._http_connection("", lambda: None)
         transport = Recorder()
         connection.connection_made(transport)
         for piece in pieces:
