@@ -70,10 +70,12 @@ class AsyncNodeClient:
         group_size: int = 1,
         *,
         across_gaps: bool = False,
+        wait_s: float = 0.0,
         timeout_s: float | None = None,
     ) -> Leased:
         """Lease the longest leading run of stored objects."""
-        return await self._perform(calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps), timeout_s)
+        call = calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps, wait_s)
+        return await self._perform(call, timeout_s, wait_s)
 
     async def renew(self, lease: str, ttl_s: float, *, timeout_s: float | None = None) -> None:
         """Set a lease's remaining time."""
@@ -86,10 +88,16 @@ class AsyncNodeClient:
         return await self._perform(calls.release(lease, start, stop), timeout_s)
 
     async def reserve(
-        self, bucket: str, names: Sequence[str], sizes: Sequence[int], *, timeout_s: float | None = None
+        self,
+        bucket: str,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        *,
+        wait_s: float = 0.0,
+        timeout_s: float | None = None,
     ) -> list[Slot | Refusal]:
         """Allocate a slot for each name and hold the names."""
-        return await self._perform(calls.reserve(bucket, names, sizes), timeout_s)
+        return await self._perform(calls.reserve(bucket, names, sizes, wait_s), timeout_s, wait_s)
 
     async def grant(self, size: int, count: int, *, timeout_s: float | None = None) -> list[Slot]:
         """Allocate up to ``count`` slots of ``size`` bytes, to be named on commit."""
@@ -131,8 +139,8 @@ class AsyncNodeClient:
     ) -> None:
         await self.close()
 
-    async def _perform(self, call: Call[T], timeout_s: float | None) -> T:
-        budget_s = self.timeout_s if timeout_s is None else timeout_s
+    async def _perform(self, call: Call[T], timeout_s: float | None, wait_s: float = 0.0) -> T:
+        budget_s = (self.timeout_s if timeout_s is None else timeout_s) + wait_s
         number, reply = self._connection.send(call)
         try:
             async with asyncio.timeout(budget_s):

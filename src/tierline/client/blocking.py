@@ -36,7 +36,8 @@ class NodeClient:
     A call that times out leaves the connection as it is: what its late reply hands out is given back by the next
     call. The effect of a timed-out commit is unknown; the object is there or it is not, and never half.
 
-    Calls from several threads take turns; waiting for one's turn counts against the timeout.
+    Calls from several threads take turns; waiting for one's turn counts against the timeout. So what waits for other
+    writers (``wait_s``) belongs on a client of its own.
 
     Parameters
     ----------
@@ -122,9 +123,10 @@ class NodeClient:
         group_size: int = 1,
         *,
         across_gaps: bool = False,
+        wait_s: float = 0.0,
         timeout_s: float | None = None,
     ) -> Leased:
-        """Lease the longest leading run of stored objects, in one round trip; never waits for a commit.
+        """Lease the longest leading run of stored objects, in one round trip.
 
         Parameters
         ----------
@@ -137,6 +139,9 @@ class NodeClient:
             The run ends before the first group that is not complete.
         across_gaps
             Go on behind a group that is not complete, for names that are no prefix.
+        wait_s
+            Where the run ends at objects that others are writing, wait so long, besides ``timeout_s``, for their
+            commits; not across gaps. Choose a longer ``ttl_s``.
 
         Returns
         -------
@@ -144,7 +149,8 @@ class NodeClient:
             ``lease`` (empty: nothing was there) and ``objects``, one for each leased name in order, each with
             ``size``, ``checksum`` and ``extents``; ``across_gaps``, its index in ``names`` is in ``places``.
         """
-        return self._perform(calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps), timeout_s)
+        call = calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps, wait_s)
+        return self._perform(call, timeout_s, wait_s)
 
     def renew(self, lease: str, ttl_s: float, *, timeout_s: float | None = None) -> None:
         """Set a lease's remaining time to ``ttl_s``; raises ``UnknownLease`` where it is too late."""
@@ -155,13 +161,26 @@ class NodeClient:
         return self._perform(calls.release(lease, start, stop), timeout_s)
 
     def reserve(
-        self, bucket: str, names: Sequence[str], sizes: Sequence[int], *, timeout_s: float | None = None
+        self,
+        bucket: str,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        *,
+        wait_s: float = 0.0,
+        timeout_s: float | None = None,
     ) -> list[Slot | Refusal]:
         """Allocate a slot for each name and hold the names; one outcome a name, in order.
 
         Each :class:`Slot` must be committed or aborted, or it lasts as long as the connection.
+
+        Parameters
+        ----------
+        wait_s
+            Where others are writing, and no name got a slot, stand in line for so long, besides ``timeout_s``:
+            ``EXISTS`` says that the other has committed, a slot that it gave up. What this client writes itself it
+            would wait for in vain.
         """
-        return self._perform(calls.reserve(bucket, names, sizes), timeout_s)
+        return self._perform(calls.reserve(bucket, names, sizes, wait_s), timeout_s, wait_s)
 
     def grant(self, size: int, count: int, *, timeout_s: float | None = None) -> list[Slot]:
         """Allocate up to ``count`` slots of ``size`` bytes, to be named on commit; perhaps none."""
@@ -207,8 +226,8 @@ class NodeClient:
     ) -> None:
         self.close()
 
-    def _perform(self, call: Call[T], timeout_s: float | None) -> T:
-        budget_s = self.timeout_s if timeout_s is None else timeout_s
+    def _perform(self, call: Call[T], timeout_s: float | None, wait_s: float = 0.0) -> T:
+        budget_s = (self.timeout_s if timeout_s is None else timeout_s) + wait_s
         deadline = time.monotonic() + budget_s
         if not self._lock.acquire(timeout=max(budget_s, 0)):
             raise NodeUnavailable(f"other calls held the connection for {budget_s} s")

@@ -50,11 +50,16 @@ class Call(Generic[T]):
 
 
 def prefix_lease(
-    bucket: str, names: Sequence[str], ttl_s: float, group_size: int, across_gaps: bool = False
+    bucket: str,
+    names: Sequence[str],
+    ttl_s: float,
+    group_size: int,
+    across_gaps: bool = False,
+    wait_s: float = 0.0,
 ) -> Call[Leased]:
     """Lease the longest leading run, or all that is there."""
     return Call(
-        lambda number: messages.PrefixLease(number, bucket, list(names), ttl_s, group_size, across_gaps),
+        lambda number: messages.PrefixLease(number, bucket, list(names), ttl_s, group_size, across_gaps, wait_s),
         lambda reply: reply if isinstance(reply, Leased) else None,
     )
 
@@ -69,10 +74,10 @@ def release(lease: str, start: int, stop: int | None) -> Call[int]:
     return Call(lambda number: messages.Release(number, lease, start, stop), _count)
 
 
-def reserve(bucket: str, names: Sequence[str], sizes: Sequence[int]) -> Call[list[Slot | Refusal]]:
+def reserve(bucket: str, names: Sequence[str], sizes: Sequence[int], wait_s: float = 0.0) -> Call[list[Slot | Refusal]]:
     """Allocate slots and hold their names."""
     return Call(
-        lambda number: messages.Reserve(number, bucket, list(names), list(sizes)),
+        lambda number: messages.Reserve(number, bucket, list(names), list(sizes), wait_s),
         lambda reply: reply.outcomes if isinstance(reply, messages.Reserved) else None,
     )
 

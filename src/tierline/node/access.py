@@ -1,7 +1,7 @@
 """Who may do what: bearer tokens from a file, each with rights on buckets; without a file everybody may do everything.
 
 Rules: what is compared is a token's SHA-256, in constant time, and nothing else of it is kept or logged. Every route of
-:mod:`tierline.wire.http` and every request of the UNIX socket has its demand in this file. A file that cannot be used
+:mod:`tierline.wire.routes` and every request of the UNIX socket has its demand in this file. A file that cannot be used
 is refused at the start; later the former one stays in force, and what a newer one does not grant ends as it is read.
 """
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tierline import logs
 from tierline.errors import AccessDenied, ConfigurationError, TierlineError, UsageError
 from tierline.node.buckets import EVERY_BUCKET, BucketPattern, covers
-from tierline.wire import http, messages
+from tierline.wire import messages, routes
 from tierline.wire.http import HttpRefusal
 
 log = logs.get(__name__)
@@ -145,22 +145,27 @@ class Access:
         if right is None and not grant.is_known:
             raise _unauthorized("this node asks for a token")
 
-    def admit(self, route: http.Route, authorization: bytes | None) -> None:
+    def admit(self, route: routes.Route, authorization: bytes | None) -> None:
         """Check that a request may have its route; raises as :meth:`require`."""
         if self._tokens.anonymous is _EVERYTHING:
             return
         match route:
-            case http.Health() | http.Readiness():
+            case routes.Health() | routes.Readiness():
                 return
-            case http.Stats() | http.Metrics():
+            case routes.Stats() | routes.Metrics():
                 self.require(authorization, None, None)
-            case http.ReleaseLease():
+            case routes.ReleaseLease() | routes.RenewLease():
                 self._authenticate(authorization)  # ids are secrets of their holders, who need not show a token twice
-            case http.AcquireLease(bucket) | http.GetObject(bucket):
+            case (
+                routes.AcquireLease(bucket)
+                | routes.LeasePrefix(bucket)
+                | routes.GetObject(bucket)
+                | routes.VerifyObject(bucket)
+            ):
                 self.require(authorization, bucket, Right.READ)
-            case http.PutObject(bucket):
+            case routes.PutObject(bucket):
                 self.require(authorization, bucket, Right.WRITE)
-            case http.DeleteObject(bucket):
+            case routes.DeleteObject(bucket):
                 self.require(authorization, bucket, Right.ADMIN)
             case _:
                 assert_never(route)

@@ -9,30 +9,29 @@ requests has a deadline that :meth:`HttpConnection.enforce_deadline` watches ove
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 
-import xxhash
-
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge
 from tierline.node.access import Access
-from tierline.node.service import HTTP_HOLDER, NodeService
-from tierline.store import Leased, ObjectKey, Owner, Slot
-from tierline.wire import http
+from tierline.node.admin import Administration
+from tierline.node.service import NodeService, Verdict
+from tierline.node.upload import Upload
+from tierline.node.waiting import within
+from tierline.store import Leased, ObjectKey, Owner
+from tierline.wire import http, routes
 from tierline.wire.http import HttpRefusal, RequestHead
 
-RECEIVE_BYTES = 1024 * 1024
-"""Most that one read takes, so that the loop is not held for long by one fast sender."""
 SEND_BYTES = 256 * 1024
 MAX_IGNORED_BODY_BYTES = 64 * 1024
 """A body that a request needs not have, as some clients send with POST."""
+MAX_DOCUMENT_BYTES = 1024 * 1024
+"""A body that is read as JSON: decoding it takes the loop a millisecond or two."""
 LINGER_S = 2.0
 """Before a connection is closed on a client that is still sending, so that it can read the reply."""
-WAIT_MARGIN_S = 0.1
-"""A wait for a commit ends so long before the client's own limit, or at 80 % of it."""
 
 
 class HttpObserver(Protocol):
@@ -79,58 +78,11 @@ class Pages(Protocol):
 class _Phase(Enum):
     HEAD = auto()  # between requests, or inside a head
     BODY = auto()  # an upload receives into the segment
+    DOCUMENT = auto()  # a body that is read as JSON
     DISCARD = auto()  # a body nobody wants
     REPLY = auto()  # a reply is being made or sent; what is received meanwhile stays in the buffer
     LINGER = auto()  # answered for good; reads until the client has closed
     CLOSED = auto()
-
-
-class _Upload:
-    """A PUT under way: where its next byte goes, and the sum of those that came.
-
-    Invariant: ``received`` bytes of the object are in place and summed.
-    """
-
-    def __init__(self, key: ObjectKey, slot: Slot, views: Sequence[memoryview]) -> None:
-        self.key = key
-        self.slot = slot
-        self.received = 0
-        self._hasher = xxhash.xxh3_64()
-        self._views = list(views)
-        self._index = 0
-        self._position = 0
-
-    @property
-    def missing(self) -> int:
-        """Bytes that have not come yet."""
-        return self.slot.size - self.received
-
-    @property
-    def checksum(self) -> int:
-        """XXH3-64 of what has come."""
-        return self._hasher.intdigest()
-
-    def room(self) -> memoryview:
-        """Return where the next bytes go; not empty while some are missing."""
-        return self._views[self._index][self._position : self._position + RECEIVE_BYTES]
-
-    def advance(self, length: int) -> None:
-        """Take note that ``length`` bytes lie at the start of :meth:`room`."""
-        view = self._views[self._index]
-        self._hasher.update(view[self._position : self._position + length])
-        self._position += length
-        self.received += length
-        if self._position == view.nbytes:
-            self._index += 1
-            self._position = 0
-
-    def put(self, data: memoryview) -> None:
-        """Copy bytes that were received together with the head."""
-        while data.nbytes:
-            room = self.room()[: data.nbytes]
-            room[:] = data[: room.nbytes]
-            self.advance(room.nbytes)
-            data = data[room.nbytes :]
 
 
 class HttpConnection(asyncio.BufferedProtocol):
@@ -148,6 +100,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         Who may do what.
     pages
         Documents for operators.
+    administration
+        Answers the routes that are documents.
     scratch
         Memory that refused bodies are received into; connections may share it, for nobody reads it.
     connections
@@ -165,6 +119,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         observer: HttpObserver,
         access: Access,
         pages: Pages,
+        administration: Administration,
         scratch: memoryview,
         connections: set["HttpConnection"],
         turned_away: str,
@@ -175,6 +130,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._observer = observer
         self._access = access
         self._pages = pages
+        self._administration = administration
         self._scratch = scratch
         self._connections = connections
         self._turned_away = turned_away
@@ -182,6 +138,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
         self._transport: asyncio.Transport | None = None
         self._owner: Owner = service.new_owner()
+        self._peer = "http"
+        self._client = self._peer  # of the request under way: whose leases it makes
         self._phase = _Phase.HEAD
         self._buffer = bytearray(limits.max_head_bytes)
         self._view = memoryview(self._buffer)
@@ -193,7 +151,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._route_name = ""
         self._started = 0.0
         self._received_bytes = 0
-        self._upload: _Upload | None = None
+        self._upload: Upload | None = None
+        self._document = bytearray()
+        self._after_document: Callable[[], None] | None = None
         self._discard_left = 0
         self._after_discard: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -210,6 +170,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         # "Drained" then means that the kernel has every byte, or TLS a copy of it; uvloop's TLS never resumes with 0.
         is_encrypted = transport.get_extra_info("sslcontext") is not None
         self._transport.set_write_buffer_limits(high=1 if is_encrypted else 0, low=0)
+        if address := transport.get_extra_info("peername"):
+            self._peer = f"http:{address[0]}"
         self._connections.add(self)
         if self._turned_away:
             self._started = time.monotonic()
@@ -222,6 +184,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._phase is _Phase.BODY:
             assert self._upload is not None
             return self._upload.room()
+        if self._phase is _Phase.DOCUMENT:
+            return memoryview(self._document)[self._received_bytes :]
         if self._phase in (_Phase.DISCARD, _Phase.LINGER, _Phase.CLOSED):
             return self._scratch[: self._discard_left] if self._phase is _Phase.DISCARD else self._scratch
         return self._view[self._filled :]
@@ -236,6 +200,9 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._extend_deadline()
                 return
             self._finish_upload()
+        elif self._phase is _Phase.DOCUMENT:
+            self._received_bytes += nbytes
+            self._document_received()
         elif self._phase is _Phase.DISCARD:
             self._discarded(nbytes)
         elif self._phase in (_Phase.HEAD, _Phase.REPLY):
@@ -249,7 +216,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The client sends no more; returns whether it is still served."""
         # One that is being sent an object may have closed its half only; one that waits for a commit has given up.
-        return self._phase is _Phase.REPLY and self._route_name == http.GetObject.__name__
+        return self._phase is _Phase.REPLY and self._route_name == routes.GetObject.__name__
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio gives it)
         """The connection is gone, whoever ended it."""
@@ -285,7 +252,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 HttpRefusal(HTTPStatus.REQUEST_TIMEOUT, f"no whole head within {self._limits.head_timeout_s} s"),
                 close=True,
             )
-        elif self._phase is _Phase.BODY:
+        elif self._phase in (_Phase.BODY, _Phase.DOCUMENT):
             self._observer.limit_reached("body_timeout_s")
             self._upload = None
             self._service.end_owner(self._owner)
@@ -355,28 +322,33 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _dispatch(self, head: RequestHead) -> None:
         if head.is_chunked:
             raise HttpRefusal(HTTPStatus.NOT_IMPLEMENTED, "transfer codings are not taken; send a Content-Length")
-        route = http.route(head.method, head.target)
+        route = routes.route(head.method, head.target)
         self._route_name = type(route).__name__
         self._access.admit(route, head.authorization)
+        self._client = head.client or self._peer
         match route:
-            case http.AcquireLease(bucket, name, wait_s, ttl_s):
+            case routes.AcquireLease(bucket, name, wait_s, ttl_s):
                 self._without_body(head, lambda: self._lease(ObjectKey(bucket, name), wait_s, ttl_s))
-            case http.ReleaseLease(lease):
+            case routes.ReleaseLease(lease):
                 self._without_body(head, lambda: self._release(lease))
-            case http.PutObject(bucket, name):
+            case routes.PutObject(bucket, name):
                 self._start_upload(ObjectKey(bucket, name), head)
-            case http.GetObject(bucket, name, head_only):
+            case routes.GetObject(bucket, name, head_only):
                 self._without_body(head, lambda: self._get(ObjectKey(bucket, name), head_only=head_only))
-            case http.DeleteObject(bucket, name):
+            case routes.DeleteObject(bucket, name):
                 self._without_body(head, lambda: self._delete(ObjectKey(bucket, name)))
-            case http.Stats():
+            case routes.Stats():
                 self._without_body(head, lambda: self._reply(HTTPStatus.OK, self._pages.stats(), http.JSON))
-            case http.Metrics():
+            case routes.Metrics():
                 self._without_body(head, lambda: self._reply(HTTPStatus.OK, *self._pages.metrics()))
-            case http.Health():
+            case routes.Health():
                 self._without_body(head, lambda: self._reply(HTTPStatus.OK, b"ok\n", http.TEXT))
-            case http.Readiness():
+            case routes.Readiness():
                 self._without_body(head, self._readiness)
+            case routes.LeasePrefix():
+                self._with_document(head, lambda: self._administer(route))
+            case _:
+                self._without_body(head, lambda: self._administer(route))
 
     def _without_body(self, head: RequestHead, act: Callable[[], None]) -> None:
         """Act, once a body that nobody asked for is out of the way."""
@@ -389,6 +361,44 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._discard(length, act)
         else:
             act()
+
+    def _with_document(self, head: RequestHead, act: Callable[[], None]) -> None:
+        """Receive a small body, then act."""
+        length = head.content_length
+        if length is None:
+            raise HttpRefusal(HTTPStatus.LENGTH_REQUIRED, f"a {head.method} here needs a Content-Length")
+        if length > MAX_DOCUMENT_BYTES:
+            raise HttpRefusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {length} bytes; allowed: {MAX_DOCUMENT_BYTES}"
+            )
+        if head.expects_continue:
+            self._require_transport().write(http.CONTINUE)
+        early = min(self._filled, length)
+        self._document = bytearray(length)
+        self._document[:early] = self._view[:early]
+        self._consume(early)
+        self._received_bytes = early
+        self._phase = _Phase.DOCUMENT
+        self._after_document = act
+        self._set_transfer_deadline(length)
+        self._document_received()
+
+    def _document_received(self) -> None:
+        if self._received_bytes < len(self._document):
+            self._extend_deadline()
+        elif self._after_document is not None:
+            act, self._after_document = self._after_document, None
+            self._phase = _Phase.HEAD
+            act()
+
+    def _administer(self, route: routes.AdminRoute) -> None:
+        body, self._document = self._document, bytearray()
+
+        async def answer() -> None:
+            document = await self._administration.answer(route, body, self._client)
+            self._reply(HTTPStatus.OK, document, http.JSON)
+
+        self._start_task(answer)
 
     # PUT ----------------------------------------------------------------------------------------------------------
 
@@ -414,7 +424,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             raise HttpRefusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
         except NoSpace as error:
             raise HttpRefusal(HTTPStatus.INSUFFICIENT_STORAGE, str(error), {"Retry-After": "1"}) from error
-        upload = self._upload = _Upload(key, slot, self._service.store.views(slot.extents))
+        upload = self._upload = Upload(key, slot, self._service.store.views(slot.extents))
         self._phase = _Phase.BODY
         if head.expects_continue:
             self._require_transport().write(http.CONTINUE)
@@ -441,7 +451,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     # Leases -------------------------------------------------------------------------------------------------------
 
     def _lease(self, key: ObjectKey, wait_s: float, ttl_s: float) -> None:
-        found = self._service.store.lease(key, HTTP_HOLDER, ttl_s)
+        found = self._service.store.lease(key, self._client, ttl_s)
         if found is not None and found[1].is_verified:
             self._grant(*found)
         elif found is None and not self._service.store.is_being_written(key):
@@ -453,12 +463,12 @@ class HttpConnection(asyncio.BufferedProtocol):
     async def _lease_later(self, key: ObjectKey, found: tuple[str, Leased] | None, wait_s: float, ttl_s: float) -> None:
         """Lease an object that is being written, or whose bytes nobody has verified since they were adopted."""
         if found is None:
-            if not await self._service.committed(key, wait_s - min(WAIT_MARGIN_S, 0.2 * wait_s)):
+            if not await self._service.committed(key, within(wait_s)):
                 raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being written")
-            found = self._service.store.lease(key, HTTP_HOLDER, ttl_s)
+            found = self._service.store.lease(key, self._client, ttl_s)
         if found is not None and not found[1].is_verified:
             self._ungranted = found[0]
-            if not await self._service.verify(found[1]):
+            if await self._service.verify(found[1], "adoption") is not Verdict.MATCH:
                 self._release_ungranted()
                 found = None
         self._ungranted = ""
@@ -497,13 +507,13 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     async def _send_object(self, key: ObjectKey) -> None:
         """Send the bytes under a lease that outlives them: a reply takes no longer than its TTL."""
-        found = self._service.store.lease(key, HTTP_HOLDER, self._service.store.limits.max_ttl_s)
+        found = self._service.store.lease(key, self._client, self._service.store.limits.max_ttl_s)
         if found is None:
             self._miss(key)
             return
         lease, leased = found
         try:
-            if not leased.is_verified and not await self._service.verify(leased):
+            if not leased.is_verified and await self._service.verify(leased, "adoption") is not Verdict.MATCH:
                 self._miss(key)
                 return
             self._set_transfer_deadline(leased.size, at_most_s=self._service.store.limits.max_ttl_s)
@@ -539,7 +549,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _refuse(self, refusal: HttpRefusal, *, close: bool = False) -> None:
         """Answer with an error; what is left of the request's body is thrown away, or the connection closed."""
-        body = http.error_body(str(refusal))
+        body = http.error_body(str(refusal), refusal.reason)
         left = 0
         if self._head is not None and self._upload is None:
             left = max((self._head.content_length or 0) - self._received_bytes, 0)
@@ -593,7 +603,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _start_task(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Let a reply that has to wait be made by a task; the connection takes no further request meanwhile."""
         self._phase = _Phase.REPLY
-        self._give_up = self._deadline = time.monotonic() + http.MAX_WAIT_MS / 1000 + self._limits.body_timeout_s
+        self._give_up = self._deadline = time.monotonic() + routes.MAX_WAIT_MS / 1000 + self._limits.body_timeout_s
 
         async def run() -> None:
             try:

@@ -8,9 +8,9 @@ Requests are carried out in the order they came, in steps, and the loop gets its
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from tierline import logs
 from tierline.errors import (
@@ -25,7 +25,9 @@ from tierline.errors import (
     WireError,
 )
 from tierline.node.access import Pass
-from tierline.node.service import NodeService
+from tierline.node.prefix_run import MAX_WAIT_S, PrefixRun
+from tierline.node.service import NodeService, Verdict
+from tierline.node.waiting import KeyWaiters
 from tierline.store import PAGE_BYTES, Leased, ObjectKey, Owner, Slot
 from tierline.wire import messages
 from tierline.wire.framing import FrameDecoder, encode_frame
@@ -35,12 +37,14 @@ log = logs.get(__name__)
 
 TURN_S = 0.001
 """A connection lets others have their turn after so long."""
-KEYS_PER_STEP = 64
 MAX_WAITING_REQUESTS = 1024
 """Above it the connection is not read until some are done."""
 
 MAX_REPLY_EXTENTS = 262_144
 """A run of leases or slots ends here, so that its reply fits a frame."""
+
+MAX_WAITS = 256
+"""Requests of one connection that wait for somebody; further ones are answered at once."""
 
 Steps = Generator[None, None, Reply | None]
 """A request being carried out: yields where the loop may take its turn, returns the reply (None: it comes later)."""
@@ -234,9 +238,9 @@ class LocalConnection(asyncio.Protocol):
             return _single(partial(Failed, request.id, type(error).__name__, str(error)))
         match request:
             case messages.PrefixLease():
-                return self._prefix_lease(request)
+                return self._prefix_lease(request, received)
             case messages.Reserve():
-                return self._reserve(request)
+                return self._reserve(request, received)
             case messages.Grant():
                 return self._grant(request)
             case messages.Commit():
@@ -250,39 +254,30 @@ class LocalConnection(asyncio.Protocol):
             case messages.Release():
                 return _single(lambda: self._release(request))
             case messages.Suspect():
-                return _single(lambda: self._suspect(request, received))
+                return _single(lambda: self._answer_later(request, received, self._suspect(request)))
             case messages.Describe():
                 return _single(lambda: messages.Description(request.id, self._stats()))
 
-    def _prefix_lease(self, request: messages.PrefixLease) -> Steps:
-        names, group = request.names, request.group_size
-        if len(names) % group:
-            raise WireError(f"{len(names)} names in groups of {group}; allowed: a multiple")
-        granted_s = min(request.ttl_s, self._store.limits.max_ttl_s)
-        step = max(KEYS_PER_STEP // group, 1) * group
-        slice_ = group if request.across_gaps else step
-        lease = self._store.open_lease(self.holder, granted_s)
-        objects: list[LeasedObject] = []
-        places: list[int] = []
-        extents = 0
-        for start in range(0, len(names), slice_):
-            if start and start % step == 0:
-                yield
-            keys = [ObjectKey(request.bucket, name) for name in names[start : start + slice_]]
-            found = self._store.extend_lease(lease, keys, group)
-            objects.extend(map(_leased_object, found))
-            self._service.verify_later(found)
-            extents += sum(len(leased.extents) for leased in found)
-            if request.across_gaps:
-                places.extend(range(start, start + len(found)))
-            elif len(found) < len(keys):
-                break
-            if extents > MAX_REPLY_EXTENTS:
-                break
-        if not objects:
-            self._store.release(lease)
-            lease = ""
-        return messages.Leased(request.id, lease, objects, granted_s, places)
+    def _prefix_lease(self, request: messages.PrefixLease, received: float) -> Steps:
+        run = PrefixRun(
+            self._service,
+            self.holder,
+            request.bucket,
+            request.names,
+            ttl_s=request.ttl_s,
+            group_size=request.group_size,
+            max_extents=MAX_REPLY_EXTENTS,
+            across_gaps=request.across_gaps,
+        )
+        yield from run.steps()
+        if request.wait_s and run.awaits() and self._may_wait():
+            self._answer_later(request, received, self._prefix_lease_later(request, run))
+            return None
+        return _leased(request, run)
+
+    async def _prefix_lease_later(self, request: messages.PrefixLease, run: PrefixRun) -> Reply:
+        await run.extend(request.wait_s)
+        return _leased(request, run)
 
     def _renew(self, request: messages.Renew) -> Reply:
         self._store.renew(request.lease, request.ttl_s)
@@ -291,23 +286,19 @@ class LocalConnection(asyncio.Protocol):
     def _release(self, request: messages.Release) -> Reply:
         return messages.Done(request.id, self._store.release(request.lease, request.start, request.stop))
 
-    def _reserve(self, request: messages.Reserve) -> Steps:
+    def _reserve(self, request: messages.Reserve, received: float) -> Steps:
         self._require_writer()
         if len(request.names) != len(request.sizes):
             raise WireError(f"{len(request.names)} names and {len(request.sizes)} sizes; allowed: equally many")
         _require_short([request.bucket, *request.names])
-        outcomes: list[messages.Slot | Refusal] = []
-        extents = 0
-        for name, size in zip(request.names, request.sizes, strict=True):
-            if extents > MAX_REPLY_EXTENTS:
-                outcomes.append(Refusal.NO_SPACE)
-                continue
-            allocate = partial(self._service.write, ObjectKey(request.bucket, name), size, self.owner)
-            outcome = self._allocate(size, allocate)
-            outcomes.append(outcome)
-            extents += len(outcome.extents) if isinstance(outcome, messages.Slot) else 0
+        reservation = _Reservation(request, self._allocate_named)
+        for index in range(len(request.names)):
+            reservation.take(index)
             yield
-        return messages.Reserved(request.id, outcomes)
+        if request.wait_s and reservation.must_wait and self._may_wait():
+            self._answer_later(request, received, reservation.wait(self._service.waiters))
+            return None
+        return reservation.reply()
 
     def _grant(self, request: messages.Grant) -> Steps:
         self._require_writer()
@@ -350,14 +341,9 @@ class LocalConnection(asyncio.Protocol):
             yield
         return messages.Done(request.id, aborted)
 
-    def _suspect(self, request: messages.Suspect, received: float) -> None:
-        async def verify() -> None:
-            dropped = await self._service.suspect(ObjectKey(request.bucket, request.name))
-            self._reply(request, received, messages.Done(request.id, int(dropped)))
-
-        task = asyncio.get_running_loop().create_task(verify())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _suspect(self, request: messages.Suspect) -> Reply:
+        verdict = await self._service.verify_key(ObjectKey(request.bucket, request.name), "suspect")
+        return messages.Done(request.id, int(verdict is Verdict.MISMATCH))
 
     def _delete(self, request: messages.Delete) -> Steps:
         deleted = 0
@@ -366,7 +352,27 @@ class LocalConnection(asyncio.Protocol):
             yield
         return messages.Done(request.id, deleted)
 
+    def _may_wait(self) -> bool:
+        return len(self._tasks) < MAX_WAITS
+
+    def _answer_later(self, request: Request, received: float, answer: Coroutine[Any, Any, Reply]) -> None:
+        """Let a reply that has to wait be made by a task; requests behind it may overtake it."""
+
+        async def run() -> None:
+            try:
+                reply = await answer
+            except StoreError as error:
+                reply = Failed(request.id, type(error).__name__, str(error))
+            self._reply(request, received, reply)
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     # Slots --------------------------------------------------------------------------------------------------------
+
+    def _allocate_named(self, bucket: str, name: str, size: int) -> messages.Slot | Refusal:
+        return self._allocate(size, partial(self._service.write, ObjectKey(bucket, name), size, self.owner))
 
     def _allocate(self, size: int, allocate: Callable[[], Slot]) -> messages.Slot | Refusal:
         pages_bytes = -(-size // PAGE_BYTES) * PAGE_BYTES
@@ -392,6 +398,59 @@ class LocalConnection(asyncio.Protocol):
         return self._transport
 
 
+class _Reservation:
+    """A ``Reserve`` while it is carried out: one outcome a name, and who is still waited for.
+
+    It waits only while it has no slot: whoever holds some and waits for others could wait for somebody who waits for
+    those. So it ends with the first slots it gets, and with the last name it learns of.
+    """
+
+    def __init__(self, request: messages.Reserve, allocate: Callable[[str, str, int], messages.Slot | Refusal]) -> None:
+        self._request = request
+        self._allocate = allocate
+        self._outcomes: list[messages.Slot | Refusal] = [Refusal.BEING_WRITTEN] * len(request.names)
+        self._unknown = len(request.names)
+        self._extents = 0
+        self._has_slot = False
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether there is somebody to wait for, and no slot that keeps from waiting."""
+        return not self._has_slot and self._unknown > 0
+
+    def take(self, index: int) -> None:
+        """Allocate the slot of one name, or find out why not."""
+        outcome: messages.Slot | Refusal = Refusal.NO_SPACE
+        if self._extents <= MAX_REPLY_EXTENTS:
+            outcome = self._allocate(self._request.bucket, self._request.names[index], self._request.sizes[index])
+        self._outcomes[index] = outcome
+        self._unknown -= outcome is not Refusal.BEING_WRITTEN
+        if isinstance(outcome, messages.Slot):
+            self._extents += len(outcome.extents)
+            self._has_slot = True
+
+    async def wait(self, waiters: KeyWaiters) -> Reply:
+        """Stand in line for every name that another writes."""
+        settled = asyncio.get_running_loop().create_future()
+
+        def take(index: int) -> None:
+            self.take(index)
+            if not self.must_wait and not settled.done():
+                settled.set_result(None)
+
+        turns = [
+            (ObjectKey(self._request.bucket, self._request.names[index]), partial(take, index))
+            for index, outcome in enumerate(self._outcomes)
+            if outcome is Refusal.BEING_WRITTEN
+        ]
+        await waiters.wait_in_line(turns, settled, min(MAX_WAIT_S, self._request.wait_s))
+        return self.reply()
+
+    def reply(self) -> Reply:
+        """Return what has come of it."""
+        return messages.Reserved(self._request.id, self._outcomes)
+
+
 def _single(act: Callable[[], Reply | None]) -> Steps:
     """Return the steps of a request that has one."""
     yield from ()
@@ -403,6 +462,11 @@ def _require_short(names: Iterable[str]) -> None:
     for name in names:
         if not name.isascii() and len(name.encode()) > messages.MAX_NAME_BYTES:
             raise WireError(f"a name of {len(name.encode())} bytes; allowed: {messages.MAX_NAME_BYTES}")
+
+
+def _leased(request: messages.PrefixLease, run: PrefixRun) -> Reply:
+    objects = list(map(_leased_object, run.objects))
+    return messages.Leased(request.id, run.finish(), objects, run.granted_s, run.places)
 
 
 def _leased_object(leased: Leased) -> LeasedObject:

@@ -7,13 +7,15 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, ProcessCollector, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tierline.node.service import NodeService
+from tierline.node.service import NodeService, Occasion, Verdict
+from tierline.node.waiting import Kind
 
 _SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
@@ -211,11 +213,13 @@ class _StoreCollector(Collector):
             "reason",
             {str(reason): count for reason, count in stats.evictions.items()},
         )
-        yield _counters(
-            "tierline_node_verifications",
-            "Objects compared with their checksum, by result",
-            "result",
-            {result: self._service.verifications[result] for result in ("match", "mismatch")},
+        yield self._verifications()
+        yield self._waits()
+        yield _gauges(
+            "tierline_node_waiting",
+            "Requests that wait for a key being written",
+            "kind",
+            {kind: self._service.waiters.waiting[kind] for kind in get_args(Kind)},
         )
         yield _counter(
             "tierline_node_segment_relinks",
@@ -240,6 +244,24 @@ class _StoreCollector(Collector):
         yield _gauges(
             "tierline_node_connections", "Open connections, by protocol", "protocol", {"http": http, "socket": unix}
         )
+
+    def _verifications(self) -> Metric:
+        family = CounterMetricFamily(
+            "tierline_node_verifications",
+            "Objects compared with their checksum, by occasion and result",
+            labels=["occasion", "result"],
+        )
+        for occasion, result in itertools.product(get_args(Occasion), (Verdict.MATCH, Verdict.MISMATCH)):
+            family.add_metric([occasion, result], self._service.verifications[occasion, result])
+        return family
+
+    def _waits(self) -> Metric:
+        family = CounterMetricFamily(
+            "tierline_node_waits", "Waits for a key being written that are over", labels=["kind", "outcome"]
+        )
+        for kind, outcome in itertools.product(get_args(Kind), ("settled", "timeout")):
+            family.add_metric([kind, outcome], self._service.waiters.ended[kind, outcome])
+        return family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -28,6 +28,7 @@ from tierline import logs
 from tierline.configuration import format_byte_size
 from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
 from tierline.node.access import Access, Pass
+from tierline.node.admin import Administration
 from tierline.node.buckets import EVERY_BUCKET
 from tierline.node.config import NodeConfig
 from tierline.node.http_protocol import HttpConnection, HttpLimits
@@ -136,6 +137,7 @@ class Node:
         self.access = access
         self._certificate = certificate
         self.service = NodeService(store)
+        self._administration = Administration(self.service)
         self._config = config
         self._started = time.monotonic()
         self._http_connections: set[HttpConnection] = set()
@@ -232,7 +234,7 @@ class Node:
             },
             "eviction": config.eviction,
             "store": store.stats(),
-            "verifications": dict(self.service.verifications),
+            "verifications": self.service.verifications_by_result(),
             "http": {"connections": len(self._http_connections)},
             "socket": {
                 "path": str(config.socket_path()),
@@ -264,6 +266,7 @@ class Node:
             self._metrics,
             self.access,
             self,
+            self._administration,
             self._scratch,
             self._http_connections,
             turned_away,

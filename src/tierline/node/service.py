@@ -9,11 +9,14 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from typing import Literal
 
 import xxhash
 
 from tierline import logs
 from tierline.errors import NoSpace
+from tierline.node.waiting import KeyWaiters
 from tierline.store import Leased, ObjectKey, Owner, Slot, Store
 
 log = logs.get(__name__)
@@ -21,16 +24,23 @@ log = logs.get(__name__)
 VERIFIER = "node:verify"
 """Holder of the leases under which the node compares bytes with their checksum."""
 
-HTTP_HOLDER = "http"
-"""Holder of the leases given over HTTP: they belong to no connection."""
-
 _MAX_BACKGROUND_VERIFICATIONS = 64
+
+
+Occasion = Literal["adoption", "suspect", "request"]
+"""Why an object is verified: adopted and asked for, reported by a reader, or an operator wants to know."""
+
+
+class Verdict(StrEnum):
+    """What comparing an object's bytes with its checksum found."""
+
+    MATCH = "match"
+    MISMATCH = "mismatch"
+    MISSING = "missing"
 
 
 class NodeService:
     """One open store and what waits on it.
-
-    Invariant: a key has waiters only while a slot holds it.
 
     Parameters
     ----------
@@ -42,8 +52,10 @@ class NodeService:
         self.store = store
         self.accepts_writes = True
         """False once the node is told to stop: writes are refused, reads go on."""
-        self.verifications: Counter[str] = Counter()
-        """Objects whose bytes were compared with their checksum, by result."""
+        self.verifications: Counter[tuple[Occasion, Verdict]] = Counter()
+        """Objects whose bytes were compared with their checksum, by occasion and result."""
+        self.waiters = KeyWaiters(store.is_being_written)
+        """Those who wait for a key that is being written."""
         self.relinks = 0
         """How often the segment's public name had been removed and was put back."""
         self.is_named = True
@@ -51,9 +63,8 @@ class NodeService:
         self.lag_s = 0.0
         """How late the loop served a timer last, worst of the last second."""
         self._connections = itertools.count(1)
-        self._waiters: dict[ObjectKey, set[asyncio.Future[None]]] = {}
-        self._verifying: dict[tuple[ObjectKey, int], asyncio.Task[bool]] = {}
-        self._background: set[asyncio.Task[bool]] = set()
+        self._verifying: dict[tuple[ObjectKey, int], asyncio.Task[Verdict]] = {}
+        self._background: set[asyncio.Task[Verdict]] = set()
         self._checksums = ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify")
         self._is_open = True
 
@@ -76,12 +87,12 @@ class NodeService:
     def commit(self, slot_id: int, owner: Owner, checksum: int, key: ObjectKey, size: int) -> None:
         """Publish a slot; raises as ``Store.commit``."""
         self.store.commit(slot_id, owner, checksum, key=key, size=size)
-        self._wake(key)
+        self.waiters.wake(key)
 
     def abort(self, slot_id: int, owner: Owner) -> None:
         """Give a slot back; raises as ``Store.abort``."""
         self.store.abort(slot_id, owner)
-        self._wake_settled()
+        self.waiters.wake_settled()
 
     def end_owner(self, owner: Owner) -> None:
         """Abort the slots of a connection that has ended.
@@ -90,7 +101,7 @@ class NodeService:
         their slots in the journal.
         """
         if self._is_open and self.store.end_owner(owner):
-            self._wake_settled()
+            self.waiters.wake_settled()
 
     def end_holder(self, holder: str) -> None:
         """End the leases of a connection that has ended."""
@@ -101,32 +112,20 @@ class NodeService:
 
     async def committed(self, key: ObjectKey, wait_s: float) -> bool:
         """Wait until nobody writes ``key`` any more; False if that takes longer than ``wait_s``."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiters = self._waiters.setdefault(key, set())
-        waiters.add(future)
-        try:
-            async with asyncio.timeout(wait_s):
-                await future
-        except TimeoutError:
-            return False
-        finally:
-            waiters.discard(future)
-            if not waiters and self._waiters.get(key) is waiters:
-                del self._waiters[key]
-        return True
+        return await self.waiters.wait_for_commit(key, wait_s)
 
-    async def verify(self, leased: Leased) -> bool:
+    async def verify(self, leased: Leased, occasion: Occasion) -> Verdict:
         """Compare an object's bytes with its checksum, in a thread; what does not match is dropped.
 
         Returns
         -------
-        bool
-            True if they match. False if they do not, or the object is gone meanwhile.
+        Verdict
+            ``MISSING`` if the object is gone meanwhile.
         """
         identity = (leased.key, leased.checksum)
         task = self._verifying.get(identity)
         if task is None:
-            task = asyncio.create_task(self._verify(leased))
+            task = asyncio.create_task(self._verify(leased, occasion))
             self._verifying[identity] = task
             task.add_done_callback(lambda _: self._verifying.pop(identity, None))
         return await asyncio.shield(task)
@@ -136,20 +135,25 @@ class NodeService:
         for leased in objects:
             if leased.is_verified or len(self._background) >= _MAX_BACKGROUND_VERIFICATIONS:
                 continue
-            task = asyncio.create_task(self.verify(leased))
+            task = asyncio.create_task(self.verify(leased, "adoption"))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
-    async def suspect(self, key: ObjectKey) -> bool:
-        """Verify the object now stored under ``key``; returns whether it was dropped."""
+    async def verify_key(self, key: ObjectKey, occasion: Occasion) -> Verdict:
+        """Verify the object now stored under ``key``."""
         found = self.store.lease(key, VERIFIER, self.store.limits.max_ttl_s)
         if found is None:
-            return False
+            return Verdict.MISSING
         lease, leased = found
         try:
-            return not await self.verify(leased)
+            return await self.verify(leased, occasion)
         finally:
             self.store.release(lease)
+
+    def verifications_by_result(self) -> dict[str, int]:
+        """Return how many objects were compared with their checksum, by result."""
+        results = (Verdict.MATCH, Verdict.MISMATCH)
+        return {result: sum(n for (_, found), n in self.verifications.items() if found is result) for result in results}
 
     # Housekeeping -------------------------------------------------------------------------------------------------
 
@@ -168,20 +172,14 @@ class NodeService:
         if not self.accepts_writes:
             raise NoSpace("the node is stopping and takes no writes")
 
-    def _wake(self, key: ObjectKey) -> None:
-        for future in self._waiters.pop(key, ()):
-            if not future.done():
-                future.set_result(None)
-
-    def _wake_settled(self) -> None:
-        for key in [key for key in self._waiters if not self.store.is_being_written(key)]:
-            self._wake(key)
-
-    async def _verify(self, leased: Leased) -> bool:
+    async def _verify(self, leased: Leased, occasion: Occasion) -> Verdict:
         found = self.store.lease(leased.key, VERIFIER, self.store.limits.max_ttl_s)
-        if found is None or found[1].checksum != leased.checksum:
-            return False
+        if found is None:
+            return Verdict.MISSING
         lease, current = found
+        if current.checksum != leased.checksum:
+            self.store.release(lease)
+            return Verdict.MISSING
         views = self.store.views(current.extents)
         try:
             loop = asyncio.get_running_loop()
@@ -191,17 +189,20 @@ class NodeService:
                 view.release()
             is_held = self._is_open and self.store.release(lease) > 0
         if not is_held:
-            return False  # the queue was longer than a lease may live: these pages may have been anybody's
-        if checksum == current.checksum:
-            self.verifications["match"] += 1
+            return Verdict.MISSING  # the queue was longer than a lease may live: these pages may have been anybody's
+        verdict = Verdict.MATCH if checksum == current.checksum else Verdict.MISMATCH
+        self.verifications[occasion, verdict] += 1
+        if verdict is Verdict.MATCH:
             self.store.mark_verified(current)
-            return True
-        self.verifications["mismatch"] += 1
-        self.store.drop_corrupt(current)
-        log.warning(
-            "dropped an object whose bytes do not match its checksum", bucket=leased.key.bucket, name=leased.key.name
-        )
-        return False
+        else:
+            self.store.drop_corrupt(current)
+            log.warning(
+                "dropped an object whose bytes do not match its checksum",
+                bucket=leased.key.bucket,
+                name=leased.key.name,
+                occasion=occasion,
+            )
+        return verdict
 
 
 def _checksum(views: Sequence[memoryview]) -> int:

@@ -1,31 +1,26 @@
-"""The HTTP of the node store, as values: a head's bytes to a typed request, a reply to its bytes. Pure, no sockets.
+"""Heads and bodies of the node's HTTP, as values: a request's head parsed, a reply's written. Pure, no sockets.
 
-Keys hold ``/ @ %`` and come percent-encoded, so a path is split on ``/`` while it is raw and its parts are unquoted
-after that. What cannot be served is an :class:`HttpRefusal`, which says the status it is answered with.
+What a path asks for is in :mod:`tierline.wire.routes`. What cannot be served is an :class:`HttpRefusal`, which says the
+status it is answered with.
 """
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 import httptools
 import msgspec
 
 from tierline.errors import WireError
-from tierline.wire.messages import MAX_NAME_BYTES, Extent
+from tierline.wire.messages import Count, Extent, Names, Seconds, Wait
 
 HEAD_END = b"\r\n\r\n"
 MIN_HEAD_LIMIT_BYTES = 8 * 1024
 """Request line and headers together; a bucket and a name of ``MAX_NAME_BYTES``, every byte encoded, take 6 KiB."""
 
-DEFAULT_WAIT_MS = 1000.0
-DEFAULT_TTL_S = 30.0
-MAX_WAIT_MS = 60_000.0
-"""A longer ``timeout_ms`` is cut to this."""
+MAX_CLIENT_CHARACTERS = 200
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
@@ -43,12 +38,17 @@ class HttpRefusal(WireError):  # noqa: N818  (it is an answer)
         What was wrong and what is allowed; the client gets it.
     headers
         Further headers of the answer.
+    reason
+        One word for programs, in the answer's body.
     """
 
-    def __init__(self, status: HTTPStatus, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: HTTPStatus, message: str, headers: Mapping[str, str] | None = None, *, reason: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = headers or {}
+        self.reason = reason
 
 
 # Requests ---------------------------------------------------------------------------------------------------------
@@ -71,6 +71,8 @@ class RequestHead(NamedTuple):
         The client waits for ``100 Continue`` before it sends the body.
     authorization
         The header of that name.
+    client
+        ``X-Tierline-Client``: who leases; empty where no header says it.
     """
 
     method: str
@@ -80,62 +82,7 @@ class RequestHead(NamedTuple):
     keep_alive: bool
     expects_continue: bool
     authorization: bytes | None = None
-
-
-class PutObject(NamedTuple):
-    """``PUT /v1/kv/{bucket}/{key}``."""
-
-    bucket: str
-    name: str
-
-
-class GetObject(NamedTuple):
-    """``GET`` or ``HEAD /v1/kv/{bucket}/{key}``."""
-
-    bucket: str
-    name: str
-    head_only: bool
-
-
-class DeleteObject(NamedTuple):
-    """``DELETE /v1/kv/{bucket}/{key}``."""
-
-    bucket: str
-    name: str
-
-
-class AcquireLease(NamedTuple):
-    """``POST /v1/kv/{bucket}/{key}/leases?timeout_ms=…&ttl_s=…``."""
-
-    bucket: str
-    name: str
-    wait_s: float
-    ttl_s: float
-
-
-class ReleaseLease(NamedTuple):
-    """``POST /v1/leases/{id}/release``."""
-
-    lease: str
-
-
-class Stats(NamedTuple):
-    """``GET /v1/stats``."""
-
-
-class Health(NamedTuple):
-    """``GET /healthz``: the process answers."""
-
-
-class Readiness(NamedTuple):
-    """``GET /readyz``: the node takes traffic."""
-
-
-class Metrics(NamedTuple):
-    """``GET /metrics``."""
-
-
-Route = PutObject | GetObject | DeleteObject | AcquireLease | ReleaseLease | Stats | Health | Readiness | Metrics
+    client: str = ""
 
 
 def parse_head(head: bytes | bytearray | memoryview) -> RequestHead:
@@ -162,8 +109,8 @@ _MOST_BYTES_REMEMBERED = 1024
 
 
 @lru_cache(maxsize=1024)
-def _parse_headers(headers: bytes) -> tuple[int | None, bool, bool, bool, bytes | None]:
-    """Return what the headers of an HTTP/1.1 request say: the last five fields of :class:`RequestHead`."""
+def _parse_headers(headers: bytes) -> tuple[int | None, bool, bool, bool, bytes | None, str]:
+    """Return what the headers of an HTTP/1.1 request say: the fields of :class:`RequestHead` but for the first two."""
     return _parse_whole_head(b"GET / HTTP/1.1\r\n" + headers)[2:]
 
 
@@ -187,49 +134,8 @@ def _parse_whole_head(head: bytes | bytearray | memoryview) -> RequestHead:
         keep_alive=collector.keep_alive,
         expects_continue=collector.expects_continue,
         authorization=collector.authorization,
+        client="" if collector.client is None else _client_name(collector.client),
     )
-
-
-def route(method: str, target: bytes) -> Route:
-    """Return the typed request that method and raw target say.
-
-    Raises
-    ------
-    HttpRefusal
-        404 for an unknown path, 405 for a method that it does not take, 400 for a name or a parameter out of bounds.
-
-    Examples
-    --------
-    >>> route("PUT", b"/v1/kv/lmcache/model%401%2Fa")
-    PutObject(bucket='lmcache', name='model@1/a')
-    """
-    path, _, query = target.partition(b"?")
-    if not path.startswith(b"/"):  # absolute form, as sent to proxies
-        _, _, rest = path.partition(b"://")
-        path = b"/" + rest.partition(b"/")[2]
-    parts = path.split(b"/")[1:]
-    match parts:
-        case [b"v1", b"kv", *bucket, key, b"leases"] if bucket and method == "POST":
-            wait_s, ttl_s = _lease_parameters(query)
-            return AcquireLease(_name(b"/".join(bucket)), _name(key), wait_s, ttl_s)
-        case [b"v1", b"kv", *bucket, key] if bucket:
-            return _object_route(method, _name(b"/".join(bucket)), _name(key))
-        case [b"v1", b"leases", lease, b"release"]:
-            _require(method, ("POST",))
-            return ReleaseLease(unquote_to_bytes(lease).decode("latin-1"))
-        case [b"v1", b"stats"]:
-            _require(method, ("GET",))
-            return Stats()
-        case [b"healthz"]:
-            _require(method, ("GET",))
-            return Health()
-        case [b"readyz"]:
-            _require(method, ("GET",))
-            return Readiness()
-        case [b"metrics"]:
-            _require(method, ("GET",))
-            return Metrics()
-    raise HttpRefusal(HTTPStatus.NOT_FOUND, f"no such path: {path.decode('latin-1')}")
 
 
 # Replies ----------------------------------------------------------------------------------------------------------
@@ -249,10 +155,36 @@ class LeaseReply(msgspec.Struct, frozen=True):
     offsets: list[Fragment]
 
 
-class ErrorReply(msgspec.Struct, frozen=True):
-    """Body of every refusal."""
+class PrefixLeaseRequest(msgspec.Struct, frozen=True):
+    """Body of a prefix lease: ``names`` in order, first block first; ``timeout_ms`` waits for commits under way."""
+
+    names: Names
+    ttl_s: Seconds = 30.0
+    group_size: Count = 1
+    timeout_ms: Wait = 0.0
+
+
+class LeasedFragments(msgspec.Struct, frozen=True):
+    """One object of a prefix lease; ``checksum`` is XXH3-64 of its bytes, 16 hexadecimal digits."""
+
+    size: int
+    checksum: str
+    offsets: list[Fragment]
+
+
+class PrefixLeaseReply(msgspec.Struct, frozen=True):
+    """Body of a granted prefix lease: one object for each leading name; without any, ``id`` is empty."""
+
+    id: str
+    objects: list[LeasedFragments]
+    ttl_s: float
+
+
+class ErrorReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of every refusal; ``reason`` is one word where a program needs to know it."""
 
     error: str
+    reason: str = ""
 
 
 _JSON_ENCODER = msgspec.json.Encoder()
@@ -263,9 +195,9 @@ def lease_body(lease: str, extents: Iterable[Extent | tuple[int, int]]) -> bytes
     return _JSON_ENCODER.encode(LeaseReply(lease, [Fragment(offset, length) for offset, length in extents]))
 
 
-def error_body(message: str) -> bytes:
+def error_body(message: str, reason: str = "") -> bytes:
     """Return the JSON of a refusal."""
-    return _JSON_ENCODER.encode(ErrorReply(message))
+    return _JSON_ENCODER.encode(ErrorReply(message, reason))
 
 
 def reply_head(
@@ -302,6 +234,7 @@ class _HeadCollector:
 
     __slots__ = (
         "authorization",
+        "client",
         "content_length",
         "expects_continue",
         "is_chunked",
@@ -319,6 +252,7 @@ class _HeadCollector:
         self.keep_alive = False
         self.expects_continue = False
         self.authorization: bytes | None = None
+        self.client: bytes | None = None
         self.is_complete = False
 
     def on_url(self, url: bytes) -> None:
@@ -334,6 +268,8 @@ class _HeadCollector:
                 self.expects_continue = value.lower() == b"100-continue"
             case b"authorization":
                 self.authorization = value
+            case b"x-tierline-client":
+                self.client = value
 
     def on_headers_complete(self) -> None:
         assert self.parser is not None
@@ -341,59 +277,13 @@ class _HeadCollector:
         self.is_complete = True
 
 
-_OBJECT_METHODS = ("PUT", "GET", "HEAD", "DELETE")
-
-
-def _object_route(method: str, bucket: str, name: str) -> Route:
-    match method:
-        case "PUT":
-            return PutObject(bucket, name)
-        case "GET" | "HEAD":
-            return GetObject(bucket, name, head_only=method == "HEAD")
-        case "DELETE":
-            return DeleteObject(bucket, name)
-    raise _method_refused(method, _OBJECT_METHODS)
-
-
-def _require(method: str, allowed: Sequence[str]) -> None:
-    if method not in allowed:
-        raise _method_refused(method, allowed)
-
-
-def _method_refused(method: str, allowed: Sequence[str]) -> HttpRefusal:
-    listed = ", ".join(allowed)
-    return HttpRefusal(HTTPStatus.METHOD_NOT_ALLOWED, f"got {method}; allowed: {listed}", {"Allow": listed})
-
-
-def _name(quoted: bytes) -> str:
-    """Unquote a key, or a bucket, which may have a ``/``: LMCache's in-process client does not quote it."""
-    raw = unquote_to_bytes(quoted)
-    if not 0 < len(raw) <= MAX_NAME_BYTES:
-        raise HttpRefusal(HTTPStatus.BAD_REQUEST, f"a name of {len(raw)} bytes; allowed: 1 to {MAX_NAME_BYTES}")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise HttpRefusal(HTTPStatus.BAD_REQUEST, f"a name that is not UTF-8: {error}") from error
-
-
-@lru_cache(maxsize=256)  # a client sends the same ones with every lease
-def _lease_parameters(query: bytes) -> tuple[float, float]:
-    """Return how long to wait and the time to live, both in seconds."""
-    given = dict(parameter.split(b"=", 1) for parameter in query.split(b"&") if b"=" in parameter)
-    wait_ms = _number("timeout_ms", given.get(b"timeout_ms"), DEFAULT_WAIT_MS, at_least=0)
-    ttl_s = _number("ttl_s", given.get(b"ttl_s"), DEFAULT_TTL_S, at_least=0.001)
-    return min(wait_ms, MAX_WAIT_MS) / 1000, ttl_s
-
-
-def _number(name: str, text: bytes | None, default: float, *, at_least: float) -> float:
-    if text is None:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= at_least):
+def _client_name(value: bytes) -> str:
+    """Return a client's name; no ``#`` is in one, for that tells holders of the UNIX socket from those of HTTP."""
+    name = value.decode("latin-1")
+    if not (0 < len(name) <= MAX_CLIENT_CHARACTERS and name.isascii() and name.isprintable() and "#" not in name):
         raise HttpRefusal(
-            HTTPStatus.BAD_REQUEST, f"{name}: got {text.decode('latin-1')!r}; allowed: a number from {at_least} on"
+            HTTPStatus.BAD_REQUEST,
+            f"X-Tierline-Client: got {name[:MAX_CLIENT_CHARACTERS]!r}; allowed: 1 to {MAX_CLIENT_CHARACTERS} printable "
+            "characters of ASCII without #",
         )
-    return value
+    return name

@@ -26,6 +26,7 @@ Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_NAMES_PER_REQUEST)]
 Size = Annotated[int, msgspec.Meta(ge=1)]
 Index = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Wait = Annotated[float, msgspec.Meta(ge=0)]
 Checksum = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_NAMES_PER_REQUEST)]
 
@@ -71,11 +72,12 @@ class Hello(Message, frozen=True):
 
 
 class PrefixLease(Message, frozen=True):
-    """Lease the longest leading run of committed objects; never waits for a commit.
+    """Lease the longest leading run of committed objects.
 
     ``names`` come in groups of ``group_size`` (the ranks' shards of one block); the run ends before the first group
     that is not complete. One lease, one TTL for the whole run. With ``across_gaps`` it goes on behind such a group, for
-    callers whose names are no prefix; ``Leased.places`` then says what was there.
+    callers whose names are no prefix; ``Leased.places`` then says what was there. Where the run ends at objects that
+    are being written, their commits are waited for, ``wait_s`` in all (not across gaps): 0 takes what is there.
     """
 
     id: int
@@ -84,6 +86,7 @@ class PrefixLease(Message, frozen=True):
     ttl_s: Seconds
     group_size: Count = 1
     across_gaps: bool = False
+    wait_s: Wait = 0.0
 
 
 class Renew(Message, frozen=True):
@@ -104,12 +107,19 @@ class Release(Message, frozen=True):
 
 
 class Reserve(Message, frozen=True):
-    """Allocate a slot for each name and hold the names, so that nobody else writes them meanwhile."""
+    """Allocate a slot for each name and hold the names, so that nobody else writes them meanwhile.
+
+    Where others are writing all the names that are free, the client stands in line for them, for up to ``wait_s`` and
+    in the order of arrival: when a writer commits, the outcome is ``EXISTS``; when it gives up, the next in line gets a
+    slot. Nobody waits while holding slots of the same request: the reply comes with the first slots, or when all is
+    known.
+    """
 
     id: int
     bucket: Name
     names: Names
     sizes: Annotated[list[Size], msgspec.Meta(max_length=MAX_NAMES_PER_REQUEST)]
+    wait_s: Wait = 0.0
 
 
 class Grant(Message, frozen=True):

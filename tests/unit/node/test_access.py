@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tierline.errors import AccessDenied, UsageError
 from tierline.node.access import Access, Pass, Right
 from tierline.node.buckets import covers, parse_pattern
-from tierline.wire import http, messages
+from tierline.wire import messages, routes
 from tierline.wire.http import HttpRefusal
 
 ENGINE, REPORTS, OPERATOR = "engine-0123456789", "reports-0123456789", "operator-0123456789"
@@ -36,7 +36,7 @@ def bearer(token: str) -> bytes:
     return f"Bearer {token}".encode()
 
 
-def status_of(access: Access, token: str | None, route: http.Route) -> int:
+def status_of(access: Access, token: str | None, route: routes.Route) -> int:
     try:
         access.admit(route, bearer(token) if token is not None else None)
     except HttpRefusal as refusal:
@@ -44,42 +44,42 @@ def status_of(access: Access, token: str | None, route: http.Route) -> int:
     return 200
 
 
-GET = http.GetObject("team-a/llama", "k", head_only=False)
-LEASE = http.AcquireLease("team-b", "k", 1.0, 1.0)
+GET = routes.GetObject("team-a/llama", "k", head_only=False)
+LEASE = routes.AcquireLease("team-b", "k", 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
     ("token", "route", "status"),
     [
-        (None, http.Health(), 200),
-        (None, http.Readiness(), 200),
-        (None, http.Stats(), 401),
-        (None, http.ReleaseLease("x"), 401),
+        (None, routes.Health(), 200),
+        (None, routes.Readiness(), 200),
+        (None, routes.Stats(), 401),
+        (None, routes.ReleaseLease("x"), 401),
         (None, GET, 401),
         ("not-known-0123456789", GET, 401),
-        ("not-known-0123456789", http.Metrics(), 401),
-        (REPORTS, http.Metrics(), 200),
-        (REPORTS, http.Stats(), 200),
-        (REPORTS, http.ReleaseLease("x"), 200),
+        ("not-known-0123456789", routes.Metrics(), 401),
+        (REPORTS, routes.Metrics(), 200),
+        (REPORTS, routes.Stats(), 200),
+        (REPORTS, routes.ReleaseLease("x"), 200),
         (REPORTS, GET, 200),
         (REPORTS, LEASE, 403),
-        (REPORTS, http.PutObject("team-a/llama", "k"), 403),
-        (REPORTS, http.PutObject("public", "k"), 200),
-        (REPORTS, http.PutObject("public2", "k"), 403),
+        (REPORTS, routes.PutObject("team-a/llama", "k"), 403),
+        (REPORTS, routes.PutObject("public", "k"), 200),
+        (REPORTS, routes.PutObject("public2", "k"), 403),
         (ENGINE, LEASE, 200),
-        (ENGINE, http.DeleteObject("b", "k"), 403),
-        (OPERATOR, http.DeleteObject("b", "k"), 200),
+        (ENGINE, routes.DeleteObject("b", "k"), 403),
+        (OPERATOR, routes.DeleteObject("b", "k"), 200),
         (OPERATOR, GET, 403),
     ],
 )
-def test_a_route_is_open_to_who_has_the_right(file: Path, token: str | None, route: http.Route, status: int) -> None:
+def test_a_route_is_open_to_who_has_the_right(file: Path, token: str | None, route: routes.Route, status: int) -> None:
     assert status_of(Access(file), token, route) == status
 
 
 def test_without_a_file_everybody_may_do_everything() -> None:
     access = Access(None)
     assert access.is_open
-    assert status_of(access, None, http.DeleteObject("b", "k")) == 200
+    assert status_of(access, None, routes.DeleteObject("b", "k")) == 200
     assert status_of(access, "whatever it may be", GET) == 200
     Pass(access, "").require_segment(["*"], writable=True)
 
@@ -88,11 +88,11 @@ def test_a_client_without_a_token_may_do_what_anonymous_says_and_no_more(file: P
     file.write_text(FILE + "anonymous: {lmcache: [read, write]}\n")
     access = Access(file)
     assert access.is_open
-    assert status_of(access, None, http.PutObject("lmcache", "k")) == 200
-    assert status_of(access, None, http.ReleaseLease("x")) == 200
-    assert status_of(access, None, http.PutObject("vllm", "k")) == 403
-    assert status_of(access, None, http.Metrics()) == 401
-    assert status_of(access, "not-known-0123456789", http.PutObject("lmcache", "k")) == 401
+    assert status_of(access, None, routes.PutObject("lmcache", "k")) == 200
+    assert status_of(access, None, routes.ReleaseLease("x")) == 200
+    assert status_of(access, None, routes.PutObject("vllm", "k")) == 403
+    assert status_of(access, None, routes.Metrics()) == 401
+    assert status_of(access, "not-known-0123456789", routes.PutObject("lmcache", "k")) == 401
 
 
 @pytest.mark.parametrize("header", [b"Basic YWJj", b"Bearer", b"Bearer ", b"", b"\xff"])

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from tierline.node.access import Access
+from tierline.node.admin import Administration
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.metrics import NodeMetrics
 from tierline.node.service import NodeService
@@ -46,8 +47,18 @@ def connect(service: NodeService) -> tuple[HttpConnection, Recorder]:
         body_timeout_s=10,
     )
     metrics = NodeMetrics(service, lambda: (0, 0), dict, float)
-    scratch = memoryview(bytearray(65536))
-    connection = HttpConnection(service, limits, metrics, Access(None), NoPages(), scratch, set(), "", lambda: None)
+    connection = HttpConnection(
+        service,
+        limits,
+        metrics,
+        Access(None),
+        NoPages(),
+        Administration(service),
+        memoryview(bytearray(65536)),
+        set(),
+        "",
+        lambda: None,
+    )
     transport = Recorder()
     connection.connection_made(transport)
     return connection, transport

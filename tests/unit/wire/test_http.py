@@ -1,63 +1,21 @@
-"""Heads and paths of the HTTP contract, as values."""
+"""Heads and bodies of the HTTP contract, as values."""
 
 import contextlib
 import json
 from http import HTTPStatus
-from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tierline.wire import http
-from tierline.wire.http import AcquireLease, GetObject, HttpRefusal, PutObject, ReleaseLease
-
-NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=80).filter(lambda name: len(name.encode()) <= 1024)
-
-
-@given(bucket=NAMES, name=NAMES)
-def test_any_bucket_and_key_survive_their_quoting(bucket: str, name: str) -> None:
-    path = f"/v1/kv/{quote(bucket, safe='')}/{quote(name, safe='')}".encode()
-    assert http.route("PUT", path) == PutObject(bucket, name)
-    assert http.route("GET", path) == GetObject(bucket, name, head_only=False)
-    assert http.route("POST", path + b"/leases?timeout_ms=250&ttl_s=30.0") == AcquireLease(bucket, name, 0.25, 30.0)
-
-
-@given(method=st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD", "X"]), target=st.binary(max_size=80))
-def test_any_target_is_routed_or_refused_with_a_status(method: str, target: bytes) -> None:
-    with contextlib.suppress(HttpRefusal):
-        assert isinstance(http.route(method, target), http.Route)
+from tierline.wire.http import HttpRefusal
 
 
 @given(head=st.binary(max_size=200))
 def test_any_head_is_parsed_or_refused_as_a_bad_request(head: bytes) -> None:
     with contextlib.suppress(HttpRefusal):
         assert isinstance(http.parse_head(head + http.HEAD_END), http.RequestHead)
-
-
-def test_a_key_is_split_off_before_it_is_unquoted() -> None:
-    assert http.route("PUT", b"/v1/kv/b/a%2Fleases") == PutObject("b", "a/leases")
-    assert http.route("PUT", b"/v1/kv/b/a%2525") == PutObject("b", "a%25")
-
-
-def test_an_unquoted_bucket_may_have_slashes() -> None:
-    assert http.route("PUT", b"/v1/kv/team/a/key") == http.route("PUT", b"/v1/kv/team%2Fa/key")
-
-
-def test_the_absolute_form_of_a_target_is_the_same_request() -> None:
-    assert http.route("POST", b"http://node:9200/v1/leases/a-1/release") == ReleaseLease("a-1")
-
-
-def test_parameters_have_defaults_and_a_long_wait_is_cut() -> None:
-    assert http.route("POST", b"/v1/kv/b/k/leases") == AcquireLease("b", "k", 1.0, 30.0)
-    assert http.route("POST", b"/v1/kv/b/k/leases?timeout_ms=1e9&x&y=1") == AcquireLease("b", "k", 60.0, 30.0)
-
-
-@pytest.mark.parametrize("query", ["timeout_ms=-1", "timeout_ms=x", "ttl_s=0", "ttl_s=nan", "ttl_s=inf", "ttl_s="])
-def test_a_parameter_out_of_bounds_is_named_with_its_value(query: str) -> None:
-    with pytest.raises(HttpRefusal, match=query.partition("=")[0]) as refused:
-        http.route("POST", f"/v1/kv/b/k/leases?{query}".encode())
-    assert refused.value.status is HTTPStatus.BAD_REQUEST
 
 
 @pytest.mark.parametrize(
@@ -116,3 +74,14 @@ def test_refused_headers_are_not_remembered_as_good(headers: bytes) -> None:
     for _ in range(2):
         with pytest.raises(http.HttpRefusal):
             http.parse_head(b"PUT /a HTTP/1.1\r\n" + headers)
+
+
+def test_a_client_may_say_who_it_is() -> None:
+    assert http.parse_head(b"GET / HTTP/1.1\r\nX-Tierline-Client: engine 7\r\n\r\n").client == "engine 7"
+    assert http.parse_head(b"GET / HTTP/1.1\r\n\r\n").client == ""
+
+
+@pytest.mark.parametrize("name", [b"", b"a#1", b"\xe9", b"x" * 201])
+def test_a_name_that_could_be_taken_for_anothers_is_refused(name: bytes) -> None:
+    with pytest.raises(HttpRefusal, match="X-Tierline-Client"):
+        http.parse_head(b"GET / HTTP/1.1\r\nX-Tierline-Client: " + name + b"\r\n\r\n")

@@ -1,0 +1,139 @@
+"""The longest leading run of stored objects under one lease, gathered in slices; both protocols lease prefixes so.
+
+The rule inside: **the lease holds exactly the objects gathered**; whoever gives up midway has one id to release.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from tierline.errors import WireError
+from tierline.node.service import NodeService
+from tierline.store import Leased, ObjectKey
+
+KEYS_PER_STEP = 64
+MAX_WAIT_S = 60.0
+"""A longer wait is cut to this, and to half the longest time to live: what was leased before it must outlive it."""
+
+
+class PrefixRun:
+    """One prefix lease while it is being made.
+
+    Parameters
+    ----------
+    service
+        The store and its waiters.
+    holder
+        Whom the lease belongs to.
+    bucket, names
+        Objects in order, first block first.
+    ttl_s
+        Wished time to live; cut to the longest allowed.
+    group_size
+        The run ends before the first group of so many names that is not complete.
+    max_extents
+        The run ends where it has more, so that its reply is not too long.
+    across_gaps
+        Go on behind groups that are not complete; ``places`` says what was there, and nothing is waited for.
+
+    Raises
+    ------
+    WireError
+        The names are no whole groups.
+    TooManyLeases
+        The holder has as many leases as it may.
+    """
+
+    def __init__(
+        self,
+        service: NodeService,
+        holder: str,
+        bucket: str,
+        names: Sequence[str],
+        *,
+        ttl_s: float,
+        group_size: int,
+        max_extents: int,
+        across_gaps: bool = False,
+    ) -> None:
+        if len(names) % group_size:
+            raise WireError(f"{len(names)} names in groups of {group_size}; allowed: a multiple")
+        self._service = service
+        self._store = service.store
+        self._bucket = bucket
+        self._names = names
+        self._group_size = group_size
+        self._across_gaps = across_gaps
+        self._extents_left = max_extents
+        self._is_cut = False
+        self.granted_s = min(ttl_s, self._store.limits.max_ttl_s)
+        """Time to live of the lease."""
+        self.lease = self._store.open_lease(holder, self.granted_s)
+        self.objects: list[Leased] = []
+        self.places: list[int] = []
+        """Across gaps: the index of each object's name."""
+
+    def steps(self) -> Iterator[None]:
+        """Gather until an object is missing; yields where others may have their turn."""
+        if self._is_cut:
+            return
+        names, group, objects = self._names, self._group_size, self.objects
+        step = max(KEYS_PER_STEP // group, 1) * group
+        at_once = group if self._across_gaps else step
+        begin = len(objects)
+        for start in range(begin, len(names), at_once):
+            if start > begin and (start - begin) % step == 0:
+                yield
+            keys = [ObjectKey(self._bucket, name) for name in names[start : start + at_once]]
+            found = self._store.extend_lease(self.lease, keys, group)
+            objects += found
+            self._service.verify_later(found)
+            self._extents_left -= sum([len(leased.extents) for leased in found])
+            self._is_cut = self._extents_left < 0
+            if self._across_gaps:
+                self.places.extend(range(start, start + len(found)))
+            elif len(found) < len(keys):
+                return
+            if self._is_cut:
+                return
+
+    def awaits(self) -> bool:
+        """Whether the run ended at objects that are being written, and could go on with their commit."""
+        return self._awaited() is not None
+
+    async def extend(self, wait_s: float) -> None:
+        """Wait for the objects being written at which the run ended, ``wait_s`` in all, and go on with them."""
+        max_ttl_s = self._store.limits.max_ttl_s
+        loop = asyncio.get_running_loop()
+        end = loop.time() + min(MAX_WAIT_S, max_ttl_s / 2, wait_s)
+        while True:
+            for _ in self.steps():  # also the first time: the commit may have come before this task
+                await asyncio.sleep(0)
+            if (key := self._awaited()) is None:
+                break
+            self._store.renew(self.lease, max_ttl_s)
+            if not await self._service.committed(key, end - loop.time()):
+                break
+        self._store.renew(self.lease, self.granted_s)
+
+    def finish(self) -> str:
+        """Return the lease's id; a lease on nothing is released, and its id empty."""
+        if not self.objects:
+            self.release()
+            return ""
+        return self.lease
+
+    def release(self) -> None:
+        """Give up: release what was gathered."""
+        self._store.release(self.lease)
+
+    def _awaited(self) -> ObjectKey | None:
+        """Return the first key of the next group that is being written, if none of the group is missing for good."""
+        start = len(self.objects)
+        awaited: ObjectKey | None = None
+        for name in () if self._is_cut or self._across_gaps else self._names[start : start + self._group_size]:
+            key = ObjectKey(self._bucket, name)
+            if self._store.is_being_written(key):
+                awaited = awaited or key
+            elif not self._store.is_stored(key):
+                return None
+        return awaited

@@ -1,0 +1,249 @@
+"""What a request of the node's HTTP asks for: method and raw target to a typed route. Pure, no sockets.
+
+Keys hold ``/ @ %`` and come percent-encoded, so a path is split on ``/`` while it is raw and its parts are unquoted
+after that. A bucket may come unquoted and then has several parts, for LMCache's in-process client does not quote it;
+where a last part such as ``stat`` could also be a key of such a bucket, it is the word.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from tierline.wire.http import HttpRefusal
+from tierline.wire.messages import MAX_NAME_BYTES
+
+DEFAULT_WAIT_MS = 1000.0
+DEFAULT_TTL_S = 30.0
+MAX_WAIT_MS = 60_000.0
+"""A longer ``timeout_ms`` is cut to this."""
+
+
+class PutObject(NamedTuple):
+    """``PUT /v1/kv/{bucket}/{key}``."""
+
+    bucket: str
+    name: str
+
+
+class GetObject(NamedTuple):
+    """``GET`` or ``HEAD /v1/kv/{bucket}/{key}``."""
+
+    bucket: str
+    name: str
+    head_only: bool
+
+
+class DeleteObject(NamedTuple):
+    """``DELETE /v1/kv/{bucket}/{key}``."""
+
+    bucket: str
+    name: str
+
+
+class VerifyObject(NamedTuple):
+    """``POST /v1/kv/{bucket}/{key}/verify``."""
+
+    bucket: str
+    name: str
+
+
+class AcquireLease(NamedTuple):
+    """``POST /v1/kv/{bucket}/{key}/leases?timeout_ms=…&ttl_s=…``."""
+
+    bucket: str
+    name: str
+    wait_s: float
+    ttl_s: float
+
+
+class LeasePrefix(NamedTuple):
+    """``POST /v1/kv/{bucket}/leases``, the bucket quoted: one lease on a run of objects, which the body names."""
+
+    bucket: str
+
+
+class RenewLease(NamedTuple):
+    """``POST /v1/leases/{id}/renew?ttl_s=…``."""
+
+    lease: str
+    ttl_s: float
+
+
+class ReleaseLease(NamedTuple):
+    """``POST /v1/leases/{id}/release``."""
+
+    lease: str
+
+
+class Stats(NamedTuple):
+    """``GET /v1/stats``."""
+
+
+class Health(NamedTuple):
+    """``GET /healthz``: the process answers."""
+
+
+class Readiness(NamedTuple):
+    """``GET /readyz``: the node takes traffic."""
+
+
+class Metrics(NamedTuple):
+    """``GET /metrics``."""
+
+
+AdminRoute = VerifyObject | LeasePrefix | RenewLease
+"""Routes whose answer is a JSON document, made by :mod:`tierline.node.admin`."""
+
+Route = (
+    PutObject
+    | GetObject
+    | DeleteObject
+    | AcquireLease
+    | ReleaseLease
+    | Stats
+    | Health
+    | Readiness
+    | Metrics
+    | AdminRoute
+)
+
+
+def route(method: str, target: bytes) -> Route:
+    """Return the typed request that method and raw target say.
+
+    Raises
+    ------
+    HttpRefusal
+        404 for an unknown path, 405 for a method that it does not take, 400 for a name or a parameter out of bounds.
+
+    Examples
+    --------
+    >>> route("PUT", b"/v1/kv/lmcache/model%401%2Fa")
+    PutObject(bucket='lmcache', name='model@1/a')
+    """
+    path, _, query = target.partition(b"?")
+    if not path.startswith(b"/"):  # absolute form, as sent to proxies
+        _, _, rest = path.partition(b"://")
+        path = b"/" + rest.partition(b"/")[2]
+    parts = path.split(b"/")[1:]
+    match parts:
+        case [b"v1", b"kv", *bucket, key, b"leases"] if bucket and method == "POST":
+            wait_s, ttl_s = _lease_parameters(query)
+            return AcquireLease(_bucket(bucket), _name(key), wait_s, ttl_s)
+        case [b"v1", b"leases", lease, b"release"]:
+            _require(method, ("POST",))
+            return ReleaseLease(_lease_id(lease))
+        case [b"v1", b"kv", *of_object]:
+            return _object_route(method, path, of_object)
+        case [b"v1", b"leases", lease, b"renew"]:
+            _require(method, ("POST",))
+            return RenewLease(_lease_id(lease), _seconds("ttl_s", _parameters(query), DEFAULT_TTL_S))
+        case [b"v1", b"stats"]:
+            _require(method, ("GET",))
+            return Stats()
+        case [b"healthz"]:
+            _require(method, ("GET",))
+            return Health()
+        case [b"readyz"]:
+            _require(method, ("GET",))
+            return Readiness()
+        case [b"metrics"]:
+            _require(method, ("GET",))
+            return Metrics()
+    raise _unknown(path)
+
+
+_OBJECT_METHODS = ("PUT", "GET", "HEAD", "DELETE")
+
+
+def _object_route(method: str, path: bytes, parts: Sequence[bytes]) -> Route:
+    """Return the route of a path below ``/v1/kv``, but for a lease on one object."""
+    match method, parts:
+        case "POST", [bucket, b"leases"]:
+            return LeasePrefix(_name(bucket))
+        case "POST", [*bucket, key, b"verify"] if bucket:
+            return VerifyObject(_bucket(bucket), _name(key))
+        case "PUT", [*bucket, key] if bucket:
+            return PutObject(_bucket(bucket), _name(key))
+        case "GET" | "HEAD", [*bucket, key] if bucket:
+            return GetObject(_bucket(bucket), _name(key), head_only=method == "HEAD")
+        case "DELETE", [*bucket, key] if bucket:
+            return DeleteObject(_bucket(bucket), _name(key))
+        case _, [*bucket, _] if bucket:
+            raise _method_refused(method, _OBJECT_METHODS)
+    raise _unknown(path)
+
+
+def _require(method: str, allowed: Sequence[str]) -> None:
+    if method not in allowed:
+        raise _method_refused(method, allowed)
+
+
+def _method_refused(method: str, allowed: Sequence[str]) -> HttpRefusal:
+    listed = ", ".join(allowed)
+    return HttpRefusal(HTTPStatus.METHOD_NOT_ALLOWED, f"got {method}; allowed: {listed}", {"Allow": listed})
+
+
+def _unknown(path: bytes) -> HttpRefusal:
+    return HttpRefusal(HTTPStatus.NOT_FOUND, f"no such path: {path.decode('latin-1')}")
+
+
+def _bucket(parts: Sequence[bytes]) -> str:
+    return _name(b"/".join(parts))
+
+
+def _name(quoted: bytes) -> str:
+    """Unquote a key or a bucket."""
+    raw = unquote_to_bytes(quoted)
+    if not 0 < len(raw) <= MAX_NAME_BYTES:
+        raise HttpRefusal(HTTPStatus.BAD_REQUEST, f"a name of {len(raw)} bytes; allowed: 1 to {MAX_NAME_BYTES}")
+    return _text(raw)
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise HttpRefusal(HTTPStatus.BAD_REQUEST, f"a name that is not UTF-8: {error}") from error
+
+
+def _lease_id(quoted: bytes) -> str:
+    return unquote_to_bytes(quoted).decode("latin-1")
+
+
+# Parameters -------------------------------------------------------------------------------------------------------
+
+
+def _parameters(query: bytes) -> dict[bytes, bytes]:
+    """Return the parameters of a query by name, their values still quoted; one without a value is empty."""
+    parts = (parameter.partition(b"=") for parameter in query.split(b"&") if parameter)
+    return {name: value for name, _, value in parts}
+
+
+@lru_cache(maxsize=256)  # a client sends the same ones with every lease
+def _lease_parameters(query: bytes) -> tuple[float, float]:
+    """Return how long to wait and the time to live, both in seconds."""
+    given = _parameters(query)
+    wait_ms = _number("timeout_ms", given.get(b"timeout_ms"), DEFAULT_WAIT_MS, at_least=0)
+    return min(wait_ms, MAX_WAIT_MS) / 1000, _seconds("ttl_s", given, DEFAULT_TTL_S)
+
+
+def _seconds(name: str, given: Mapping[bytes, bytes], default: float) -> float:
+    return _number(name, given.get(name.encode()), default, at_least=0.001)
+
+
+def _number(name: str, text: bytes | None, default: float, *, at_least: float) -> float:
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= at_least):
+        raise HttpRefusal(
+            HTTPStatus.BAD_REQUEST, f"{name}: got {text.decode('latin-1')!r}; allowed: a number from {at_least} on"
+        )
+    return value
