@@ -6,8 +6,8 @@ import xxhash
 
 from tierline.store import ObjectKey, Slot
 
-RECEIVE_BYTES = 1024 * 1024
-"""Most that one read takes, so that the loop is not held for long by one fast sender."""
+RECEIVE_BYTES = 256 * 1024
+"""Most that one read takes: few enough that the sum finds them in the processor's cache."""
 
 
 class Upload:

@@ -9,6 +9,7 @@ from tierline.node.admin import Administration
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.metrics import NodeMetrics
 from tierline.node.service import NodeService
+from tierline.node.upload import RECEIVE_BYTES
 from tierline.store import ObjectKey, Store
 
 CAPACITY = 4 * 1024 * 1024
@@ -20,6 +21,19 @@ class Recorder(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.sent = b""
+        self._is_reading = True
+
+    def is_reading(self) -> bool:
+        return self._is_reading
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self._is_reading = False
+
+    def resume_reading(self) -> None:
+        self._is_reading = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
@@ -87,3 +101,20 @@ async def test_a_lease_whose_client_goes_before_it_was_verified_ends_with_the_co
     await asyncio.sleep(0)
     service.stop_verifying()
     service.close()
+
+
+async def test_a_fast_sender_lets_others_receive_after_each_filled_read(service: NodeService) -> None:
+    connection, transport = connect(service)
+    size = 3 * RECEIVE_BYTES
+    receive(connection, b"PUT /v1/kv/b/large HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+
+    receive(connection, bytes(RECEIVE_BYTES))
+    assert not transport.is_reading()
+    await asyncio.sleep(0)
+    assert transport.is_reading()
+
+    while connection.is_writing:
+        receive(connection, bytes(RECEIVE_BYTES))
+        await asyncio.sleep(0)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+    assert transport.is_reading()
