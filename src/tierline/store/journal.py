@@ -22,7 +22,7 @@ import os
 import struct
 import uuid
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -210,6 +210,7 @@ class Journal:
                     broken.append(number)
                 else:
                     records.append(record)
+        records = _with_bodies_of_their_own(records, broken)
         records.sort(key=lambda record: record.sequence)
         self._sequence = records[-1].sequence if records else 0
         self._rebuild(records)
@@ -306,7 +307,7 @@ class Journal:
             offset = end
 
     def _decode(self, number: int, packed: bytes, whole: mmap.mmap) -> Record | None:
-        """Return the record, or ``None`` if any byte of it or of its body is not as it was written."""
+        """Return the record, or ``None`` if any byte of it or of its body is not as we write it."""
         (state, run_count, client_length, bucket_length, name_length, pid, sequence, size, checksum, unit, seal) = (
             _RECORD.unpack(packed)
         )
@@ -314,22 +315,25 @@ class Journal:
         length = texts_at + client_length + bucket_length + name_length
         start = self._bodies_at + unit * _UNIT_BYTES
         body = whole[start : start + length]
-        if len(body) != length or self._checksum(number, packed, body) != seal:
+        if not run_count or len(body) != length or self._checksum(number, packed, body) != seal:
             return None
         bucket_at = texts_at + client_length
         name_at = bucket_at + bucket_length
-        return Record(
-            number,
-            RecordState(state),
-            tuple(map(Run._make, _RUN.iter_unpack(body[:texts_at]))),
-            _decode_text(body[texts_at:bucket_at]),
-            pid,
-            ObjectKey(_decode_text(body[bucket_at:name_at]), _decode_text(body[name_at:])),
-            size,
-            checksum,
-            sequence,
-            Run(unit, -(-length // _UNIT_BYTES)),
-        )
+        try:
+            return Record(
+                number,
+                RecordState(state),
+                tuple(map(Run._make, _RUN.iter_unpack(body[:texts_at]))),
+                _decode_text(body[texts_at:bucket_at]),
+                pid,
+                ObjectKey(_decode_text(body[bucket_at:name_at]), _decode_text(body[name_at:])),
+                size,
+                checksum,
+                sequence,
+                Run(unit, -(-length // _UNIT_BYTES)),
+            )
+        except ValueError:  # whole, but no state of ours, or no text: another program's
+            return None
 
     def _rebuild(self, records: Sequence[Record]) -> None:
         """Bring numbers and heap to what the records take."""
@@ -343,6 +347,18 @@ class Journal:
         self._heap = PageAllocator(
             free_between((record.body for record in records), 0, self._pages * _UNITS_PER_PAGE), max_fragments=1
         )
+
+
+def _with_bodies_of_their_own(records: Iterable[Record], broken: list[int]) -> list[Record]:
+    """Drop, of two records whose bodies overlap, the earlier written: none that we write does."""
+    kept: list[Record] = []
+    for record in sorted(records, key=lambda record: record.body.start):
+        if kept and kept[-1].body.start + kept[-1].body.pages > record.body.start:
+            loser, winner = sorted((kept.pop(), record), key=lambda record: record.sequence)
+            broken.append(loser.number)
+            record = winner
+        kept.append(record)
+    return kept
 
 
 def _encode(text: str) -> bytes:
