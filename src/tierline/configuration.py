@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar, get_origin
 
@@ -76,6 +76,9 @@ class ProgramConfig(BaseModel):
     flags: ClassVar[Mapping[str, str]] = {}
     """Flags not spelled like their field, e.g. ``{"endpoints": "--endpoint"}``."""
 
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Tables that a file may have beside the fields, with their keys, for files written for another program."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -92,6 +95,11 @@ class ProgramConfig(BaseModel):
         if isinstance(value, str) and get_origin(cls.model_fields[str(info.field_name)].annotation) in (list, tuple):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
+
+    @classmethod
+    def fields_of(cls, table: str, key: str, value: object) -> Mapping[str, object]:
+        """Return the fields that a key of one of :attr:`tables` sets; raises ``ValueError`` as a validator does."""
+        raise NotImplementedError
 
     @classmethod
     def environment_variable(cls, field: str) -> str:
@@ -136,11 +144,10 @@ def load(
     environment = os.environ if environment is None else environment
     values: dict[str, object] = {}
     spelled: dict[str, str] = {}
-    for key, value in (_read(file) if file else {}).items():
-        field = key.replace("-", "_")
-        if field not in model.model_fields:
-            raise ConfigurationError(f"{file}: {key}", value, _known_keys(field, model))
-        values[field], spelled[field] = value, f"{file}: {key}"
+    for key, field, value in _flattened(model, file) if file else ():
+        if field in values:
+            raise ConfigurationError(key, value, f"{field} once, and {spelled[field]} sets it already")
+        values[field], spelled[field] = value, key
     for field in model.model_fields:
         variable = model.environment_variable(field)
         if variable in environment:
@@ -152,6 +159,26 @@ def load(
     except ValidationError as error:
         # Without its context: the message says all, and a chained traceback would print pydantic's.
         raise _explain(error.errors()[0], model, spelled, values) from None
+
+
+def _flattened(model: type[ProgramConfig], file: Path) -> Iterator[tuple[str, str, object]]:
+    """Yield what a file sets: the key as it was written, the field, and its value."""
+    for key, value in _read(file).items():
+        field = key.replace("-", "_")
+        if field in model.model_fields:
+            yield f"{file}: {key}", field, value
+        elif key in model.tables and isinstance(value, dict):
+            for inner, given in value.items():
+                spelled = f"{file}: {key}.{inner}"
+                if inner not in model.tables[key]:
+                    raise ConfigurationError(spelled, given, f"the keys {', '.join(model.tables[key])} of {key}")
+                try:
+                    fields = model.fields_of(key, inner, given)
+                except ValueError as error:
+                    raise ConfigurationError(spelled, given, str(error)) from None
+                yield from ((spelled, name, found) for name, found in fields.items())
+        else:
+            raise ConfigurationError(f"{file}: {key}", value, _known_keys(field, model))
 
 
 def _read(file: Path) -> dict[str, object]:

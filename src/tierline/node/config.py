@@ -1,13 +1,16 @@
 """Settings of ``tierline node``; each has its entry in docs/node.md."""
 
+import grp
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from socket import gethostname
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from tierline.configuration import ByteSize, ProgramConfig
+from tierline.configuration import ByteSize, ProgramConfig, parse_byte_size
+from tierline.node.memory import total_memory_bytes
 from tierline.store.eviction import PolicyName
 from tierline.wire.http import MIN_HEAD_LIMIT_BYTES
 
@@ -34,6 +37,56 @@ def parse_file_mode(value: object) -> int:
     return value
 
 
+def parse_capacity(value: object) -> int:
+    """Return a size in bytes, or the share of the machine's memory that ``"20%"`` says.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    try:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            share = float(value.strip()[:-1])
+            if 0 < share <= 100:
+                return int(total_memory_bytes() * share / 100)
+        return parse_byte_size(value)
+    except ValueError:
+        raise ValueError("a size such as 512MiB or 1.5GiB, or a share of this machine's memory such as 20%") from None
+
+
+def parse_group(value: object) -> int:
+    """Return the id of the group with a name, or the id itself.
+
+    Raises
+    ------
+    ValueError
+        This machine has no such group.
+    """
+    if isinstance(value, str) and not value.isdecimal():
+        try:
+            return grp.getgrnam(value).gr_gid
+        except KeyError:
+            raise ValueError("a group of this machine, by its name or id") from None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("a group of this machine, by its name or id")
+    return int(value)
+
+
+def split_address(value: object) -> tuple[str, int]:
+    """Return host and port of ``"127.0.0.1:9200"`` or ``"[::]:9200"``; raises ``ValueError`` for anything else."""
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not (host and colon and port.isdecimal()):
+        raise ValueError("an address and a port, such as 127.0.0.1:9200 or [::]:9200")
+    return host, int(port)
+
+
+Capacity = Annotated[int, BeforeValidator(parse_capacity)]
+GroupId = Annotated[int, BeforeValidator(parse_group)]
 FileMode = Annotated[int, BeforeValidator(parse_file_mode)]
 
 
@@ -41,6 +94,11 @@ class NodeConfig(ProgramConfig):
     """Settings of one node store."""
 
     program: ClassVar[str] = "node"
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "server": ("address",),
+        "cache": ("capacity", "shared_memory_name"),
+        "transfer": ("address",),
+    }
 
     host: str = Field(default="127.0.0.1", description="address that HTTP listens on")
     port: int = Field(default=9200, ge=1, le=65535, description="port that HTTP listens on")
@@ -64,7 +122,16 @@ class NodeConfig(ProgramConfig):
         default=0o666,
         description="permissions of the segment; LMCache's in-process client of another user needs 0666",
     )
-    capacity: ByteSize = Field(default=512 * _MIB, ge=2 * _MIB, description="size of the segment; fixed for its life")
+    shared_memory_group: GroupId | None = Field(
+        default=None, description="group that the segment is given to; unset: the process's own"
+    )
+    numa_node: int | None = Field(
+        default=None, ge=0, description="NUMA node that the segment is allocated on; unset: where the kernel likes"
+    )
+    huge_pages: bool = Field(default=False, description="allocate the segment in transparent huge pages")
+    capacity: Capacity = Field(
+        default=512 * _MIB, ge=2 * _MIB, description="size of the segment, also as 20%; fixed for its life"
+    )
     eviction: PolicyName = Field(default="arc", description="who goes when room is needed")
 
     max_ttl_s: float = Field(default=60.0, gt=0, description="longest time to live of a lease; more is cut to it")
@@ -97,6 +164,10 @@ class NodeConfig(ProgramConfig):
         default=None, description="PEM file of the authorities whose certificates clients must show; unset: none"
     )
 
+    transfer_address: str | None = Field(
+        default=None, description="address for transfers between nodes; taken, and not used yet"
+    )
+
     max_connections: int = Field(default=2048, ge=1, description="HTTP connections served at once")
     max_connections_per_address: int | None = Field(
         default=None, ge=1, description="most of them from one address; unset: three quarters of max_connections"
@@ -121,6 +192,25 @@ class NodeConfig(ProgramConfig):
     event_loop: Literal["asyncio", "uvloop"] = Field(
         default="uvloop", description="event loop; docs/decisions has the measurements"
     )
+
+    @classmethod
+    def fields_of(cls, table: str, key: str, value: object) -> Mapping[str, object]:
+        """Return what a key of HyperPod's daemon stands for."""
+        match table, key:
+            case "server", _:
+                host, port = split_address(value)
+                return {"host": host, "port": port}
+            case "transfer", _:
+                return {"transfer_address": value}
+            case _:
+                return {key: value}
+
+    @field_validator("transfer_address")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            split_address(value)
+        return value
 
     @field_validator("tls_key", "tls_client_ca")
     @classmethod

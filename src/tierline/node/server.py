@@ -37,7 +37,7 @@ from tierline.node.local_protocol import LocalConnection
 from tierline.node.metrics import NodeMetrics
 from tierline.node.service import NodeService
 from tierline.node.tls import Certificate
-from tierline.store import PAGE_BYTES, Store, StoreLimits
+from tierline.store import PAGE_BYTES, SegmentOptions, Store, StoreLimits
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
 
@@ -86,6 +86,8 @@ async def serve(config: NodeConfig) -> None:
                 capacity=format_byte_size(config.capacity),
                 adopted=node.service.store.stats().adopted,
             )
+            if config.transfer_address is not None:
+                log.warning("transfer_address is taken and not used yet", transfer_address=config.transfer_address)
             await node.serve_until(stop)
             log.info("node stopping")
             await node.drain(config.drain_s)
@@ -231,6 +233,8 @@ class Node:
                 "bytes": store.segment.size,
                 "page_bytes": PAGE_BYTES,
                 "relinks": self.service.relinks,
+                "huge_bytes": store.segment.placement.huge_bytes,
+                "numa_bytes": store.segment.placement.node_bytes,
             },
             "eviction": config.eviction,
             "store": store.stats(),
@@ -442,7 +446,9 @@ def _open_store(config: NodeConfig) -> Store:
             grace_s=config.grace_s,
             quarantine_s=config.quarantine_s,
         ),
-        mode=config.shared_memory_mode,
+        options=SegmentOptions(
+            config.shared_memory_mode, config.shared_memory_group, config.numa_node, config.huge_pages
+        ),
     )
 
 

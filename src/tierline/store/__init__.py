@@ -12,6 +12,7 @@ from tierline.store.objects import (
     Slot,
     StoreLimits,
 )
+from tierline.store.placement import Placement, SegmentOptions
 from tierline.store.segment import Segment
 from tierline.store.stats import StoreStats
 from tierline.store.store import Store
@@ -25,8 +26,10 @@ __all__ = [
     "ObjectStat",
     "Orphan",
     "Owner",
+    "Placement",
     "PolicyName",
     "Segment",
+    "SegmentOptions",
     "Slot",
     "Store",
     "StoreLimits",

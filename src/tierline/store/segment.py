@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from tierline.errors import ConfigurationError, EnvironmentTooSmall, SegmentError
+from tierline.errors import ConfigurationError, EnvironmentTooSmall, SegmentError, TierlineError
 from tierline.store.extents import PAGE_BYTES
 from tierline.store.objects import Extent
+from tierline.store.placement import Placement, SegmentOptions, bind, populate_huge, read_placement
 
 PREFAULT_PIECE_BYTES = 64 * 1024 * 1024
 """Pages are allocated in pieces, so that a signal is answered within about 30 ms even in a segment of a terabyte."""
@@ -27,6 +28,8 @@ PREFAULT_PIECE_BYTES = 64 * 1024 * 1024
 _HEADER = struct.Struct("<16s16s")
 _MAGIC = b"TIERLINE SEGMENT"
 _NAME_LIMIT = 200
+
+DEFAULTS = SegmentOptions()
 
 
 class Segment:
@@ -42,15 +45,19 @@ class Segment:
     identity
         16 bytes that tell this segment from any other, or ``None`` until its journal has sealed it: a segment
         that is not sealed holds nothing.
-    buffer
+    mapping, buffer
         All bytes, writable.
+    placement
+        Where its memory lies; looked at only where an option asked for a place.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
         self.size = os.fstat(fd).st_size
-        self.buffer = memoryview(mmap.mmap(fd, self.size))
+        self.placement = Placement()
+        self.mapping = mmap.mmap(fd, self.size)
+        self.buffer = memoryview(self.mapping)
         magic, identity = _HEADER.unpack_from(self.buffer)
         if magic not in (_MAGIC, bytes(len(_MAGIC))):
             raise SegmentError(
@@ -59,21 +66,20 @@ class Segment:
         self.identity: bytes | None = identity if magic == _MAGIC else None
 
     @classmethod
-    def open(cls, directory: Path, name: str, capacity_bytes: int, *, mode: int = 0o666) -> Self:
+    def open(cls, directory: Path, name: str, capacity_bytes: int, options: SegmentOptions = DEFAULTS) -> Self:
         """Create ``directory/name``, or adopt it as it is; blocks while it is pre-faulted.
 
         Parameters
         ----------
         capacity_bytes
             Size of the file, rounded down to whole pages; at least two.
-        mode
-            Access rights of the file, whatever the umask. 0o666 lets clients of every user read and write, which
-            LMCache's in-process client needs; 0o644 lets others read only; 0o600 shuts them out.
+        options
+            Access rights, and where its memory lies.
 
         Raises
         ------
         ConfigurationError
-            The name or the capacity is not usable.
+            The name, the capacity or an option is not usable.
         EnvironmentTooSmall
             The filesystem has no room.
         SegmentError
@@ -89,16 +95,19 @@ class Segment:
         path = directory / name
         try:
             _restore_link(path)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise SegmentError(f"{path}: cannot be opened: {error}") from error
         try:
             _lock(fd, path)
-            _claim(fd, path, size)
-            os.fchmod(fd, mode)
+            _claim(fd, path, size, options)
+            _give_rights(fd, path, options)
             _restore_link(path)
             _check_names(fd, path)
-            return cls(path, fd)
+            opened = cls(path, fd)
+            if options.numa_node is not None or options.huge_pages:
+                opened.placement = read_placement(path, opened.mapping, huge_pages=options.huge_pages)
+            return opened
         except BaseException:
             _unlock_and_close(fd)
             raise
@@ -202,7 +211,19 @@ def _unlock_and_close(fd: int) -> None:
     os.close(fd)
 
 
-def _claim(fd: int, path: Path, size: int) -> None:
+def _give_rights(fd: int, path: Path, options: SegmentOptions) -> None:
+    """Give the file to its group and then open it as far as is wished: never to a group that it is not meant for."""
+    if options.group is not None and os.fstat(fd).st_gid != options.group:
+        try:
+            os.fchown(fd, -1, options.group)
+        except OSError as error:
+            raise SegmentError(
+                f"{path}: cannot be given to group {options.group} ({error.strerror}); run the node as a member of it"
+            ) from error
+    os.fchmod(fd, options.mode)
+
+
+def _claim(fd: int, path: Path, size: int, options: SegmentOptions) -> None:
     """Check that a file is ours to use, bring a new one to its size, and allocate its memory."""
     found = os.fstat(fd)
     if found.st_uid != os.geteuid():
@@ -218,13 +239,25 @@ def _claim(fd: int, path: Path, size: int) -> None:
         if missing > 0:
             raise OSError(f"{missing} bytes too little")
         os.truncate(fd, size)
-        for offset in range(0, size, PREFAULT_PIECE_BYTES):
-            os.posix_fallocate(fd, offset, min(PREFAULT_PIECE_BYTES, size - offset))
-    except OSError as error:
+        _allocate(fd, size, options)
+    except (OSError, TierlineError) as error:
         if found.st_size == 0:
             path.unlink(missing_ok=True)
             _keep_path(path).unlink(missing_ok=True)
+        if isinstance(error, TierlineError):
+            raise
         raise EnvironmentTooSmall(
             f"{path}: no room for a segment of {size} bytes ({error}); ask for less, or enlarge the filesystem "
             f"(mount -o remount,size=… {path.parent}; in a container, a larger emptyDir or --shm-size)"
         ) from error
+
+
+def _allocate(fd: int, size: int, options: SegmentOptions) -> None:
+    with mmap.mmap(fd, size) as mapping:
+        if options.numa_node is not None:
+            bind(mapping, options.numa_node)
+        for offset in range(0, size, PREFAULT_PIECE_BYTES):
+            length = min(PREFAULT_PIECE_BYTES, size - offset)
+            if options.huge_pages:
+                populate_huge(mapping, offset, length)
+            os.posix_fallocate(fd, offset, length)

@@ -25,7 +25,8 @@ from tierline.store.extents import PAGE_BYTES, PageAllocator, Run, extents_of, p
 from tierline.store.journal import Journal, Record
 from tierline.store.leases import LeaseTable
 from tierline.store.objects import Extent, Leased, ObjectKey, ObjectStat, Orphan, Owner, Slot, StoreLimits
-from tierline.store.segment import Segment
+from tierline.store.placement import SegmentOptions
+from tierline.store.segment import DEFAULTS, Segment
 from tierline.store.stats import Counters, EvictionReason, StoreStats
 from tierline.store.wheel import DueWheel
 
@@ -136,7 +137,7 @@ class Store:
         eviction: PolicyName = "arc",
         clock: Callable[[], float],
         limits: StoreLimits | None = None,
-        mode: int = 0o666,
+        options: SegmentOptions = DEFAULTS,
     ) -> Self:
         """Open or create segment ``directory/name`` with its journal beside it, and adopt what is there.
 
@@ -152,7 +153,7 @@ class Store:
             The segment or its journal is in use by another node, or is not what was asked for.
         """
         limits = limits or StoreLimits()
-        segment = Segment.open(directory, name, capacity_bytes, mode=mode)
+        segment = Segment.open(directory, name, capacity_bytes, options)
         try:
             journal = Journal.open(segment, limits.max_ttl_s)
             return cls(segment, journal, eviction=eviction, clock=clock, limits=limits)

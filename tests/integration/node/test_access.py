@@ -128,3 +128,13 @@ def test_a_node_that_others_could_reach_does_not_start_unprotected(
 
 def test_a_node_that_others_can_reach_starts_in_a_network_that_is_trusted(tmp_path: Path) -> None:
     NodeProcess(tmp_path, host="0.0.0.0", trusted_network="true").close()
+
+
+def test_a_node_tells_how_its_segment_lies_in_memory(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, shared_memory_group=os.getgid(), shared_memory_mode="0660", huge_pages="true")
+    try:
+        found = node.stats["segment"]
+        assert set(found) >= {"huge_bytes", "numa_bytes"}
+        assert node.segment.stat().st_mode & 0o777 == 0o660
+    finally:
+        node.close()

@@ -1,5 +1,7 @@
 """Settings of the node: bounds, defaults, and that the documentation has them all."""
 
+import grp
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from tierline.configuration import load
 from tierline.errors import ConfigurationError
 from tierline.node.config import NodeConfig
+from tierline.node.memory import total_memory_bytes
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "node.md"
 
@@ -47,3 +50,74 @@ def test_a_file_mode_is_octal_where_it_is_text(given: object, mode: int) -> None
 def test_a_value_that_is_not_allowed_is_named_with_its_flag(key: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=f"--{key.replace('_', '-')}"):
         load(NodeConfig, None, {key: value})
+
+
+def test_a_capacity_may_be_a_share_of_the_machines_memory() -> None:
+    share = load(NodeConfig, None, {"capacity": "20%"}).capacity
+    assert share == pytest.approx(total_memory_bytes() * 0.2, abs=1)
+
+
+@pytest.mark.parametrize("capacity", ["0%", "101%", "-1%", "x%", "%", "5MB"])
+def test_a_capacity_that_is_neither_a_size_nor_a_share_is_refused(capacity: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--capacity: got .* or a share of this machine's memory such as 20%"):
+        load(NodeConfig, None, {"capacity": capacity})
+
+
+HYPERPOD = {
+    "daemon.toml": """
+        [server]
+        address = "[::]:9300"
+        [cache]
+        capacity = "1GiB"
+        shared_memory_name = "ai_toolkit_cache"
+        [transfer]
+        address = "10.0.0.7:9240"
+        """,
+    "daemon.yaml": """
+        server: {address: "[::]:9300"}
+        cache: {capacity: 1GiB, shared_memory_name: ai_toolkit_cache}
+        transfer: {address: "10.0.0.7:9240"}
+        """,
+}
+
+
+@pytest.mark.parametrize("name", HYPERPOD)
+def test_a_file_of_hyperpods_daemon_is_taken(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text(HYPERPOD[name])
+    config = load(NodeConfig, file, {"port": 9400}, {})
+    assert (config.host, config.port) == ("::", 9400)
+    assert (config.capacity, config.shared_memory_name) == (1024**3, "ai_toolkit_cache")
+    assert config.transfer_address == "10.0.0.7:9240"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("server: {address: localhost}", r"server\.address: got 'localhost'; allowed: an address and a port"),
+        ("server: {address: '::1:9200'}", r"server\.address: got '::1:9200'; allowed: an address and a port"),
+        ("server: {address: 'a:0'}", r"server\.address: got 0; allowed: greater than"),
+        ("server: {port: 9200}", r"server\.port: got 9200; allowed: the keys address of server"),
+        ("transfer: {address: 9240}", r"transfer\.address: got 9240; allowed: a valid string"),
+        ("transfer_address: x", "transfer_address: got 'x'; allowed: an address and a port"),
+        ("cache: {capacity: 5MB}", r"cache\.capacity: got '5MB'; allowed: a size such as"),
+        ("cache: {capacity: 1GiB}\ncapacity: 2GiB", r"capacity: got '2GiB'; allowed: capacity once, and .*cache\.cap"),
+        ("cache: 5", "cache: got 5; allowed: the keys"),
+        ("shared_memory_group: no-such-group", "got 'no-such-group'; allowed: a group of this machine"),
+        ("numa_node: -1", "numa_node: got -1; allowed: greater than or equal to 0"),
+        ("tls_key: /key", "tls_key: got '/key'; allowed: this key together with tls_certificate"),
+        ("tls_certificate: /certificate", "--tls-key: got None; allowed: a PEM file, for tls_certificate is set"),
+        ("max_head: 4KiB", "max_head: got '4KiB'; allowed: greater than or equal to 8192"),
+    ],
+)
+def test_a_wrong_value_of_a_file_is_named_as_it_was_written(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "node.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        load(NodeConfig, file, {}, {})
+
+
+def test_a_group_may_be_named() -> None:
+    name = grp.getgrgid(os.getgid()).gr_name
+    assert load(NodeConfig, None, {"shared_memory_group": name}).shared_memory_group == os.getgid()
+    assert load(NodeConfig, None, {"shared_memory_group": "0"}).shared_memory_group == 0

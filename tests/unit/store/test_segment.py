@@ -1,12 +1,15 @@
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tierline.errors import ConfigurationError, EnvironmentTooSmall, SegmentError
-from tierline.store import PAGE_BYTES, Extent, Segment
+from tierline.store import PAGE_BYTES, Extent, Segment, SegmentOptions
+from tierline.store.placement import numa_nodes
 
 SIZE = 4 * PAGE_BYTES
 IDENTITY = b"0123456789abcdef"
@@ -155,3 +158,62 @@ def test_a_removed_segment_leaves_nothing_behind(shared_memory: Path, segment: S
     segment.remove()
 
     assert list(shared_memory.iterdir()) == []
+
+
+def test_a_segment_is_given_to_a_group_before_it_is_opened_to_it(shared_memory: Path) -> None:
+    segment = Segment.open(shared_memory, "grouped", SIZE, SegmentOptions(mode=0o640, group=os.getgid()))
+
+    assert (segment.path.stat().st_gid, stat.S_IMODE(segment.path.stat().st_mode)) == (os.getgid(), 0o640)
+    segment.remove()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may give files to any group")
+def test_a_group_that_the_process_is_no_member_of_is_refused(shared_memory: Path) -> None:
+    with pytest.raises(SegmentError, match="cannot be given to group 54321"):
+        Segment.open(shared_memory, "grouped", SIZE, SegmentOptions(group=54321))
+
+
+def test_memory_of_another_numa_node_than_there_is_is_refused_and_leaves_nothing_behind(shared_memory: Path) -> None:
+    with pytest.raises(ConfigurationError, match="numa_node: got 4095; allowed: a NUMA node of this machine"):
+        Segment.open(shared_memory, "placed", SIZE, SegmentOptions(numa_node=4095))
+
+    assert list(shared_memory.iterdir()) == []
+
+
+@pytest.mark.skipif(not numa_nodes(), reason="a kernel without NUMA")
+def test_memory_is_allocated_on_the_numa_node_that_was_asked_for(shared_memory: Path) -> None:
+    node = numa_nodes()[-1]
+    try:
+        segment = Segment.open(shared_memory, "placed", 64 * PAGE_BYTES, SegmentOptions(numa_node=node))
+    except SegmentError as error:
+        pytest.skip(f"not in this container: {error}")
+
+    assert segment.placement.node_bytes in ({node: 64 * PAGE_BYTES}, {})
+    segment.remove()
+
+
+def test_huge_pages_are_reported_as_the_kernel_gave_them_and_never_cost_the_segment(shared_memory: Path) -> None:
+    segment = Segment.open(shared_memory, "huge", 4 * 1024 * 1024, SegmentOptions(huge_pages=True))
+
+    assert segment.placement.huge_bytes in (0, 2 * 1024 * 1024, 4 * 1024 * 1024)
+    assert segment.path.stat().st_blocks * 512 >= 4 * 1024 * 1024
+    segment.remove()
+
+
+HUGE = """
+import pathlib, sys
+from tierline.store import Segment, SegmentOptions
+segment = Segment.open(pathlib.Path(sys.argv[1]), "huge", 8 * 1024 * 1024, SegmentOptions(huge_pages=True))
+print(segment.placement.huge_bytes)
+"""
+
+
+def test_a_filesystem_that_allows_them_gives_huge_pages(tmp_path: Path) -> None:
+    run = f'mount -t tmpfs -o huge=advise,size=16m none {tmp_path} && exec "$0" -c "$1" {tmp_path}'
+    made = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", run, sys.executable, HUGE], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no filesystem with huge pages can be mounted here: {made.stderr}")
+
+    assert int(made.stdout) == 8 * 1024 * 1024
