@@ -84,7 +84,8 @@ def test_a_user_s_mistake_is_one_line_and_status_2() -> None:
     done = tierline("node", "--capacity", "many")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "tierline: --capacity: got 'many'; allowed: a size such as 512MiB or 1.5GiB, or a share of this machine's memory such as 20%\n"
+        "tierline: --capacity: got 'many'; allowed: a size such as 512MiB or 1.5GiB, "
+        "or a share of this machine's memory such as 20%\n"
     )
 
 
