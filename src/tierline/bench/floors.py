@@ -21,7 +21,7 @@ _HEAD_BYTES = 4096
 _LENGTH = b"content-length: "
 _BODY = b'{"id":"0000000000000000-0","offsets":[{"offset":65536,"len":33554432}]}'
 _REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: application/json\r\n\r\n%s" % (len(_BODY), _BODY)
-_RECEIVE_BYTES = 1024 * 1024
+_RECEIVE_BYTES = 256 * 1024
 _LEASE_FRAME_BYTES = 64
 _RELEASE_FRAME_BYTES = 48
 
@@ -93,12 +93,14 @@ class SocketFloor:
         return True
 
 
-class _Writer(Protocol):
+class _Transport(Protocol):
     def write(self, data: bytes) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
 
 
 class _HttpConnection(asyncio.BufferedProtocol):
-    """Finds the length of a body in the head and counts its bytes; reads nothing else."""
+    """Finds the length of a body in the head and counts its bytes; after each filled read others have their turn."""
 
     def __init__(self, body: memoryview) -> None:
         self._head = bytearray(_HEAD_BYTES)
@@ -106,7 +108,7 @@ class _HttpConnection(asyncio.BufferedProtocol):
         self._missing = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("_Writer", transport)
+        self._transport = cast("_Transport", transport)
 
     def get_buffer(self, sizehint: int) -> bytearray | memoryview:  # noqa: ARG002  (asyncio gives it)
         if not self._missing:
@@ -117,6 +119,9 @@ class _HttpConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._missing:
             self._missing -= nbytes
+            if nbytes == _RECEIVE_BYTES:
+                self._transport.pause_reading()
+                asyncio.get_running_loop().call_soon(self._transport.resume_reading)
         else:
             start = self._head.index(_LENGTH) + len(_LENGTH)
             length = int(self._head[start : self._head.index(b"\r", start)])
@@ -127,7 +132,7 @@ class _HttpConnection(asyncio.BufferedProtocol):
 
 class _SocketConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("_Writer", transport)
+        self._transport = cast("_Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._transport.write(data)

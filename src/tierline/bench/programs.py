@@ -66,6 +66,11 @@ class Program:
         # The clock that clock_getcpuclockid(3) gives for a process; Python has a function for threads only.
         return time.clock_gettime(~self.pid << 3 | _PROCESS_CLOCK)
 
+    def private_bytes(self) -> int:
+        """Return the memory that is the program's alone: what is neither a file's nor shared."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
     def resident_bytes(self) -> int:
         """Return the memory of the program that is not swapped out."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tierline.bench import store_growth
 from tierline.bench.floors import HttpFloor, SocketFloor
 from tierline.bench.lease_load import LeaseLoad
 from tierline.bench.limits import CONNECTIONS, HIREDIS, Copy, Redis, TcpStream, resident
@@ -120,7 +121,9 @@ def measure(options: BenchOptions, say: Say) -> Findings:
         for _ in range(effort.rounds):
             turns.copy_and_read(" after churn")
     rows = [*_rows(turns), *peers.rows(turns.rounds)]
-    return Findings(rows, _notes(effort, turns.churned_extents), [], _chart(rows))
+    with tempfile.TemporaryDirectory(prefix="tierline-bench-") as logs:
+        growth = store_growth.measure(store_growth.QUICK if options.quick else store_growth.FULL, Path(logs), say)
+    return Findings([*rows, *growth], _notes(effort, turns.churned_extents), [], _chart(rows))
 
 
 class _Peers:
@@ -549,6 +552,8 @@ def _notes(effort: _Effort, extents: int) -> list[str]:
         "bare socket receives into memory it has already, and is shown for comparison.",
         "Mooncake Store runs as a master, a process that lends its memory and a client, over loopback TCP; put_from "
         "and get_into use memory that was registered before.",
+        "Rows that name a number of objects are of node stores whose segments have no memory behind them: a page gets "
+        "it when it is written or read. Everything else about those nodes is real; their objects are of one page.",
     ]
 
 

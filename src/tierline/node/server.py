@@ -31,6 +31,7 @@ from tierline.node.access import Access, Pass
 from tierline.node.admin import Administration
 from tierline.node.buckets import EVERY_BUCKET
 from tierline.node.config import NodeConfig
+from tierline.node.garbage import only_young_garbage
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.listening import BACKLOG, ConnectionLimits, Listener
 from tierline.node.local_protocol import LocalConnection
@@ -75,7 +76,7 @@ async def serve(config: NodeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        async with running_node(config) as node:
+        async with running_node(config) as node, only_young_garbage():
             if config.tokens_file or config.tls_certificate:  # else a hang-up ends the node, as any program
                 loop.add_signal_handler(signal.SIGHUP, node.hang_up)
             log.info(

@@ -49,12 +49,23 @@ def test_the_store_is_measured_beside_its_limits(tmp_path: Path) -> None:
     ):
         assert rows[name]["limit_name"] == limit
         assert rows[name]["ratio"] > 0
+    for name in (
+        "lease, 3,000 objects, 16 clients, median",
+        "prefix lease of 2048 scattered keys, 3,000 objects, median",
+        "lease beside 16 PUTs, 3,000 objects, P99",
+        "memory an object, 3,000 objects",
+        "memory an object: str",
+        "memory an object: journal, in shared memory",
+        "first service after a restart, 1,000 objects",
+    ):
+        assert rows[name]["value"] > 0
 
 
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_without_redis_and_mooncake_their_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tierline.bench.limits.shutil.which", lambda name: None)
     monkeypatch.setattr("tierline.bench.mooncake.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("tierline.bench.store_growth.measure", lambda effort, folder, say: [])
     rows = run_bench("store", tmp_path)
     assert rows["Redis GET 2MiB"]["value"] is None
     assert rows["Redis GET 2MiB"]["note"] == "not measured: redis-server not installed"
