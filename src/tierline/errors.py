@@ -9,9 +9,11 @@ TierlineError
 │   ├── AlreadyStored         write-once: the key holds a committed object
 │   ├── BeingWritten          another writer holds the key
 │   ├── NoSpace               nothing evictable is left; says how much is leased or resting
+│   │   └── QuotaExceeded     the namespace's hard quota; what it has is leased, resting or being written
 │   ├── ObjectTooLarge        larger than the segment can ever hold
 │   ├── UnknownSlot           committed, aborted, or another connection's
-│   └── UnknownLease          released, expired, or never given
+│   ├── UnknownLease          released, expired, or never given
+│   └── TooManyLeases         the holder has as many as one may have; release some
 ├── WireError                 bytes that do not follow the wire contract; the connection is closed
 ├── AccessDenied              the node's tokens do not allow it, or it asks for one
 ├── NodeRefused               the node store answers, and its answer is an error
@@ -73,6 +75,10 @@ class NoSpace(StoreError):  # noqa: N818
     """No pages can be had: what is stored is leased or resting after a lease."""
 
 
+class QuotaExceeded(NoSpace):
+    """A namespace would pass its hard quota, and of its own objects too few can go now."""
+
+
 class ObjectTooLarge(StoreError):  # noqa: N818
     """The object is larger than the segment can ever hold."""
 
@@ -83,6 +89,10 @@ class UnknownSlot(StoreError):  # noqa: N818
 
 class UnknownLease(StoreError):  # noqa: N818
     """The lease was released, has expired, or was never given."""
+
+
+class TooManyLeases(StoreError):  # noqa: N818
+    """A holder, or all together, have as many live leases as they may have."""
 
 
 class WireError(TierlineError):

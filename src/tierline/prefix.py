@@ -13,6 +13,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -33,6 +34,8 @@ _OBJECT_NAME = re.compile(
 )
 _OUR_TENANT = re.compile(r"[0-9a-f]{64}@[A-Za-z0-9_.-]+@([0-9a-f]{16})")
 _LMCACHE_SALT = re.compile(r"[^@]+@[0-9a-f]{8}@[0-9a-f]+@[0-9a-f]+@([^@]+)")
+_TENANT_BY_SEPARATORS = {2: _OUR_TENANT, 4: _LMCACHE_SALT}  # each pattern has exactly so many "@"
+_CHAIN_DIGITS = 64
 
 
 class PrefixIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,8 +175,31 @@ def tenant_of(name: str) -> str:
     ``model@kv_rank@object_group@chunk_hash@salt``. Its in-process keys have five fields too, and no salt: their
     second, ``world_size``, has not the eight hex digits of a ``kv_rank``.
     """
-    match = _OUR_TENANT.fullmatch(name) or _LMCACHE_SALT.fullmatch(name)
+    pattern = _TENANT_BY_SEPARATORS.get(name.count("@"))
+    match = pattern and pattern.fullmatch(name)
     return match[1] if match else ""
+
+
+class NameFrame(NamedTuple):
+    """What stands around the hash in an object's name: equal hashes in different frames are the same tokens."""
+
+    before: str
+    after: str
+
+
+def split_name(name: str) -> tuple[NameFrame, str] | None:
+    """Split an object's name, ours or LMCache's, into frame and hash; ``None`` for a name of another form.
+
+    The hash is the first field of ours, the fourth of LMCache's; that it is one is not checked.
+    """
+    if name[_CHAIN_DIGITS : _CHAIN_DIGITS + 1] == "@":
+        return NameFrame("", name[_CHAIN_DIGITS:]), name[:_CHAIN_DIGITS]
+    fields = name.split("@", 4)
+    if len(fields) < 4:
+        return None
+    content = fields[3]
+    after = f"@{fields[4]}" if len(fields) > 4 else ""
+    return NameFrame(name[: len(name) - len(content) - len(after)], after), content
 
 
 def parse_object_name(name: str) -> tuple[bytes, Shard]:

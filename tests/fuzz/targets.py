@@ -248,7 +248,7 @@ def _seal_again(directory: Path) -> None:
     """Give every record that is not none the checksum of what it and its body now say."""
     segment = Segment.open(directory, "segment", (PAGES + 1) * PAGE_BYTES)
     try:
-        opened = Journal.open(segment, 1)
+        opened = Journal.open(segment, 1, 0)
         path = directory / "segment.journal"
         content = bytearray(path.read_bytes())
         for number in range(PAGES + 1):

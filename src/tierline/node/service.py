@@ -141,7 +141,7 @@ class NodeService:
 
     async def verify_key(self, key: ObjectKey, occasion: Occasion) -> Verdict:
         """Verify the object now stored under ``key``."""
-        found = self.store.lease(key, VERIFIER, self.store.limits.max_ttl_s)
+        found = self.store.lease(key, VERIFIER, self.store.limits.max_ttl_s, is_use=False)
         if found is None:
             return Verdict.MISSING
         lease, leased = found
@@ -173,7 +173,7 @@ class NodeService:
             raise NoSpace("the node is stopping and takes no writes")
 
     async def _verify(self, leased: Leased, occasion: Occasion) -> Verdict:
-        found = self.store.lease(leased.key, VERIFIER, self.store.limits.max_ttl_s)
+        found = self.store.lease(leased.key, VERIFIER, self.store.limits.max_ttl_s, is_use=False)
         if found is None:
             return Verdict.MISSING
         lease, current = found

@@ -12,6 +12,10 @@ as it was before or after. Its checksum covers the body, the record's own number
 tail or another journal leaves behind never reads as a record. There is no ``fsync``: the file is memory, and a machine
 that stops loses the segment too.
 
+A record has the time of its commit by the wall clock, for a time to live that outlasts the process. Format 1 had eight
+zero bytes in that place, so its records are read as they are; opening such a journal changes its header alone, which
+then says when that was: the age of what is older counts from there.
+
 States of a record: ``RESERVED`` (a client may be writing), ``COMMITTED`` (an object), ``RETIRED`` (no object any more,
 but its pages may still be read), and zero, which is none.
 """
@@ -34,22 +38,25 @@ from tierline.store.extents import MAX_FRAGMENTS, PAGE_BYTES, PageAllocator, Run
 from tierline.store.objects import ObjectKey, Owner
 from tierline.store.segment import Segment
 
-FORMAT_VERSION = 1
-"""Raised whenever a byte of the file changes its meaning; a journal of another version is refused, never guessed at."""
+FORMAT_VERSION = 2
+"""Raised when a byte of the file changes its meaning. Version 1 is migrated, any other refused, never guessed at."""
 
 MAX_TEXT_BYTES = 4096
 """Most bytes of client, bucket and name together."""
 
 _MAGIC = b"TIERLINE JOURNAL"
-_HEADER = struct.Struct("<16sIIQ16sQdQ")  # magic, version, page bytes, pages, identity, starts, longest TTL, checksum
+# Magic, version, page bytes, pages, identity, starts, longest TTL, when it was migrated (0: never), checksum.
+_HEADER = struct.Struct("<16sIIQ16sQddQ")
+_HEADER_1 = struct.Struct("<16sIIQ16sQdQ")
 _HEADER_BYTES = 4096
-_RECORD = struct.Struct("<BBHHHIQQQI16xQ")
+_RECORD = struct.Struct("<BBHHHIQQQI8xdQ")
 _RECORD_BYTES = 64
 _RUN = struct.Struct("<II")
 _UNIT_BYTES = 64
 _UNITS_PER_PAGE = 16
 _MAX_BODY_UNITS = -(-(MAX_FRAGMENTS * _RUN.size + MAX_TEXT_BYTES) // _UNIT_BYTES)
 _SCAN_BYTES = 1024 * 1024
+_LATEST = 2.0**40  # Unix time that no clock of ours tells
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 _NOBODY = Owner(client="", connection=0)
@@ -64,7 +71,10 @@ class RecordState(IntEnum):
 
 
 class Record(NamedTuple):
-    """One record. ``sequence`` grows with every write, so that of two records the later is known."""
+    """One record. ``sequence`` grows with every write, so that of two records the later is known.
+
+    ``created`` is the Unix time of the commit, and 0 for a reservation.
+    """
 
     number: int
     state: RecordState
@@ -75,6 +85,7 @@ class Record(NamedTuple):
     size: int
     checksum: int
     sequence: int
+    created: float
     body: Run
     """Where the journal keeps its variable part, in units of its heap."""
 
@@ -93,10 +104,18 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, fd: int, segment: Segment, identity: bytes, starts: int, former_ttl_s: float
+        self,
+        path: Path,
+        fd: int,
+        segment: Segment,
+        identity: bytes,
+        starts: int,
+        former_ttl_s: float,
+        migrated: float,
     ) -> None:
         self.starts = starts
         self.former_max_ttl_s = former_ttl_s
+        self._migrated = migrated
         self.dropped = 0
         self._path = path
         self._fd = fd
@@ -110,13 +129,15 @@ class Journal:
         self._sequence = 0
 
     @classmethod
-    def open(cls, segment: Segment, max_ttl_s: float) -> Self:
+    def open(cls, segment: Segment, max_ttl_s: float, now: float) -> Self:
         """Open the journal of a segment; create it, and seal the segment, where the segment is new.
 
         Parameters
         ----------
         max_ttl_s
             Longest lease that this process will give; kept for the next ones.
+        now
+            Unix time, to date what a journal of format 1 holds.
 
         Raises
         ------
@@ -135,13 +156,13 @@ class Journal:
             raise SegmentError(f"{path}: {error.strerror}; {_how_to_start_empty(segment.path)}") from error
         try:
             if segment.identity is None:
-                identity, starts, former_ttl_s = uuid.uuid4().bytes, 0, 0.0
+                identity, starts, former_ttl_s, migrated = uuid.uuid4().bytes, 0, 0.0, 0.0
             else:
                 identity = segment.identity
-                starts, former_ttl_s = _read_header(path, fd, segment)
-            journal = cls(path, fd, segment, identity, starts + 1, former_ttl_s)
+                starts, former_ttl_s, migrated = _read_header(path, fd, segment, now)
+            journal = cls(path, fd, segment, identity, starts + 1, former_ttl_s, migrated)
             os.truncate(fd, journal._bodies_at + journal._pages * _UNITS_PER_PAGE * _UNIT_BYTES)
-            _write_header(fd, journal._pages, identity, journal.starts, max(max_ttl_s, former_ttl_s))
+            _write_header(fd, journal._pages, identity, journal.starts, max(max_ttl_s, former_ttl_s), migrated)
             if segment.identity is None:
                 segment.seal(identity)
         except BaseException:
@@ -172,16 +193,18 @@ class Journal:
         """
         number = self._take_number()
         try:
-            self._write(number, RecordState.RESERVED, owner, key, size, 0, runs)
+            self._write(number, RecordState.RESERVED, owner, key, size, 0, runs, 0.0)
         except BaseException:
             self._free_numbers.append(number)
             raise
         return number
 
-    def commit(self, number: int, key: ObjectKey, size: int, checksum: int, runs: Sequence[Run]) -> None:
+    def commit(
+        self, number: int, key: ObjectKey, size: int, checksum: int, runs: Sequence[Run], created: float
+    ) -> None:
         """Turn a reservation into an object. Raises as :meth:`reserve` does; the reservation is then as it was."""
         former = Run(self._body_start[number], self._body_units[number])
-        self._write(number, RecordState.COMMITTED, _NOBODY, key, size, checksum, runs)
+        self._write(number, RecordState.COMMITTED, _NOBODY, key, size, checksum, runs, created)
         self._heap.free([former])
 
     def retire(self, number: int) -> None:
@@ -245,6 +268,7 @@ class Journal:
         size: int,
         checksum: int,
         runs: Sequence[Run],
+        created: float,
     ) -> None:
         client, bucket, name = (_encode(text) for text in (owner.client, *(key or ("", ""))))
         if len(client) + len(bucket) + len(name) > MAX_TEXT_BYTES:
@@ -258,7 +282,18 @@ class Journal:
         unit, units = taken[0]
         self._sequence += 1
         packed = _RECORD.pack(
-            state, len(runs), len(client), len(bucket), len(name), owner.pid, self._sequence, size, checksum, unit, 0
+            state,
+            len(runs),
+            len(client),
+            len(bucket),
+            len(name),
+            owner.pid,
+            self._sequence,
+            size,
+            checksum,
+            unit,
+            created,
+            0,
         )
         try:
             self._put(self._bodies_at + unit * _UNIT_BYTES, body)
@@ -308,14 +343,27 @@ class Journal:
 
     def _decode(self, number: int, packed: bytes, whole: mmap.mmap) -> Record | None:
         """Return the record, or ``None`` if any byte of it or of its body is not as we write it."""
-        (state, run_count, client_length, bucket_length, name_length, pid, sequence, size, checksum, unit, seal) = (
-            _RECORD.unpack(packed)
-        )
+        (
+            state,
+            run_count,
+            client_length,
+            bucket_length,
+            name_length,
+            pid,
+            sequence,
+            size,
+            checksum,
+            unit,
+            created,
+            seal,
+        ) = _RECORD.unpack(packed)
         texts_at = run_count * _RUN.size
         length = texts_at + client_length + bucket_length + name_length
         start = self._bodies_at + unit * _UNIT_BYTES
         body = whole[start : start + length]
         if not run_count or len(body) != length or self._checksum(number, packed, body) != seal:
+            return None
+        if not 0.0 <= created < _LATEST:
             return None
         bucket_at = texts_at + client_length
         name_at = bucket_at + bucket_length
@@ -330,6 +378,7 @@ class Journal:
                 size,
                 checksum,
                 sequence,
+                created if created or state == RecordState.RESERVED else self._migrated,
                 Run(unit, -(-length // _UNIT_BYTES)),
             )
         except ValueError:  # whole, but no state of ours, or no text: another program's
@@ -376,24 +425,33 @@ def _how_to_start_empty(segment: Path) -> str:
     )
 
 
-def _write_header(fd: int, pages: int, identity: bytes, starts: int, max_ttl_s: float) -> None:
-    packed = _HEADER.pack(_MAGIC, FORMAT_VERSION, PAGE_BYTES, pages, identity, starts, max_ttl_s, 0)
+def _write_header(fd: int, pages: int, identity: bytes, starts: int, max_ttl_s: float, migrated: float) -> None:
+    packed = _HEADER.pack(_MAGIC, FORMAT_VERSION, PAGE_BYTES, pages, identity, starts, max_ttl_s, migrated, 0)
     os.pwrite(fd, packed[:-8] + xxhash.xxh3_64_intdigest(packed[:-8]).to_bytes(8, "little"), 0)
 
 
-def _read_header(path: Path, fd: int, segment: Segment) -> tuple[int, float]:
-    """Return starts and longest TTL of the former process. Raises ``SegmentError``."""
+def _read_header(path: Path, fd: int, segment: Segment, now: float) -> tuple[int, float, float]:
+    """Return starts and longest TTL of the former process, and when the journal was migrated.
+
+    Raises ``SegmentError``.
+    """
     packed = os.pread(fd, _HEADER.size, 0)
     if len(packed) < _HEADER.size or not packed.startswith(_MAGIC):
         raise SegmentError(f"{path}: not a journal; {_how_to_start_empty(segment.path)}")
-    _, version, page_bytes, pages, identity, starts, max_ttl_s, checksum = _HEADER.unpack(packed)
-    if version != FORMAT_VERSION:
+    version = int.from_bytes(packed[len(_MAGIC) : len(_MAGIC) + 4], "little")
+    if version == 1:
+        packed = packed[: _HEADER_1.size]
+        _, _, page_bytes, pages, identity, starts, max_ttl_s, checksum = _HEADER_1.unpack(packed)
+        migrated = now
+    elif version == FORMAT_VERSION:
+        _, _, page_bytes, pages, identity, starts, max_ttl_s, migrated, checksum = _HEADER.unpack(packed)
+    else:
         raise SegmentError(
-            f"{path}: has format {version}, this version of Tierline reads {FORMAT_VERSION}: start the version that "
-            f"wrote it, or start empty; {_how_to_start_empty(segment.path)}"
+            f"{path}: has format {version}, this version of Tierline reads 1 and {FORMAT_VERSION}: start the version "
+            f"that wrote it, or start empty; {_how_to_start_empty(segment.path)}"
         )
     if xxhash.xxh3_64_intdigest(packed[:-8]) != checksum:
         raise SegmentError(f"{path}: damaged header; {_how_to_start_empty(segment.path)}")
     if identity != segment.identity or page_bytes != PAGE_BYTES or pages != segment.size // PAGE_BYTES:
         raise SegmentError(f"{path}: belongs to another segment; {_how_to_start_empty(segment.path)}")
-    return starts, max_ttl_s
+    return starts, max_ttl_s, migrated

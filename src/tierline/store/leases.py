@@ -7,20 +7,25 @@ import os
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from tierline.errors import UnknownLease
+from tierline.errors import TooManyLeases, UnknownLease
 from tierline.store.wheel import DueWheel
 
 Item = TypeVar("Item")
 
 
 class Lease(Generic[Item]):
-    """One lease. ``items`` keeps its numbering: an item given back leaves ``None``; ``live`` counts the others."""
+    """One lease; ``number`` grows from each to the next.
 
-    __slots__ = ("deadline", "holder", "id", "items", "live")
+    ``items`` keeps its numbering: an item given back leaves ``None``; ``live`` counts the others.
+    """
 
-    def __init__(self, lease_id: str, holder: str, deadline: float) -> None:
+    __slots__ = ("deadline", "given", "holder", "id", "items", "live", "number")
+
+    def __init__(self, lease_id: str, number: int, holder: str, given: float, deadline: float) -> None:
         self.id = lease_id
+        self.number = number
         self.holder = holder
+        self.given = given
         self.deadline = deadline
         self.items: list[Item | None] = []
         self.live = 0
@@ -35,10 +40,14 @@ class LeaseTable(Generic[Item]):
         Start of every id, of letters, digits and ``-``: unique to this process of the node, so that an id given
         by a former one names nothing here. Each id ends with 64 bits of chance: whoever knows an id may release the
         lease, so nobody may come to one by counting.
+    most, most_of_holder
+        Live leases, in all and of one holder.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, most: int, most_of_holder: int) -> None:
         self._prefix = prefix
+        self._most = most
+        self._most_of_holder = most_of_holder
         self._count = 0
         self._chances = _chances()
         self._leases: dict[str, Lease[Item]] = {}
@@ -48,14 +57,27 @@ class LeaseTable(Generic[Item]):
     def __len__(self) -> int:
         return len(self._leases)
 
-    def open(self, holder: str, deadline: float) -> Lease[Item]:
-        """Start a lease without items."""
+    def open(self, holder: str, now: float, deadline: float) -> Lease[Item]:
+        """Start a lease without items. Raises ``TooManyLeases``."""
+        of_holder = self._by_holder.get(holder)
+        if of_holder is None:
+            of_holder = {}
+        elif len(of_holder) >= self._most_of_holder:
+            raise TooManyLeases(f"{holder!r} has {len(of_holder)} live leases, the most one holder may; release some")
+        if len(self._leases) >= self._most:
+            raise TooManyLeases(f"there are {len(self._leases)} live leases, the most there may be; try again later")
         self._count += 1
-        lease: Lease[Item] = Lease(f"{self._prefix}{self._count:x}-{next(self._chances)}", holder, deadline)
+        lease_id = f"{self._prefix}{self._count:x}-{next(self._chances)}"
+        lease: Lease[Item] = Lease(lease_id, self._count, holder, now, deadline)
         self._leases[lease.id] = lease
-        self._by_holder.setdefault(holder, {})[lease.id] = None
+        of_holder[lease.id] = None
+        self._by_holder[holder] = of_holder
         self._ends.put(lease, deadline)
         return lease
+
+    def after(self, number: int) -> Iterator[Lease[Item]]:
+        """Yield live leases in the order in which they were given, from behind this number of a lease."""
+        return (lease for lease in self._leases.values() if lease.number > number)
 
     def get(self, lease_id: str) -> Lease[Item]:
         """Return a live lease. Raises ``UnknownLease``."""

@@ -69,7 +69,21 @@ class Leased(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
-    """What operators see of one object; ``age_s`` counts from its commit or its adoption."""
+    """What operators see of one object.
+
+    Parameters
+    ----------
+    age_s
+        Since its commit, through restarts; since its adoption where the journal does not know.
+    idle_s
+        Since its last use, its commit or its adoption.
+    hits
+        Uses in this process; those within a second count once.
+    pinned_s
+        How long it stays pinned; 0 where it is not.
+    expires_s
+        How long its bucket's time to live lasts; ``None`` without one.
+    """
 
     key: ObjectKey
     size: int
@@ -78,6 +92,115 @@ class ObjectStat:
     leases: int
     is_verified: bool
     age_s: float
+    idle_s: float
+    hits: int
+    pinned_s: float
+    expires_s: float | None
+
+
+class Listing(NamedTuple):
+    """One page of objects in no order; ``cursor`` goes into the next call and is empty at the end.
+
+    A page may be empty, or short, before the end: a call does bounded work.
+    """
+
+    objects: list[ObjectStat]
+    cursor: str
+
+
+class LeaseStat(NamedTuple):
+    """One live lease: ``objects`` of ``bytes`` together that its holder has not given back."""
+
+    id: str
+    holder: str
+    objects: int
+    bytes: int
+    age_s: float
+    expires_in_s: float
+
+
+class LeaseListing(NamedTuple):
+    """One page of leases, oldest first; ``cursor`` as in :class:`Listing`."""
+
+    leases: list[LeaseStat]
+    cursor: str
+
+
+class Namespace(NamedTuple):
+    """Whose an object is: its bucket, and in it the tenant's salt, empty for objects that name none."""
+
+    bucket: str
+    salt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Bounds of what is stored under one name; ``None`` is no bound.
+
+    Bytes are those of whole pages, and what is being written counts. Over a *soft* bound objects of this name go first
+    when anybody needs room; the *hard* one is never passed: objects of this name make room, or the write is refused.
+    """
+
+    soft_bytes: int | None = None
+    hard_bytes: int | None = None
+    soft_objects: int | None = None
+    hard_objects: int | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any bound."""
+        return self != _NO_QUOTA
+
+
+_NO_QUOTA = Quota()
+
+
+@dataclass(frozen=True, slots=True)
+class BucketRules:
+    """What holds in one bucket.
+
+    Parameters
+    ----------
+    quota
+        Of the bucket as a whole.
+    tenant_quota
+        Of each salt in it.
+    ttl_s
+        Time after which an object goes, whether it is used or not; ``None`` for never.
+    """
+
+    quota: Quota = _NO_QUOTA
+    tenant_quota: Quota = _NO_QUOTA
+    ttl_s: float | None = None
+
+
+class NamespaceStats(NamedTuple):
+    """What one namespace has, and what has happened to it since it was last empty and forgotten.
+
+    A salt ``@all`` stands for a bucket with a quota as a whole, ``@others`` for what is not counted by itself.
+    ``refusals`` are those for its quota.
+    """
+
+    namespace: Namespace
+    objects: int
+    bytes: int
+    quota: Quota
+    hits: int
+    misses: int
+    evictions: int
+    refusals: int
+
+
+class Explanation(NamedTuple):
+    """Why a key is, or is not, in the store: one word, when that came to be, and a sentence for people.
+
+    ``kind`` is one of ``stored``, ``being_written``, ``never_stored``, ``evicted``, ``quota``, ``no_space``,
+    ``expired``, ``deleted``, ``flushed``, ``corrupt``, ``lost_at_restart``, ``other_tenant``, ``other_layout``.
+    """
+
+    kind: str
+    ago_s: float | None
+    detail: str
 
 
 class Orphan(NamedTuple):
@@ -90,7 +213,7 @@ class Orphan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """Times, in seconds, that decide when pages may be used again.
+    """Times, in seconds, that decide when pages may be used again, and bounds of what one client can take.
 
     Parameters
     ----------
@@ -105,9 +228,30 @@ class StoreLimits:
         without looking at the clock.
     touch_window_s
         Touches of one object within this time count once.
+    max_pin_s
+        Longest time a pin may ask for; longer wishes are cut to it.
+    max_leases, max_leases_per_holder
+        Live leases, in all and of one holder.
+    max_quarantined_fraction
+        Share of all pages that may be in quarantine. Beyond it nothing more is put under lease that is not already,
+        so that clients who never release cannot take the whole cache out of use.
+    high_watermark, low_watermark
+        Where more than the first share of all pages is not free, reclaiming is due, down to the second.
+    max_namespaces
+        Namespaces that are counted one by one; what comes beyond them is counted together.
+    ghost_log_bytes
+        Memory for what is remembered of objects that are gone, 25 bytes each.
     """
 
     max_ttl_s: float = 60.0
     grace_s: float = 2.0
     quarantine_s: float = 5.0
     touch_window_s: float = 1.0
+    max_pin_s: float = 86_400.0
+    max_leases: int = 65_536
+    max_leases_per_holder: int = 16_384
+    max_quarantined_fraction: float = 0.5
+    high_watermark: float = 0.95
+    low_watermark: float = 0.92
+    max_namespaces: int = 4_096
+    ghost_log_bytes: int = 4 * 1024 * 1024

@@ -1,9 +1,23 @@
 """What the store counts, for operators; counting changes nothing."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-EvictionReason = Literal["space", "deleted", "corrupt"]
+EvictionReason = Literal["space", "quota", "deleted", "expired", "flushed", "corrupt"]
+MissReason = Literal[
+    "never_stored",
+    "being_written",
+    "evicted",
+    "quota",
+    "no_space",
+    "expired",
+    "deleted",
+    "flushed",
+    "corrupt",
+    "lost_at_restart",
+    "quarantine_full",
+    "behind_a_miss",
+]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,6 +34,11 @@ class Counters:
         Slots published, and given back.
     refusals
         Slots not given, or not published, for lack of pages or of room for their records.
+    misses_by_reason
+        The same misses by why the object was not to be had. Of a prefix only the first that is missing is looked
+        into; those ``behind_a_miss`` could not have been used.
+    leases_given, leases_refused
+        Leases, and those not given since there are too many.
     leases_expired, leases_abandoned
         Leases that ran out, and leases whose connection ended.
     evictions
@@ -35,9 +54,12 @@ class Counters:
     commit_bytes: int = 0
     aborts: int = 0
     refusals: int = 0
+    misses_by_reason: dict[MissReason, int] = field(default_factory=lambda: dict.fromkeys(get_args(MissReason), 0))
+    leases_given: int = 0
+    leases_refused: int = 0
     leases_expired: int = 0
     leases_abandoned: int = 0
-    evictions: dict[EvictionReason, int] = field(default_factory=lambda: {"space": 0, "deleted": 0, "corrupt": 0})
+    evictions: dict[EvictionReason, int] = field(default_factory=lambda: dict.fromkeys(get_args(EvictionReason), 0))
     adopted: int = 0
     dropped: int = 0
 
@@ -56,6 +78,11 @@ class StoreStats(Counters):
         Free pages, and pages of committed objects.
     leased_bytes, resting_bytes
         Of ``used_bytes``: under a live lease, and kept for a while after one (grace, quarantine).
+    quarantined_bytes
+        Of used and retired ones: those that a lease covered which ran out or was abandoned, until nobody can be
+        reading them.
+    pinned_bytes
+        Of ``used_bytes``: pinned.
     reserved_bytes, orphaned_bytes
         Pages of open slots, and pages into which clients of a former process may still be writing.
     retired_bytes
@@ -70,6 +97,10 @@ class StoreStats(Counters):
         Live leases.
     unverified
         Adopted objects whose bytes nobody has compared with their checksum yet.
+    namespaces
+        Namespaces that are counted one by one.
+    ghost_entries
+        Objects that are gone and whose fate is remembered.
     """
 
     capacity_bytes: int
@@ -77,6 +108,8 @@ class StoreStats(Counters):
     used_bytes: int
     leased_bytes: int
     resting_bytes: int
+    quarantined_bytes: int
+    pinned_bytes: int
     reserved_bytes: int
     orphaned_bytes: int
     retired_bytes: int
@@ -87,3 +120,5 @@ class StoreStats(Counters):
     orphaned_slots: int
     leases: int
     unverified: int
+    namespaces: int
+    ghost_entries: int

@@ -8,73 +8,70 @@ The rule inside: **a page has one state at a time**, and every change of state g
                                                 └──delete──▶ retired ──last reader gone──▶ free
 
 The journal is told before a page becomes free and after an object is whole, so that a process that dies between any two
-lines leaves nothing that the next one could misread. Time moves only in :meth:`Store.expire` and through the clock.
+lines leaves nothing that the next one could misread. Time moves only in :meth:`Store.expire` and through the clock. Who
+goes first is the subject of ``room.py``, who pays of ``namespaces.py``, what is remembered of ``history.py``.
 """
 
+import builtins
 import gc
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
+from math import inf
 from pathlib import Path
 from typing import Self
 
-from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, UnknownSlot
+from tierline.errors import (
+    AlreadyStored,
+    BeingWritten,
+    NoSpace,
+    ObjectTooLarge,
+    QuotaExceeded,
+    TooManyLeases,
+    UnknownSlot,
+)
 from tierline.store.adoption import Adoption, adopt
+from tierline.store.entries import Entry, OpenSlot
 from tierline.store.eviction import POLICIES, EvictionPolicy, PolicyName
 from tierline.store.extents import PAGE_BYTES, PageAllocator, Run, extents_of, pages_for, runs_of, split_runs
+from tierline.store.history import Fate, History
 from tierline.store.journal import Journal, Record
-from tierline.store.leases import LeaseTable
-from tierline.store.objects import Extent, Leased, ObjectKey, ObjectStat, Orphan, Owner, Slot, StoreLimits
+from tierline.store.leases import Lease, LeaseTable
+from tierline.store.namespaces import Account, Namespaces
+from tierline.store.objects import (
+    BucketRules,
+    Explanation,
+    Extent,
+    Leased,
+    LeaseListing,
+    LeaseStat,
+    Listing,
+    NamespaceStats,
+    ObjectKey,
+    ObjectStat,
+    Orphan,
+    Owner,
+    Quota,
+    Slot,
+    StoreLimits,
+)
+from tierline.store.partition import Partition
 from tierline.store.placement import SegmentOptions
+from tierline.store.room import Room
 from tierline.store.segment import DEFAULTS, Segment
-from tierline.store.stats import Counters, EvictionReason, StoreStats
+from tierline.store.stats import Counters, MissReason, StoreStats
 from tierline.store.wheel import DueWheel
 
 MOST_EVICTIONS = 4096
 """Of one write: about 40 ms. A large object among very many small ones may need several tries; each of them gets on."""
 
+SCANNED_ROWS = 10_000
+"""Most records that one call of a listing, a flush or a scrub looks at: about 2 ms."""
 
-class _Object:
-    """A committed object, or a deleted one whose pages somebody may still read (``is_retired``).
-
-    The policy lists it exactly while it is neither leased, nor resting, nor retired.
-    """
-
-    __slots__ = (
-        "born",
-        "is_resting",
-        "is_retired",
-        "leased",
-        "leases",
-        "pages",
-        "record",
-        "rests_until",
-        "touched",
-    )
-
-    def __init__(self, leased: Leased, record: int, now: float, rests_until: float) -> None:
-        self.leased = leased
-        self.record = record
-        self.pages = pages_for(leased.size)
-        self.leases = 0
-        self.born = now
-        self.touched = now
-        self.rests_until = rests_until
-        self.is_resting = False  # filed in the wheel of rests
-        self.is_retired = False
-
-
-class _OpenSlot:
-    """Pages that an owner may write, and the key they are for, if it is known."""
-
-    __slots__ = ("key", "owner", "record", "runs", "slot")
-
-    def __init__(self, slot: Slot, owner: Owner, key: ObjectKey | None, runs: tuple[Run, ...], record: int) -> None:
-        self.slot = slot
-        self.owner = owner
-        self.key = key
-        self.runs = runs
-        self.record = record
+LISTED_OBJECTS = 20_000
+"""Of all leases on one page of a listing of leases, about."""
 
 
 class Store:
@@ -93,6 +90,10 @@ class Store:
         Name of the eviction policy.
     clock
         Monotonic seconds.
+    rules, default_rules
+        Quotas and time to live, by bucket and of buckets not named.
+    wall_clock
+        Unix time, which alone tells the next process how old an object is.
     """
 
     def __init__(
@@ -103,17 +104,35 @@ class Store:
         eviction: PolicyName = "arc",
         clock: Callable[[], float],
         limits: StoreLimits | None = None,
+        rules: Mapping[str, BucketRules] | None = None,
+        default_rules: BucketRules | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._segment = segment
         self._journal = journal
+        self._eviction = eviction
         self._clock = clock
+        self._wall_clock = wall_clock
         self._limits = limits or StoreLimits()
         self._pages = segment.size // PAGE_BYTES - 1  # the first one is the segment's header
-        self._policy: EvictionPolicy[ObjectKey] = POLICIES[eviction](self._pages)
-        self._objects: dict[ObjectKey, _Object] = {}
-        self._leases: LeaseTable[_Object] = LeaseTable(f"{journal.epoch:016x}-")
-        self._rests: DueWheel[_Object] = DueWheel()
-        self._slots: dict[int, _OpenSlot] = {}
+        self._objects: dict[ObjectKey, Entry] = {}
+        self._rows: list[Entry | None] = []  # by number of record, which an object keeps for as long as it lives
+        self._namespaces = Namespaces(
+            rules or {},
+            default_rules or BucketRules(),
+            Partition(POLICIES[eviction](self._pages)),
+            self._policy_for,
+            self._limits.max_namespaces,
+        )
+        self._room = Room(self._objects, self._namespaces)
+        self._history = History(self._limits.ghost_log_bytes, clock())
+        self._leases: LeaseTable[Entry] = LeaseTable(
+            f"{journal.epoch:016x}-", self._limits.max_leases, self._limits.max_leases_per_holder
+        )
+        self._rests: DueWheel[Entry] = DueWheel()
+        self._ends: DueWheel[Entry] = DueWheel()  # of times to live
+        self._scrubbed = 0
+        self._slots: dict[int, OpenSlot] = {}
         self._slots_of: dict[Owner, set[int]] = {}
         self._writing: dict[ObjectKey, int] = {}
         self._last_slot = journal.starts << 32  # so that a slot of a former process never names one of this
@@ -121,6 +140,7 @@ class Store:
         self._used_pages = 0
         self._leased_pages = 0
         self._retired_pages = 0
+        self._quarantined_pages = 0
         self._reserved_pages = 0
         self._fragments = 0
         self._unverified = 0
@@ -137,6 +157,9 @@ class Store:
         eviction: PolicyName = "arc",
         clock: Callable[[], float],
         limits: StoreLimits | None = None,
+        rules: Mapping[str, BucketRules] | None = None,
+        default_rules: BucketRules | None = None,
+        wall_clock: Callable[[], float] = time.time,
         options: SegmentOptions = DEFAULTS,
     ) -> Self:
         """Open or create segment ``directory/name`` with its journal beside it, and adopt what is there.
@@ -155,8 +178,17 @@ class Store:
         limits = limits or StoreLimits()
         segment = Segment.open(directory, name, capacity_bytes, options)
         try:
-            journal = Journal.open(segment, limits.max_ttl_s)
-            return cls(segment, journal, eviction=eviction, clock=clock, limits=limits)
+            journal = Journal.open(segment, limits.max_ttl_s, wall_clock())
+            return cls(
+                segment,
+                journal,
+                eviction=eviction,
+                clock=clock,
+                limits=limits,
+                rules=rules,
+                default_rules=default_rules,
+                wall_clock=wall_clock,
+            )
         except BaseException:
             segment.close()
             raise
@@ -172,14 +204,23 @@ class Store:
             The key is taken; nothing was allocated.
         NoSpace
             Too little can be evicted now: the rest is leased, resting or being written.
+        QuotaExceeded
+            The key's bucket or tenant would pass its hard quota, and too little of its own can be evicted now.
         ObjectTooLarge
             Larger than the segment, or empty.
         """
         self._refuse_taken(key)
-        return self._open_slot(size, owner, key)
+        try:
+            return self._open_slot(size, owner, key)
+        except NoSpace as error:
+            self._remember_refusal(key, error)
+            raise
 
     def grant(self, size: int, owner: Owner) -> Slot:
-        """Allocate pages ahead of need; the key is given on commit. Raises ``NoSpace`` and ``ObjectTooLarge``."""
+        """Allocate pages ahead of need; the key is given on commit, and whose they are is known only then.
+
+        Raises ``NoSpace`` and ``ObjectTooLarge``.
+        """
         return self._open_slot(size, owner, None)
 
     def commit(
@@ -204,6 +245,8 @@ class Store:
             Somebody else has taken the key meanwhile; the slot stays with its owner.
         ObjectTooLarge
             ``size`` does not fit the slot; it stays with its owner.
+        QuotaExceeded
+            As in :meth:`write`, for a granted slot; it stays with its owner.
         """
         opened = self._opened(slot_id, owner)
         size = opened.slot.size if size is None else size
@@ -217,11 +260,19 @@ class Store:
             key = opened.key
         elif key != opened.key:
             raise UnknownSlot(f"slot {slot_id} was reserved for {opened.key}, not for {key}")
+        account = opened.account
+        if account is None:
+            account = self._namespaces.of(key)
+            try:
+                self._keep_quota(account, pages_for(size))
+            except QuotaExceeded as error:
+                self._remember_refusal(key, error)
+                raise
         while not self._journal.has_room:
-            self._evict_one(0)
+            self._evict_one(0, account)
         runs, rest = split_runs(opened.runs, pages_for(size))
         try:
-            self._journal.commit(opened.record, key, size, checksum, runs)
+            self._journal.commit(opened.record, key, size, checksum, runs, self._wall_clock())
         except NoSpace:
             self._counters.refusals += 1
             raise
@@ -229,7 +280,7 @@ class Store:
         self._allocator.free(rest)
         now = self._clock()
         leased = Leased(key, size, checksum, extents_of(runs, size), is_verified=True)
-        self._publish(_Object(leased, opened.record, now, rests_until=now))
+        self._publish(Entry(leased, opened.record, account, now, rests_until=now), account.rules.ttl_s)
         self._counters.commits += 1
         self._counters.commit_bytes += size
 
@@ -254,25 +305,37 @@ class Store:
 
     # Reading ------------------------------------------------------------------------------------------------------
 
-    def lease(self, key: ObjectKey, holder: str, ttl_s: float) -> tuple[str, Leased] | None:
-        """Lease one object: the lease's id and the object, or ``None`` where it is not stored."""
+    def lease(self, key: ObjectKey, holder: str, ttl_s: float, *, is_use: bool = True) -> tuple[str, Leased] | None:
+        """Lease one object: the lease's id and the object, or ``None`` where it is not to be had.
+
+        Parameters
+        ----------
+        is_use
+            False for a reader who looks after the store itself, and is neither a hit nor a touch.
+
+        Raises
+        ------
+        TooManyLeases
+            The holder, or all together, have as many as they may.
+        """
         found = self._objects.get(key)
-        if found is None:
-            self._counters.misses += 1
+        if found is None or (self._is_quarantine_full and found.is_idle):
+            if is_use:
+                self._count_misses(key, 1, found)
             return None
-        self._counters.hits += 1
-        self._counters.hit_bytes += found.leased.size
-        now = self._clock()
-        lease = self._leases.open(holder, now + self._cut(ttl_s))
+        lease = self._open_lease(holder, ttl_s)
         self._leases.add(lease, [found])
-        self._hold(found, now)
+        self._hold([found], self._clock(), is_use=is_use)
         return lease.id, found.leased
 
     def open_lease(self, holder: str, ttl_s: float) -> str:
-        """Start an empty lease and return its id (letters, digits and ``-``); see :meth:`extend_lease`."""
-        return self._leases.open(holder, self._clock() + self._cut(ttl_s)).id
+        """Start an empty lease and return its id (letters, digits and ``-``); see :meth:`extend_lease`.
 
-    def extend_lease(self, lease_id: str, keys: Sequence[ObjectKey], group_size: int = 1) -> list[Leased]:
+        Raises ``TooManyLeases``.
+        """
+        return self._open_lease(holder, ttl_s).id
+
+    def extend_lease(self, lease_id: str, keys: Sequence[ObjectKey], group_size: int = 1) -> builtins.list[Leased]:
         """Add the longest leading run of stored objects of ``keys`` to a lease.
 
         A caller with many keys passes them in slices, so that it is never held for long, and stops at the first
@@ -289,21 +352,22 @@ class Store:
             The lease has expired meanwhile.
         """
         lease = self._leases.get(lease_id)
-        run: list[_Object] = []
+        run: builtins.list[Entry] = []
+        found: Entry | None = None
+        is_restricted = self._is_quarantine_full
         for key in keys:
             found = self._objects.get(key)
-            if found is None:
+            if found is None or (is_restricted and found.is_idle):
+                self._count_misses(key, len(keys) - len(run), found)
                 break
             run.append(found)
-        del run[len(run) - len(run) % group_size :]
-        now = self._clock()
-        for found in run:
-            self._hold(found, now)
+        excess = len(run) % group_size
+        if excess:  # of a group that is not complete
+            del run[-excess:]
+            self._count_behind(excess)
+        self._hold(run, self._clock(), is_use=True)
         self._leases.add(lease, run)
-        self._counters.hits += len(run)
-        self._counters.hit_bytes += sum(found.leased.size for found in run)
-        self._counters.misses += len(keys) - len(run)
-        return [found.leased for found in run]
+        return [held.leased for held in run]
 
     def renew(self, lease_id: str, ttl_s: float) -> None:
         """Let a lease live ``ttl_s`` from now. Raises ``UnknownLease``."""
@@ -326,7 +390,7 @@ class Store:
         """
         ended = 0
         for items in self._leases.end_holder(holder):
-            self._let_go(items, self._clock() + self._limits.quarantine_s)
+            self._quarantine(items, self._clock())
             ended += 1
         self._counters.leases_abandoned += ended
         return ended
@@ -342,19 +406,9 @@ class Store:
     def stat(self, key: ObjectKey) -> ObjectStat | None:
         """Describe a committed object, without touching it."""
         found = self._objects.get(key)
-        if found is None:
-            return None
-        return ObjectStat(
-            key=key,
-            size=found.leased.size,
-            checksum=found.leased.checksum,
-            fragments=len(found.leased.extents),
-            leases=found.leases,
-            is_verified=found.leased.is_verified,
-            age_s=self._clock() - found.born,
-        )
+        return None if found is None else found.stat(self._clock())
 
-    def views(self, extents: Sequence[Extent]) -> list[memoryview]:
+    def views(self, extents: Sequence[Extent]) -> builtins.list[memoryview]:
         """Return the writable memory of extents, in order; the caller holds a slot or a lease on them."""
         return self._segment.views(extents)
 
@@ -365,7 +419,7 @@ class Store:
         found = self._objects.get(key)
         if found is None:
             return False
-        self._withdraw(found, "deleted")
+        self._withdraw(found, Fate.DELETED)
         return True
 
     def mark_verified(self, leased: Leased) -> None:
@@ -380,20 +434,95 @@ class Store:
         found = self._objects.get(leased.key)
         if found is None or found.leased.extents != leased.extents:
             return False
-        self._withdraw(found, "corrupt")
+        self._withdraw(found, Fate.CORRUPT)
         return True
 
+    def flush(
+        self, bucket: str | None = None, salt: str | None = None, *, cursor: str = "", limit: int = 256
+    ) -> tuple[int, str]:
+        """Remove what a bucket, or a tenant, has: as :meth:`delete` does, all that is stored when the flush begins.
+
+        A call removes about ``limit`` objects and looks at a bounded number.
+
+        Returns
+        -------
+        tuple
+            How many objects were removed, and the cursor to go on from, which is empty at the end.
+        """
+        removed = 0
+        for row, found in self._scan(cursor):
+            if found is None or not found.is_of(bucket, salt):
+                continue
+            if removed >= limit:
+                return removed, str(row)
+            self._withdraw(found, Fate.FLUSHED)
+            removed += 1
+        return removed, self._cursor_behind(cursor)
+
+    def pin(self, keys: Iterable[ObjectKey], ttl_s: float) -> int:
+        """Keep stored objects for a time: they go only when nothing else is evictable. Returns how many are stored.
+
+        A pin ends by itself; another one replaces it.
+        """
+        until = self._clock() + min(ttl_s, self._limits.max_pin_s) if ttl_s > 0 else 0.0
+        pinned = 0
+        for key in keys:
+            found = self._objects.get(key)
+            if found is not None and until:
+                self._room.pin(found, until)
+                pinned += 1
+        return pinned
+
+    def unpin(self, keys: Iterable[ObjectKey]) -> int:
+        """End the pins of objects; returns how many were pinned."""
+        unpinned = 0
+        for key in keys:
+            found = self._objects.get(key)
+            if found is not None and found.pinned_until:
+                self._room.unpin(found)
+                unpinned += 1
+        return unpinned
+
+    @property
+    def needs_reclaim(self) -> bool:
+        """Whether less is free than the high watermark leaves, and something unpinned could go."""
+        return self._lacks_free(self._limits.high_watermark)
+
+    def reclaim(self, limit: int) -> bool:
+        """Evict up to ``limit`` objects, until the low watermark is reached; returns whether to call again.
+
+        To be called after :meth:`expire` when :attr:`needs_reclaim`, so that a write finds room and evicts nothing.
+        """
+        for _ in range(limit):
+            if not self._lacks_free(self._limits.low_watermark):
+                return False
+            victim = self._room.victim(takes_pinned=False)
+            if victim is None:
+                return False
+            self._evict(victim, Fate.EVICTED)
+        return self._lacks_free(self._limits.low_watermark)
+
     def expire(self, limit: int = 2_048) -> bool:
-        """Do what the clock says: end leases that ran out, return pages that have rested.
+        """Do what the clock says: end leases, pins and objects whose time is over, return pages that have rested.
 
         To be called every quarter of a second or so. Handles about ``limit`` objects and returns whether more may be
         due (call again after serving others).
         """
         now = self._clock()
         for items in self._leases.end_due(now):
-            self._let_go(items, now + self._limits.quarantine_s)
+            self._quarantine(items, now)
             self._counters.leases_expired += 1
             limit -= 1 + len(items)
+            if limit <= 0:
+                return True
+        for ended in self._ends.take_due(now):
+            self._withdraw(ended, Fate.EXPIRED)
+            limit -= 1
+            if limit <= 0:
+                return True
+        for unpinned in self._room.pins_due(now):
+            self._room.unpin(unpinned)
+            limit -= 1
             if limit <= 0:
                 return True
         for rested in self._rests.take_due(now):
@@ -420,7 +549,7 @@ class Store:
         """The segment, for its descriptor and its link; its bytes are reached by :meth:`views`."""
         return self._segment
 
-    def orphaned_owners(self) -> list[Orphan]:
+    def orphaned_owners(self) -> builtins.list[Orphan]:
         """List clients of a former process whose slots were open when it died: they may still be writing.
 
         The caller releases a client that says hello again under its name, or whose process is gone.
@@ -438,6 +567,85 @@ class Store:
             self._allocator.free(record.runs)
         return len(records)
 
+    def list(
+        self,
+        bucket: str | None = None,
+        *,
+        prefix: str = "",
+        salt: str | None = None,
+        cursor: str = "",
+        limit: int = 1_000,
+    ) -> Listing:
+        """Describe objects, a page at a time and in no order.
+
+        What is stored from the first call to the last is on exactly one page; what comes or goes meanwhile may be
+        on one. A call looks at a bounded number of objects, so a page may be short, or empty, before the end.
+
+        Parameters
+        ----------
+        bucket, prefix, salt
+            Only objects of this bucket, with names that begin so, of this tenant; ``None`` for any.
+        cursor
+            Where the page before ended; a number of this process's own.
+
+        Raises
+        ------
+        ValueError
+            The cursor is not one.
+        """
+        now = self._clock()
+        objects: list[ObjectStat] = []
+        for row, found in self._scan(cursor):
+            if found is None or not found.leased.key.name.startswith(prefix) or not found.is_of(bucket, salt):
+                continue
+            if len(objects) >= limit:
+                return Listing(objects, str(row))
+            objects.append(found.stat(now))
+        return Listing(objects, self._cursor_behind(cursor))
+
+    def leases(self, *, cursor: str = "", limit: int = 1_000) -> LeaseListing:
+        """Describe live leases, oldest first, a page at a time. Raises ``ValueError`` for what is no cursor."""
+        now = self._clock()
+        page: list[LeaseStat] = []
+        listed = 0
+        last = int(cursor or 0)
+        for lease in self._leases.after(last):
+            if len(page) >= limit or listed >= LISTED_OBJECTS:
+                return LeaseListing(page, str(last))
+            size = sum(item.leased.size for item in lease.items if item is not None)
+            page.append(LeaseStat(lease.id, lease.holder, lease.live, size, now - lease.given, lease.deadline - now))
+            listed += len(lease.items)
+            last = lease.number
+        return LeaseListing(page, "")
+
+    def namespaces(self) -> Sequence[NamespaceStats]:
+        """Describe each namespace that is counted by itself, and the others together."""
+        return [account.stats() for account in self._namespaces]
+
+    def explain(self, key: ObjectKey) -> Explanation:
+        """Say why a key is, or is not, in the store."""
+        now = self._clock()
+        found = self._objects.get(key)
+        if found is not None:
+            return Explanation(
+                "stored",
+                now - found.born,
+                f"{found.leased.size} bytes, {found.leases} leases, idle for {now - found.touched:.0f} s",
+            )
+        if key in self._writing:
+            return Explanation("being_written", None, "a writer holds the key and has not committed yet")
+        return self._history.explain(key, now, self._eviction, self._objects)
+
+    def scrub_next(self) -> ObjectKey | None:
+        """Return the next object in turn to compare with its checksum; ``None`` if none was met."""
+        rows = chain(range(self._scrubbed, len(self._rows)), range(self._scrubbed))
+        for row, _ in zip(rows, range(SCANNED_ROWS), strict=False):
+            self._scrubbed = row + 1
+            found = self._rows[row]
+            if found is not None:
+                return found.leased.key
+        return None
+
     def stats(self) -> StoreStats:
         """Count what is there now."""
         orphans = [record for records in self._orphans.values() for record in records]
@@ -447,6 +655,8 @@ class Store:
             used_bytes=self._used_pages * PAGE_BYTES,
             leased_bytes=self._leased_pages * PAGE_BYTES,
             resting_bytes=self._resting_pages * PAGE_BYTES,
+            quarantined_bytes=self._quarantined_pages * PAGE_BYTES,
+            pinned_bytes=self._room.pinned_pages * PAGE_BYTES,
             reserved_bytes=self._reserved_pages * PAGE_BYTES,
             orphaned_bytes=sum(pages_for(record.size) for record in orphans) * PAGE_BYTES,
             retired_bytes=self._retired_pages * PAGE_BYTES,
@@ -457,6 +667,8 @@ class Store:
             orphaned_slots=len(orphans),
             leases=len(self._leases),
             unverified=self._unverified,
+            namespaces=len(self._namespaces),
+            ghost_entries=len(self._history),
             **asdict(self._counters),
         )
 
@@ -467,6 +679,10 @@ class Store:
 
     # Slots --------------------------------------------------------------------------------------------------------
 
+    def _remember_refusal(self, key: ObjectKey, error: NoSpace) -> None:
+        fate = Fate.QUOTA_REFUSED if isinstance(error, QuotaExceeded) else Fate.NO_SPACE
+        self._history.note(key, fate, self._clock())
+
     def _refuse_taken(self, key: ObjectKey) -> None:
         if key in self._objects:
             raise AlreadyStored(f"{key.bucket}/{key.name} is stored already; delete it first to write it anew")
@@ -476,7 +692,10 @@ class Store:
     def _open_slot(self, size: int, owner: Owner, key: ObjectKey | None) -> Slot:
         if not 0 < size <= self._pages * PAGE_BYTES:
             raise ObjectTooLarge(f"an object has 1 to {self._pages * PAGE_BYTES} bytes here; got {size}")
-        runs = self._allocate(pages_for(size))
+        account = None if key is None else self._namespaces.of(key)
+        if account is not None:
+            self._keep_quota(account, pages_for(size))
+        runs = self._allocate(pages_for(size), account)
         try:
             record = self._journal.reserve(owner, key, size, runs)
         except BaseException as error:
@@ -485,61 +704,108 @@ class Store:
             raise
         self._last_slot += 1
         slot = Slot(self._last_slot, size, extents_of(runs, size))
-        self._slots[slot.id] = _OpenSlot(slot, owner, key, runs, record)
+        self._slots[slot.id] = OpenSlot(slot, owner, key, account, runs, record)
         self._slots_of.setdefault(owner, set()).add(slot.id)
         self._reserved_pages += pages_for(size)
-        if key is not None:
+        if key is not None and account is not None:
             self._writing[key] = slot.id
+            self._namespaces.reserve(account, pages_for(size))
         return slot
 
-    def _opened(self, slot_id: int, owner: Owner) -> _OpenSlot:
+    def _opened(self, slot_id: int, owner: Owner) -> OpenSlot:
         opened = self._slots.get(slot_id)
         if opened is None or opened.owner != owner:
             raise UnknownSlot(f"no slot {slot_id}: committed or aborted before, or another connection's")
         return opened
 
-    def _close_slot(self, opened: _OpenSlot) -> None:
+    def _close_slot(self, opened: OpenSlot) -> None:
         del self._slots[opened.slot.id]
         of_owner = self._slots_of[opened.owner]
         of_owner.remove(opened.slot.id)
         if not of_owner:
             del self._slots_of[opened.owner]
-        if opened.key is not None:
+        if opened.key is not None and opened.account is not None:
             del self._writing[opened.key]
+            self._namespaces.unreserve(opened.account, pages_for(opened.slot.size))
         self._reserved_pages -= pages_for(opened.slot.size)
 
     # Room ---------------------------------------------------------------------------------------------------------
 
-    def _allocate(self, pages: int) -> tuple[Run, ...]:
+    def _policy_for(self, quota: Quota) -> EvictionPolicy[ObjectKey]:
+        """Make the policy of a partition, which never has more pages than its hard quota."""
+        pages = self._pages
+        if quota.hard_bytes is not None:
+            pages = max(min(pages, quota.hard_bytes // PAGE_BYTES), 1)
+        return POLICIES[self._eviction](pages)
+
+    def _allocate(self, pages: int, account: Account | None) -> tuple[Run, ...]:
         """Take pages, evicting as little as it takes; evicts nothing where that could not be enough."""
-        if pages > self._allocator.free_pages + self._policy.evictable_pages:
+        if pages > self._allocator.free_pages + self._room.evictable_pages:
             raise self._no_space(pages)
         for _ in range(MOST_EVICTIONS):
             if self._journal.has_room:
                 runs = self._allocator.allocate(pages)
                 if runs is not None:
                     return runs
-            self._evict_one(pages)
+            self._evict_one(pages, account)
         raise self._no_space(pages)
 
-    def _evict_one(self, pages: int) -> None:
-        """Evict the policy's choice, for a request of so many pages. Raises ``NoSpace``."""
+    def _keep_quota(self, account: Account, pages: int) -> None:
+        """Evict what an account has until one more object is within its hard quotas. Raises ``QuotaExceeded``."""
+        level: Account | None = account
+        while level is not None:
+            if level.is_limited:
+                self._keep_quota_of(level, account, pages)
+            level = level.bucket
+
+    def _keep_quota_of(self, level: Account, account: Account, pages: int) -> None:
+        for _ in range(MOST_EVICTIONS):
+            if not level.lacks_room(pages):
+                return
+            if self._clock() < self._evicts_from or not level.could_have_room(pages):
+                break
+            victim = self._room.victim_of(level, account)
+            if victim is None:
+                break
+            self._evict(victim, Fate.QUOTA_EVICTED)
+        account.refusals += 1
+        self._counters.refusals += 1
+        name = "tenant" if level.bucket else "bucket"
+        raise QuotaExceeded(
+            f"{name} {level.namespace} would pass its hard quota with {pages} pages of {PAGE_BYTES} bytes more: it has "
+            f"{level.objects} objects in {level.pages} pages and writes {level.reserved_objects} in "
+            f"{level.reserved_pages}; too few of them can go now, try again later"
+        )
+
+    def _evict_one(self, pages: int, account: Account | None) -> None:
+        """Evict the object whose turn it is, for a request of so many pages. Raises ``NoSpace``."""
         if self._clock() < self._evicts_from:
             raise self._no_space(pages)
-        key = self._policy.victim()
-        if key is None:
+        victim = self._room.victim(account)
+        if victim is None:
             raise self._no_space(pages)
-        victim = self._objects[key]
-        self._unlist(victim, "space")
+        self._evict(victim, Fate.EVICTED)
+
+    def _evict(self, victim: Entry, fate: Fate) -> None:
+        """Remove an object that :class:`Room` chose; nobody reads it, so its pages are free at once."""
+        self._unlist(victim, fate)
         self._journal.erase(victim.record)
         self._allocator.free(runs_of(victim.leased.extents))
+
+    def _lacks_free(self, watermark: float) -> bool:
+        """Whether more than a share of all pages is not free, and an unpinned object could go now."""
+        return (
+            self._pages - self._allocator.free_pages > watermark * self._pages
+            and self._room.unpinned_pages > 0
+            and self._clock() >= self._evicts_from
+        )
 
     def _no_space(self, pages: int) -> NoSpace:
         self._counters.refusals += 1
         wait = self._evicts_from - self._clock()
         return NoSpace(
             f"no room for {pages} pages of {PAGE_BYTES} bytes: of {self._pages}, {self._allocator.free_pages} are "
-            f"free, {self._policy.evictable_pages} evictable"
+            f"free, {self._room.evictable_pages} evictable"
             + (f" in {wait:.0f} s (leases given before the restart may still be read)" if wait > 0 else "")
             + f", {self._leased_pages} leased, {self._resting_pages} resting after a lease, "
             f"{self._reserved_pages} being written, {self._retired_pages} deleted but read; try again later"
@@ -547,49 +813,97 @@ class Store:
 
     @property
     def _resting_pages(self) -> int:
-        return self._used_pages - self._leased_pages - self._policy.evictable_pages
+        return self._used_pages - self._leased_pages - self._room.evictable_pages
+
+    @property
+    def _is_quarantine_full(self) -> bool:
+        return self._quarantined_pages > self._limits.max_quarantined_fraction * self._pages
 
     # Objects ------------------------------------------------------------------------------------------------------
 
-    def _publish(self, new: _Object) -> None:
+    def _publish(self, new: Entry, ttl_s: float | None) -> None:
+        """List an object; ``ttl_s`` is how long it may still live."""
         self._objects[new.leased.key] = new
-        self._policy.insert(new.leased.key, new.pages)
+        if new.record >= len(self._rows):
+            self._rows.extend([None] * (new.record + 1 - len(self._rows)))
+        self._rows[new.record] = new
+        self._room.insert(new)
+        self._namespaces.add(new.account, new.pages)
         self._used_pages += new.pages
         self._fragments += len(new.leased.extents)
         self._unverified += not new.leased.is_verified
+        self._history.published(new.leased.key)
+        if ttl_s is not None:
+            new.expires_at = self._clock() + ttl_s
+            self._ends.put(new, new.expires_at)
 
-    def _unlist(self, gone: _Object, reason: EvictionReason) -> None:
+    def _unlist(self, gone: Entry, fate: Fate) -> None:
         """Hide an object from lookups and count it as gone; its pages and its record are the caller's."""
+        now = self._clock()
         del self._objects[gone.leased.key]
+        self._rows[gone.record] = None
+        self._namespaces.subtract(gone.account, gone.pages)
         self._used_pages -= gone.pages
         self._fragments -= len(gone.leased.extents)
         self._unverified -= not gone.leased.is_verified
-        self._counters.evictions[reason] += 1
+        self._counters.evictions[fate.reason] += 1
+        gone.account.evictions += fate in (Fate.EVICTED, Fate.QUOTA_EVICTED)
+        self._history.note(gone.leased.key, fate, now, now - gone.born, now - gone.touched)
+        if gone.expires_at is not None:
+            self._ends.discard(gone, gone.expires_at)
 
-    def _withdraw(self, gone: _Object, reason: EvictionReason) -> None:
+    def _withdraw(self, gone: Entry, fate: Fate) -> None:
         """Remove an object that may be read: its pages rest until they cannot be."""
-        self._policy.remove(gone.leased.key)
-        self._unlist(gone, reason)
+        self._room.remove(gone)
+        self._unlist(gone, fate)
         if gone.leases:
             self._leased_pages -= gone.pages
         self._journal.retire(gone.record)
         gone.is_retired = True
         self._retired_pages += gone.pages
-        if not gone.leases and not gone.is_resting:
+        if gone.is_idle:
             self._end_rest(gone, self._clock())
 
-    def _hold(self, found: _Object, now: float) -> None:
-        """Note one more lease on an object, and a use of it."""
-        if not found.leases:
-            self._leased_pages += found.pages
-            if not found.is_resting:
-                self._policy.hold_out(found.leased.key)
-        found.leases += 1
-        if now - found.touched >= self._limits.touch_window_s:
-            found.touched = now
-            self._policy.use(found.leased.key)
+    # Leases -------------------------------------------------------------------------------------------------------
 
-    def _let_go(self, items: Sequence[_Object], rests_until: float) -> None:
+    def _open_lease(self, holder: str, ttl_s: float) -> Lease[Entry]:
+        now = self._clock()
+        try:
+            lease = self._leases.open(holder, now, now + self._cut(ttl_s))
+        except TooManyLeases:
+            self._counters.leases_refused += 1
+            raise
+        self._counters.leases_given += 1
+        return lease
+
+    def _hold(self, run: Sequence[Entry], now: float, *, is_use: bool) -> None:
+        """Note one more lease on each object, and a use of it. An object may be in a run more than once."""
+        leased_pages = 0
+        size = 0
+        not_idle: builtins.list[Entry] = []
+        used: builtins.list[Entry] = []
+        touched_before = now - self._limits.touch_window_s if is_use else -inf
+        for found in run:
+            if not found.leases:
+                leased_pages += found.pages
+                if not found.is_resting:
+                    not_idle.append(found)
+            found.leases += 1
+            size += found.leased.size
+            if found.touched <= touched_before:
+                found.touched = now
+                found.hits += 1
+                used.append(found)
+        self._leased_pages += leased_pages
+        self._room.hold_out(not_idle)
+        for found in used:
+            found.account.policy.use(found.leased.key)
+        if is_use and run:
+            self._counters.hits += len(run)
+            self._counters.hit_bytes += size
+            run[0].account.hits += len(run)
+
+    def _let_go(self, items: Sequence[Entry], rests_until: float) -> None:
         """Note one lease less on each object; the last one leaves it to rest."""
         for item in items:
             item.leases -= 1
@@ -597,27 +911,70 @@ class Store:
                 item.is_resting = False
                 self._rests.discard(item, item.rests_until)
             item.rests_until = max(item.rests_until, rests_until)
-            if item.leases:
+            if item.leases and not item.is_quarantined:
                 continue
-            if not item.is_retired:
+            if not item.leases and not item.is_retired:
                 self._leased_pages -= item.pages
             item.is_resting = True
             self._rests.put(item, item.rests_until)
 
-    def _end_rest(self, rested: _Object, now: float) -> None:
+    def _quarantine(self, items: Sequence[Entry], now: float) -> None:
+        """Note that a lease ended which its holder has not given back: it may be reading on."""
+        for item in items:
+            if not item.is_quarantined:
+                item.is_quarantined = True
+                self._quarantined_pages += item.pages
+        self._let_go(items, now + self._limits.quarantine_s)
+
+    def _end_rest(self, rested: Entry, now: float) -> None:
         """Make an object evictable again, or free its pages if it is retired; unless it is leased or must rest on."""
-        rested.is_resting = False
+        rested.is_resting = rested.rests_until > now
+        if rested.is_resting:
+            self._rests.put(rested, rested.rests_until)
+            return
+        if rested.is_quarantined:
+            rested.is_quarantined = False
+            self._quarantined_pages -= rested.pages
         if rested.leases:
             return
-        if rested.rests_until > now:
-            rested.is_resting = True
-            self._rests.put(rested, rested.rests_until)
-        elif rested.is_retired:
+        if rested.is_retired:
             self._retired_pages -= rested.pages
             self._journal.erase(rested.record)
             self._allocator.free(runs_of(rested.leased.extents))
         else:
-            self._policy.put_back(rested.leased.key)
+            self._room.put_back(rested)
+
+    def _count_misses(self, key: ObjectKey, misses: int, found: Entry | None) -> None:
+        """Count a key that was not to be had and those behind it; ``found`` if it is stored all the same."""
+        reason: MissReason
+        if found is not None:
+            reason = "quarantine_full"
+        elif key in self._writing:
+            reason = "being_written"
+        else:
+            reason = self._history.reason(key)
+        self._counters.misses += 1
+        self._counters.misses_by_reason[reason] += 1
+        self._namespaces.of(key).misses += 1
+        self._count_behind(misses - 1)
+
+    def _count_behind(self, misses: int) -> None:
+        self._counters.misses += misses
+        self._counters.misses_by_reason["behind_a_miss"] += misses
+
+    # Rows ---------------------------------------------------------------------------------------------------------
+
+    def _scan(self, cursor: str) -> Iterator[tuple[int, Entry | None]]:
+        """Yield the rows that one call looks at from a cursor on."""
+        start = int(cursor or 0)
+        if start < 0:
+            raise ValueError(f"cursor: got {cursor!r}; allowed: what a page before gave")
+        return zip(range(start, start + SCANNED_ROWS), self._rows[start : start + SCANNED_ROWS], strict=False)
+
+    def _cursor_behind(self, cursor: str) -> str:
+        """Return the cursor behind those rows, empty at the end."""
+        end = int(cursor or 0) + SCANNED_ROWS
+        return str(end) if end < len(self._rows) else ""
 
     def _cut(self, ttl_s: float) -> float:
         return min(ttl_s, self._limits.max_ttl_s) if ttl_s > 0 else 0.0  # and for what is not a number
@@ -637,17 +994,28 @@ class Store:
             self._evicts_from += self._journal.former_max_ttl_s + self._limits.quarantine_s
         for record in adoption.void:
             self._journal.erase(record.number)
+            self._history.note(record.key, Fate.LOST_AT_RESTART, now)
         for record in adoption.committed:
-            self._publish(_adopted(record, now, self._evicts_from))
+            adopted = self._adopted(record, now)
+            ttl_s = adopted.account.rules.ttl_s
+            age_s = max(self._wall_clock() - record.created, 0.0)  # a clock that was put back makes nothing younger
+            adopted.born = now - age_s
+            self._publish(adopted, None if ttl_s is None else ttl_s - age_s)
         for record in adoption.retired:
-            retired = _adopted(record, now, self._evicts_from)
+            retired = self._adopted(record, now)
             retired.is_retired = retired.is_resting = True
             self._retired_pages += retired.pages
             self._rests.put(retired, self._evicts_from)
         for record in adoption.orphaned:
             self._orphans.setdefault(record.client, []).append(record)
+            self._history.note(record.key, Fate.LOST_AT_RESTART, now)
         self._counters.adopted = len(adoption.committed)
         self._counters.dropped = self._journal.dropped + adoption.contradictory
+
+    def _adopted(self, record: Record, now: float) -> Entry:
+        extents = extents_of(record.runs, record.size)
+        leased = Leased(record.key, record.size, record.checksum, extents, is_verified=False)
+        return Entry(leased, record.number, self._namespaces.of(record.key), now, self._evicts_from)
 
 
 @contextmanager
@@ -660,8 +1028,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _adopted(record: Record, now: float, rests_until: float) -> _Object:
-    leased = Leased(record.key, record.size, record.checksum, extents_of(record.runs, record.size), is_verified=False)
-    return _Object(leased, record.number, now, rests_until)

@@ -1,19 +1,22 @@
 import os
 import random
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unit.store.conftest import ManualClock
 
 from tierline.errors import NoSpace, SegmentError
-from tierline.store import PAGE_BYTES, ObjectKey, Owner, Segment
+from tierline.store import PAGE_BYTES, BucketRules, ObjectKey, Owner, Segment, Store
 from tierline.store.extents import Run
 from tierline.store.journal import MAX_TEXT_BYTES, Journal, Record, RecordState
 
 PAGES = 64
+NOW = 1_800_000_000.0
 CLIENT = Owner("engine", 1, 4711)
 NAMES = st.text(max_size=40)
 
@@ -41,7 +44,7 @@ class Files:
     def _open(self, max_ttl_s: float) -> tuple[Segment, Journal]:
         segment = Segment.open(self.directory, "segment", PAGES * PAGE_BYTES)
         try:
-            return segment, Journal.open(segment, max_ttl_s)
+            return segment, Journal.open(segment, max_ttl_s, NOW)
         except BaseException:
             segment.close()
             raise
@@ -61,7 +64,7 @@ def key(number: int) -> ObjectKey:
 def commit(journal: Journal, number: int) -> int:
     runs = (Run(1 + number, 1),)
     record = journal.reserve(CLIENT, key(number), 100, runs)
-    journal.commit(record, key(number), 100, number, runs)
+    journal.commit(record, key(number), 100, number, runs, NOW)
     return record
 
 
@@ -77,7 +80,7 @@ def test_what_is_committed_is_read_back(
     numbers = data.draw(st.lists(st.integers(1, 2**31), min_size=1, max_size=32))
     runs = tuple(Run(number, number) for number in numbers)
     number = files.journal.reserve(CLIENT, None, size, runs)
-    files.journal.commit(number, ObjectKey(bucket, name), size, checksum, runs)
+    files.journal.commit(number, ObjectKey(bucket, name), size, checksum, runs, NOW)
 
     (record,) = files.reopen().adopt()
     files.journal.erase(record.number)
@@ -195,7 +198,7 @@ def test_the_journal_of_another_segment_is_refused(files: Files, tmp_path: Path)
     ("offset", "written", "message"),
     [
         (0, b"X", "not a journal"),
-        (16, struct.pack("<I", 2), "has format 2, this version of Tierline reads 1"),
+        (16, struct.pack("<I", 3), "has format 3, this version of Tierline reads 1 and 2"),
         (50, b"\xff", "damaged header"),
     ],
 )
@@ -260,3 +263,70 @@ def _copy_record(path: Path, data: st.DataObject) -> None:
     source, target = (4096 + 64 * data.draw(st.integers(0, 15)) for _ in range(2))
     content[target : target + 64] = content[source : source + 64]
     path.write_bytes(content)
+
+
+# Formats --------------------------------------------------------------------------------------------------------
+
+WRITTEN_BY_FORMAT_1 = Path(__file__).parent / "journals" / "format1.zlib"
+"""First bytes of a segment of 65 pages, and its journal, as the last version that wrote format 1 left them.
+
+Three objects of 1 to 3 pages, the second deleted under a lease; one page granted to a client; a PUT of one page.
+"""
+
+
+@pytest.fixture
+def format_1(shared_memory: Path) -> Path:
+    content = zlib.decompress(WRITTEN_BY_FORMAT_1.read_bytes())
+    with (shared_memory / "segment").open("wb") as segment:
+        segment.write(content[:32])
+        segment.truncate(65 * PAGE_BYTES)
+    (shared_memory / "segment.journal").write_bytes(content[32:])
+    return shared_memory
+
+
+def open_store(directory: Path, clock: ManualClock, wall_clock: float, ttl_s: float) -> Store:
+    return Store.open(
+        directory,
+        "segment",
+        65 * PAGE_BYTES,
+        clock=clock,
+        wall_clock=lambda: wall_clock,
+        default_rules=BucketRules(ttl_s=ttl_s),
+    )
+
+
+def test_a_journal_of_format_1_is_migrated_in_place_and_loses_nothing(format_1: Path, clock: ManualClock) -> None:
+    before = (format_1 / "segment.journal").read_bytes()
+
+    store = open_store(format_1, clock, NOW, 100)
+    listed = {each.key: (each.size, each.checksum) for each in store.list().objects}
+    stats = store.stats()
+    store.close()
+
+    assert listed == {key(0): (PAGE_BYTES - 7, 1), key(2): (3 * PAGE_BYTES - 7, 3)}
+    assert (stats.adopted, stats.dropped, stats.retired_bytes) == (2, 0, 2 * PAGE_BYTES)
+    assert (stats.orphaned_bytes, stats.free_bytes) == (PAGE_BYTES, 57 * PAGE_BYTES)
+    after = (format_1 / "segment.journal").read_bytes()
+    assert (before[16], after[16]) == (1, 2)
+    assert (
+        sum(before[at] != after[at] for at in range(4096, 8192)) <= 64
+    )  # the PUT's record was erased, no other changed
+
+
+def test_what_format_1_did_not_date_is_as_old_as_the_migration(format_1: Path, clock: ManualClock) -> None:
+    open_store(format_1, clock, NOW, 100).close()
+
+    store = open_store(format_1, clock, NOW + 60, 100)
+    found = store.stat(key(0))
+    store.close()
+
+    assert found is not None
+    assert (found.age_s, found.expires_s) == (60, 40)
+
+
+def test_a_commit_is_dated(files: Files) -> None:
+    commit(files.journal, 1)
+    files.journal.retire(commit(files.journal, 2))
+    files.journal.reserve(CLIENT, key(3), 100, [Run(9, 1)])
+
+    assert [record.created for record in files.reopen().adopt()] == [NOW, NOW, 0]

@@ -1,0 +1,41 @@
+"""Objects that compete for room with each other alone: one eviction policy, and those that are pinned against it."""
+
+from tierline.store.eviction import EvictionPolicy
+from tierline.store.objects import ObjectKey
+
+
+class Partition:
+    """Invariant: ``pinned`` has the idle pinned objects with their pages, and the policy holds exactly these out.
+
+    (And those under lease or at rest, which nothing can evict.)
+    """
+
+    __slots__ = ("pinned", "pinned_pages", "policy")
+
+    def __init__(self, policy: EvictionPolicy[ObjectKey]) -> None:
+        self.policy = policy
+        self.pinned: dict[ObjectKey, int] = {}
+        self.pinned_pages = 0
+
+    @property
+    def evictable_pages(self) -> int:
+        """Pages of what the policy lists, and of what is pinned and idle."""
+        return self.policy.evictable_pages + self.pinned_pages
+
+    def shelve(self, key: ObjectKey, pages: int) -> None:
+        """Keep a pinned object, which is idle and held out of the policy, until nothing else is left."""
+        self.pinned[key] = pages
+        self.pinned_pages += pages
+
+    def unshelve(self, key: ObjectKey) -> None:
+        """Take a pinned object out again; the policy still holds it out."""
+        self.pinned_pages -= self.pinned.pop(key)
+
+    def victim(self) -> ObjectKey | None:
+        """Choose the object to go, and forget it: the policy's choice, else what has been pinned and idle longest."""
+        key = self.policy.victim()
+        if key is None and self.pinned:
+            key = next(iter(self.pinned))
+            self.unshelve(key)
+            self.policy.remove(key)
+        return key
