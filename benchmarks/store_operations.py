@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
-from tierline.store import PAGE_BYTES, ObjectKey, Owner, Store, segment
+from tierline.bench.sparse_node import without_memory
+from tierline.store import PAGE_BYTES, ObjectKey, Owner, Store
 
 SAMPLE = 20_000
 OWNER = Owner("engine", 1)
@@ -37,9 +37,9 @@ def main(objects: int) -> None:
     """Print a line for each operation."""
     directory = Path(tempfile.mkdtemp(prefix="tierline-bench-", dir="/dev/shm"))
     clock = MovingClock()
+    without_memory()
     try:
-        with mock.patch.object(segment, "_claim", lambda fd, _path, size: os.truncate(fd, size)):
-            measure(directory, clock, objects)
+        measure(directory, clock, objects)
     finally:
         shutil.rmtree(directory)
 

@@ -22,6 +22,7 @@ from tierline.node.config import NodeConfig
 from tierline.node.garbage import only_young_garbage
 from tierline.node.server import running_node
 from tierline.store import PAGE_BYTES, ObjectKey, Owner, Store, segment
+from tierline.store.segment import SegmentOptions
 
 BUCKET = "bench"
 NAME = "segment"
@@ -45,7 +46,7 @@ def fill(store: Store, objects: int) -> None:
 def without_memory() -> None:
     """Let segments of this process be sparse."""
 
-    def claim(fd: int, path: Path, size: int) -> None:  # noqa: ARG001  (the one that it stands for needs the path)
+    def claim(fd: int, path: Path, size: int, options: SegmentOptions) -> None:  # noqa: ARG001  (as what it replaces)
         os.truncate(fd, size)
 
     segment._claim = claim
