@@ -21,8 +21,7 @@ import uvloop
 from tierline.node.config import NodeConfig
 from tierline.node.garbage import only_young_garbage
 from tierline.node.server import running_node
-from tierline.store import PAGE_BYTES, ObjectKey, Owner, Store, segment
-from tierline.store.segment import SegmentOptions
+from tierline.store import PAGE_BYTES, ObjectKey, Owner, SegmentOptions, Store, segment
 
 BUCKET = "bench"
 NAME = "segment"
