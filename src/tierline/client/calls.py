@@ -151,6 +151,7 @@ _REFUSALS: dict[str, type[errors.TierlineError]] = {
         errors.ObjectTooLarge,
         errors.UnknownSlot,
         errors.UnknownLease,
+        errors.TooManyLeases,
         errors.WireError,
         errors.AccessDenied,
     )

@@ -161,12 +161,22 @@ class Access:
                 | routes.LeasePrefix(bucket)
                 | routes.GetObject(bucket)
                 | routes.VerifyObject(bucket)
+                | routes.StatObject(bucket)
+                | routes.ExplainObject(bucket)
+                | routes.ListObjects(bucket)
             ):
                 self.require(authorization, bucket, Right.READ)
             case routes.PutObject(bucket):
                 self.require(authorization, bucket, Right.WRITE)
-            case routes.DeleteObject(bucket):
+            case (
+                routes.DeleteObject(bucket)
+                | routes.FlushObjects(bucket)
+                | routes.PinObject(bucket)
+                | routes.UnpinObject(bucket)
+            ):
                 self.require(authorization, bucket, Right.ADMIN)
+            case routes.ListLeases() | routes.ListNamespaces():  # with ids of leases, and salts of tenants
+                self.require(authorization, None, Right.ADMIN)
             case _:
                 assert_never(route)
 

@@ -4,18 +4,24 @@ The rule inside: an answer that takes long is made in slices, and the event loop
 """
 
 import asyncio
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import assert_never
 
 import msgspec
 
-from tierline.errors import UnknownLease, WireError
+from tierline.errors import TooManyLeases, UnknownLease, WireError
 from tierline.node.prefix_run import PrefixRun
 from tierline.node.service import NodeService
 from tierline.node.waiting import within
-from tierline.store import Leased, ObjectKey
+from tierline.prefix import tenant_of
+from tierline.store import Leased, LeaseStat, NamespaceStats, ObjectKey, ObjectStat
 from tierline.wire import admin, http, routes
 from tierline.wire.http import HttpRefusal
+
+OBJECTS_PER_SLICE = 250
+MOST_SLICES = 64
+"""Of one page, which may therefore be short, or empty, before the end."""
 
 MAX_REPLY_EXTENTS = 16_384
 """A prefix lease ends here: its JSON takes the loop two milliseconds."""
@@ -50,16 +56,36 @@ class Administration:
         HttpRefusal
             With the status that says why there is no answer.
         """
+        document: admin.Body
         match route:
             case routes.LeasePrefix(bucket):
                 return await self._lease_prefix(bucket, body, client)
             case routes.RenewLease(lease, ttl_s):
                 return self._renew(lease, ttl_s)
+            case routes.ListObjects():
+                document = await self._list(route)
+            case routes.FlushObjects(every, salt):
+                document = await self._flush(every, salt)
+            case routes.StatObject(bucket, name):
+                document = self._stat(ObjectKey(bucket, name))
+            case routes.ExplainObject(bucket, name):
+                kind, ago_s, detail = self._store.explain(ObjectKey(bucket, name))
+                document = admin.Explanation(kind=kind, detail=detail, ago_s=ago_s)
+            case routes.PinObject(bucket, name, ttl_s):
+                document = self._pin(ObjectKey(bucket, name), ttl_s)
+            case routes.UnpinObject(bucket, name):
+                document = self._unpin(ObjectKey(bucket, name))
             case routes.VerifyObject(bucket, name):
-                verdict = await self._service.verify_key(ObjectKey(bucket, name), "request")
-                return msgspec.json.encode(admin.Verified(result=admin.VerifyResult(verdict)))
+                document = await self._verify(ObjectKey(bucket, name))
+            case routes.ListLeases(cursor, limit):
+                document = self._leases(cursor, limit)
+            case routes.ListNamespaces():
+                document = admin.NamespaceList(namespaces=list(map(_namespace, self._store.namespaces())))
             case _:
                 assert_never(route)
+        return msgspec.json.encode(document)
+
+    # Leases -------------------------------------------------------------------------------------------------------
 
     async def _lease_prefix(self, bucket: str, body: bytes | bytearray, client: str) -> bytes:
         request = self._decoded(body)
@@ -75,6 +101,8 @@ class Administration:
             )
         except WireError as error:
             raise HttpRefusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+        except TooManyLeases as error:
+            raise too_many_leases(error) from error
         try:
             for _ in run.steps():
                 await asyncio.sleep(0)
@@ -98,6 +126,122 @@ class Administration:
         except UnknownLease as error:
             raise HttpRefusal(HTTPStatus.NOT_FOUND, str(error)) from error
         return msgspec.json.encode({"ttl_s": min(ttl_s, self._store.limits.max_ttl_s)})
+
+    def _leases(self, cursor: str, limit: int) -> admin.LeasePage:
+        try:
+            page = self._store.leases(cursor=cursor, limit=limit)
+        except ValueError as error:
+            raise _no_cursor(cursor) from error
+        return admin.LeasePage(leases=list(map(_lease, page.leases)), cursor=page.cursor)
+
+    # Objects ------------------------------------------------------------------------------------------------------
+
+    async def _list(self, route: routes.ListObjects) -> admin.ObjectPage:
+        objects: list[admin.StoredObject] = []
+        cursor = route.cursor
+        for _ in range(MOST_SLICES):
+            wanted = min(route.limit - len(objects), OBJECTS_PER_SLICE)
+            try:
+                found = self._store.list(
+                    route.bucket, prefix=route.prefix, salt=route.salt, cursor=cursor, limit=wanted
+                )
+            except ValueError as error:
+                raise _no_cursor(cursor) from error
+            objects.extend(map(_stored, found.objects))
+            cursor = found.cursor
+            if not cursor or len(objects) >= route.limit:
+                break
+            await asyncio.sleep(0)
+        return admin.ObjectPage(objects=objects, cursor=cursor)
+
+    async def _flush(self, bucket: str | None, salt: str | None) -> admin.Removed:
+        """Remove slice by slice; a client that goes meanwhile leaves the rest."""
+        removed, cursor = self._store.flush(bucket, salt)
+        while cursor:
+            await asyncio.sleep(0)
+            more, cursor = self._store.flush(bucket, salt, cursor=cursor)
+            removed += more
+        return admin.Removed(removed=removed)
+
+    def _stat(self, key: ObjectKey) -> admin.StoredObject:
+        stat = self._store.stat(key)
+        if stat is None:
+            raise self._not_stored(key)
+        return _stored(stat)
+
+    def _pin(self, key: ObjectKey, ttl_s: float) -> admin.Pinned:
+        if not self._store.pin([key], ttl_s):
+            raise self._not_stored(key)
+        return admin.Pinned(pinned_s=self._stat(key).pinned_s)
+
+    def _unpin(self, key: ObjectKey) -> admin.Pinned:
+        self._store.unpin([key])
+        return admin.Pinned(pinned_s=self._stat(key).pinned_s)
+
+    async def _verify(self, key: ObjectKey) -> admin.Verified:
+        try:
+            verdict = await self._service.verify_key(key, "request")
+        except TooManyLeases as error:
+            raise too_many_leases(error) from error
+        return admin.Verified(result=admin.VerifyResult(verdict))
+
+    def _not_stored(self, key: ObjectKey) -> HttpRefusal:
+        explanation = self._store.explain(key)
+        return HttpRefusal(
+            HTTPStatus.NOT_FOUND, f"{key.name} is not stored: {explanation.detail}", reason=explanation.kind
+        )
+
+
+def too_many_leases(error: TooManyLeases) -> HttpRefusal:
+    """Return the answer to who may have no further lease now: stock clients take it for a miss."""
+    return HttpRefusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": "1"})
+
+
+def _no_cursor(cursor: str) -> HttpRefusal:
+    return HttpRefusal(HTTPStatus.BAD_REQUEST, f"cursor: got {cursor!r}; allowed: what the page before gave")
+
+
+def _stored(stat: ObjectStat) -> admin.StoredObject:
+    return admin.StoredObject(
+        bucket=stat.key.bucket,
+        name=stat.key.name,
+        salt=tenant_of(stat.key.name),
+        size=stat.size,
+        checksum=f"{stat.checksum:016x}",
+        fragments=stat.fragments,
+        leases=stat.leases,
+        is_verified=stat.is_verified,
+        age_s=round(stat.age_s, 3),
+        idle_s=round(stat.idle_s, 3),
+        hits=stat.hits,
+        pinned_s=round(stat.pinned_s, 3),
+        expires_s=None if stat.expires_s is None else round(stat.expires_s, 3),
+    )
+
+
+def _lease(stat: LeaseStat) -> admin.LeaseEntry:
+    return admin.LeaseEntry(
+        id=stat.id,
+        holder=stat.holder,
+        objects=stat.objects,
+        bytes=stat.bytes,
+        age_s=round(stat.age_s, 3),
+        expires_in_s=round(stat.expires_in_s, 3),
+    )
+
+
+def _namespace(stats: NamespaceStats) -> admin.NamespaceFigures:
+    return admin.NamespaceFigures(
+        bucket=stats.namespace.bucket,
+        salt=stats.namespace.salt,
+        objects=stats.objects,
+        bytes=stats.bytes,
+        quota=admin.QuotaFigures(**asdict(stats.quota)),
+        hits=stats.hits,
+        misses=stats.misses,
+        evictions=stats.evictions,
+        refusals=stats.refusals,
+    )
 
 
 def _fragments(leased: Leased) -> http.LeasedFragments:

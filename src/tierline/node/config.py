@@ -15,6 +15,7 @@ from tierline.store.eviction import PolicyName
 from tierline.wire.http import MIN_HEAD_LIMIT_BYTES
 
 _KIB = 1024
+_DAY_S = 86_400
 _MIB = 1024 * _KIB
 
 
@@ -139,11 +140,20 @@ class NodeConfig(ProgramConfig):
     quarantine_s: float = Field(
         default=5.0, ge=0, description="pages of a lease that expired are not reused for so long"
     )
+    max_leases_per_client: int = Field(
+        default=16_384, ge=1, description="most leases of one client, or of one address over HTTP"
+    )
     max_object: ByteSize | None = Field(
         default=None, ge=1, description="largest object that is taken; unset: what the segment can hold"
     )
     max_reserved: ByteSize | None = Field(
         default=None, ge=1, description="most bytes one connection may hold in open slots; unset: half the capacity"
+    )
+
+    scrub_rate: ByteSize | None = Field(
+        default=None,
+        ge=0,
+        description="bytes a second compared with their checksums; 0: none; unset: all in a day, 64 MiB at most",
     )
 
     tokens_file: Path | None = Field(
@@ -231,6 +241,12 @@ class NodeConfig(ProgramConfig):
     def socket_path(self) -> Path:
         """Return where the UNIX socket is."""
         return self.socket if self.socket is not None else default_socket_path(self.port)
+
+    def scrub_bytes_per_s(self) -> float:
+        """Return how fast objects are compared with their checksums; 0 where they are not."""
+        if self.scrub_rate is not None:
+            return self.scrub_rate
+        return min(self.capacity / _DAY_S, 64 * _MIB)
 
     def reserved_limit(self) -> int:
         """Return how many bytes one connection may hold in open slots."""

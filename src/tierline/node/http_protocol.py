@@ -15,9 +15,9 @@ from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 
-from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge
+from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, QuotaExceeded, TooManyLeases
 from tierline.node.access import Access
-from tierline.node.admin import Administration
+from tierline.node.admin import Administration, too_many_leases
 from tierline.node.service import NodeService, Verdict
 from tierline.node.upload import RECEIVE_BYTES, Upload
 from tierline.node.waiting import within
@@ -431,7 +431,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         except ObjectTooLarge as error:
             raise HttpRefusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
         except NoSpace as error:
-            raise HttpRefusal(HTTPStatus.INSUFFICIENT_STORAGE, str(error), {"Retry-After": "1"}) from error
+            raise _no_space(error) from error
         upload = self._upload = Upload(key, slot, self._service.store.views(slot.extents))
         self._phase = _Phase.BODY
         if head.expects_continue:
@@ -452,14 +452,14 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._service.commit(upload.slot.id, self._owner, upload.checksum, upload.key, upload.slot.size)
         except NoSpace as error:  # of the journal
             self._service.abort(upload.slot.id, self._owner)
-            self._refuse(HttpRefusal(HTTPStatus.INSUFFICIENT_STORAGE, str(error), {"Retry-After": "1"}))
+            self._refuse(_no_space(error))
         else:
             self._reply(HTTPStatus.OK)
 
     # Leases -------------------------------------------------------------------------------------------------------
 
     def _lease(self, key: ObjectKey, wait_s: float, ttl_s: float) -> None:
-        found = self._service.store.lease(key, self._client, ttl_s)
+        found = self._take_lease(key, ttl_s)
         if found is not None and found[1].is_verified:
             self._grant(*found)
         elif found is None and not self._service.store.is_being_written(key):
@@ -473,7 +473,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if found is None:
             if not await self._service.committed(key, within(wait_s)):
                 raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being written")
-            found = self._service.store.lease(key, self._client, ttl_s)
+            found = self._take_lease(key, ttl_s)
         if found is not None and not found[1].is_verified:
             self._ungranted = found[0]
             if await self._service.verify(found[1], "adoption") is not Verdict.MATCH:
@@ -484,6 +484,12 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._miss(key)
         else:
             self._grant(*found)
+
+    def _take_lease(self, key: ObjectKey, ttl_s: float) -> tuple[str, Leased] | None:
+        try:
+            return self._service.store.lease(key, self._client, ttl_s)
+        except TooManyLeases as error:
+            raise too_many_leases(error) from error
 
     def _release_ungranted(self) -> None:
         if self._ungranted:
@@ -515,7 +521,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     async def _send_object(self, key: ObjectKey) -> None:
         """Send the bytes under a lease that outlives them: a reply takes no longer than its TTL."""
-        found = self._service.store.lease(key, self._client, self._service.store.limits.max_ttl_s)
+        found = self._take_lease(key, self._service.store.limits.max_ttl_s)
         if found is None:
             self._miss(key)
             return
@@ -707,3 +713,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
 def _entity_tag(checksum: int) -> str:
     return f'"{checksum:016x}"'
+
+
+def _no_space(error: NoSpace) -> HttpRefusal:
+    reason = "quota" if isinstance(error, QuotaExceeded) else "no_space"
+    return HttpRefusal(HTTPStatus.INSUFFICIENT_STORAGE, str(error), {"Retry-After": "1"}, reason=reason)

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from tierline.node.service import NodeService, Occasion, Verdict
 from tierline.node.waiting import Kind
+from tierline.store.namespaces import OTHERS, WHOLE
 
 _SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
@@ -28,6 +29,10 @@ LIMITS = (
     "body_timeout_s",
 )
 """Keys of the configuration whose bounds are counted when a client meets them."""
+
+
+MAX_BUCKETS = 20
+"""Buckets that have series of their own."""
 
 
 class NodeMetrics:
@@ -168,6 +173,7 @@ class _StoreCollector(Collector):
         self._open_connections = open_connections
         self._failed_reloads = failed_reloads
         self._certificate_expires = certificate_expires
+        self._named: set[str] = set()
 
     def collect(self) -> Iterator[Metric]:
         stats = self._service.store.stats()
@@ -185,11 +191,13 @@ class _StoreCollector(Collector):
             },
         )
         yield _gauges(
-            "tierline_node_pinned_bytes",
+            "tierline_node_held_bytes",
             "Used pages that cannot be evicted now, by reason",
             "reason",
             {"leased": stats.leased_bytes, "resting": stats.resting_bytes},
         )
+        yield _gauge("tierline_node_quarantined_bytes", "Pages of leases not released", stats.quarantined_bytes)
+        yield _gauge("tierline_node_pinned_bytes", "Used pages of pinned objects", stats.pinned_bytes)
         yield _gauge("tierline_node_largest_free_bytes", "Longest contiguous free run", stats.largest_free_bytes)
         yield _gauge("tierline_node_objects", "Committed objects", stats.objects)
         yield _gauge("tierline_node_fragments", "Extents of committed objects", stats.fragments)
@@ -199,12 +207,19 @@ class _StoreCollector(Collector):
         yield _gauge("tierline_node_adopted_objects", "Objects taken over at the start", stats.adopted)
         yield _gauge("tierline_node_dropped_objects", "Journal records not taken over at the start", stats.dropped)
         yield _counter("tierline_node_hits", "Objects found by those who asked for a lease", stats.hits)
-        yield _counter("tierline_node_misses", "Objects not found by those who asked for a lease", stats.misses)
+        yield _counters(
+            "tierline_node_misses",
+            "Objects not found by those who asked for a lease, by reason",
+            "reason",
+            {str(reason): count for reason, count in stats.misses_by_reason.items()},
+        )
         yield _counter("tierline_node_hit_bytes", "Bytes of the objects found", stats.hit_bytes)
         yield _counter("tierline_node_commits", "Slots published", stats.commits)
         yield _counter("tierline_node_commit_bytes", "Bytes of the objects published", stats.commit_bytes)
         yield _counter("tierline_node_aborts", "Slots given back", stats.aborts)
         yield _counter("tierline_node_refusals", "Slots refused for lack of room", stats.refusals)
+        yield _counter("tierline_node_leases_given", "Leases given", stats.leases_given)
+        yield _counter("tierline_node_leases_refused", "Leases not given, for there are too many", stats.leases_refused)
         yield _counter("tierline_node_leases_expired", "Leases that ran out", stats.leases_expired)
         yield _counter("tierline_node_leases_abandoned", "Leases whose connection ended", stats.leases_abandoned)
         yield _counters(
@@ -213,7 +228,11 @@ class _StoreCollector(Collector):
             "reason",
             {str(reason): count for reason, count in stats.evictions.items()},
         )
+        yield _counter("tierline_node_reclaims", "Times that room was made ahead of need", self._service.reclaims)
+        yield from self._buckets()
+        yield _gauge("tierline_node_remembered_objects", "Objects gone whose fate is known", stats.ghost_entries)
         yield self._verifications()
+        yield _counter("tierline_node_scrubbed_bytes", "Objects verified in turn", self._service.scrubbed_bytes)
         yield self._waits()
         yield _gauges(
             "tierline_node_waiting",
@@ -245,6 +264,34 @@ class _StoreCollector(Collector):
             "tierline_node_connections", "Open connections, by protocol", "protocol", {"http": http, "socket": unix}
         )
 
+    def _buckets(self) -> Iterator[Metric]:
+        """Buckets by name while there are few; with more, those that came first, or had most, keep theirs for good.
+
+        Names that changed would make counters of the others jump.
+        """
+        totals: dict[str, list[int]] = {}
+        for found in self._service.store.namespaces():
+            if found.namespace.salt != WHOLE:
+                figures = [found.bytes, found.objects, found.hits, found.misses, found.evictions, found.refusals]
+                _add(totals, found.namespace.bucket, figures)
+        largest_first = sorted(totals, key=lambda bucket: totals[bucket], reverse=True)
+        self._named |= {*[name for name in largest_first if name not in self._named][: MAX_BUCKETS - len(self._named)]}
+        families: list[Metric] = [
+            GaugeMetricFamily("tierline_node_bucket_bytes", "Pages of a bucket's objects", labels=["bucket"]),
+            GaugeMetricFamily("tierline_node_bucket_objects", "Objects of a bucket", labels=["bucket"]),
+            CounterMetricFamily("tierline_node_bucket_hits", "Its objects found", labels=["bucket"]),
+            CounterMetricFamily("tierline_node_bucket_misses", "Its objects not found", labels=["bucket"]),
+            CounterMetricFamily("tierline_node_bucket_evictions", "Its objects gone", labels=["bucket"]),
+            CounterMetricFamily("tierline_node_bucket_refusals", "Its slots refused for quota", labels=["bucket"]),
+        ]
+        labelled: dict[str, list[int]] = {}
+        for bucket, figures in totals.items():
+            _add(labelled, bucket if bucket in self._named else OTHERS, figures)
+        for index, family in enumerate(families):
+            for label, figures in labelled.items():
+                family.add_sample(f"{family.name}{'_total' * (index > 1)}", {"bucket": label}, figures[index])
+            yield family
+
     def _verifications(self) -> Metric:
         family = CounterMetricFamily(
             "tierline_node_verifications",
@@ -262,6 +309,10 @@ class _StoreCollector(Collector):
         for kind, outcome in itertools.product(get_args(Kind), ("settled", "timeout")):
             family.add_metric([kind, outcome], self._service.waiters.ended[kind, outcome])
         return family
+
+
+def _add(totals: dict[str, list[int]], name: str, figures: list[int]) -> None:
+    totals[name] = [a + b for a, b in zip(totals.get(name, [0] * len(figures)), figures, strict=True)]
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

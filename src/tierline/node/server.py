@@ -184,6 +184,9 @@ class Node:
         self._spawn(listener.serve())
         self._spawn(self._accept_local(local))
         self._spawn(self._expire())
+        self._spawn(self.service.keep_room())
+        if scrub_rate := self._config.scrub_bytes_per_s():
+            self._spawn(self.service.scrub(scrub_rate))
         self._spawn(self._watch())
 
     async def serve_until(self, stop: asyncio.Event) -> None:
@@ -371,7 +374,7 @@ class Node:
             worst = max(worst, now - due)
             if now - since >= WATCH_INTERVAL_S:
                 self.service.lag_s, worst, since = worst, 0.0, now
-            while self.service.store.expire():  # noqa: ASYNC110
+            while self.service.expire():  # noqa: ASYNC110
                 await asyncio.sleep(0)  # others have their turn
 
     async def _watch(self) -> None:
@@ -446,6 +449,7 @@ def _open_store(config: NodeConfig) -> Store:
             max_ttl_s=config.max_ttl_s,
             grace_s=config.grace_s,
             quarantine_s=config.quarantine_s,
+            max_leases_per_holder=config.max_leases_per_client,
         ),
         options=SegmentOptions(
             config.shared_memory_mode, config.shared_memory_group, config.numa_node, config.huge_pages

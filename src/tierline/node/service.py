@@ -15,7 +15,7 @@ from typing import Literal
 import xxhash
 
 from tierline import logs
-from tierline.errors import NoSpace
+from tierline.errors import NoSpace, TooManyLeases
 from tierline.node.waiting import KeyWaiters
 from tierline.store import Leased, ObjectKey, Owner, Slot, Store
 
@@ -27,8 +27,14 @@ VERIFIER = "node:verify"
 _MAX_BACKGROUND_VERIFICATIONS = 64
 
 
-Occasion = Literal["adoption", "suspect", "request"]
-"""Why an object is verified: adopted and asked for, reported by a reader, or an operator wants to know."""
+Occasion = Literal["adoption", "suspect", "request", "scrub"]
+"""Why an object is verified: adopted and asked for, reported by a reader, asked about by an operator, or in turn."""
+
+RECLAIMED_PER_SLICE = 64
+"""Objects evicted ahead of need before others have their turn: under a millisecond."""
+
+SCRUB_PAUSE_S = 1.0
+"""Between two looks of the scrub at a store that has nothing for it."""
 
 
 class Verdict(StrEnum):
@@ -56,6 +62,10 @@ class NodeService:
         """Objects whose bytes were compared with their checksum, by occasion and result."""
         self.waiters = KeyWaiters(store.is_being_written)
         """Those who wait for a key that is being written."""
+        self.scrubbed_bytes = 0
+        """Bytes of the objects that the scrub has verified."""
+        self.reclaims = 0
+        """How often room was made ahead of need."""
         self.relinks = 0
         """How often the segment's public name had been removed and was put back."""
         self.is_named = True
@@ -65,6 +75,7 @@ class NodeService:
         self._connections = itertools.count(1)
         self._verifying: dict[tuple[ObjectKey, int], asyncio.Task[Verdict]] = {}
         self._background: set[asyncio.Task[Verdict]] = set()
+        self._lacks_room = asyncio.Event()
         self._checksums = ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify")
         self._is_open = True
 
@@ -77,12 +88,16 @@ class NodeService:
     def write(self, key: ObjectKey, size: int, owner: Owner) -> Slot:
         """Allocate pages for an object; raises as ``Store.write``."""
         self._require_writes()
-        return self.store.write(key, size, owner)
+        slot = self.store.write(key, size, owner)
+        self._note_lack_of_room()
+        return slot
 
     def grant(self, size: int, owner: Owner) -> Slot:
         """Allocate pages ahead of need; raises as ``Store.grant``."""
         self._require_writes()
-        return self.store.grant(size, owner)
+        slot = self.store.grant(size, owner)
+        self._note_lack_of_room()
+        return slot
 
     def commit(self, slot_id: int, owner: Owner, checksum: int, key: ObjectKey, size: int) -> None:
         """Publish a slot; raises as ``Store.commit``."""
@@ -140,7 +155,7 @@ class NodeService:
             task.add_done_callback(self._background.discard)
 
     async def verify_key(self, key: ObjectKey, occasion: Occasion) -> Verdict:
-        """Verify the object now stored under ``key``."""
+        """Verify the object now stored under ``key``. Raises ``TooManyLeases``."""
         found = self.store.lease(key, VERIFIER, self.store.limits.max_ttl_s, is_use=False)
         if found is None:
             return Verdict.MISSING
@@ -157,6 +172,29 @@ class NodeService:
 
     # Housekeeping -------------------------------------------------------------------------------------------------
 
+    def expire(self) -> bool:
+        """Let the store's clock move on; returns whether more may be due."""
+        is_more_due = self.store.expire()
+        if not is_more_due:
+            self._note_lack_of_room()
+        return is_more_due
+
+    async def keep_room(self) -> None:
+        """Evict ahead of need, so that a write finds room and waits for nothing; runs until it is cancelled."""
+        while True:
+            await self._lacks_room.wait()
+            self._lacks_room.clear()
+            self.reclaims += 1
+            while self.store.reclaim(RECLAIMED_PER_SLICE):  # noqa: ASYNC110
+                await asyncio.sleep(0)  # others have their turn
+
+    async def scrub(self, bytes_per_s: float) -> None:
+        """Verify what is stored, object after object, at a pace; runs until it is cancelled."""
+        while True:
+            size = await self._scrub_next()
+            self.scrubbed_bytes += size
+            await asyncio.sleep(size / bytes_per_s if size else SCRUB_PAUSE_S)
+
     def stop_verifying(self) -> None:
         """Wait for the checksum under way, in a thread, and start no other; needed before :meth:`close`."""
         self._checksums.shutdown(wait=True, cancel_futures=True)
@@ -168,12 +206,35 @@ class NodeService:
             task.cancel()
         self.store.close()
 
+    def _note_lack_of_room(self) -> None:
+        if self.store.needs_reclaim:
+            self._lacks_room.set()
+
+    async def _scrub_next(self) -> int:
+        """Verify the object whose turn it is; returns its size, or 0 where there was none."""
+        key = self.store.scrub_next()
+        try:
+            found = key and self.store.lease(key, VERIFIER, self.store.limits.max_ttl_s, is_use=False)
+        except TooManyLeases:
+            return 0
+        if not found:
+            return 0
+        lease, leased = found
+        try:
+            await self.verify(leased, "scrub")
+        finally:
+            self.store.release(lease)
+        return leased.size
+
     def _require_writes(self) -> None:
         if not self.accepts_writes:
             raise NoSpace("the node is stopping and takes no writes")
 
     async def _verify(self, leased: Leased, occasion: Occasion) -> Verdict:
-        found = self.store.lease(leased.key, VERIFIER, self.store.limits.max_ttl_s, is_use=False)
+        try:
+            found = self.store.lease(leased.key, VERIFIER, self.store.limits.max_ttl_s, is_use=False)
+        except TooManyLeases:
+            found = None  # what cannot be held cannot be read
         if found is None:
             return Verdict.MISSING
         lease, current = found

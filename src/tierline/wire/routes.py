@@ -12,11 +12,13 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from tierline.wire.admin import MAX_LISTED
 from tierline.wire.http import HttpRefusal
 from tierline.wire.messages import MAX_NAME_BYTES
 
 DEFAULT_WAIT_MS = 1000.0
 DEFAULT_TTL_S = 30.0
+DEFAULT_PIN_S = 3600.0
 MAX_WAIT_MS = 60_000.0
 """A longer ``timeout_ms`` is cut to this."""
 
@@ -38,6 +40,55 @@ class GetObject(NamedTuple):
 
 class DeleteObject(NamedTuple):
     """``DELETE /v1/kv/{bucket}/{key}``."""
+
+    bucket: str
+    name: str
+
+
+class ListObjects(NamedTuple):
+    """``GET /v1/kv/{bucket}?list&prefix=…&salt=…&cursor=…&limit=…``; ``GET /v1/kv?list`` for every bucket.
+
+    ``salt`` is None where tenants do not matter, and empty for objects of none.
+    """
+
+    bucket: str | None
+    prefix: str
+    salt: str | None
+    cursor: str
+    limit: int
+
+
+class FlushObjects(NamedTuple):
+    """``DELETE /v1/kv/{bucket}?flush&salt=…``; ``DELETE /v1/kv?flush`` for every bucket."""
+
+    bucket: str | None
+    salt: str | None
+
+
+class StatObject(NamedTuple):
+    """``GET /v1/kv/{bucket}/{key}/stat``."""
+
+    bucket: str
+    name: str
+
+
+class ExplainObject(NamedTuple):
+    """``GET /v1/kv/{bucket}/{key}/explain``: why it is there, or is not."""
+
+    bucket: str
+    name: str
+
+
+class PinObject(NamedTuple):
+    """``POST /v1/kv/{bucket}/{key}/pin?ttl_s=…``."""
+
+    bucket: str
+    name: str
+    ttl_s: float
+
+
+class UnpinObject(NamedTuple):
+    """``DELETE /v1/kv/{bucket}/{key}/pin``."""
 
     bucket: str
     name: str
@@ -78,6 +129,17 @@ class ReleaseLease(NamedTuple):
     lease: str
 
 
+class ListLeases(NamedTuple):
+    """``GET /v1/leases?cursor=…&limit=…``."""
+
+    cursor: str
+    limit: int
+
+
+class ListNamespaces(NamedTuple):
+    """``GET /v1/buckets``: what each tenant of each bucket has."""
+
+
 class Stats(NamedTuple):
     """``GET /v1/stats``."""
 
@@ -94,7 +156,19 @@ class Metrics(NamedTuple):
     """``GET /metrics``."""
 
 
-AdminRoute = VerifyObject | LeasePrefix | RenewLease
+AdminRoute = (
+    LeasePrefix
+    | RenewLease
+    | ListObjects
+    | FlushObjects
+    | StatObject
+    | ExplainObject
+    | PinObject
+    | UnpinObject
+    | VerifyObject
+    | ListLeases
+    | ListNamespaces
+)
 """Routes whose answer is a JSON document, made by :mod:`tierline.node.admin`."""
 
 Route = (
@@ -137,10 +211,18 @@ def route(method: str, target: bytes) -> Route:
             _require(method, ("POST",))
             return ReleaseLease(_lease_id(lease))
         case [b"v1", b"kv", *of_object]:
-            return _object_route(method, path, of_object)
+            listing = _listing_route(method, of_object, query) if query else None
+            return listing or _object_route(method, path, of_object, query)
         case [b"v1", b"leases", lease, b"renew"]:
             _require(method, ("POST",))
             return RenewLease(_lease_id(lease), _seconds("ttl_s", _parameters(query), DEFAULT_TTL_S))
+        case [b"v1", b"leases"]:
+            _require(method, ("GET",))
+            given = _parameters(query)
+            return ListLeases(_value("cursor", given), _limit(given))
+        case [b"v1", b"buckets"]:
+            _require(method, ("GET",))
+            return ListNamespaces()
         case [b"v1", b"stats"]:
             _require(method, ("GET",))
             return Stats()
@@ -159,11 +241,31 @@ def route(method: str, target: bytes) -> Route:
 _OBJECT_METHODS = ("PUT", "GET", "HEAD", "DELETE")
 
 
-def _object_route(method: str, path: bytes, parts: Sequence[bytes]) -> Route:
+def _listing_route(method: str, bucket: Sequence[bytes], query: bytes) -> Route | None:
+    """Return the route of a path whose query says that it means a bucket, or all of them."""
+    given = _parameters(query)
+    name = _bucket(bucket) if any(bucket) else None
+    salt = _value("salt", given) if b"salt" in given else None
+    if method == "GET" and b"list" in given:
+        return ListObjects(name, _value("prefix", given), salt, _value("cursor", given), _limit(given))
+    if method == "DELETE" and b"flush" in given:
+        return FlushObjects(name, salt)
+    return None
+
+
+def _object_route(method: str, path: bytes, parts: Sequence[bytes], query: bytes) -> Route:
     """Return the route of a path below ``/v1/kv``, but for a lease on one object."""
     match method, parts:
         case "POST", [bucket, b"leases"]:
             return LeasePrefix(_name(bucket))
+        case "GET", [*bucket, key, b"stat"] if bucket:
+            return StatObject(_bucket(bucket), _name(key))
+        case "GET", [*bucket, key, b"explain"] if bucket:
+            return ExplainObject(_bucket(bucket), _name(key))
+        case "POST", [*bucket, key, b"pin"] if bucket:
+            return PinObject(_bucket(bucket), _name(key), _seconds("ttl_s", _parameters(query), DEFAULT_PIN_S))
+        case "DELETE", [*bucket, key, b"pin"] if bucket:
+            return UnpinObject(_bucket(bucket), _name(key))
         case "POST", [*bucket, key, b"verify"] if bucket:
             return VerifyObject(_bucket(bucket), _name(key))
         case "PUT", [*bucket, key] if bucket:
@@ -229,6 +331,14 @@ def _lease_parameters(query: bytes) -> tuple[float, float]:
     given = _parameters(query)
     wait_ms = _number("timeout_ms", given.get(b"timeout_ms"), DEFAULT_WAIT_MS, at_least=0)
     return min(wait_ms, MAX_WAIT_MS) / 1000, _seconds("ttl_s", given, DEFAULT_TTL_S)
+
+
+def _value(name: str, given: Mapping[bytes, bytes]) -> str:
+    return _text(unquote_to_bytes(given.get(name.encode(), b"")))
+
+
+def _limit(given: Mapping[bytes, bytes]) -> int:
+    return int(min(_number("limit", given.get(b"limit"), MAX_LISTED, at_least=1), MAX_LISTED))
 
 
 def _seconds(name: str, given: Mapping[bytes, bytes], default: float) -> float:

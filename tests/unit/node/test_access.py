@@ -69,6 +69,11 @@ LEASE = routes.AcquireLease("team-b", "k", 1.0, 1.0)
         (ENGINE, LEASE, 200),
         (ENGINE, routes.DeleteObject("b", "k"), 403),
         (OPERATOR, routes.DeleteObject("b", "k"), 200),
+        (ENGINE, routes.FlushObjects("b", None), 403),
+        (OPERATOR, routes.FlushObjects("b", None), 200),
+        (ENGINE, routes.PinObject("b", "k", 1.0), 403),
+        (ENGINE, routes.ListLeases("", 1), 403),
+        (ENGINE, routes.ListNamespaces(), 403),
         (OPERATOR, GET, 403),
     ],
 )

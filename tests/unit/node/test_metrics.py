@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tierline.node.metrics import NodeMetrics
+from tierline.node.metrics import MAX_BUCKETS, NodeMetrics
 from tierline.node.service import NodeService
 from tierline.store import ObjectKey
 
@@ -54,3 +54,27 @@ def test_requests_are_counted_by_what_they_were_and_how_they_ended(metrics: Node
     assert found["tierline_node_http_sent_bytes_total"] == 50
     assert found['tierline_node_socket_requests_total{outcome="ok",verb="PrefixLease"}'] == 1
     assert found['tierline_node_connections{protocol="http"}'] == 3
+
+
+def test_few_buckets_have_series_of_their_own_and_keep_them(service: NodeService, metrics: NodeMetrics) -> None:
+    def put(bucket: str, size: int) -> None:
+        owner, key = service.new_owner(), ObjectKey(bucket, "object")
+        slot = service.write(key, size, owner)
+        service.commit(slot.id, owner, 0, key, size)
+
+    def buckets() -> dict[str, float]:
+        found = exposed(metrics).items()
+        return {name: value for name, value in found if name.startswith("tierline_node_bucket_objects{")}
+
+    for number in range(15):
+        put(f"early{number}", 1)
+    assert len(buckets()) == 15
+    for number in range(10):
+        put(f"late{number}", 1000)
+    put("large", 200_000)
+
+    found = buckets()
+    assert len(found) == MAX_BUCKETS + 1
+    assert found['tierline_node_bucket_objects{bucket="@others"}'] == 6
+    assert found['tierline_node_bucket_objects{bucket="large"}'] == 1
+    assert sum(found.values()) == 26

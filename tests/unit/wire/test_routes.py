@@ -10,7 +10,23 @@ from hypothesis import strategies as st
 
 from tierline.wire import routes
 from tierline.wire.http import HttpRefusal
-from tierline.wire.routes import AcquireLease, GetObject, LeasePrefix, PutObject, ReleaseLease, RenewLease, VerifyObject
+from tierline.wire.routes import (
+    AcquireLease,
+    DeleteObject,
+    ExplainObject,
+    FlushObjects,
+    GetObject,
+    LeasePrefix,
+    ListLeases,
+    ListObjects,
+    PinObject,
+    PutObject,
+    ReleaseLease,
+    RenewLease,
+    StatObject,
+    UnpinObject,
+    VerifyObject,
+)
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=80).filter(lambda name: len(name.encode()) <= 1024)
 
@@ -67,3 +83,49 @@ def test_the_last_part_of_a_path_is_a_key_where_it_could_not_be_a_word() -> None
 
 def test_a_lease_is_renewed_for_the_time_that_is_asked_for() -> None:
     assert routes.route("POST", b"/v1/leases/a-1/renew?ttl_s=5") == RenewLease("a-1", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "route"),
+    [
+        ("GET", b"/v1/kv?list", ListObjects(None, "", None, "", 1000)),
+        ("GET", b"/v1/kv/?list", ListObjects(None, "", None, "", 1000)),
+        ("GET", b"/v1/kv/team%2Fa?list&prefix=m%40&salt=&limit=5", ListObjects("team/a", "m@", "", "", 5)),
+        ("GET", b"/v1/kv/team/a?list&cursor=7&limit=1e9", ListObjects("team/a", "", None, "7", 1000)),
+        ("GET", b"/v1/kv/b/k?list=", ListObjects("b/k", "", None, "", 1000)),
+        ("GET", b"/v1/kv/b/k?x=1", GetObject("b", "k", head_only=False)),
+        ("DELETE", b"/v1/kv?flush", FlushObjects(None, None)),
+        ("DELETE", b"/v1/kv/b?flush&salt=t%2B", FlushObjects("b", "t+")),
+        ("DELETE", b"/v1/kv/b/k", DeleteObject("b", "k")),
+        ("GET", b"/v1/kv/b/k/stat", StatObject("b", "k")),
+        ("HEAD", b"/v1/kv/b/k/stat", GetObject("b/k", "stat", head_only=True)),
+        ("GET", b"/v1/kv/b/k%2Fstat", GetObject("b", "k/stat", head_only=False)),
+        ("GET", b"/v1/kv/b/explain", GetObject("b", "explain", head_only=False)),
+        ("GET", b"/v1/kv/b/k/explain", ExplainObject("b", "k")),
+        ("POST", b"/v1/kv/b/k/pin?ttl_s=5", PinObject("b", "k", 5.0)),
+        ("POST", b"/v1/kv/b/k/pin", PinObject("b", "k", 3600.0)),
+        ("DELETE", b"/v1/kv/b/k/pin", UnpinObject("b", "k")),
+        ("GET", b"/v1/leases?limit=3", ListLeases("", 3)),
+    ],
+)
+def test_what_operators_ask_is_told_apart_from_objects(method: str, target: bytes, route: routes.Route) -> None:
+    found = routes.route(method, target)
+    assert (type(found), found) == (type(route), route)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", b"/v1/kv", 404),
+        ("POST", b"/v1/kv?flush", 404),
+        ("DELETE", b"/v1/kv", 404),
+        ("GET", b"/v1/kv?list&salt=%ff", 400),
+        ("POST", b"/v1/leases", 405),
+        ("DELETE", b"/v1/buckets", 405),
+        ("PUT", b"/v1/kv//k", 400),
+    ],
+)
+def test_what_could_empty_a_bucket_by_mistake_is_refused(method: str, target: bytes, status: int) -> None:
+    with pytest.raises(HttpRefusal) as refused:
+        routes.route(method, target)
+    assert refused.value.status == status
