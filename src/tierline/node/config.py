@@ -1,16 +1,19 @@
 """Settings of ``tierline node``; each has its entry in docs/node.md."""
 
 import grp
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from socket import gethostname
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig, parse_byte_size
+from tierline.node.buckets import EVERY_BUCKET, parse_pattern
 from tierline.node.memory import total_memory_bytes
+from tierline.store import BucketRules, Quota
 from tierline.store.eviction import PolicyName
 from tierline.wire.http import MIN_HEAD_LIMIT_BYTES
 
@@ -86,9 +89,69 @@ def split_address(value: object) -> tuple[str, int]:
     return host, int(port)
 
 
+def parse_json(value: object) -> object:
+    """Return what a variable of the environment says in JSON; what a file says is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        It is text, and no JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("a table in a file, or JSON") from None
+
+
+def parse_bucket(value: str) -> str:
+    """Return the name of one bucket, or ``*``; raises ``ValueError`` for anything else."""
+    if parse_pattern(value) != EVERY_BUCKET and value.endswith("*"):
+        raise ValueError("the name of one bucket, or * for those that are not named")
+    return value
+
+
+BucketName = Annotated[str, AfterValidator(parse_bucket)]
 Capacity = Annotated[int, BeforeValidator(parse_capacity)]
 GroupId = Annotated[int, BeforeValidator(parse_group)]
 FileMode = Annotated[int, BeforeValidator(parse_file_mode)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class QuotaConfig(_Part):
+    """Bounds of what is stored: above a soft one its own objects go first, a hard one is never passed."""
+
+    soft_bytes: ByteSize | None = None
+    hard_bytes: ByteSize | None = None
+    soft_objects: Annotated[int, Field(ge=1)] | None = None
+    hard_objects: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("hard_bytes", "hard_objects")
+    @classmethod
+    def _is_no_less_than_soft(cls, value: int | None, info: ValidationInfo) -> int | None:
+        soft = info.data.get(str(info.field_name).replace("hard", "soft"))
+        if value is not None and soft is not None and value < soft:
+            raise ValueError(f"no less than the soft one, {soft}")
+        return value
+
+    def quota(self) -> Quota:
+        """Return it as the store takes it."""
+        return Quota(self.soft_bytes, self.hard_bytes, self.soft_objects, self.hard_objects)
+
+
+class BucketConfig(QuotaConfig):
+    """What holds in a bucket: a quota of its own, one of each of its tenants, and how long objects are kept."""
+
+    tenant: QuotaConfig = QuotaConfig()
+    ttl_s: Annotated[float, Field(gt=0)] | None = None
+
+    def rules(self) -> BucketRules:
+        """Return it as the store takes it."""
+        return BucketRules(self.quota(), self.tenant.quota(), self.ttl_s)
 
 
 class NodeConfig(ProgramConfig):
@@ -134,6 +197,10 @@ class NodeConfig(ProgramConfig):
         default=512 * _MIB, ge=2 * _MIB, description="size of the segment, also as 20%; fixed for its life"
     )
     eviction: PolicyName = Field(default="arc", description="who goes when room is needed")
+
+    buckets: Annotated[dict[BucketName, BucketConfig], BeforeValidator(parse_json)] = Field(
+        default={}, description="quotas and time to live by bucket; * stands for those that are not named"
+    )
 
     max_ttl_s: float = Field(default=60.0, gt=0, description="longest time to live of a lease; more is cut to it")
     grace_s: float = Field(default=2.0, ge=0, description="an object stays readable so long after its lease's release")
@@ -231,6 +298,14 @@ class NodeConfig(ProgramConfig):
         if value is None and has_certificate and info.field_name == "tls_key":
             raise ValueError("a PEM file, for tls_certificate is set")
         return value
+
+    def bucket_rules(self) -> dict[str, BucketRules]:
+        """Return the rules of the buckets that are named."""
+        return {name: bucket.rules() for name, bucket in self.buckets.items() if name != EVERY_BUCKET}
+
+    def default_rules(self) -> BucketRules:
+        """Return the rules of all other buckets."""
+        return self.buckets.get(EVERY_BUCKET, BucketConfig()).rules()
 
     def connections_per_address(self) -> int:
         """Return how many HTTP connections one address may have."""

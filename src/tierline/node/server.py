@@ -451,6 +451,8 @@ def _open_store(config: NodeConfig) -> Store:
             quarantine_s=config.quarantine_s,
             max_leases_per_holder=config.max_leases_per_client,
         ),
+        rules=config.bucket_rules(),
+        default_rules=config.default_rules(),
         options=SegmentOptions(
             config.shared_memory_mode, config.shared_memory_group, config.numa_node, config.huge_pages
         ),

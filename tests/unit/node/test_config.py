@@ -10,6 +10,7 @@ from tierline.configuration import load
 from tierline.errors import ConfigurationError
 from tierline.node.config import NodeConfig
 from tierline.node.memory import total_memory_bytes
+from tierline.store import BucketRules, Quota
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "node.md"
 
@@ -107,6 +108,15 @@ def test_a_file_of_hyperpods_daemon_is_taken(tmp_path: Path, name: str) -> None:
         ("numa_node: -1", "numa_node: got -1; allowed: greater than or equal to 0"),
         ("tls_key: /key", "tls_key: got '/key'; allowed: this key together with tls_certificate"),
         ("tls_certificate: /certificate", "--tls-key: got None; allowed: a PEM file, for tls_certificate is set"),
+        ("buckets: {b: {hard_bytes: 1MB}}", r"buckets\[b\]\[hard_bytes\]: got '1MB'; allowed: a size such as"),
+        (
+            "buckets: {b: {soft_bytes: 2KiB, hard_bytes: 1KiB}}",
+            r"\[hard_bytes\]: got '1KiB'; allowed: no less than the s",
+        ),
+        ("buckets: {b: {tenant: {bytes: 1}}}", r"buckets\[b\]\[tenant\]\[bytes\]: got 1; allowed: "),
+        ("buckets: {'b*': {ttl_s: 1}}", r"allowed: the name of one bucket, or \*"),
+        ("buckets: {b: {ttl_s: 0}}", r"buckets\[b\]\[ttl_s\]: got 0; allowed: greater than 0"),
+        ("buckets: text", "buckets: got 'text'; allowed: a table in a file, or JSON"),
         ("max_head: 4KiB", "max_head: got '4KiB'; allowed: greater than or equal to 8192"),
     ],
 )
@@ -121,3 +131,12 @@ def test_a_group_may_be_named() -> None:
     name = grp.getgrgid(os.getgid()).gr_name
     assert load(NodeConfig, None, {"shared_memory_group": name}).shared_memory_group == os.getgid()
     assert load(NodeConfig, None, {"shared_memory_group": "0"}).shared_memory_group == 0
+
+
+def test_quotas_are_read_for_buckets_their_tenants_and_all_others() -> None:
+    text = '{"vllm": {"soft_bytes": "1KiB", "tenant": {"hard_objects": 7}, "ttl_s": 60}, "*": {"hard_bytes": "2KiB"}}'
+    config = load(NodeConfig, None, {}, {"TIERLINE_NODE_BUCKETS": text})
+    tenant = Quota(hard_objects=7)
+    assert config.bucket_rules() == {"vllm": BucketRules(Quota(soft_bytes=1024), tenant, 60.0)}
+    assert config.default_rules() == BucketRules(Quota(hard_bytes=2048))
+    assert NodeConfig().default_rules() == BucketRules()
