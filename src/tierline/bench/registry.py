@@ -45,12 +45,21 @@ class BenchOptions:
         ``document`` only: what to start when no stack runs.
     samples
         ``document`` only: documents to measure, where 15 minutes allow.
+    traces
+        ``eviction`` only: files to replay; without any, a trace is generated.
+    seed
+        ``eviction`` only: of the generated trace.
+    through_store
+        ``eviction`` only: replay through the real store as well.
     """
 
     quick: bool = False
     url: str | None = None
     engine: Literal["vllm", "simulated"] = "vllm"
     samples: int = 20
+    traces: tuple[Path, ...] = ()
+    seed: int = 1
+    through_store: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Findings:
     rows: list[Row]
     notes: list[str]
     tables: list[reports.Table]
-    chart: reports.Chart | None
+    chart: reports.Chart | reports.CurveChart | None
 
 
 class Measure(Protocol):
@@ -93,6 +102,7 @@ BENCHES = {
             "tierline.bench.document",
         ),
         Bench("store", "the node store beside memcpy, loopback TCP, Redis and Mooncake", "tierline.bench.store"),
+        Bench("eviction", "hit rates of the eviction policies on request traces", "tierline.bench.eviction"),
         Bench("router", "the router's CPU time a request beside the Rust vllm-router", "tierline.bench.router"),
     )
 }

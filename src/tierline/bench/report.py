@@ -10,6 +10,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -17,6 +18,9 @@ from rich.table import Table as RichTable
 from tierline import __version__
 from tierline.bench.rows import FIXED, Direction, JsonValue, Row
 from tierline.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCHEMA = "tierline-bench/1"
 
@@ -84,6 +88,32 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """One line through points of x and y; ``is_bound`` draws it as what cannot be exceeded."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    is_bound: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share their axes."""
+
+    title: str
+    curves: Sequence[Curve]
+
+
+@dataclass(frozen=True)
+class CurveChart:
+    """Panels side by side, of the same two quantities; x is logarithmic, with a tick at each point."""
+
+    x_unit: str
+    y_unit: str
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that one run of a benchmark found.
 
@@ -117,7 +147,7 @@ class Report:
     rows: Sequence[Row]
     notes: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    chart: Chart | None = None
+    chart: Chart | CurveChart | None = None
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the document that ``--json`` writes."""
@@ -190,9 +220,13 @@ def plot(report: Report, path: Path) -> None:
     require_plotting()
     if report.chart is None:
         raise UsageError(f"--plot: tierline bench {report.bench} has nothing to draw")
+    figure = _draw_curves(report.chart) if isinstance(report.chart, CurveChart) else _draw_bars(report.chart)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_bars(chart: Chart) -> "Figure":
     from matplotlib.figure import Figure
 
-    chart = report.chart
     bars = list(reversed(chart.bars))  # matplotlib counts from the bottom
     figure = Figure(figsize=(9, 1.2 + 0.42 * len(bars)), layout="constrained")
     axes = figure.subplots()
@@ -215,7 +249,28 @@ def plot(report: Report, path: Path) -> None:
     axes.margins(x=0.12)
     if chart.is_logarithmic:
         axes.set_xscale("log")
-    figure.savefig(path, dpi=150)
+    return figure
+
+
+def _draw_curves(chart: CurveChart) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7 * len(chart.panels), 4.5), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(chart.panels), squeeze=False)[0], chart.panels, strict=True):
+        for curve in panel.curves:
+            line = {"color": "#1d1d1d", "linestyle": "--"} if curve.is_bound else {"marker": "o"}
+            axes.plot(*zip(*curve.points, strict=True), label=curve.label, linewidth=1.5, markersize=4, **line)
+        ticks = sorted({x for curve in panel.curves for x, _ in curve.points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [figure_text(tick) for tick in ticks], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(chart.x_unit)
+        axes.set_ylabel(chart.y_unit)
+        axes.set_title(panel.title, loc="left", fontsize="medium")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    return figure
 
 
 def require_plotting() -> None:

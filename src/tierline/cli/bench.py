@@ -7,7 +7,7 @@ import typer
 
 
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="document, store or router.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="document, store, router or eviction.")],
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write machine-readable rows.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the printed tables.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a chart as PNG.")] = None,
@@ -20,6 +20,16 @@ def bench(
         Literal["vllm", "simulated"], typer.Option(help="document: what to start when no stack runs.")
     ] = "vllm",
     samples: Annotated[int, typer.Option(min=1, help="document: how many documents, as time allows.")] = 20,
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="eviction: a trace in Mooncake's format; may be repeated.", show_default="generated"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="eviction: seed of the generated trace.")] = 1,
+    through_store: Annotated[
+        bool, typer.Option("--through-store", help="eviction: replay through the real store too; minutes.")
+    ] = False,
 ) -> None:
     """Run a benchmark and print its table beside the limits it is compared with.
 
@@ -28,12 +38,14 @@ def bench(
       document   time to first token of a long document: cold, warm here, warm elsewhere, after a restart
       store      the node store beside memcpy, loopback TCP and Redis
       router     the router's CPU time a request beside the Rust vllm-router
+      eviction   hit rates of the eviction policies on request traces, beside a clairvoyant's
 
     \b
     Examples:
       tierline bench document --json result.json --plot result.png
       tierline bench store --json store.json --quick
       tierline bench router --markdown router.md
+      tierline bench eviction --trace conversation_trace.jsonl --plot eviction.png
     """
     from rich.console import Console
 
@@ -41,7 +53,15 @@ def bench(
 
     run_bench(
         name,
-        BenchOptions(quick=quick, url=url, engine=engine, samples=samples),
+        BenchOptions(
+            quick=quick,
+            url=url,
+            engine=engine,
+            samples=samples,
+            traces=tuple(trace or ()),
+            seed=seed,
+            through_store=through_store,
+        ),
         console=Console(),
         json=json,
         markdown=markdown,

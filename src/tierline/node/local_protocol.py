@@ -318,7 +318,9 @@ class LocalConnection(asyncio.Protocol):
         self._require_writer()
         _require_short([request.bucket, *(entry.name for entry in request.entries)])
         outcomes: list[Refusal | None] = []
-        for entry in request.entries:
+        for entry in reversed(
+            request.entries
+        ):  # the head of a prefix is then its youngest block, and outlives the rest
             try:
                 key = ObjectKey(request.bucket, entry.name)
                 self._service.commit(entry.slot, self.owner, entry.checksum, key, entry.size)
@@ -328,6 +330,7 @@ class LocalConnection(asyncio.Protocol):
                 self._forget_slot(entry.slot)
                 outcomes.append(None)
             yield
+        outcomes.reverse()
         return messages.Committed(request.id, outcomes)
 
     def _abort(self, request: messages.Abort) -> Steps:

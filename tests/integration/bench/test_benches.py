@@ -84,6 +84,25 @@ def test_the_router_is_measured_and_a_missing_peer_is_named(tmp_path: Path, monk
     assert "not installed" in rows["CPU a request, vllm-router"]["note"]
 
 
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_the_eviction_policies_are_replayed_beside_the_bounds_of_any(tmp_path: Path) -> None:
+    rows = run_bench("eviction", tmp_path, "--seed", "2", "--through-store", "--plot", str(tmp_path / "hits.png"))
+    name = "generated from seed 2"
+    for size in (1, 3, 10, 30):
+        clairvoyant = rows[f"{name}: clairvoyant, {size} %"]
+        for policy in ("arc", "lru", "s3fifo", "lfu", "fifo", "arc, heads first", "arc, real store"):
+            rate = rows[f"{name}: {policy}, {size} %"]
+            assert 0 <= rate["value"] <= clairvoyant["value"] <= rate["limit"]
+            assert rate["limit_name"] == "infinite cache"
+    assert (tmp_path / "hits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_trace_that_is_none_is_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text("what?\n")
+    result = CliRunner().invoke(app, ["bench", "eviction", "--trace", str(tmp_path / "trace.jsonl")])
+    assert "trace.jsonl: line 1: expected a JSON object" in str(result.exception)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # starts two stacks, on cores that other tests may use too
 def test_a_document_is_measured_in_every_state_and_simulated_rows_say_so(

@@ -1,6 +1,7 @@
 """Our own clients against a real node: leases, reservations, and what a failure leaves behind."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -276,3 +277,16 @@ def test_names_too_long_in_bytes_are_refused_and_the_connection_lives(node: Node
 def test_a_client_whose_name_is_too_long_in_bytes_is_not_welcomed(node: NodeProcess) -> None:
     with pytest.raises(WireError, match="name"):
         node.connect(client="\N{GRINNING FACE}" * 1000)
+
+
+def test_of_a_prefix_committed_in_one_request_the_last_block_goes_first(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, capacity="4MiB", grace_s=0, eviction="fifo")
+    names = [f"block-{number}" for number in range(4)]
+    with contextlib.closing(node), node.connect(writer=True) as client:
+        slots = client.reserve("b", names, [MIB // 4] * 4)
+        entries = [CommitEntry(slot.slot, name, MIB // 4, 0) for slot, name in zip(slots, names, strict=True)]  # type: ignore[union-attr]
+        assert client.commit("b", entries) == [None] * 4
+        for number in range(12):
+            store(client, f"filler-{number}", bytes(MIB // 4))
+
+        assert len(client.prefix_lease("b", names, 10).objects) == 3

@@ -1,26 +1,29 @@
 """Adaptive replacement: balance between recency and frequency, tuned by what was regretted lately.
 
 N. Megiddo and D. S. Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache", FAST 2003. The paper's names are in
-brackets. Departures from it, all because objects have sizes and writers take their time:
+brackets. Departures from it, because objects have sizes and writers take their time:
 
 - Lists are measured in pages, and the target moves by the pages of the object that came back.
 - Room is made when a write begins, the key is learned when it commits, so the target moves after the
   victims of this write were chosen, not before.
-- Objects under lease are outside the lists, so these may hold less than the cache; ghosts are bounded by its size.
+- Objects under lease are outside the lists, so these may hold less than the cache.
+- Each list of ghosts is bounded by the cache's size by itself. In the paper a list and its ghosts are, together, and a
+  prefix that comes again after minutes is forgotten where the cache is small (docs/decisions/eviction.md has figures).
 - The target never falls below a tenth of the cache. At 0, where the paper starts, a new prefix in a cache full of
   prefixes that were used would evict its own first blocks while its last ones are written, and be worth nothing.
 """
 
 from tierline.store.eviction.base import EvictionPolicy, Key
+from tierline.store.eviction.ghosts import Ghosts
 from tierline.store.eviction.recency import RecencyQueue
 
 _LEAST_SHARE_SEEN_ONCE = 0.1
 
 
 class AdaptiveReplacement(EvictionPolicy[Key]):
-    """Objects seen once [T1] and more than once [T2] lately, and ghosts [B1, B2]: keys alone of what went from each.
+    """Objects seen once [T1] and more than once [T2] lately, and ghosts [B1, B2]: who went from each, and no more.
 
-    Invariant: once + its ghosts, and all four together, hold at most one and two capacities of pages (ghosts give way);
+    Invariant: the ghosts of each list had at most one capacity of pages;
     ``_LEAST_SHARE_SEEN_ONCE * capacity <= target <= capacity``.
     """
 
@@ -30,8 +33,8 @@ class AdaptiveReplacement(EvictionPolicy[Key]):
         self._target = self._least_target  # [p] pages that objects seen once may hold
         self._once: RecencyQueue[Key] = RecencyQueue()
         self._often: RecencyQueue[Key] = RecencyQueue()
-        self._once_ghosts: RecencyQueue[Key] = RecencyQueue()
-        self._often_ghosts: RecencyQueue[Key] = RecencyQueue()
+        self._once_ghosts = Ghosts(capacity_pages)
+        self._often_ghosts = Ghosts(capacity_pages)
         self._once_held: dict[Key, int] = {}  # pages of what is held out, by the list it came from
         self._often_held: dict[Key, int] = {}
 
@@ -42,20 +45,19 @@ class AdaptiveReplacement(EvictionPolicy[Key]):
 
     @property
     def ghost_pages(self) -> int:
-        """Pages that the remembered keys of evicted objects had."""
+        """Pages that the remembered ghosts had."""
         return self._once_ghosts.pages + self._often_ghosts.pages
 
     def insert(self, key: Key, pages: int) -> None:
         """List as seen once; as seen often if it is a ghost, which also moves the target towards its list."""
-        if self._once_ghosts.discard(key) is not None:
+        if self._once_ghosts.take(key):
             self._aim(pages, self._often_ghosts.pages, self._once_ghosts.pages + pages)
             self._often.append(key, pages)
-        elif self._often_ghosts.discard(key) is not None:
+        elif self._often_ghosts.take(key):
             self._aim(-pages, self._once_ghosts.pages, self._often_ghosts.pages + pages)
             self._often.append(key, pages)
         else:
             self._once.append(key, pages)
-        self._trim_ghosts()
 
     def hold_out(self, key: Key) -> None:
         """Take out of its list, which is remembered."""
@@ -80,7 +82,6 @@ class AdaptiveReplacement(EvictionPolicy[Key]):
             self._once.append(key, pages)
         else:
             self._often.append(key, self._often_held.pop(key))
-        self._trim_ghosts()
 
     def remove(self, key: Key) -> None:
         """Forget, without a ghost."""
@@ -99,8 +100,7 @@ class AdaptiveReplacement(EvictionPolicy[Key]):
             return None
         chosen, ghosts = (self._once, self._once_ghosts) if self._takes_from_once else (self._often, self._often_ghosts)
         key, pages = chosen.pop_oldest()
-        ghosts.append(key, pages)
-        self._trim_ghosts()
+        ghosts.add(key, pages)
         return key
 
     @property
@@ -111,9 +111,3 @@ class AdaptiveReplacement(EvictionPolicy[Key]):
         """Move the target by ``pages``, faster where the ghosts of the list that was regretted are the fewer."""
         step = pages * max(1.0, other_ghosts / own_ghosts)
         self._target = min(max(self._target + step, self._least_target), float(self._capacity))
-
-    def _trim_ghosts(self) -> None:
-        while self._once_ghosts and self._once.pages + self._once_ghosts.pages > self._capacity:
-            self._once_ghosts.pop_oldest()
-        while self._often_ghosts and self.evictable_pages + self.ghost_pages > 2 * self._capacity:
-            self._often_ghosts.pop_oldest()

@@ -11,7 +11,7 @@ Algorithm 1. The paper's names are in brackets. Departures, because objects have
 
 from tierline.store.eviction.arrival import ArrivalQueue
 from tierline.store.eviction.base import EvictionPolicy, Key
-from tierline.store.eviction.recency import RecencyQueue
+from tierline.store.eviction.ghosts import Ghosts
 
 SMALL_SHARE = 0.1
 """Of the cache, for objects that have to prove themselves; the paper's choice for all its traces."""
@@ -21,17 +21,16 @@ MOST_USES = 3
 
 
 class SmallMainGhost(EvictionPolicy[Key]):
-    """Objects that are new [S], objects that were used often or missed soon [M], and ghosts [G]: keys that went from S.
+    """Objects that are new [S], that were used often or missed soon [M], and ghosts [G]: those that went from S.
 
     Invariant: an object is in one queue, and no ghost; ghosts have no more pages than the main queue's share.
     """
 
     def __init__(self, capacity_pages: int) -> None:
         self._small_share = capacity_pages * SMALL_SHARE
-        self._main_share = capacity_pages - self._small_share
         self._small: ArrivalQueue[Key] = ArrivalQueue()
         self._main: ArrivalQueue[Key] = ArrivalQueue()
-        self._ghosts: RecencyQueue[Key] = RecencyQueue()
+        self._ghosts = Ghosts(capacity_pages - self._small_share)
         self._uses: dict[Key, int] = {}  # [freq] where there are any
 
     @property
@@ -41,12 +40,12 @@ class SmallMainGhost(EvictionPolicy[Key]):
 
     @property
     def ghost_pages(self) -> int:
-        """Pages that the remembered keys of evicted objects had."""
+        """Pages that the remembered ghosts had."""
         return self._ghosts.pages
 
     def insert(self, key: Key, pages: int) -> None:
         """List as last of the small queue; of the main queue if it is a ghost [INSERT]."""
-        (self._small if self._ghosts.discard(key) is None else self._main).append(key, pages)
+        (self._main if self._ghosts.take(key) else self._small).append(key, pages)
 
     def hold_out(self, key: Key) -> None:
         """Let its turn not come."""
@@ -78,9 +77,7 @@ class SmallMainGhost(EvictionPolicy[Key]):
         key, pages = queue.pop_first()
         self._uses.pop(key, None)
         if queue is self._small:
-            self._ghosts.append(key, pages)
-            while self._ghosts.pages > self._main_share:
-                self._ghosts.pop_oldest()
+            self._ghosts.add(key, pages)
         return key
 
     def _advance(self) -> ArrivalQueue[Key] | None:

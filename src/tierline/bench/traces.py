@@ -1,0 +1,120 @@
+"""Request traces: when a request came and which prefix it asked for, as a list of blocks. Nothing of what was said.
+
+Equal numbers are equal blocks after equal blocks, so a number stands for the whole prefix that ends with it.
+"""
+
+import heapq
+import itertools
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tierline.errors import UsageError
+
+BLOCK_TOKENS = 512
+"""Of Mooncake's traces, and of ours."""
+
+
+class Request(NamedTuple):
+    """A request: when it came, counted from the trace's start, and its prompt's blocks in order."""
+
+    at_s: float
+    blocks: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Requests in the order of their coming."""
+
+    name: str
+    requests: Sequence[Request]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks were asked for."""
+        return sum(len(request.blocks) for request in self.requests)
+
+    @property
+    def footprint(self) -> int:
+        """How many different blocks were asked for: as many as a cache must hold that forgets nothing."""
+        return len({block for request in self.requests for block in request.blocks})
+
+    def first(self, requests: int) -> "Trace":
+        """Return the beginning of this trace."""
+        return Trace(self.name, self.requests[:requests])
+
+
+def read_trace(path: Path) -> Trace:
+    """Read a trace in the format that Mooncake publishes: a JSON object a line, with ``timestamp`` and ``hash_ids``.
+
+    ``timestamp`` is in milliseconds, ``hash_ids`` has a number for each block of 512 tokens (R. Qin et al., "Mooncake:
+    Trading More Storage for Less Computation", FAST 2025; repository kvcache-ai/Mooncake).
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, or a line of it is something else.
+    """
+    requests = []
+    try:
+        with path.open() as lines:
+            for number, line in enumerate(lines, start=1):
+                requests.append(_request(path, number, line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--trace: {path}: cannot be read: {error}") from error
+    if not requests:
+        raise UsageError(f"--trace: {path}: is empty")
+    return Trace(path.stem, sorted(requests, key=lambda request: request.at_s))
+
+
+def _request(path: Path, number: int, line: str) -> Request:
+    try:
+        entry = json.loads(line)
+        return Request(float(entry["timestamp"]) / 1000, tuple(map(int, entry["hash_ids"])))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            f'--trace: {path}: line {number}: expected a JSON object with a number "timestamp" and a list of numbers '
+            f'"hash_ids", got {line[:60]!r}'
+        ) from error
+
+
+def generate_trace(seed: int, requests: int = 6_000) -> Trace:
+    """Make a trace of a chat service with shared system prompts, conversations, and documents with a few questions.
+
+    It is no model of any service: it has the reuse that real traces have (beginnings that all share, prefixes that come
+    again after a minute or two and grow, many that never do), and a seed instead of a file.
+    """
+    dice = random.Random(seed)
+    numbers = itertools.count()
+    system_prompts = [_new_blocks(numbers, dice.randint(1, 4)) for _ in range(12)]
+    waiting: list[tuple[float, int, tuple[int, ...], int]] = []  # time, tie, prefix, requests left of its conversation
+    starts_s = 0.0
+    made: list[Request] = []
+    while len(made) < requests:
+        if not waiting or starts_s < waiting[0][0]:
+            heapq.heappush(waiting, (starts_s, next(numbers), *_new_conversation(dice, numbers, system_prompts)))
+            starts_s += dice.expovariate(1.0)
+            continue
+        at_s, _, prefix, left = heapq.heappop(waiting)
+        made.append(Request(round(at_s, 3), prefix))
+        if left > 1:
+            longer = prefix + _new_blocks(numbers, 1 + int(dice.expovariate(0.5)))
+            heapq.heappush(waiting, (at_s + 5 + dice.expovariate(1 / 100), next(numbers), longer, left - 1))
+    return Trace(f"generated from seed {seed}", made)
+
+
+def _new_conversation(
+    dice: random.Random, numbers: Iterator[int], system_prompts: Sequence[tuple[int, ...]]
+) -> tuple[tuple[int, ...], int]:
+    """Return the first prompt of a conversation and its number of requests."""
+    rank = min(int(dice.paretovariate(0.8)) - 1, len(system_prompts) - 1)
+    is_about_a_document = dice.random() < 0.25
+    new_blocks = dice.randint(10, 60) if is_about_a_document else 1 + int(dice.expovariate(0.25))
+    return system_prompts[rank] + _new_blocks(numbers, new_blocks), 1 + int(dice.expovariate(0.6))
+
+
+def _new_blocks(numbers: Iterator[int], count: int) -> tuple[int, ...]:
+    return tuple(itertools.islice(numbers, count))
