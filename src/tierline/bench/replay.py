@@ -95,7 +95,7 @@ class StoreCache:
         self._now_s = 0.0
         self.store = Store(
             segment,
-            Journal.open(segment, limits.max_ttl_s),
+            Journal.open(segment, limits.max_ttl_s, now=0.0),
             eviction=policy,
             clock=lambda: self._now_s,
             limits=limits,

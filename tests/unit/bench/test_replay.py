@@ -8,8 +8,8 @@ from tierline.bench.traces import Request, Trace, generate_trace
 from tierline.store import PolicyName, StoreLimits
 from tierline.store.eviction import POLICIES
 
-TRACE = generate_trace(5, requests=500)
-SIZES = [20, 150, 1000]
+TRACE = generate_trace(5, requests=300)
+SIZES = [20, 150]
 
 
 def trace_of(*prompts: list[int]) -> Trace:
