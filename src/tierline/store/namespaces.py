@@ -219,6 +219,9 @@ class Namespaces:
             self._empty.pop(account.namespace, None)
 
     def _open(self, namespace: Namespace) -> Account:
+        others = self._others.get(namespace.bucket if namespace.bucket in self._buckets else OTHERS)
+        if others is not None and not others.is_empty:  # of objects that may be this one's: its quota is theirs
+            return others
         if len(self._namespaces) >= self._most:
             if not self._empty:
                 return self._other(namespace.bucket)
