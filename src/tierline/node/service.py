@@ -5,6 +5,7 @@ committed, aborted and ended through this class and not on the store, so that th
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -191,9 +192,15 @@ class NodeService:
     async def scrub(self, bytes_per_s: float) -> None:
         """Verify what is stored, object after object, at a pace; runs until it is cancelled."""
         while True:
-            size = await self._scrub_next()
-            self.scrubbed_bytes += size
-            await asyncio.sleep(size / bytes_per_s if size else SCRUB_PAUSE_S)
+            key = self.store.scrub_next()
+            stat = key and self.store.stat(key)
+            if not key or not stat:
+                await asyncio.sleep(SCRUB_PAUSE_S)
+                continue
+            await asyncio.sleep(stat.size / bytes_per_s)  # before it, so that no start costs more than its share
+            with contextlib.suppress(TooManyLeases):  # then another time
+                if await self.verify_key(key, "scrub") is not Verdict.MISSING:
+                    self.scrubbed_bytes += stat.size
 
     def stop_verifying(self) -> None:
         """Wait for the checksum under way, in a thread, and start no other; needed before :meth:`close`."""
@@ -209,22 +216,6 @@ class NodeService:
     def _note_lack_of_room(self) -> None:
         if self.store.needs_reclaim:
             self._lacks_room.set()
-
-    async def _scrub_next(self) -> int:
-        """Verify the object whose turn it is; returns its size, or 0 where there was none."""
-        key = self.store.scrub_next()
-        try:
-            found = key and self.store.lease(key, VERIFIER, self.store.limits.max_ttl_s, is_use=False)
-        except TooManyLeases:
-            return 0
-        if not found:
-            return 0
-        lease, leased = found
-        try:
-            await self.verify(leased, "scrub")
-        finally:
-            self.store.release(lease)
-        return leased.size
 
     def _require_writes(self) -> None:
         if not self.accepts_writes:
