@@ -33,14 +33,14 @@ GENERATED = 16
 LICENSE = Path(__file__).parents[2] / "LICENSE"
 
 
-@pytest.fixture
-def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
+@pytest.fixture(params=["lmcache", "lmcache-plugin"])
+def stack(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
     """Run ``tierline up --connector …`` with one replica; every process ends with the test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # the first logprobs otherwise compile an operator for 13 to 31 s
     port, node_port = free_ports(2)
     arguments = ["--port", str(port), "--node-port", str(node_port), "--cache-size", "256MiB", "--replicas", "1"]
-    arguments += ["--connector", "lmcache", "--lmcache-size", "256MiB"]
+    arguments += ["--connector", request.param, "--lmcache-size", "256MiB"]
     output = tmp_path / "output"
     with output.open("wb") as log:
         program = subprocess.Popen(

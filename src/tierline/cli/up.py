@@ -22,9 +22,9 @@ def up(
         Literal["vllm", "simulated"] | None, typer.Option(help="What a replica is.", show_default="vllm")
     ] = None,
     connector: Annotated[
-        Literal["tierline", "lmcache"] | None,
+        Literal["tierline", "lmcache", "lmcache-plugin"] | None,
         typer.Option(
-            help="What joins vLLM to the node store: our connector, or LMCache with its own.",
+            help="What joins vLLM to the node store: our connector, or LMCache with its own client of it or with ours.",
             show_default="tierline",
         ),
     ] = None,

@@ -22,9 +22,10 @@ class UpConfig(ProgramConfig):
     node_port: int = Field(default=9200, ge=1, le=65535, description="port that the node store listens on")
     replicas: int = Field(default=2, ge=1, le=64, description="replicas to start")
     engine: Literal["vllm", "simulated"] = Field(default="vllm", description="what a replica is")
-    connector: Literal["tierline", "lmcache"] = Field(
+    connector: Literal["tierline", "lmcache", "lmcache-plugin"] = Field(
         default="tierline",
-        description="what joins vLLM to the node store: our connector, or LMCache with its own client of the store",
+        description="what joins vLLM to the node store: our connector, or LMCache with its own client of the store "
+        "(`lmcache`) or with ours (`lmcache-plugin`)",
     )
     model: str | None = Field(
         default=None,

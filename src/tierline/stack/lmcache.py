@@ -46,6 +46,17 @@ def stock_l2_adapter(node_url: str, segment: str) -> dict[str, object]:
     }
 
 
+def plugin_l2_adapter(node_url: str) -> dict[str, object]:
+    """Return ``--l2-adapter`` for our client of the node store, :mod:`tierline.connectors.lmcache`."""
+    return {
+        "type": "plugin",
+        "module_path": "tierline.connectors.lmcache",
+        "class_name": "TierlineL2Adapter",
+        "config_class_name": "TierlineL2AdapterConfig",
+        "adapter_params": {"url": node_url.replace("http://", "tierline://")},
+    }
+
+
 def server_command(
     *, port: int, http_port: int, memory_name: str, size_bytes: int, l2_adapter: Mapping[str, object]
 ) -> EngineCommand:

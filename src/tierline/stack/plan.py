@@ -185,7 +185,10 @@ def _node(config: UpConfig, socket: Path) -> PlannedChild:
 
 def _caches(config: UpConfig, ports: _Ports) -> list[PlannedChild]:
     node_url = f"http://{engines.ENGINE_HOST}:{config.node_port}"
-    adapter = lmcache.stock_l2_adapter(node_url, _segment(config))
+    if config.connector == "lmcache":
+        adapter = lmcache.stock_l2_adapter(node_url, _segment(config))
+    else:
+        adapter = lmcache.plugin_l2_adapter(node_url)
     planned = []
     for number, (port, page) in enumerate(zip(ports.caches, ports.cache_pages, strict=True), start=1):
         command = lmcache.server_command(

@@ -14,7 +14,7 @@ from vllm import SamplingParams
 from vllm.v1.request import Request
 
 from tierline.client import NodeClient
-from tierline.connectors.vllm.breaker import Breaker, Warnings
+from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.copy import HostCopier, page_words
 from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.lookup import Lookup, LookupThread

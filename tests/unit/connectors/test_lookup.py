@@ -8,7 +8,7 @@ import logging
 import time
 from types import SimpleNamespace
 
-from tierline.connectors.vllm.breaker import Breaker, Warnings
+from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.lookup import LookupThread
 from tierline.connectors.vllm.metrics import Counters
 from tierline.prefix import Shard

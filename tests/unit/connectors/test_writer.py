@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import torch
 
 from tierline.client import SegmentMapping
-from tierline.connectors.vllm.breaker import Breaker, Warnings
+from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.copy import HostCopier
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkStore

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tierline.client import NodeClient
-from tierline.connectors.vllm.breaker import Breaker, Warnings
+from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.metrics import Counters
 from tierline.errors import TierlineError, WireError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from tierline.client import NodeClient
-from tierline.connectors.vllm.breaker import Breaker, Warnings
+from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.copy import ChunkCopier
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkStore

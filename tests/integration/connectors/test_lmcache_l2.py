@@ -1,0 +1,260 @@
+"""Our L2 adapter of LMCache's multiprocess mode beside LMCache's own, both made by LMCache itself, on a real node."""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.node.processes import NodeProcess, wait_until
+
+pytest.importorskip("torch")
+pytest.importorskip("lmcache")
+
+import torch
+from lmcache.v1.distributed.api import ObjectKey
+from lmcache.v1.distributed.l2_adapters import create_l2_adapter
+from lmcache.v1.distributed.l2_adapters.config import get_l2_adapter_config_class
+from lmcache.v1.memory_management import MemoryFormat, MemoryObjMetadata, TensorMemoryObj
+
+OBJECT_BYTES = 200_000
+CHUNKS = 16
+
+
+class Client:
+    """An adapter as LMCache's controllers use it: submit, wait for its descriptor, ask for the result."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.adapter = create_l2_adapter(get_l2_adapter_config_class(spec["type"]).from_dict(spec))
+
+    def store(self, keys: list[Any], number: int) -> Any:
+        task = self.adapter.submit_store_task(keys, [memory_of(number) for _ in keys])
+        await_signal(self.adapter.get_store_event_fd())
+        return self.adapter.pop_completed_store_tasks()[task]
+
+    def look_up(self, keys: list[Any]) -> list[int]:
+        task = self.adapter.submit_lookup_and_lock_task(keys, {})
+        await_signal(self.adapter.get_lookup_and_lock_event_fd())
+        return places_in(self.adapter.query_lookup_and_lock_result(task), len(keys))
+
+    def load(self, keys: list[Any]) -> tuple[list[int], list[int]]:
+        memories = [memory_of(0) for _ in keys]
+        task = self.adapter.submit_load_task(keys, memories)
+        await_signal(self.adapter.get_load_event_fd())
+        loaded = places_in(self.adapter.query_load_result(task), len(keys))
+        return loaded, [int(memories[place].raw_data.unique().item()) for place in loaded]
+
+    def unlock(self, keys: list[Any]) -> None:
+        self.adapter.submit_unlock(keys)
+
+
+def await_signal(descriptor: int) -> None:
+    assert select.select([descriptor], [], [], 30)[0]
+    os.eventfd_read(descriptor)
+
+
+def places_in(bitmap: Any, count: int) -> list[int]:
+    assert bitmap is not None
+    return [place for place in range(count) if bitmap.test(place)]
+
+
+def memory_of(number: int) -> TensorMemoryObj:
+    raw = torch.full((OBJECT_BYTES,), number, dtype=torch.uint8)
+    metadata = MemoryObjMetadata(torch.Size([OBJECT_BYTES]), torch.uint8, 0, OBJECT_BYTES, 1, fmt=MemoryFormat.BINARY)
+    return TensorMemoryObj(raw, metadata, None)
+
+
+def keys_of(test: str, count: int = CHUNKS, **fields: Any) -> list[Any]:
+    return [
+        ObjectKey(f"{test}-{number}".encode(), **{"model_name": "org/model", "kv_rank": 1, **fields})
+        for number in range(count)
+    ]
+
+
+def spec_of(kind: str, node: NodeProcess, **params: Any) -> dict[str, Any]:
+    if kind == "stock":
+        url = f"sagemaker-hyperpod://127.0.0.1:{node.port}"
+        return {"type": "sagemaker-hyperpod", "url": url, "shared_memory_name": node.segment_name, **params}
+    return {
+        "type": "plugin",
+        "module_path": "tierline.connectors.lmcache",
+        "class_name": "TierlineL2Adapter",
+        "config_class_name": "TierlineL2AdapterConfig",
+        "adapter_params": {"url": f"tierline://127.0.0.1:{node.port}", **params},
+    }
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    process = NodeProcess(tmp_path_factory.mktemp("node"), grace_s=0)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Client]]:
+    clients: list[Client] = []
+
+    def start(kind: str, node: NodeProcess, **params: Any) -> Client:
+        clients.append(Client(spec_of(kind, node, **params)))
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.adapter.close()
+
+
+def ended(stats: dict[str, Any]) -> bool:
+    return bool(stats["leases"] == 0)
+
+
+@pytest.mark.parametrize("reader", ["stock", "plugin"])
+@pytest.mark.parametrize("writer", ["stock", "plugin"])
+def test_both_adapters_do_the_same_and_find_what_the_other_stored(
+    writer: str, reader: str, node: NodeProcess, start: Callable[..., Client]
+) -> None:
+    keys = keys_of(f"{writer}-{reader}", cache_salt="tenant")
+    stored = start(writer, node).store(keys, 7)
+    assert (stored.is_successful(), stored.bytes_transferred()) == (True, CHUNKS * OBJECT_BYTES)
+    client = start(reader, node)
+    absent = keys_of(f"{writer}-{reader}-absent", 2)
+    asked = [keys[0], absent[0], *keys[1:], absent[1]]
+    present = [0, *range(2, CHUNKS + 1)]
+    assert client.look_up(asked) == present
+    assert client.load([asked[place] for place in present]) == (list(range(CHUNKS)), [7] * CHUNKS)
+    assert node.stats["store"]["leases"] > 0
+    client.unlock(keys)
+    wait_until(lambda: ended(node.stats["store"]))
+    assert client.store(keys[:2], 8).is_successful()
+    assert client.load(keys[:1]) == ([0], [7])
+    wait_until(lambda: ended(node.stats["store"]))
+    assert client.adapter.report_status()["is_healthy"]
+
+
+def test_a_lookup_of_many_chunks_is_one_lease(node: NodeProcess, start: Callable[..., Client]) -> None:
+    client, keys = start("plugin", node), keys_of("one", 64)
+    client.store(keys, 1)
+    assert client.look_up(keys) == list(range(64))
+    assert node.stats["store"]["leases"] == 1
+    client.unlock(keys[:-1])
+    client.load(keys[-1:])
+    assert node.stats["store"]["leases"] == 1
+    client.unlock(keys[-1:])
+    wait_until(lambda: ended(node.stats["store"]))
+
+
+def test_what_two_lookups_locked_is_held_until_both_unlocked_it(
+    node: NodeProcess, start: Callable[..., Client]
+) -> None:
+    client, keys = start("plugin", node), keys_of("twice", 2)
+    client.store(keys, 1)
+    assert client.look_up(keys) == client.look_up(keys) == [0, 1]
+    client.unlock(keys)
+    wait_until(lambda: node.stats["store"]["leases"] == 1)
+    assert client.load(keys)[0] == [0, 1]
+    client.unlock(keys)
+    wait_until(lambda: ended(node.stats["store"]))
+
+
+def test_rows_of_several_groups_and_ranks_are_looked_up_together(
+    node: NodeProcess, start: Callable[..., Client]
+) -> None:
+    client = start("plugin", node)
+    rows = [keys_of("row", 8, kv_rank=rank, object_group_id=group) for group in range(2) for rank in range(2)]
+    for row, stored in zip(rows, (slice(8), slice(5), slice(6, 8), slice(0)), strict=True):
+        if row[stored]:
+            client.store(row[stored], 1)
+    found = client.look_up([key for row in rows for key in row])
+    assert found == [*range(8), *range(8, 13), 22, 23]
+    client.unlock([[key for row in rows for key in row][place] for place in found])
+    wait_until(lambda: ended(node.stats["store"]))
+
+
+@pytest.mark.parametrize("kind", ["stock", "plugin"])
+def test_many_lookups_at_once_all_end(kind: str, node: NodeProcess, start: Callable[..., Client]) -> None:
+    client, keys = start(kind, node), keys_of(f"many-{kind}", 8)
+    client.store(keys, 1)
+    pending = {client.adapter.submit_lookup_and_lock_task(keys, {}) for _ in range(32)}
+    deadline = time.monotonic() + 60
+    while pending:
+        assert time.monotonic() < deadline
+        for task in list(pending):
+            found = client.adapter.query_lookup_and_lock_result(task)
+            if found is not None:
+                assert found.popcount() == 8
+                pending.remove(task)
+        time.sleep(0.01)
+    for _ in range(32):
+        client.unlock(keys)
+    wait_until(lambda: ended(node.stats["store"]))
+
+
+def test_by_get_nothing_is_leased_and_the_bytes_are_the_same(node: NodeProcess, start: Callable[..., Client]) -> None:
+    client, keys = start("plugin", node, shared_memory_name=None), keys_of("get", 4)
+    assert client.store(keys[:3], 9).is_successful()
+    assert client.look_up(keys) == [0, 1, 2]
+    assert client.adapter.report_status()["shared_memory"] == [False]
+    assert node.stats["store"]["leases"] == 0
+    assert client.load(keys) == ([0, 1, 2], [9, 9, 9])
+    client.unlock(keys[:3])
+
+
+def test_a_socket_can_be_named_where_the_node_states_another_path(
+    node: NodeProcess, start: Callable[..., Client]
+) -> None:
+    client = start("plugin", node, socket=str(node.socket))
+    client.look_up(keys_of("named", 1))
+    assert client.adapter.report_status()["shared_memory"] == [True]
+
+
+def test_a_node_that_was_killed_costs_misses_until_it_is_back(tmp_path: Path, start: Callable[..., Client]) -> None:
+    node = NodeProcess(tmp_path, capacity="16MiB")
+    try:
+        client, keys = start("plugin", node), keys_of("killed", 4)
+        client.store(keys, 3)
+        assert client.look_up(keys) == [0, 1, 2, 3]
+        node.kill()
+        assert client.load(keys) == ([], [])
+        client.unlock(keys)
+        assert client.look_up(keys) == []
+        assert not client.store(keys_of("lost", 1), 1).is_successful()
+        node.start()
+        wait_until(lambda: client.look_up(keys) == [0, 1, 2, 3])
+        assert client.load(keys) == ([0, 1, 2, 3], [3, 3, 3, 3])
+    finally:
+        node.close()
+
+
+def test_an_adapter_that_is_closed_ends_what_runs_and_leaves_no_lease(
+    node: NodeProcess, start: Callable[..., Client]
+) -> None:
+    client, keys = start("plugin", node), keys_of("closed", 4)
+    client.store(keys, 1)
+    client.look_up(keys)
+    node.process.send_signal(signal.SIGSTOP)
+    task = client.adapter.submit_lookup_and_lock_task(keys, {})
+    node.process.send_signal(signal.SIGCONT)
+    client.adapter.close()
+    wait_until(lambda: ended(node.stats["store"]))
+    assert client.adapter.query_lookup_and_lock_result(task) is not None
+
+
+def test_an_adapter_starts_without_its_node_and_finds_it_later(tmp_path: Path, start: Callable[..., Client]) -> None:
+    node = NodeProcess(tmp_path, capacity="16MiB")
+    try:
+        node.stop()
+        client, keys = start("plugin", node), keys_of("later", 1)
+        assert client.look_up(keys) == []
+        node.start()
+        wait_until(lambda: bool(client.store(keys, 1).is_successful()))
+        assert client.look_up(keys) == [0]
+    finally:
+        node.close()
+
+
+def test_a_wrong_parameter_stops_lmcache_with_its_name(node: NodeProcess) -> None:
+    with pytest.raises(ValueError, match="max_connections must be a positive integer"):
+        Client(spec_of("plugin", node, max_connections=0))
