@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import chain
-from math import inf
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +31,7 @@ from tierline.errors import (
     UnknownSlot,
 )
 from tierline.store.adoption import Adoption, adopt
+from tierline.store.catalog import Catalog
 from tierline.store.entries import Entry, OpenSlot
 from tierline.store.eviction import POLICIES, EvictionPolicy, PolicyName
 from tierline.store.extents import PAGE_BYTES, PageAllocator, Run, extents_of, pages_for, runs_of, split_runs
@@ -59,6 +58,7 @@ from tierline.store.objects import (
 )
 from tierline.store.partition import Partition
 from tierline.store.placement import SegmentOptions
+from tierline.store.readers import Readers
 from tierline.store.room import Room
 from tierline.store.segment import DEFAULTS, Segment
 from tierline.store.stats import Counters, MissReason, StoreStats
@@ -66,9 +66,6 @@ from tierline.store.wheel import DueWheel
 
 MOST_EVICTIONS = 4096
 """Of one write: about 40 ms. A large object among very many small ones may need several tries; each of them gets on."""
-
-SCANNED_ROWS = 10_000
-"""Most records that one call of a listing, a flush or a scrub looks at: about 2 ms."""
 
 LISTED_OBJECTS = 20_000
 """Of all leases on one page of a listing of leases, about."""
@@ -115,8 +112,8 @@ class Store:
         self._wall_clock = wall_clock
         self._limits = limits or StoreLimits()
         self._pages = segment.size // PAGE_BYTES - 1  # the first one is the segment's header
-        self._objects: dict[ObjectKey, Entry] = {}
-        self._rows: list[Entry | None] = []  # by number of record, which an object keeps for as long as it lives
+        self._catalog = Catalog()
+        self._objects = self._catalog.by_key
         self._namespaces = Namespaces(
             rules or {},
             default_rules or BucketRules(),
@@ -129,21 +126,14 @@ class Store:
         self._leases: LeaseTable[Entry] = LeaseTable(
             f"{journal.epoch:016x}-", self._limits.max_leases, self._limits.max_leases_per_holder
         )
-        self._rests: DueWheel[Entry] = DueWheel()
+        self._readers = Readers(self._room, self._limits, self._pages)
         self._ends: DueWheel[Entry] = DueWheel()  # of times to live
-        self._scrubbed = 0
         self._slots: dict[int, OpenSlot] = {}
         self._slots_of: dict[Owner, set[int]] = {}
         self._writing: dict[ObjectKey, int] = {}
         self._last_slot = journal.starts << 32  # so that a slot of a former process never names one of this
         self._orphans: dict[str, list[Record]] = {}
-        self._used_pages = 0
-        self._leased_pages = 0
-        self._retired_pages = 0
-        self._quarantined_pages = 0
         self._reserved_pages = 0
-        self._fragments = 0
-        self._unverified = 0
         self._counters = Counters()
         self._adopt()
 
@@ -319,13 +309,15 @@ class Store:
             The holder, or all together, have as many as they may.
         """
         found = self._objects.get(key)
-        if found is None or (self._is_quarantine_full and found.is_idle):
+        if found is None or (self._readers.is_quarantine_full and found.is_idle):
             if is_use:
                 self._count_misses(key, 1, found)
             return None
         lease = self._open_lease(holder, ttl_s)
         self._leases.add(lease, [found])
-        self._hold([found], self._clock(), is_use=is_use)
+        self._readers.hold([found], self._clock(), is_use=is_use)
+        if is_use:
+            self._count_hits([found])
         return lease.id, found.leased
 
     def open_lease(self, holder: str, ttl_s: float) -> str:
@@ -354,7 +346,7 @@ class Store:
         lease = self._leases.get(lease_id)
         run: builtins.list[Entry] = []
         found: Entry | None = None
-        is_restricted = self._is_quarantine_full
+        is_restricted = self._readers.is_quarantine_full
         for key in keys:
             found = self._objects.get(key)
             if found is None or (is_restricted and found.is_idle):
@@ -365,7 +357,8 @@ class Store:
         if excess:  # of a group that is not complete
             del run[-excess:]
             self._count_behind(excess)
-        self._hold(run, self._clock(), is_use=True)
+        self._readers.hold(run, self._clock(), is_use=True)
+        self._count_hits(run)
         self._leases.add(lease, run)
         return [held.leased for held in run]
 
@@ -380,7 +373,7 @@ class Store:
         The lease itself ends with its last object. An object stays readable for the grace time.
         """
         released = self._leases.release(lease_id, start, stop)
-        self._let_go(released, self._clock() + self._limits.grace_s)
+        self._readers.let_go(released, self._clock())
         return len(released)
 
     def release_holder(self, holder: str) -> int:
@@ -390,7 +383,7 @@ class Store:
         """
         ended = 0
         for items in self._leases.end_holder(holder):
-            self._quarantine(items, self._clock())
+            self._readers.quarantine(items, self._clock())
             ended += 1
         self._counters.leases_abandoned += ended
         return ended
@@ -424,10 +417,7 @@ class Store:
 
     def mark_verified(self, leased: Leased) -> None:
         """Note that bytes and checksum were compared and agree. Nothing happens if the object is gone meanwhile."""
-        found = self._objects.get(leased.key)
-        if found is not None and found.leased is leased and not leased.is_verified:
-            found.leased = leased._replace(is_verified=True)
-            self._unverified -= 1
+        self._catalog.mark_verified(leased)
 
     def drop_corrupt(self, leased: Leased) -> bool:
         """Remove an object whose bytes were found not to match. False if just this object is gone already."""
@@ -450,14 +440,14 @@ class Store:
             How many objects were removed, and the cursor to go on from, which is empty at the end.
         """
         removed = 0
-        for row, found in self._scan(cursor):
-            if found is None or not found.is_of(bucket, salt):
+        for position, found in self._catalog.scan(cursor):
+            if not found.is_of(bucket, salt):
                 continue
             if removed >= limit:
-                return removed, str(row)
+                return removed, position
             self._withdraw(found, Fate.FLUSHED)
             removed += 1
-        return removed, self._cursor_behind(cursor)
+        return removed, self._catalog.cursor_behind(cursor)
 
     def pin(self, keys: Iterable[ObjectKey], ttl_s: float) -> int:
         """Keep stored objects for a time: they go only when nothing else is evictable. Returns how many are stored.
@@ -510,7 +500,7 @@ class Store:
         """
         now = self._clock()
         for items in self._leases.end_due(now):
-            self._quarantine(items, now)
+            self._readers.quarantine(items, now)
             self._counters.leases_expired += 1
             limit -= 1 + len(items)
             if limit <= 0:
@@ -525,8 +515,9 @@ class Store:
             limit -= 1
             if limit <= 0:
                 return True
-        for rested in self._rests.take_due(now):
-            self._end_rest(rested, now)
+        for retired in self._readers.end_rests(now):
+            if retired is not None:
+                self._free(retired)
             limit -= 1
             if limit <= 0:
                 return True
@@ -593,15 +584,7 @@ class Store:
         ValueError
             The cursor is not one.
         """
-        now = self._clock()
-        objects: list[ObjectStat] = []
-        for row, found in self._scan(cursor):
-            if found is None or not found.leased.key.name.startswith(prefix) or not found.is_of(bucket, salt):
-                continue
-            if len(objects) >= limit:
-                return Listing(objects, str(row))
-            objects.append(found.stat(now))
-        return Listing(objects, self._cursor_behind(cursor))
+        return self._catalog.page(bucket, prefix, salt, cursor, limit, self._clock())
 
     def leases(self, *, cursor: str = "", limit: int = 1_000) -> LeaseListing:
         """Describe live leases, oldest first, a page at a time. Raises ``ValueError`` for what is no cursor."""
@@ -638,13 +621,7 @@ class Store:
 
     def scrub_next(self) -> ObjectKey | None:
         """Return the next object in turn to compare with its checksum; ``None`` if none was met."""
-        rows = chain(range(self._scrubbed, len(self._rows)), range(self._scrubbed))
-        for row, _ in zip(rows, range(SCANNED_ROWS), strict=False):
-            self._scrubbed = row + 1
-            found = self._rows[row]
-            if found is not None:
-                return found.leased.key
-        return None
+        return self._catalog.next_in_turn()
 
     def stats(self) -> StoreStats:
         """Count what is there now."""
@@ -652,21 +629,21 @@ class Store:
         return StoreStats(
             capacity_bytes=self._pages * PAGE_BYTES,
             free_bytes=self._allocator.free_pages * PAGE_BYTES,
-            used_bytes=self._used_pages * PAGE_BYTES,
-            leased_bytes=self._leased_pages * PAGE_BYTES,
+            used_bytes=self._catalog.pages * PAGE_BYTES,
+            leased_bytes=self._readers.leased_pages * PAGE_BYTES,
             resting_bytes=self._resting_pages * PAGE_BYTES,
-            quarantined_bytes=self._quarantined_pages * PAGE_BYTES,
+            quarantined_bytes=self._readers.quarantined_pages * PAGE_BYTES,
             pinned_bytes=self._room.pinned_pages * PAGE_BYTES,
             reserved_bytes=self._reserved_pages * PAGE_BYTES,
             orphaned_bytes=sum(pages_for(record.size) for record in orphans) * PAGE_BYTES,
-            retired_bytes=self._retired_pages * PAGE_BYTES,
+            retired_bytes=self._readers.retired_pages * PAGE_BYTES,
             largest_free_bytes=self._allocator.largest_run * PAGE_BYTES,
             objects=len(self._objects),
-            fragments=self._fragments,
+            fragments=self._catalog.fragments,
             slots=len(self._slots),
             orphaned_slots=len(orphans),
             leases=len(self._leases),
-            unverified=self._unverified,
+            unverified=self._catalog.unverified,
             namespaces=len(self._namespaces),
             ghost_entries=len(self._history),
             **asdict(self._counters),
@@ -789,8 +766,7 @@ class Store:
     def _evict(self, victim: Entry, fate: Fate) -> None:
         """Remove an object that :class:`Room` chose; nobody reads it, so its pages are free at once."""
         self._unlist(victim, fate)
-        self._journal.erase(victim.record)
-        self._allocator.free(runs_of(victim.leased.extents))
+        self._free(victim)
 
     def _lacks_free(self, watermark: float) -> bool:
         """Whether more than a share of all pages is not free, and an unpinned object could go now."""
@@ -807,31 +783,21 @@ class Store:
             f"no room for {pages} pages of {PAGE_BYTES} bytes: of {self._pages}, {self._allocator.free_pages} are "
             f"free, {self._room.evictable_pages} evictable"
             + (f" in {wait:.0f} s (leases given before the restart may still be read)" if wait > 0 else "")
-            + f", {self._leased_pages} leased, {self._resting_pages} resting after a lease, "
-            f"{self._reserved_pages} being written, {self._retired_pages} deleted but read; try again later"
+            + f", {self._readers.leased_pages} leased, {self._resting_pages} resting after a lease, "
+            f"{self._reserved_pages} being written, {self._readers.retired_pages} deleted but read; try again later"
         )
 
     @property
     def _resting_pages(self) -> int:
-        return self._used_pages - self._leased_pages - self._room.evictable_pages
-
-    @property
-    def _is_quarantine_full(self) -> bool:
-        return self._quarantined_pages > self._limits.max_quarantined_fraction * self._pages
+        return self._catalog.pages - self._readers.leased_pages - self._room.evictable_pages
 
     # Objects ------------------------------------------------------------------------------------------------------
 
     def _publish(self, new: Entry, ttl_s: float | None) -> None:
         """List an object; ``ttl_s`` is how long it may still live."""
-        self._objects[new.leased.key] = new
-        if new.record >= len(self._rows):
-            self._rows.extend([None] * (new.record + 1 - len(self._rows)))
-        self._rows[new.record] = new
+        self._catalog.add(new)
         self._room.insert(new)
         self._namespaces.add(new.account, new.pages)
-        self._used_pages += new.pages
-        self._fragments += len(new.leased.extents)
-        self._unverified += not new.leased.is_verified
         self._history.published(new.leased.key)
         if ttl_s is not None:
             new.expires_at = self._clock() + ttl_s
@@ -840,12 +806,8 @@ class Store:
     def _unlist(self, gone: Entry, fate: Fate) -> None:
         """Hide an object from lookups and count it as gone; its pages and its record are the caller's."""
         now = self._clock()
-        del self._objects[gone.leased.key]
-        self._rows[gone.record] = None
+        self._catalog.remove(gone)
         self._namespaces.subtract(gone.account, gone.pages)
-        self._used_pages -= gone.pages
-        self._fragments -= len(gone.leased.extents)
-        self._unverified -= not gone.leased.is_verified
         self._counters.evictions[fate.reason] += 1
         gone.account.evictions += fate in (Fate.EVICTED, Fate.QUOTA_EVICTED)
         self._history.note(gone.leased.key, fate, now, now - gone.born, now - gone.touched)
@@ -856,13 +818,16 @@ class Store:
         """Remove an object that may be read: its pages rest until they cannot be."""
         self._room.remove(gone)
         self._unlist(gone, fate)
-        if gone.leases:
-            self._leased_pages -= gone.pages
-        self._journal.retire(gone.record)
-        gone.is_retired = True
-        self._retired_pages += gone.pages
-        if gone.is_idle:
-            self._end_rest(gone, self._clock())
+        if gone.is_idle and gone.rests_until <= self._clock():
+            self._free(gone)
+        else:
+            self._journal.retire(gone.record)
+            self._readers.retire(gone)
+
+    def _free(self, gone: Entry) -> None:
+        """Free the pages of an object that is gone and that nobody can be reading."""
+        self._journal.erase(gone.record)
+        self._allocator.free(runs_of(gone.leased.extents))
 
     # Leases -------------------------------------------------------------------------------------------------------
 
@@ -876,73 +841,11 @@ class Store:
         self._counters.leases_given += 1
         return lease
 
-    def _hold(self, run: Sequence[Entry], now: float, *, is_use: bool) -> None:
-        """Note one more lease on each object, and a use of it. An object may be in a run more than once."""
-        leased_pages = 0
-        size = 0
-        not_idle: builtins.list[Entry] = []
-        used: builtins.list[Entry] = []
-        touched_before = now - self._limits.touch_window_s if is_use else -inf
-        for found in run:
-            if not found.leases:
-                leased_pages += found.pages
-                if not found.is_resting:
-                    not_idle.append(found)
-            found.leases += 1
-            size += found.leased.size
-            if found.touched <= touched_before:
-                found.touched = now
-                found.hits += 1
-                used.append(found)
-        self._leased_pages += leased_pages
-        self._room.hold_out(not_idle)
-        for found in used:
-            found.account.policy.use(found.leased.key)
-        if is_use and run:
+    def _count_hits(self, run: Sequence[Entry]) -> None:
+        if run:
             self._counters.hits += len(run)
-            self._counters.hit_bytes += size
+            self._counters.hit_bytes += sum([found.leased.size for found in run])
             run[0].account.hits += len(run)
-
-    def _let_go(self, items: Sequence[Entry], rests_until: float) -> None:
-        """Note one lease less on each object; the last one leaves it to rest."""
-        for item in items:
-            item.leases -= 1
-            if item.is_resting:  # filed anew, behind what was given back before it: heads of prefixes come last
-                item.is_resting = False
-                self._rests.discard(item, item.rests_until)
-            item.rests_until = max(item.rests_until, rests_until)
-            if item.leases and not item.is_quarantined:
-                continue
-            if not item.leases and not item.is_retired:
-                self._leased_pages -= item.pages
-            item.is_resting = True
-            self._rests.put(item, item.rests_until)
-
-    def _quarantine(self, items: Sequence[Entry], now: float) -> None:
-        """Note that a lease ended which its holder has not given back: it may be reading on."""
-        for item in items:
-            if not item.is_quarantined:
-                item.is_quarantined = True
-                self._quarantined_pages += item.pages
-        self._let_go(items, now + self._limits.quarantine_s)
-
-    def _end_rest(self, rested: Entry, now: float) -> None:
-        """Make an object evictable again, or free its pages if it is retired; unless it is leased or must rest on."""
-        rested.is_resting = rested.rests_until > now
-        if rested.is_resting:
-            self._rests.put(rested, rested.rests_until)
-            return
-        if rested.is_quarantined:
-            rested.is_quarantined = False
-            self._quarantined_pages -= rested.pages
-        if rested.leases:
-            return
-        if rested.is_retired:
-            self._retired_pages -= rested.pages
-            self._journal.erase(rested.record)
-            self._allocator.free(runs_of(rested.leased.extents))
-        else:
-            self._room.put_back(rested)
 
     def _count_misses(self, key: ObjectKey, misses: int, found: Entry | None) -> None:
         """Count a key that was not to be had and those behind it; ``found`` if it is stored all the same."""
@@ -961,20 +864,6 @@ class Store:
     def _count_behind(self, misses: int) -> None:
         self._counters.misses += misses
         self._counters.misses_by_reason["behind_a_miss"] += misses
-
-    # Rows ---------------------------------------------------------------------------------------------------------
-
-    def _scan(self, cursor: str) -> Iterator[tuple[int, Entry | None]]:
-        """Yield the rows that one call looks at from a cursor on."""
-        start = int(cursor or 0)
-        if start < 0:
-            raise ValueError(f"cursor: got {cursor!r}; allowed: what a page before gave")
-        return zip(range(start, start + SCANNED_ROWS), self._rows[start : start + SCANNED_ROWS], strict=False)
-
-    def _cursor_behind(self, cursor: str) -> str:
-        """Return the cursor behind those rows, empty at the end."""
-        end = int(cursor or 0) + SCANNED_ROWS
-        return str(end) if end < len(self._rows) else ""
 
     def _cut(self, ttl_s: float) -> float:
         return min(ttl_s, self._limits.max_ttl_s) if ttl_s > 0 else 0.0  # and for what is not a number
@@ -1002,10 +891,7 @@ class Store:
             adopted.born = now - age_s
             self._publish(adopted, None if ttl_s is None else ttl_s - age_s)
         for record in adoption.retired:
-            retired = self._adopted(record, now)
-            retired.is_retired = retired.is_resting = True
-            self._retired_pages += retired.pages
-            self._rests.put(retired, self._evicts_from)
+            self._readers.retire(self._adopted(record, now))
         for record in adoption.orphaned:
             self._orphans.setdefault(record.client, []).append(record)
             self._history.note(record.key, Fate.LOST_AT_RESTART, now)

@@ -7,8 +7,7 @@ from tests.unit.store.conftest import PAGES, ManualClock
 
 from tierline.errors import NoSpace, TooManyLeases
 from tierline.prefix import Shard, object_name
-from tierline.store import PAGE_BYTES, BucketRules, ObjectKey, Owner, Quota, Store, StoreLimits
-from tierline.store import store as store_module
+from tierline.store import PAGE_BYTES, BucketRules, ObjectKey, Owner, Quota, Store, StoreLimits, catalog
 
 HTTP = Owner("", 1)
 OpenStore = Callable[..., Store]
@@ -129,7 +128,7 @@ def test_a_time_to_live_goes_on_while_the_node_is_stopped(
 
 
 def test_a_listing_has_every_object_once_however_it_is_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SCANNED_ROWS", 7)
+    monkeypatch.setattr(catalog, "SCANNED_ROWS", 7)
     for number in range(30):
         put(store, key(number, "ab"[number % 2]))
     for number in range(0, 30, 3):
@@ -177,7 +176,7 @@ def test_an_object_is_described(store: Store, clock: ManualClock) -> None:
 
 
 def test_a_flush_takes_what_was_there_and_nothing_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SCANNED_ROWS", 7)
+    monkeypatch.setattr(catalog, "SCANNED_ROWS", 7)
     for number in range(20):
         put(store, key(number, "ab"[number % 2]))
     held = lease(store, key(2, "a"))

@@ -205,3 +205,16 @@ def test_empty_namespaces_make_way_for_new_ones(open_store: OpenStore) -> None:
         store.delete(put(store, key(0, "t", f"bucket{number}")))
 
     assert [each.namespace.bucket for each in store.namespaces()] == ["bucket4", "bucket5"]
+
+
+def test_a_tenant_counted_with_the_others_never_has_its_quota_twice(open_store: OpenStore) -> None:
+    rules = {"kv": BucketRules(tenant_quota=Quota(hard_objects=2))}
+    store = open_store(limits=StoreLimits(max_namespaces=1), rules=rules)
+    first = put(store, key(0, "first"))
+    put(store, key(0, "late"))
+    store.delete(first)
+
+    for number in range(1, 5):
+        put(store, key(number, "late"))
+
+    assert stored(store, "late", 5) == [3, 4]
