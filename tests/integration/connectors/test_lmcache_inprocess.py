@@ -192,6 +192,19 @@ def test_what_a_lookup_found_and_nobody_reads_is_given_back(
     wait_until(lambda: node.stats["store"]["leases"] == 0)
 
 
+def test_lookups_beyond_what_is_held_give_back_what_was_found_first(
+    node: NodeProcess, start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connector_module, "HELD_OBJECTS", 3)
+    engine, keys = start(node), keys_of(21, 5)
+    engine.store(keys)
+    for key in keys:
+        assert engine.backend.contains(key)
+    wait_until(lambda: node.stats["store"]["leases"] == 3)
+    assert engine.load(keys) == list(range(5))
+    wait_until(lambda: node.stats["store"]["leases"] == 0)
+
+
 def test_many_lookups_at_once_all_end(node: NodeProcess, start: Callable[..., Engine]) -> None:
     engine, keys = start(node), keys_of(7, 16)
     engine.store(keys)

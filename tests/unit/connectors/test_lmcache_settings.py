@@ -1,6 +1,7 @@
 """LMCache's settings of our client, beside those of its own: same inputs, same results, same words where it refuses."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -153,6 +154,14 @@ def test_the_parameters_of_the_multiprocess_mode_are_taken_or_refused_as_lmcache
         theirs.max_lease_size_mb,
     )
     assert (ours.lookup_timeout_ms, ours.lease_ttl_s * 1000) == (theirs.lease_wait_timeout_ms, theirs.lease_ttl_ms)
+
+
+def test_every_setting_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "lmcache.md").read_text()
+    for name in DEFAULTS:
+        assert f"`sagemaker_hyperpod_{name}`" in page
+    for key in ("use_https", "socket", "token", "url", "lease_wait_timeout_ms"):
+        assert f"{key}`" in page
 
 
 def test_one_socket_is_not_taken_for_two_node_stores() -> None:

@@ -23,6 +23,9 @@ from tierline.connectors.lmcache.settings import Settings
 HOLD_S = 10.0
 """How long what a lookup found is held for the read that follows, unless the lease ends before."""
 
+HELD_OBJECTS = 4096
+"""Objects held for reads at once; beyond it the oldest are given back, and read under a lease of their own."""
+
 
 class SageMakerHyperPodConnector(RemoteConnector):  # type: ignore[misc]  # LMCache is not typed for us
     """LMCache's view of the node stores.
@@ -181,7 +184,8 @@ class SageMakerHyperPodConnector(RemoteConnector):  # type: ignore[misc]  # LMCa
         replaced = [grip for name in names if (grip := self._held.pop(name, None)) is not None]
         kept = {names[place]: grip for place, grip in grips.items()}
         self._held.update(kept)
-        self._nodes().let_go(replaced)
+        excess = list(self._held)[: max(len(self._held) - HELD_OBJECTS, 0)]
+        self._nodes().let_go([*replaced, *(self._held.pop(name) for name in excess)])
         self.loop.call_later(min(HOLD_S, self.settings.lease_ttl_s), self._end_hold, kept)
         return len(grips)
 
