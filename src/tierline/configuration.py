@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar, get_origin
+from typing import Annotated, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -91,8 +91,10 @@ class ProgramConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _split_lists(cls, value: object, info: ValidationInfo) -> object:
-        """Environment variables write a list with commas: ``a,b``."""
-        if isinstance(value, str) and get_origin(cls.model_fields[str(info.field_name)].annotation) in (list, tuple):
+        """Environment variables write a list with commas: ``a,b``; lists of tables are the field's own to read."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        is_of_tables = any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in get_args(annotation))
+        if isinstance(value, str) and get_origin(annotation) in (list, tuple) and not is_of_tables:
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
@@ -215,12 +217,14 @@ def _explain(
 ) -> ConfigurationError:
     """Turn pydantic's first complaint into our words."""
     field = str(problem["loc"][0]) if problem["loc"] else ""
-    if problem["type"] == "missing":
+    if problem["type"] == "missing" and len(problem["loc"]) == 1:
         allowed = model.model_fields[field].description or "a value"
         return ConfigurationError(
             model.flag(field), None, f"{allowed} (also as {model.environment_variable(field)} or a key of --config)"
         )
     key = spelled.get(field) or (model.flag(field) if field else f"tierline {model.program}")
     inner = "".join(f"[{part}]" for part in problem["loc"][1:])
+    if problem["type"] == "missing":
+        return ConfigurationError(f"{key}{inner}", None, "a value, for there is no default")
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable")[0]
     return ConfigurationError(f"{key}{inner}", problem["input"] if inner else values.get(field), message)

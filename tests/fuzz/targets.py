@@ -115,10 +115,11 @@ def frames(data: bytes) -> None:
 
 async def _frames_run(data: bytes) -> None:
     async with new_node() as node:
-        service, store = node.service, node.service.store
+        store = node.service.store
         hello = messages.Hello(messages.PROTOCOL_VERSION, "fuzz", writer=True)
         connection = LocalConnection(
-            service,
+            node.segments.first,
+            lambda bucket: True,
             hello,
             1,
             Pass(Access(None), ""),

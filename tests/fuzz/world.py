@@ -72,7 +72,7 @@ async def new_node() -> AsyncIterator[Node]:
         config = NodeConfig(capacity=2 * CAPACITY, max_object=CAPACITY)
         limits = StoreLimits(max_ttl_s=60, grace_s=0, quarantine_s=0)
         store = Store.open(directory, "segment", CAPACITY, clock=time.monotonic, limits=limits)
-        node = Node(config, store, Access(None))
+        node = Node(config, [store], Access(None))
         owner = node.service.new_owner()
         for name, content in KNOWN.items():
             slot = node.service.write(ObjectKey("b", name), len(content), owner)

@@ -52,6 +52,9 @@ class NodeClient:
         Bound of connecting, and of each call that does not name its own.
     token
         What a node that asks for tokens is shown; it decides what this client may do.
+    segment
+        Name of the segment to map, of a node that has several; only buckets in it can be read and written. Default: the
+        node's first.
 
     Raises
     ------
@@ -87,10 +90,13 @@ class NodeClient:
         writer: bool = False,
         timeout_s: float = 1.0,
         token: str = "",
+        segment: str = "",
     ) -> None:
         self.client = client if client is not None else new_client_name()
         self.timeout_s = timeout_s
-        opened = open_connection(socket_path, self.client, writer=writer, timeout_s=timeout_s, token=token)
+        opened = open_connection(
+            socket_path, self.client, writer=writer, timeout_s=timeout_s, token=token, segment=segment
+        )
         self.mapping = opened.mapping
         """The node's segment in this process."""
         self.node = opened.welcome.node

@@ -36,7 +36,9 @@ def new_client_name() -> str:
     return f"{Path(sys.argv[0] or 'python').name}@{socket.gethostname()}:{os.getpid()}.{uuid.uuid4().hex[:8]}"
 
 
-def open_connection(socket_path: str | Path, client: str, *, writer: bool, timeout_s: float, token: str = "") -> Opened:
+def open_connection(
+    socket_path: str | Path, client: str, *, writer: bool, timeout_s: float, token: str = "", segment: str = ""
+) -> Opened:
     """Connect, greet and map.
 
     Raises
@@ -56,7 +58,7 @@ def open_connection(socket_path: str | Path, client: str, *, writer: bool, timeo
     try:
         sock.settimeout(timeout_s)
         sock.connect(str(socket_path))
-        sock.sendall(encode_frame(Hello(PROTOCOL_VERSION, client, writer, token)))
+        sock.sendall(encode_frame(Hello(PROTOCOL_VERSION, client, writer, token, segment)))
         welcome = _receive_welcome(sock, descriptors, deadline)
         mapping = SegmentMapping(descriptors[0], welcome.segment_bytes, writable=writer)
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig, parse_byte_size
-from tierline.node.buckets import EVERY_BUCKET, parse_pattern
+from tierline.node.buckets import EVERY_BUCKET, BucketPattern, parse_pattern
 from tierline.node.memory import total_memory_bytes
 from tierline.store import BucketRules, Quota
 from tierline.store.eviction import PolicyName
@@ -20,6 +20,7 @@ from tierline.wire.http import MIN_HEAD_LIMIT_BYTES
 _KIB = 1024
 _DAY_S = 86_400
 _MIB = 1024 * _KIB
+_SEGMENT_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}$"
 
 
 def parse_file_mode(value: object) -> int:
@@ -154,6 +155,19 @@ class BucketConfig(QuotaConfig):
         return BucketRules(self.quota(), self.tenant.quota(), self.ttl_s)
 
 
+class SegmentConfig(_Part):
+    """A segment for some buckets, whose clients share no memory with those of others."""
+
+    name: str = Field(pattern=_SEGMENT_NAME)
+    capacity: Annotated[Capacity, Field(ge=2 * _MIB)]
+    buckets: Annotated[list[BucketPattern], Field(min_length=1)]
+    mode: FileMode = 0o600
+    group: GroupId | None = None
+    numa_node: Annotated[int, Field(ge=0)] | None = None
+    huge_pages: bool = False
+    eviction: PolicyName | None = None
+
+
 class NodeConfig(ProgramConfig):
     """Settings of one node store."""
 
@@ -175,7 +189,7 @@ class NodeConfig(ProgramConfig):
 
     shared_memory_name: str = Field(
         default="shared_memory",
-        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+        pattern=_SEGMENT_NAME,
         description="name of the segment: a file in /dev/shm",
     )
     shared_memory_directory: Path = Field(
@@ -200,6 +214,10 @@ class NodeConfig(ProgramConfig):
 
     buckets: Annotated[dict[BucketName, BucketConfig], BeforeValidator(parse_json)] = Field(
         default={}, description="quotas and time to live by bucket; * stands for those that are not named"
+    )
+
+    segments: Annotated[list[SegmentConfig], BeforeValidator(parse_json)] = Field(
+        default=[], description="further segments, for buckets whose clients must not share memory with others"
     )
 
     max_ttl_s: float = Field(default=60.0, gt=0, description="longest time to live of a lease; more is cut to it")
@@ -282,6 +300,17 @@ class NodeConfig(ProgramConfig):
             case _:
                 return {key: value}
 
+    @field_validator("segments")
+    @classmethod
+    def _are_distinct(cls, value: list[SegmentConfig], info: ValidationInfo) -> list[SegmentConfig]:
+        names = [str(info.data.get("shared_memory_name")), *(segment.name for segment in value)]
+        patterns = [pattern for segment in value for pattern in segment.buckets]
+        if len(set(names)) < len(names):
+            raise ValueError("segments of different names, shared_memory_name among them")
+        if len(set(patterns)) < len(patterns) or EVERY_BUCKET in patterns:
+            raise ValueError("each bucket in one segment; all that are not named are in the first")
+        return value
+
     @field_validator("transfer_address")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
@@ -317,15 +346,28 @@ class NodeConfig(ProgramConfig):
         """Return where the UNIX socket is."""
         return self.socket if self.socket is not None else default_socket_path(self.port)
 
-    def scrub_bytes_per_s(self) -> float:
-        """Return how fast objects are compared with their checksums; 0 where they are not."""
+    def scrub_bytes_per_s(self, segment_bytes: int) -> float:
+        """Return how fast objects of a segment are compared with their checksums; 0 where they are not."""
         if self.scrub_rate is not None:
             return self.scrub_rate
-        return min(self.capacity / _DAY_S, 64 * _MIB)
+        return min(segment_bytes / _DAY_S, 64 * _MIB)
 
-    def reserved_limit(self) -> int:
-        """Return how many bytes one connection may hold in open slots."""
-        return self.max_reserved if self.max_reserved is not None else self.capacity // 2
+    def reserved_limit(self, segment_bytes: int) -> int:
+        """Return how many bytes one connection may hold in open slots of a segment."""
+        return self.max_reserved if self.max_reserved is not None else segment_bytes // 2
+
+    def all_segments(self) -> list[SegmentConfig]:
+        """Return the first segment, which has every bucket that no other names, and the further ones."""
+        first = SegmentConfig(
+            name=self.shared_memory_name,
+            capacity=self.capacity,
+            buckets=[EVERY_BUCKET],
+            mode=self.shared_memory_mode,
+            group=self.shared_memory_group,
+            numa_node=self.numa_node,
+            huge_pages=self.huge_pages,
+        )
+        return [first, *self.segments]
 
 
 def default_socket_path(port: int) -> Path:

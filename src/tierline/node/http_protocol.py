@@ -17,8 +17,9 @@ from typing import Any, Protocol, cast
 
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, QuotaExceeded, TooManyLeases
 from tierline.node.access import Access
-from tierline.node.admin import Administration, too_many_leases
-from tierline.node.service import NodeService, Verdict
+from tierline.node.admin import too_many_leases
+from tierline.node.segments import Segments
+from tierline.node.service import Verdict
 from tierline.node.upload import RECEIVE_BYTES, Upload
 from tierline.node.waiting import within
 from tierline.store import Leased, ObjectKey, Owner
@@ -94,8 +95,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     Parameters
     ----------
-    service
-        The store and its waiters.
+    segments
+        The stores and their waiters; the request under way is about one of them.
     limits
         Bounds of this connection.
     observer
@@ -104,8 +105,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         Who may do what.
     pages
         Documents for operators.
-    administration
-        Answers the routes that are documents.
     scratch
         Memory that refused bodies are received into; connections may share it, for nobody reads it.
     connections
@@ -118,30 +117,29 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        service: NodeService,
+        segments: Segments,
         limits: HttpLimits,
         observer: HttpObserver,
         access: Access,
         pages: Pages,
-        administration: Administration,
         scratch: memoryview,
         connections: set["HttpConnection"],
         turned_away: str,
         gone: Callable[[], None],
     ) -> None:
-        self._service = service
+        self._segments = segments
+        self._service = segments.first.service
         self._limits = limits
         self._observer = observer
         self._access = access
         self._pages = pages
-        self._administration = administration
         self._scratch = scratch
         self._connections = connections
         self._turned_away = turned_away
         self._gone = gone
 
         self._transport: asyncio.Transport | None = None
-        self._owner: Owner = service.new_owner()
+        self._owner: Owner = self._service.new_owner()
         self._peer = "http"
         self._client = self._peer  # of the request under way: whose leases it makes
         self._phase = _Phase.HEAD
@@ -333,6 +331,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         route = routes.route(head.method, head.target)
         self._route_name = type(route).__name__
         self._access.admit(route, head.authorization)
+        self._service = self._segments.of(route).service
         self._client = head.client or self._peer
         match route:
             case routes.AcquireLease(bucket, name, wait_s, ttl_s):
@@ -403,7 +402,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         body, self._document = self._document, bytearray()
 
         async def answer() -> None:
-            document = await self._administration.answer(route, body, self._client)
+            document = await self._segments.answer(route, body, self._client)
             self._reply(HTTPStatus.OK, document, http.JSON)
 
         self._start_task(answer)

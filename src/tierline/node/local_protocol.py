@@ -27,7 +27,8 @@ from tierline.errors import (
 )
 from tierline.node.access import Pass
 from tierline.node.prefix_run import MAX_WAIT_S, PrefixRun
-from tierline.node.service import NodeService, Verdict
+from tierline.node.segments import ServedSegment
+from tierline.node.service import Verdict
 from tierline.node.waiting import KeyWaiters
 from tierline.store import PAGE_BYTES, Leased, ObjectKey, Owner, Slot
 from tierline.wire import messages
@@ -65,8 +66,10 @@ class LocalConnection(asyncio.Protocol):
 
     Parameters
     ----------
-    service
-        The store and its waiters.
+    segment
+        Which segment the client maps.
+    holds
+        Whether a bucket is in that segment.
     hello
         How the client greeted.
     pid
@@ -85,7 +88,8 @@ class LocalConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        service: NodeService,
+        segment: ServedSegment,
+        holds: Callable[[str], bool],
         hello: Hello,
         pid: int,
         rights: Pass,
@@ -97,8 +101,11 @@ class LocalConnection(asyncio.Protocol):
     ) -> None:
         self.hello = hello
         self.reserved_bytes = 0
+        service = segment.service
         self.owner: Owner = service.new_owner(hello.client, pid)
         self.holder = f"{hello.client}#{self.owner.connection}"
+        self.segment = segment
+        self._holds = holds
         self._rights = rights
         self._service = service
         self._store = service.store
@@ -235,7 +242,8 @@ class LocalConnection(asyncio.Protocol):
         """Return the steps of a request; none of them is taken yet."""
         try:
             self._rights.require(request)
-        except AccessDenied as error:
+            self._require_held(request)
+        except (AccessDenied, WireError) as error:
             return _single(partial(Failed, request.id, type(error).__name__, str(error)))
         match request:
             case messages.PrefixLease():
@@ -392,6 +400,14 @@ class LocalConnection(asyncio.Protocol):
 
     def _forget_slot(self, slot: int) -> None:
         self.reserved_bytes -= self._slots.pop(slot, 0)
+
+    def _require_held(self, request: Request) -> None:
+        """Refuse a bucket of another segment: its bytes are not in what the client has mapped."""
+        bucket: str | None = getattr(request, "bucket", None)  # every request about a bucket has it
+        if bucket is not None and not self._holds(bucket):
+            raise WireError(
+                f"bucket {bucket} is not in segment {self.segment.name}; say hello with the name of the one it is in"
+            )
 
     def _require_writer(self) -> None:
         if not self.hello.writer:

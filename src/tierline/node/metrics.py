@@ -48,6 +48,9 @@ class NodeMetrics:
         Returns how often changed files could not be used, by what is in them.
     certificate_expires
         Returns until when the certificate is valid, in seconds since 1970; 0: there is none.
+    segments
+        All services by the name of their segment, where the node has several: their series then have a label
+        ``segment``.
     """
 
     def __init__(
@@ -56,11 +59,13 @@ class NodeMetrics:
         open_connections: Callable[[], tuple[int, int]],
         failed_reloads: Callable[[], Mapping[str, int]],
         certificate_expires: Callable[[], float],
+        segments: Mapping[str, NodeService] | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(_StoreCollector(service, open_connections, failed_reloads, certificate_expires))
+        self._registry.register(_SegmentsCollector(segments) if segments else _StoreCollector(service))
+        self._registry.register(_NodeCollector(service, open_connections, failed_reloads, certificate_expires))
         self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
         self._http_received = Counter(
             "tierline_node_http_received_bytes_total", "Bytes of request bodies", registry=self._registry
@@ -160,19 +165,10 @@ class _Tally:
 
 
 class _StoreCollector(Collector):
-    """Reads the store's own counts when Prometheus asks for them."""
+    """Reads one store's own counts when Prometheus asks for them."""
 
-    def __init__(
-        self,
-        service: NodeService,
-        open_connections: Callable[[], tuple[int, int]],
-        failed_reloads: Callable[[], Mapping[str, int]],
-        certificate_expires: Callable[[], float],
-    ) -> None:
+    def __init__(self, service: NodeService) -> None:
         self._service = service
-        self._open_connections = open_connections
-        self._failed_reloads = failed_reloads
-        self._certificate_expires = certificate_expires
         self._named: set[str] = set()
 
     def collect(self) -> Iterator[Metric]:
@@ -250,19 +246,6 @@ class _StoreCollector(Collector):
             "1 while the segment can be opened by its names, 0 while they are lost",
             self._service.is_named,
         )
-        yield _gauge("tierline_node_event_loop_lag_seconds", "Lateness of the loop's last timer", self._service.lag_s)
-        yield _counters(
-            "tierline_node_failed_reloads",
-            "Changed files that could not be used, so that the former ones stay in force",
-            "file",
-            self._failed_reloads(),
-        )
-        if expires := self._certificate_expires():
-            yield _gauge("tierline_node_certificate_expiry_seconds", "Until when the certificate is valid", expires)
-        http, unix = self._open_connections()
-        yield _gauges(
-            "tierline_node_connections", "Open connections, by protocol", "protocol", {"http": http, "socket": unix}
-        )
 
     def _buckets(self) -> Iterator[Metric]:
         """Buckets by name while there are few; with more, those that came first, or had most, keep theirs for good.
@@ -309,6 +292,54 @@ class _StoreCollector(Collector):
         for kind, outcome in itertools.product(get_args(Kind), ("settled", "timeout")):
             family.add_metric([kind, outcome], self._service.waiters.ended[kind, outcome])
         return family
+
+
+class _NodeCollector(Collector):
+    """Reads what concerns the node as a whole."""
+
+    def __init__(
+        self,
+        service: NodeService,
+        open_connections: Callable[[], tuple[int, int]],
+        failed_reloads: Callable[[], Mapping[str, int]],
+        certificate_expires: Callable[[], float],
+    ) -> None:
+        self._service = service
+        self._open_connections = open_connections
+        self._failed_reloads = failed_reloads
+        self._certificate_expires = certificate_expires
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("tierline_node_event_loop_lag_seconds", "Lateness of the loop's last timer", self._service.lag_s)
+        yield _counters(
+            "tierline_node_failed_reloads",
+            "Changed files that could not be used, so that the former ones stay in force",
+            "file",
+            self._failed_reloads(),
+        )
+        if expires := self._certificate_expires():
+            yield _gauge("tierline_node_certificate_expiry_seconds", "Until when the certificate is valid", expires)
+        http, unix = self._open_connections()
+        yield _gauges(
+            "tierline_node_connections", "Open connections, by protocol", "protocol", {"http": http, "socket": unix}
+        )
+
+
+class _SegmentsCollector(Collector):
+    """Reads the counts of several stores; each sample gets the name of its segment as a label."""
+
+    def __init__(self, services: Mapping[str, NodeService]) -> None:
+        self._collectors = {name: _StoreCollector(service) for name, service in services.items()}
+
+    def collect(self) -> Iterator[Metric]:
+        for of_each in zip(*(collector.collect() for collector in self._collectors.values()), strict=True):
+            family = of_each[0]
+            family.samples = [
+                sample._replace(labels={**sample.labels, "segment": name})
+                for name, one in zip(self._collectors, of_each, strict=True)
+                for sample in one.samples
+            ]
+            yield family
 
 
 def _add(totals: dict[str, list[int]], name: str, figures: list[int]) -> None:

@@ -17,7 +17,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,13 @@ from tierline.configuration import format_byte_size
 from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
 from tierline.node.access import Access, Pass
 from tierline.node.admin import Administration
-from tierline.node.buckets import EVERY_BUCKET
-from tierline.node.config import NodeConfig
+from tierline.node.config import NodeConfig, SegmentConfig
 from tierline.node.garbage import only_young_garbage
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.listening import BACKLOG, ConnectionLimits, Listener
 from tierline.node.local_protocol import LocalConnection
 from tierline.node.metrics import NodeMetrics
+from tierline.node.segments import Segments, ServedSegment
 from tierline.node.service import NodeService
 from tierline.node.tls import Certificate
 from tierline.store import PAGE_BYTES, SegmentOptions, Store, StoreLimits
@@ -85,7 +85,7 @@ async def serve(config: NodeConfig) -> None:
                 socket=str(config.socket_path()),
                 segment=str(config.shared_memory_directory / config.shared_memory_name),
                 capacity=format_byte_size(config.capacity),
-                adopted=node.service.store.stats().adopted,
+                adopted=sum(segment.service.store.stats().adopted for segment in node.segments),
             )
             if config.transfer_address is not None:
                 log.warning("transfer_address is taken and not used yet", transfer_address=config.transfer_address)
@@ -109,8 +109,8 @@ async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
     with contextlib.ExitStack() as sockets:
         http = sockets.enter_context(_bind_http(config, access, certificate))
         local = sockets.enter_context(_bind_local(config.socket_path(), config.socket_mode))
-        store = await asyncio.to_thread(_open_store, config)
-        node = Node(config, store, access, certificate)
+        stores = await asyncio.to_thread(_open_stores, config)
+        node = Node(config, stores, access, certificate)
         try:
             node.start(http, local)
             yield node
@@ -126,8 +126,8 @@ class Node:
     ----------
     config
         Its settings.
-    store
-        The open store; closed by :meth:`stop`.
+    stores
+        The open stores, in the order of the configuration's segments; closed by :meth:`stop`.
     access
         Who may do what.
     certificate
@@ -135,12 +135,17 @@ class Node:
     """
 
     def __init__(
-        self, config: NodeConfig, store: Store, access: Access, certificate: Certificate | None = None
+        self, config: NodeConfig, stores: Sequence[Store], access: Access, certificate: Certificate | None = None
     ) -> None:
         self.access = access
         self._certificate = certificate
-        self.service = NodeService(store)
-        self._administration = Administration(self.service)
+        self.segments = Segments(
+            [
+                ServedSegment(segment.name, tuple(segment.buckets), service, Administration(service))
+                for segment, service in zip(config.all_segments(), map(NodeService, stores), strict=True)
+            ]
+        )
+        self.service = self.segments.first.service
         self._config = config
         self._started = time.monotonic()
         self._http_connections: set[HttpConnection] = set()
@@ -150,10 +155,11 @@ class Node:
             lambda: (len(self._http_connections), len(self._local_connections)),
             self._failed_reloads,
             self._certificate_expires,
+            {segment.name: segment.service for segment in self.segments} if len(self.segments) > 1 else None,
         )
         self._limits = HttpLimits(
             max_head_bytes=config.max_head,
-            max_object_bytes=config.max_object or config.capacity,
+            max_object_bytes=config.max_object or max(store.segment.size for store in stores),
             max_discarded_bytes=config.max_discarded,
             slowest_bytes_per_s=config.slowest_rate,
             keep_alive_s=config.keep_alive_s,
@@ -162,7 +168,7 @@ class Node:
         )
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._tasks: set[asyncio.Task[None]] = set()
-        self._name_trouble = ""
+        self._name_troubles: dict[str, str] = {}
         self._cut_short: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self, http: socket.socket, local: socket.socket) -> None:
@@ -184,9 +190,10 @@ class Node:
         self._spawn(listener.serve())
         self._spawn(self._accept_local(local))
         self._spawn(self._expire())
-        self._spawn(self.service.keep_room())
-        if scrub_rate := self._config.scrub_bytes_per_s():
-            self._spawn(self.service.scrub(scrub_rate))
+        for segment in self.segments:
+            self._spawn(segment.service.keep_room())
+            if scrub_rate := self._config.scrub_bytes_per_s(segment.service.store.segment.size):
+                self._spawn(segment.service.scrub(scrub_rate))
         self._spawn(self._watch())
 
     async def serve_until(self, stop: asyncio.Event) -> None:
@@ -206,7 +213,8 @@ class Node:
 
     async def drain(self, at_most_s: float) -> None:
         """Take no more writes and let the bodies under way come to their end."""
-        self.service.accepts_writes = False
+        for segment in self.segments:
+            segment.service.accepts_writes = False
         end = time.monotonic() + at_most_s
         while time.monotonic() < end and any(connection.is_writing for connection in self._http_connections):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -216,8 +224,9 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.get_running_loop().run_in_executor(None, self.service.stop_verifying)
-        self.service.close()
+        for segment in self.segments:
+            await asyncio.get_running_loop().run_in_executor(None, segment.service.stop_verifying)
+            segment.service.close()
         for http_connection in list(self._http_connections):
             http_connection.close()
         for local_connection in list(self._local_connections):
@@ -240,6 +249,15 @@ class Node:
                 "huge_bytes": store.segment.placement.huge_bytes,
                 "numa_bytes": store.segment.placement.node_bytes,
             },
+            "segments": [
+                {
+                    "name": segment.name,
+                    "buckets": segment.buckets,
+                    "bytes": segment.service.store.segment.size,
+                    "store": segment.service.store.stats(),
+                }
+                for segment in self.segments
+            ],
             "eviction": config.eviction,
             "store": store.stats(),
             "verifications": self.service.verifications_by_result(),
@@ -251,6 +269,7 @@ class Node:
                         "client": connection.hello.client,
                         "pid": connection.owner.pid,
                         "writer": connection.hello.writer,
+                        "segment": connection.segment.name,
                         "slots": connection.slots,
                         "reserved_bytes": connection.reserved_bytes,
                     }
@@ -269,12 +288,11 @@ class Node:
 
     def _http_connection(self, turned_away: str, gone: Callable[[], None]) -> HttpConnection:
         return HttpConnection(
-            self.service,
+            self.segments,
             self._limits,
             self._metrics,
             self.access,
             self,
-            self._administration,
             self._scratch,
             self._http_connections,
             turned_away,
@@ -307,11 +325,12 @@ class Node:
             return
         rights = Pass(self.access, hello.token)
         try:
-            rights.require_segment((EVERY_BUCKET,), writable=hello.writer)
-        except AccessDenied as error:
+            segment = self._segment_for(hello)
+            rights.require_segment(segment.buckets, writable=hello.writer)
+        except (AccessDenied, WireError) as error:
             self._turn_away(sock, hello.client, error)
             return
-        store = self.service.store
+        store = segment.service.store
         pid, _, _ = _PEER_CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         )
@@ -341,16 +360,23 @@ class Node:
             os.close(descriptor)
         self._metrics.socket_request(Hello.__name__, "ok", time.monotonic() - since)
         connection = LocalConnection(
-            self.service,
+            segment,
+            lambda bucket: self.segments.of_bucket(bucket) is segment,
             hello,
             pid,
             rights,
-            max_reserved_bytes=self._config.reserved_limit(),
+            max_reserved_bytes=self._config.reserved_limit(store.segment.size),
             observer=self._metrics,
             stats=self.stats,
             connections=self._local_connections,
         )
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+
+    def _segment_for(self, hello: Hello) -> ServedSegment:
+        segment = self.segments.named(hello.segment)
+        if segment is None:
+            raise WireError(f"no segment {hello.segment!r} at this node")
+        return segment
 
     def _turn_away(self, sock: socket.socket, client: str, error: Exception) -> None:
         """Close on a client that has not been welcomed; it is told why where it can have done something wrong."""
@@ -374,43 +400,49 @@ class Node:
             worst = max(worst, now - due)
             if now - since >= WATCH_INTERVAL_S:
                 self.service.lag_s, worst, since = worst, 0.0, now
-            while self.service.expire():  # noqa: ASYNC110
-                await asyncio.sleep(0)  # others have their turn
+            for segment in self.segments:
+                while segment.service.expire():  # noqa: ASYNC110
+                    await asyncio.sleep(0)  # others have their turn
 
     async def _watch(self) -> None:
         """Every second: slow connections, the segment's name, clients of a former process that are gone."""
-        store = self.service.store
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             now = time.monotonic()
             for connection in list(self._http_connections):
                 connection.enforce_deadline(now)
             try:
-                store.segment.require_whole()
+                for segment in self.segments:
+                    self._watch_segment(segment)
             except SegmentError as error:
                 self._cut_short.set_exception(error)
                 return
-            self._keep_name()
             await self._reload()
-            for orphan in store.orphaned_owners():
-                if orphan.pid and not _is_alive(orphan.pid):
-                    freed = store.release_orphans(orphan.client)
-                    log.info("a client of the former process is gone", client=orphan.client, slots_freed=freed)
 
-    def _keep_name(self) -> None:
+    def _watch_segment(self, segment: ServedSegment) -> None:
+        """Raise ``SegmentError`` where the segment was cut short; keep its name, and free what ended clients held."""
+        store = segment.service.store
+        store.segment.require_whole()
+        self._keep_name(segment)
+        for orphan in store.orphaned_owners():
+            if orphan.pid and not _is_alive(orphan.pid):
+                freed = store.release_orphans(orphan.client)
+                log.info("a client of the former process is gone", client=orphan.client, slots_freed=freed)
+
+    def _keep_name(self, segment: ServedSegment) -> None:
         """Put the segment's name back where it was removed; where that cannot be done, say so and serve on."""
         try:
-            is_relinked = self.service.store.segment.relink_if_unlinked()
+            is_relinked = segment.service.store.segment.relink_if_unlinked()
         except (OSError, SegmentError) as error:
-            if str(error) != self._name_trouble:
+            if str(error) != self._name_troubles.get(segment.name):
                 log.error("new clients cannot open the segment", error=str(error))
-            self._name_trouble = str(error)
-            self.service.is_named = False
+            self._name_troubles[segment.name] = str(error)
+            segment.service.is_named = False
             return
-        self._name_trouble = ""
-        self.service.is_named = True
+        self._name_troubles.pop(segment.name, None)
+        segment.service.is_named = True
         if is_relinked:
-            self.service.relinks += 1
+            segment.service.relinks += 1
             log.warning("the segment's name was removed, by an LMCache client that exited perhaps; put back")
 
     async def _reload(self, *, if_changed: bool = True) -> None:
@@ -438,12 +470,25 @@ class Node:
             )
 
 
-def _open_store(config: NodeConfig) -> Store:
+def _open_stores(config: NodeConfig) -> list[Store]:
+    """Open the store of each segment, or none."""
+    stores: list[Store] = []
+    try:
+        for segment in config.all_segments():
+            stores.append(_open_store(config, segment))  # noqa: PERF401  (those before are closed where one fails)
+    except BaseException:
+        for store in stores:
+            store.close()
+        raise
+    return stores
+
+
+def _open_store(config: NodeConfig, segment: SegmentConfig) -> Store:
     return Store.open(
         config.shared_memory_directory,
-        config.shared_memory_name,
-        config.capacity,
-        eviction=config.eviction,
+        segment.name,
+        segment.capacity,
+        eviction=segment.eviction or config.eviction,
         clock=time.monotonic,
         limits=StoreLimits(
             max_ttl_s=config.max_ttl_s,
@@ -453,9 +498,7 @@ def _open_store(config: NodeConfig) -> Store:
         ),
         rules=config.bucket_rules(),
         default_rules=config.default_rules(),
-        options=SegmentOptions(
-            config.shared_memory_mode, config.shared_memory_group, config.numa_node, config.huge_pages
-        ),
+        options=SegmentOptions(segment.mode, segment.group, segment.numa_node, segment.huge_pages),
     )
 
 

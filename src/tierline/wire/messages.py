@@ -60,12 +60,15 @@ class Hello(Message, frozen=True):
         Asks for a writable descriptor and for the right to reserve and commit.
     token
         Where the node asks for tokens: the client's.
+    segment
+        Name of the segment whose descriptor is wanted; empty for the node's first.
     """
 
     version: int
     client: Name
     writer: bool = False
     token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN_CHARACTERS)] = ""
+    segment: Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)] = ""
 
     def __repr__(self) -> str:  # goes into logs and messages, where a token must not
         return f"Hello(version={self.version}, client={self.client!r}, writer={self.writer})"

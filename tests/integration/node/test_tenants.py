@@ -1,9 +1,14 @@
-"""Buckets with rules, as clients of one node meet them."""
+"""Buckets with rules, and with segments of their own, as clients of one node meet them."""
 
 import json
+import uuid
 from pathlib import Path
+from typing import Any
 
-from tests.integration.node.processes import MIB, NodeProcess, wait_until
+import pytest
+from tests.integration.node.processes import MIB, NodeProcess, load, store, wait_until
+
+from tierline.errors import AccessDenied, WireError
 
 BUCKETS = {"small": {"hard_bytes": "1MiB"}, "shared": {"tenant": {"hard_objects": 1}}, "short": {"ttl_s": 0.5}}
 
@@ -32,3 +37,66 @@ def test_quotas_and_times_to_live_hold_by_bucket(tmp_path: Path) -> None:
             assert is_stored("other", "large")
     finally:
         node.close()
+
+
+TEAM_A: dict[str, Any] = {"capacity": "8MiB", "buckets": ["team-a*"]}
+TOKENS = """
+tokens:
+  - {name: team-a, token: team-a-0123456789, rights: {"team-a*": [read, write]}}
+  - {name: others, token: others-0123456789, rights: {"other*": [read, write]}}
+"""
+
+
+def test_tenants_with_a_segment_of_their_own_share_no_memory(tmp_path: Path) -> None:
+    name = f"tierline-test-{uuid.uuid4().hex[:12]}"
+    (tmp_path / "tokens.yaml").write_text(TOKENS)
+    segments = json.dumps([{**TEAM_A, "name": name}])
+    node = NodeProcess(tmp_path, segments=segments, tokens_file=tmp_path / "tokens.yaml")
+    path = Path("/dev/shm") / name
+    try:
+        assert path.stat().st_mode & 0o777 == 0o600
+        with node.connect(writer=True, token="team-a-0123456789", segment=name) as client:
+            assert client.segment_bytes == 8 * MIB
+            store(client, "k", b"of team a", bucket="team-a")
+            assert load(client, "k", bucket="team-a") == b"of team a"
+            with pytest.raises(AccessDenied, match="team-a may not read bucket other"):
+                client.prefix_lease("other", ["k"], 1)
+        for token, segment in (("team-a-0123456789", ""), ("others-0123456789", name)):
+            with pytest.raises(AccessDenied, match="who maps a segment has all of it"):
+                node.connect(token=token, segment=segment)
+        with pytest.raises(WireError, match="no segment 'absent' at this node"):
+            node.connect(token="team-a-0123456789", segment="absent")
+        assert b"of team a" in path.read_bytes()
+        assert b"of team a" not in node.segment.read_bytes()
+    finally:
+        node.close()
+        for left in path.parent.glob(f"{name}*"):
+            left.unlink()
+
+
+def test_every_bucket_is_served_from_its_segment_and_adopted_into_it(tmp_path: Path) -> None:
+    name = f"tierline-test-{uuid.uuid4().hex[:12]}"
+    node = NodeProcess(tmp_path, segments=json.dumps([{**TEAM_A, "name": name, "mode": "0666"}]))
+    try:
+        with node.http() as http:
+            for bucket in ("team-a", "lmcache"):
+                assert http.request("PUT", f"/v1/kv/{bucket}/k", bucket.encode() * 1000)[0] == 200
+                granted = json.loads(http.request("POST", f"/v1/kv/{bucket}/k/leases?timeout_ms=1&ttl_s=9")[2])
+                [extent] = granted["offsets"]
+                memory = (Path("/dev/shm") / name if bucket == "team-a" else node.segment).read_bytes()
+                assert memory[extent["offset"] : extent["offset"] + extent["len"]] == bucket.encode() * 1000
+                assert http.request("POST", f"/v1/leases/{granted['id']}/release")[0] == 200
+        found = {segment["name"]: segment["store"] for segment in node.stats["segments"]}
+        assert [found[segment]["leases"] for segment in found] == [0, 0]
+        with node.connect() as client, pytest.raises(WireError, match="bucket team-a is not in segment"):
+            client.prefix_lease("team-a", ["k"], 1)
+        assert f'tierline_node_objects{{segment="{name}"}} 1.0' in node.get("/metrics")[1].decode()
+
+        node.kill()
+        node.start()
+        for bucket in ("team-a", "lmcache"):
+            assert node.get(f"/v1/kv/{bucket}/k")[1] == bucket.encode() * 1000
+    finally:
+        node.close()
+        for left in Path("/dev/shm").glob(f"{name}*"):
+            left.unlink()

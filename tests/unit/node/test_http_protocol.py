@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from tierline.node.access import Access
-from tierline.node.admin import Administration
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.metrics import NodeMetrics
+from tierline.node.segments import Segments
 from tierline.node.service import NodeService
 from tierline.node.upload import RECEIVE_BYTES
 from tierline.store import ObjectKey, Store
@@ -62,12 +62,11 @@ def connect(service: NodeService) -> tuple[HttpConnection, Recorder]:
     )
     metrics = NodeMetrics(service, lambda: (0, 0), dict, float)
     connection = HttpConnection(
-        service,
+        Segments.only(service),
         limits,
         metrics,
         Access(None),
         NoPages(),
-        Administration(service),
         memoryview(bytearray(65536)),
         set(),
         "",
