@@ -14,6 +14,7 @@ goes first is the subject of ``room.py``, who pays of ``namespaces.py``, what is
 
 import builtins
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -269,7 +270,7 @@ class Store:
         self._close_slot(opened)
         self._allocator.free(rest)
         now = self._clock()
-        leased = Leased(key, size, checksum, extents_of(runs, size), is_verified=True)
+        leased = Leased(_sharing_bucket(key), size, checksum, extents_of(runs, size), is_verified=True)
         self._publish(Entry(leased, opened.record, account, now, rests_until=now), account.rules.ttl_s)
         self._counters.commits += 1
         self._counters.commit_bytes += size
@@ -900,8 +901,13 @@ class Store:
 
     def _adopted(self, record: Record, now: float) -> Entry:
         extents = extents_of(record.runs, record.size)
-        leased = Leased(record.key, record.size, record.checksum, extents, is_verified=False)
+        leased = Leased(_sharing_bucket(record.key), record.size, record.checksum, extents, is_verified=False)
         return Entry(leased, record.number, self._namespaces.of(record.key), now, self._evicts_from)
+
+
+def _sharing_bucket(key: ObjectKey) -> ObjectKey:
+    """Return the key with the one copy of its bucket's name: each request and each record comes with its own."""
+    return ObjectKey(sys.intern(key.bucket), key.name)
 
 
 @contextmanager
