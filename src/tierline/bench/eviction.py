@@ -109,6 +109,7 @@ def _notes(options: BenchOptions) -> list[str]:
         limits = StoreLimits()
         notes.append(
             f"Real store: with its journal, its leases and its times; after a release a block rests "
-            f"{limits.grace_s:g} s, in which it cannot go."
+            f"{limits.grace_s:g} s, in which it cannot go; once more than {limits.high_watermark:.0%} of the room is taken, "
+            f"objects go ahead of need, down to {limits.low_watermark:.0%}."
         )
     return notes

@@ -19,6 +19,7 @@ from tierline.store.eviction import POLICIES, EvictionPolicy
 from tierline.store.journal import Journal
 
 _WRITER = Owner("engine", 1)
+_RECLAIMED_AT_ONCE = 1_024
 
 
 class Cache(Protocol):
@@ -119,6 +120,9 @@ class StoreCache:
             self.store.commit(slot.id, _WRITER, checksum=0)
         self.store.release(lease_id)
         self._expire()
+        if self.store.needs_reclaim:
+            while self.store.reclaim(_RECLAIMED_AT_ONCE):
+                pass
         return hits
 
     def _expire(self) -> None:

@@ -25,7 +25,8 @@ def in_whole_ticks(trace: Trace) -> Trace:
 @pytest.mark.parametrize("blocks", SIZES)
 def test_the_store_hits_as_often_as_its_policy_alone(name: PolicyName, blocks: int) -> None:
     trace = in_whole_ticks(TRACE)
-    with store_cache(name, blocks, StoreLimits(grace_s=0, quarantine_s=0)) as cache:
+    limits = StoreLimits(grace_s=0, quarantine_s=0, high_watermark=1, low_watermark=1)
+    with store_cache(name, blocks, limits) as cache:
         through_the_store = replay(trace, cache)
 
     assert through_the_store == replay(trace, PolicyCache(name, blocks))
