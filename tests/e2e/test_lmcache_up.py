@@ -25,7 +25,7 @@ pytest.importorskip("lmcache")
 
 from transformers import AutoTokenizer
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PROMPTS = 3
 PROMPT_TOKENS = 2 * CHUNK_TOKENS + 20
