@@ -108,8 +108,8 @@ def _notes(options: BenchOptions) -> list[str]:
     if options.through_store:
         limits = StoreLimits()
         notes.append(
-            f"Real store: with its journal, its leases and its times; after a release a block rests "
-            f"{limits.grace_s:g} s, in which it cannot go; once more than {limits.high_watermark:.0%} of the room is taken, "
-            f"objects go ahead of need, down to {limits.low_watermark:.0%}."
+            "Real store: with its journal, its leases and its times. A block rests after a release, "
+            f"{limits.grace_s:g} s in which it cannot go; once more than {limits.high_watermark:.0%} of the room is "
+            f"taken, objects go ahead of need, down to {limits.low_watermark:.0%}."
         )
     return notes
