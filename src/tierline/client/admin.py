@@ -59,17 +59,27 @@ class NodeAdmin:
         Bearer token; none is sent when it is empty.
     ca
         File with the certificates to trust instead of the system's, for ``https``.
+    certificate
+        File with a certificate of our own and its key, for a node that asks for one.
     timeout_s
         Longest silence of the node inside one request.
     """
 
-    def __init__(self, url: str, *, token: str = "", ca: Path | None = None, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str = "",
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
         self.url = _checked_url(url)
         headers = {"Authorization": f"Bearer {_checked_token(token)}"} if token else {}
         self._session = aiohttp.ClientSession(
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=timeout_s),
-            connector=aiohttp.TCPConnector(ssl=_trust(ca) if ca is not None else True),
+            connector=aiohttp.TCPConnector(ssl=_tls(ca, certificate)),
             auto_decompress=False,
             read_bufsize=_READ_BYTES,
         )
@@ -281,8 +291,16 @@ def _checked_token(token: str) -> str:
     return token
 
 
-def _trust(ca: Path) -> ssl.SSLContext:
+def _tls(ca: Path | None, certificate: Path | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=str(ca))
+        context = ssl.create_default_context(cafile=ca)
     except OSError as error:  # ssl.SSLError is one
         raise UsageError(f"ca: cannot take certificates from {ca}: {error.strerror or error}") from error
+    if certificate is not None:
+        try:
+            context.load_cert_chain(certificate)
+        except OSError as error:
+            raise UsageError(
+                f"certificate: cannot take a certificate and its key from {certificate}: {error.strerror or error}"
+            ) from error
+    return context

@@ -37,6 +37,8 @@ class StoreFigures(Body, frozen=True, kw_only=True):
     used_bytes: int
     leased_bytes: int
     resting_bytes: int
+    quarantined_bytes: int = 0
+    pinned_bytes: int = 0
     reserved_bytes: int
     orphaned_bytes: int
     retired_bytes: int
@@ -52,11 +54,16 @@ class StoreFigures(Body, frozen=True, kw_only=True):
     commit_bytes: int = 0
     aborts: int
     refusals: int
+    misses_by_reason: dict[str, int] = {}
+    leases_given: int = 0
+    leases_refused: int = 0
     leases_expired: int
     leases_abandoned: int
     evictions: dict[str, int]
     adopted: int
     dropped: int
+    namespaces: int = 0
+    ghost_entries: int = 0
 
 
 class HttpFigures(Body, frozen=True, kw_only=True):

@@ -1,15 +1,12 @@
 """How the commands of `tierline node` reach a node, and what they say when they cannot: one line, never a traceback."""
 
-import socket
-import ssl
-import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.integration.cli.conftest import Command
 from tests.integration.node.processes import NodeProcess
+from tests.integration.node.test_tls import AUTHORITY, TlsNode, write_certificate
 from tests.ports import free_port
 
 TOKENS = """
@@ -30,53 +27,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     process.close()
 
 
-@pytest.fixture
-def refuser(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A TLS server with a certificate of its own that answers every request 503; its address and certificate."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-days",
-                "1",
-            ),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                accepted, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                with context.wrap_socket(accepted, server_side=True) as connection:
-                    connection.recv(65536)
-                    connection.sendall(b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
-            except OSError:
-                accepted.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield f"https://127.0.0.1:{listener.getsockname()[1]}", certificate
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    thread.join()
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsNode]:
+    """A node that speaks TLS; its authority is in ``ca.pem`` beside its socket."""
+    folder = tmp_path_factory.mktemp("encrypted")
+    AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
+    process = TlsNode(folder, **write_certificate(folder))
+    yield process
+    process.close()
 
 
 def test_a_node_that_is_down_is_one_line_with_its_address(run: Command) -> None:
@@ -132,6 +90,13 @@ def test_a_token_whose_rights_do_not_suffice_is_not_echoed(run: Command, guarded
     assert "reader-0123456789" not in done.errors + done.output
 
 
+def test_a_reader_s_token_sees_all_of_the_live_view_but_the_buckets(run: Command, guarded: NodeProcess) -> None:
+    live = ("top", "--once", "--interval", "0.1", "--url", guarded.url)
+    assert "buckets are shown to tokens with the right admin" in run(*live, "--token", "reader-0123456789").output
+    assert "BUSIEST BUCKETS" in run(*live, "--token", "operator-0123456789").output
+    assert run(*live).status == 2
+
+
 def test_a_token_that_no_header_can_hold_is_refused_and_not_echoed(run: Command, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("first\nsecond")
     done = run("status", "--token-file", str(tmp_path / "token"))
@@ -141,13 +106,26 @@ def test_a_token_that_no_header_can_hold_is_refused_and_not_echoed(run: Command,
     )
 
 
-def test_a_certificate_is_trusted_where_its_authority_is_named(run: Command, refuser: tuple[str, Path]) -> None:
-    url, certificate = refuser
-    distrusted = run("status", "--url", url)
-    trusted = run("status", "--url", url, "--ca", str(certificate))
+def test_a_certificate_is_trusted_where_its_authority_is_named(run: Command, encrypted: TlsNode) -> None:
+    distrusted = run("status", "--url", encrypted.url)
+    trusted = run("status", "--url", encrypted.url, "--ca", str(encrypted.socket.parent / "ca.pem"))
     assert distrusted.status == 2
-    assert distrusted.errors.startswith(f"tierline: {url}: its certificate is not trusted: ")
-    assert (trusted.status, trusted.errors) == (1, f"tierline: {url}: 503 Busy; try again in 7 s\n")
+    assert distrusted.errors.startswith(f"tierline: {encrypted.url}: its certificate is not trusted: ")
+    assert (trusted.status, trusted.errors) == (0, "")
+
+
+def test_a_node_that_asks_for_certificates_gets_the_one_that_is_named(run: Command, tmp_path: Path) -> None:
+    AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
+    AUTHORITY.issue_cert("operator").private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
+    node = TlsNode(tmp_path, **write_certificate(tmp_path), tls_client_ca=tmp_path / "ca.pem")
+    try:
+        ask = ("status", "--url", node.url, "--ca", str(tmp_path / "ca.pem"))
+        assert run(*ask, "--certificate", str(tmp_path / "own.pem")).status == 0
+        anonymous = run(*ask)
+    finally:
+        node.close()
+    assert anonymous.status in (1, 2)
+    assert anonymous.errors.count("\n") == 1
 
 
 def test_a_file_that_holds_no_certificates_is_named(run: Command, tmp_path: Path) -> None:
@@ -157,8 +135,19 @@ def test_a_file_that_holds_no_certificates_is_named(run: Command, tmp_path: Path
     assert done.errors.startswith(f"tierline: ca: cannot take certificates from {tmp_path / 'ca.pem'}: ")
 
 
-def test_http_spoken_to_a_tls_port_says_so(run: Command, refuser: tuple[str, Path]) -> None:
-    url = refuser[0].replace("https:", "http:")
-    done = run("status", "--url", url)
+def test_http_spoken_to_a_tls_port_says_so(run: Command, encrypted: TlsNode) -> None:
+    done = run("status", "--url", encrypted.url.replace("https:", "http:"))
     assert done.status == 1
     assert done.errors.endswith("; if it speaks TLS, its address is an https:// one\n")
+
+
+def test_a_node_with_too_many_connections_says_when_to_try_again(run: Command, tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, max_connections=1, max_connections_per_address=1)
+    try:
+        with node.http() as idle:
+            assert idle.request("GET", "/healthz")[0] == 200
+            done = run("status", "--url", node.url)
+    finally:
+        node.close()
+    assert done.status == 1
+    assert done.errors.endswith("; try again in 1 s\n")

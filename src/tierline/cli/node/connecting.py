@@ -29,6 +29,7 @@ class Target:
     url: str
     token: str
     ca: Path | None
+    certificate: Path | None
     is_json: bool
 
 
@@ -62,6 +63,15 @@ def options(
             show_default="the system's",
         ),
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            envvar="TIERLINE_NODE_CERTIFICATE",
+            help="Own certificate and its key, in one PEM file, for a node that asks for one.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document, fields as in the HTTP API.")] = False,
 ) -> Target:
     """Return where the options that every command has lead.
@@ -79,7 +89,7 @@ def options(
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             raise UsageError(f"--token-file: cannot read {token_file}: {reason}") from error
-    return Target(url, token, ca, json)
+    return Target(url, token, ca, certificate, json)
 
 
 def asks_node(work: Callable[Concatenate["NodeAdmin", "Output", P], Awaitable[None]]) -> Callable[..., None]:
@@ -98,7 +108,7 @@ def asks_node(work: Callable[Concatenate["NodeAdmin", "Output", P], Awaitable[No
         target = options(**{name: given.pop(name) for name in shared})
 
         async def run() -> None:
-            async with NodeAdmin(target.url, token=target.token, ca=target.ca) as node:
+            async with NodeAdmin(target.url, token=target.token, ca=target.ca, certificate=target.certificate) as node:
                 await work(node, Output(is_json=target.is_json), **given)  # type: ignore[call-arg]
 
         try:

@@ -20,18 +20,23 @@ def status_facts(url: str, stats: NodeStats) -> Facts:
         ("segment", f"{segment.path}, {byte_size(segment.bytes)}" + _relinked(segment.relinks)),
         ("eviction", stats.eviction),
         ("bytes", ", ".join(f"{name} {byte_size(size)}" for name, size in bytes_by_state(stats).items())),
-        ("held", f"leased {byte_size(store.leased_bytes)}, resting after a lease {byte_size(store.resting_bytes)}"),
+        ("held", ", ".join(f"{name} {byte_size(size)}" for name, size in held_bytes(stats).items())),
         ("objects", f"{store.objects:,} in {plural(store.fragments, 'extent')}, {store.unverified:,} not yet verified"),
-        ("leases", f"{store.leases:,} live, {store.leases_expired:,} expired, {store.leases_abandoned:,} abandoned"),
+        (
+            "leases",
+            f"{store.leases:,} live; {store.leases_given:,} given, {store.leases_refused:,} refused, "
+            f"{store.leases_expired:,} expired, {store.leases_abandoned:,} abandoned",
+        ),
         (
             "lookups",
             f"{store.hits:,} hits, {store.misses:,} misses: {percentage(store.hits, store.hits + store.misses)}",
         ),
+        ("misses", counts(store.misses_by_reason)),
         ("read", f"{byte_size(store.hit_bytes)} by lookups that hit"),
         ("written", f"{byte_size(store.commit_bytes)} in {plural(store.commits, 'object')}"),
         ("slots", f"{store.slots:,} open, {store.aborts:,} aborted, {store.refusals:,} refused for lack of pages"),
-        ("gone", _counts(store.evictions)),
-        ("verified", _counts(stats.verifications)),
+        ("gone", f"{counts(store.evictions)}; of {plural(store.ghost_entries, 'object')} it is remembered why"),
+        ("verified", counts(stats.verifications)),
         ("adopted", f"{store.adopted:,} at the start, {store.dropped:,} records were not whole"),
         (
             "connections",
@@ -72,12 +77,25 @@ def bytes_by_state(stats: NodeStats) -> dict[str, int]:
     }
 
 
+def held_bytes(stats: NodeStats) -> dict[str, int]:
+    """Return what keeps pages from being used again; one page may be held by several."""
+    store = stats.store
+    return {
+        "leased": store.leased_bytes,
+        "resting": store.resting_bytes,
+        "quarantined": store.quarantined_bytes,
+        "pinned": store.pinned_bytes,
+    }
+
+
+def counts(by_reason: Mapping[str, int]) -> str:
+    """Return ``evicted 3, never_stored 12``, the largest first; ``-`` where nothing was counted."""
+    counted = sorted(((count, reason) for reason, count in by_reason.items() if count), reverse=True)
+    return ", ".join(f"{reason} {count:,}" for count, reason in counted) or "-"
+
+
 def _relinked(count: int) -> str:
     return f"; its name was put back {plural(count, 'time')}" if count else ""
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "-"
 
 
 def _slots(count: int, reserved_bytes: int) -> str:

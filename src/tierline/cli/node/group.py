@@ -2,7 +2,7 @@
 
 import typer
 
-from tierline.cli.node import overview, removal, serving, transfer
+from tierline.cli.node import leases, objects, overview, removal, serving, top, transfer, verification
 
 app = typer.Typer(
     name="node",
@@ -14,6 +14,16 @@ app = typer.Typer(
 app.callback()(serving.node)
 
 app.command(short_help="What the node holds and has done, on one page.")(overview.status)
+app.command(short_help="The same, live.")(top.top)
+app.command(short_help="Who uses how much: buckets and tenants, with their quotas.")(overview.buckets)
+app.command(short_help="List objects.")(objects.ls)
+app.command(short_help="All that is known of one object.")(objects.stat)
+app.command(short_help="Why a key is there, or why it was a miss.")(objects.explain)
+app.command(short_help="Who holds what, and for how long.")(leases.leases)
+app.command(short_help="Keep objects for a time.")(objects.pin)
+app.command(short_help="End a pin.")(objects.unpin)
 app.command(short_help="Read an object.")(transfer.get)
 app.command(short_help="Store an object.")(transfer.put)
+app.command(short_help="Compare bytes with their checksums.")(verification.verify)
 app.command(short_help="Remove objects by key.")(removal.rm)
+app.command(short_help="Remove all objects of a tenant, a bucket or the node.")(removal.flush)

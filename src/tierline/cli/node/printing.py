@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -33,7 +33,7 @@ class Output:
     def __init__(self, *, is_json: bool) -> None:
         self.is_json = is_json
         width = None if sys.stdout.isatty() else _UNCUT_COLUMNS
-        self._console = Console(width=width, markup=False, highlight=False, emoji=False)
+        self.console = Console(width=width, markup=False, highlight=False, emoji=False)
         self._errors = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def document(self, content: Any) -> None:
@@ -47,7 +47,7 @@ class Output:
 
     def line(self, text: str) -> None:
         """Print a sentence."""
-        self._console.print(harmless(text), soft_wrap=True)
+        self.console.print(harmless(text), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Say something on standard error, where it is in nobody's way."""
@@ -60,7 +60,7 @@ class Output:
         table.add_column(overflow="fold")
         for name, value in facts:
             table.add_row(name, Text(harmless(value)))
-        self._print(table)
+        self.show(table)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print rows under their columns; a column whose name begins with ``>`` is flush right."""
@@ -72,17 +72,18 @@ class Output:
                 table.add_column(name, overflow="fold")
         for row in rows:
             table.add_row(*(Text(harmless(value)) for value in row))
-        self._print(table)
+        self.show(table)
 
-    def _print(self, table: Table) -> None:
-        """Print a table; without the blanks that fill its last column where somebody may cut and compare lines."""
-        if self._console.is_terminal:
-            self._console.print(table)
+    def show(self, content: RenderableType) -> None:
+        """Print anything; without the blanks at the ends of lines where somebody may cut and compare these."""
+        if self.console.is_terminal:
+            self.console.print(content)
             return
-        with self._console.capture() as capture:
-            self._console.print(table)
+        with self.console.capture() as capture:
+            self.console.print(content)
         for line in capture.get().splitlines():
             sys.stdout.write(line.rstrip() + "\n")
+        sys.stdout.flush()
 
     def progress(self, what: str) -> Progress:
         """Return a bar on standard error; it draws itself at a terminal only."""

@@ -1,10 +1,13 @@
-"""``rm``: objects that go because somebody says so."""
+"""``rm`` and ``flush``: objects that go because somebody says so."""
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Annotated
 
-from tierline.cli.node.arguments import Bucket, Keys
+import typer
+
+from tierline.cli.node.arguments import AnyBucket, Bucket, Keys, Salt
 from tierline.cli.node.connecting import asks_node
-from tierline.errors import NodeRefused
+from tierline.errors import NodeRefused, UsageError
 
 if TYPE_CHECKING:
     from tierline.cli.node.printing import Output
@@ -42,3 +45,35 @@ async def rm(node: "NodeAdmin", output: "Output", bucket: Bucket, key: Keys) -> 
         for earlier in missing[:-1]:
             output.note(f"tierline: {earlier}")
         raise missing[-1]
+
+
+@asks_node
+async def flush(
+    node: "NodeAdmin",
+    output: "Output",
+    bucket: AnyBucket = None,
+    salt: Salt = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+) -> None:
+    """Remove every object of a tenant, of a bucket, or of the whole node; asks first.
+
+    \b
+    Examples:
+      tierline node flush lmcache
+      tierline node flush lmcache --salt tenant-a --yes
+    """
+    from tierline.cli.node.printing import harmless, plural
+    from tierline.wire.admin import Removed
+
+    what = f"bucket {bucket}" if bucket is not None else "every bucket"
+    if salt is not None:
+        what += f", tenant {salt}" if salt else ", what belongs to no tenant"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("--yes: needed where nobody can be asked; all objects would be removed")
+        typer.confirm(f"Remove all objects of {harmless(what)} at {node.url}?", abort=True, err=True)
+    removed = await node.flush(bucket, salt)
+    if output.is_json:
+        output.document(Removed(removed=removed))
+    else:
+        output.line(f"{plural(removed, 'object')} removed: {what}")

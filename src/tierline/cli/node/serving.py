@@ -43,6 +43,7 @@ def node(
       tierline node --config node.toml
       TIERLINE_NODE_TOKENS_FILE=tokens.yaml tierline node --host 0.0.0.0
       tierline node status
+      tierline node explain lmcache 'model@1@0@5f3a@bfloat16'
     """
     if context.invoked_subcommand is not None:
         _require_no_options(context)
