@@ -20,7 +20,7 @@ CORPUS = Path(__file__).parent / "corpus"
 FILES = sorted(CORPUS.glob("*/*.bin"))
 SEEDS = {target: [path.read_bytes() for path in FILES if path.parent.name == target] for target in TARGETS}
 
-EXAMPLES = int(os.environ.get("TIERLINE_FUZZ_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("TIERLINE_FUZZ_EXAMPLES", "250"))
 FUZZED = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), print_blob=True)
 LONG = pytest.mark.timeout(120 if EXAMPLES <= 1000 else 0)
 

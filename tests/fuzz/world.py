@@ -91,11 +91,12 @@ async def new_node() -> AsyncIterator[Node]:
 
 async def settle() -> None:
     """Let everything that is under way come to where it waits for a client, or to its end."""
-    for _ in range(40):
-        await asyncio.sleep(0)
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=0.3)
+    is_moving = True
+    while is_moving:
+        for _ in range(40):
+            await asyncio.sleep(0)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        is_moving = bool(others and (await asyncio.wait(others, timeout=0.3, return_when=asyncio.FIRST_COMPLETED))[0])
 
 
 def require_every_page_counted(store: Store) -> None:

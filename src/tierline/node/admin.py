@@ -108,6 +108,8 @@ class Administration:
                 await asyncio.sleep(0)
             if request.timeout_ms:
                 await run.extend(within(request.timeout_ms / 1000))
+        except UnknownLease as error:  # its time to live was shorter than this took
+            raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, str(error)) from error
         except BaseException:
             run.release()
             raise

@@ -388,6 +388,8 @@ class LocalConnection(asyncio.Protocol):
 
     def _allocate(self, size: int, allocate: Callable[[], Slot]) -> messages.Slot | Refusal:
         pages_bytes = -(-size // PAGE_BYTES) * PAGE_BYTES
+        if self._is_refused:  # the turn of one who has gone came before the end of its wait: nobody would end the slot
+            return Refusal.NO_SPACE
         if self.reserved_bytes + pages_bytes > self._max_reserved_bytes:
             return Refusal.NO_SPACE
         try:

@@ -249,6 +249,8 @@ def _listing_route(method: str, bucket: Sequence[bytes], query: bytes) -> Route 
     if method == "GET" and b"list" in given:
         return ListObjects(name, _value("prefix", given), salt, _value("cursor", given), _limit(given))
     if method == "DELETE" and b"flush" in given:
+        if bucket and name is None:  # whose script has lost its name
+            raise HttpRefusal(HTTPStatus.BAD_REQUEST, "a flush of a bucket without a name; all of them: /v1/kv?flush")
         return FlushObjects(name, salt)
     return None
 
