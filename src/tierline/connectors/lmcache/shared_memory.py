@@ -8,13 +8,12 @@ writes into slots.
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Self, TypeVar
+from typing import Self
 
 from tierline.client import AsyncNodeClient, CommitEntry, Extent, Refusal, Slot, copying
 from tierline.connectors.lmcache.settings import Settings
 from tierline.connectors.lmcache.ways import Found, Holding, Prepare, Written
-
-T = TypeVar("T")
+from tierline.errors import WireError
 
 
 class SharedMemoryWay:
@@ -68,6 +67,8 @@ class SharedMemoryWay:
 
     async def read(self, found: Found, header_bytes: int, prepare: Prepare) -> bool:
         """Copy out of the segment in a thread; what arrived is summed."""
+        if sum(extent.length for extent in found.extents) != found.size:
+            raise WireError(f"extents {found.extents} do not add up to {found.size} bytes")
         sources = self._client.mapping.views(found.extents)
         header = bytearray(min(header_bytes, found.size))
         copying.copy_into([memoryview(header)], _leading(sources, len(header)))
