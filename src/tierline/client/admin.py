@@ -40,6 +40,8 @@ from tierline.wire.admin import (
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5.0
+WORK_TIMEOUT_S = 600.0
+"""A flush or a verification is answered when it is done: of a terabyte, or behind others."""
 _READ_BYTES = 1024 * 1024
 
 
@@ -78,7 +80,7 @@ class NodeAdmin:
         headers = {"Authorization": f"Bearer {_checked_token(token)}"} if token else {}
         self._session = aiohttp.ClientSession(
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=timeout_s),
+            timeout=_timeout(timeout_s),
             connector=aiohttp.TCPConnector(ssl=_tls(ca, certificate)),
             auto_decompress=False,
             read_bufsize=_READ_BYTES,
@@ -197,11 +199,11 @@ class NodeAdmin:
     async def flush(self, bucket: str | None = None, salt: str | None = None) -> int:
         """Remove every object of a tenant, of a bucket or of the node; returns how many went."""
         query = "" if salt is None else f"&{_query({'salt': salt})}"
-        return (await self._call("DELETE", f"{_bucket_path(bucket)}?flush{query}", Removed)).removed
+        return (await self._call("DELETE", f"{_bucket_path(bucket)}?flush{query}", Removed, WORK_TIMEOUT_S)).removed
 
     async def verify(self, bucket: str, name: str) -> VerifyResult:
         """Let the node compare an object's bytes with its checksum; what does not match is dropped."""
-        return (await self._call("POST", f"{_path(bucket, name)}/verify", Verified)).result
+        return (await self._call("POST", f"{_path(bucket, name)}/verify", Verified, WORK_TIMEOUT_S)).result
 
     async def pin(self, bucket: str, name: str, ttl_s: float) -> Pinned:
         """Keep an object while anything that is not pinned can go in its place."""
@@ -213,8 +215,9 @@ class NodeAdmin:
 
     # Requests -----------------------------------------------------------------------------------------------------
 
-    async def _call(self, method: str, target: str, kind: type[T]) -> T:
-        async with self._answer(method, target) as reply:
+    async def _call(self, method: str, target: str, kind: type[T], timeout_s: float | None = None) -> T:
+        options = {} if timeout_s is None else {"timeout": _timeout(timeout_s)}
+        async with self._answer(method, target, **options) as reply:
             body = await reply.read()
         try:
             return msgspec.json.decode(body, type=kind)
@@ -260,6 +263,10 @@ class NodeAdmin:
         again = f"; try again in {after} s" if (after := reply.headers.get("Retry-After")) else ""
         why = f" ({said.reason})" if said.reason else ""
         return NodeRefused(f"{self.url}: {said.error}{why}{again}", reply.status, said.reason)
+
+
+def _timeout(silence_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=silence_s)
 
 
 def _bucket_path(bucket: str | None) -> str:

@@ -32,9 +32,9 @@ class Ended(NamedTuple):
 Command = Callable[..., Ended]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """One node for the tests of a module: each uses a bucket of its own."""
+    """One node for all these tests: each uses a bucket of its own."""
     process = NodeProcess(tmp_path_factory.mktemp("node"), grace_s=0)
     yield process
     process.close()
@@ -60,5 +60,5 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def ask(run: Command, node: NodeProcess) -> Command:
-    """Run ``tierline node …`` against the module's node."""
+    """Run ``tierline node …`` against that node."""
     return lambda *arguments: run(*arguments, "--url", node.url)
