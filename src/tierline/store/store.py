@@ -315,10 +315,13 @@ class Store:
                 self._count_misses(key, 1, found)
             return None
         lease = self._open_lease(holder, ttl_s)
-        self._leases.add(lease, [found])
-        self._readers.hold([found], self._clock(), is_use=is_use)
+        run = [found]
+        self._leases.add(lease, run)
+        self._readers.hold(run, lease.given, is_use=is_use)
         if is_use:
-            self._count_hits([found])
+            self._counters.hits += 1
+            self._counters.hit_bytes += found.leased.size
+            found.account.hits += 1
         return lease.id, found.leased
 
     def open_lease(self, holder: str, ttl_s: float) -> str:
@@ -359,7 +362,10 @@ class Store:
             del run[-excess:]
             self._count_behind(excess)
         self._readers.hold(run, self._clock(), is_use=True)
-        self._count_hits(run)
+        if run:
+            self._counters.hits += len(run)
+            self._counters.hit_bytes += sum([held.leased.size for held in run])
+            run[0].account.hits += len(run)
         self._leases.add(lease, run)
         return [held.leased for held in run]
 
@@ -770,10 +776,15 @@ class Store:
         self._free(victim)
 
     def _lacks_free(self, watermark: float) -> bool:
-        """Whether more than a share of all pages is not free, and an unpinned object could go now."""
+        """Whether more than a share of all pages is not free, and an unpinned object could go now.
+
+        Not where an object is larger, on average, than the room to be kept: half of a cache of few objects would go.
+        """
+        kept = (1 - self._limits.low_watermark) * self._pages
         return (
             self._pages - self._allocator.free_pages > watermark * self._pages
             and self._room.unpinned_pages > 0
+            and self._catalog.pages <= kept * len(self._catalog)
             and self._clock() >= self._evicts_from
         )
 
@@ -841,12 +852,6 @@ class Store:
             raise
         self._counters.leases_given += 1
         return lease
-
-    def _count_hits(self, run: Sequence[Entry]) -> None:
-        if run:
-            self._counters.hits += len(run)
-            self._counters.hit_bytes += sum([found.leased.size for found in run])
-            run[0].account.hits += len(run)
 
     def _count_misses(self, key: ObjectKey, misses: int, found: Entry | None) -> None:
         """Count a key that was not to be had and those behind it; ``found`` if it is stored all the same."""

@@ -312,6 +312,18 @@ def test_reclaiming_goes_from_the_high_watermark_to_the_low_one(open_store: Open
     assert needs == [False, True, False]
 
 
+def test_a_cache_of_few_large_objects_is_not_reclaimed(open_store: OpenStore) -> None:
+    store = open_store(limits=StoreLimits(high_watermark=0.75, low_watermark=0.5))
+    put(store, key(0), PAGES // 4 * 3)
+    put(store, key(1), PAGES // 4)
+    needs = [store.needs_reclaim]
+    put(store, key(2), PAGES)
+    needs.append(store.needs_reclaim)
+
+    assert needs == [True, False]
+    assert not store.reclaim(1)
+
+
 def test_reclaiming_stops_where_nothing_unpinned_can_go(open_store: OpenStore) -> None:
     store = open_store(limits=StoreLimits(high_watermark=0.5, low_watermark=0.25))
     for number in range(3):
@@ -329,7 +341,9 @@ def test_nothing_is_reclaimed_while_leases_of_a_former_process_may_live(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     limits = StoreLimits(high_watermark=0.5, low_watermark=0.25)
-    put(open_store(limits=limits), key(0), PAGES)
+    store = open_store(limits=limits)
+    for number in range(4):
+        put(store, key(number), PAGES // 4)
     store = open_store(limits=limits)
 
     needs = [store.needs_reclaim]
