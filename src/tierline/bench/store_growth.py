@@ -40,6 +40,8 @@ _TTL_SECONDS = 30.0
 _CALL_SECONDS = 60.0
 _FILL_SECONDS = 900.0
 _PARTS_SHOWN = 8
+_MOST_FILLED = 0.9
+"""Above it the node evicts ahead of need, and a lease would miss."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class _SparseNode:
         self.folder = Path(tempfile.mkdtemp(prefix=f"tierline-bench-{os.getpid()}-", dir=_SHARED_MEMORY))
         self._log = folder / f"sparse-{objects}.log"
         self._report = folder / f"sparse-{objects}.json"
-        self._pages = objects + free_pages
+        self._pages = int(objects / _MOST_FILLED) + free_pages
         try:
             self.start()
         except BaseException:
