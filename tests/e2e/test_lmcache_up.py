@@ -63,7 +63,7 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         with contextlib.suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
         program.wait()
-    assert not list(Path("/dev/shm").glob(f"tierline-up-{port}*"))
+    assert not list(Path("/dev/shm").glob(f"*tierline-up-{port}*"))
 
 
 def test_what_was_stored_before_vllm_and_lmcache_were_restarted_is_a_hit_with_equal_answers(

@@ -20,6 +20,9 @@ VLLM_ARGUMENTS = ("--disable-hybrid-kv-cache-manager",)
 """What vLLM needs beside ``--kv-transfer-config``: transfers driven by the engine, the only kind on CPUs, know no
 groups of layers."""
 
+MEMORY_PREFIX = "lmcache_l1_pool_"
+"""What LMCache puts before the name of its cache in /dev/shm."""
+
 _MODULES = ("lmcache", "sortedcontainers", "opentelemetry.exporter.prometheus")
 _GIB = 1024**3
 _LEASE_WAIT_MS = 250

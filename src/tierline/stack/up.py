@@ -22,6 +22,7 @@ from tierline import logs
 from tierline.configuration import format_byte_size
 from tierline.errors import EngineError
 from tierline.stack.config import UpConfig
+from tierline.stack.lmcache import MEMORY_PREFIX as LMCACHE_MEMORY_PREFIX
 from tierline.stack.machine import SHARED_MEMORY
 from tierline.stack.plan import PlannedChild, StackPlan, make_plan
 from tierline.stack.processes import Child
@@ -168,7 +169,8 @@ class Stack:
     def _remove_leftovers(self) -> None:
         """Remove the description and what the node store keeps for its next start: a stack has a store of its own."""
         leftovers = [self.plan.folder / DESCRIPTION]
-        for pattern in (self.plan.segment, f"{self.plan.segment}.*"):
+        patterns = (self.plan.segment, f"{self.plan.segment}.*", f"{LMCACHE_MEMORY_PREFIX}{self.plan.segment}.*")
+        for pattern in patterns:
             leftovers += SHARED_MEMORY.glob(pattern)
         if self.plan.node_socket:  # it is still there if the store was killed
             leftovers.append(self.plan.node_socket)
