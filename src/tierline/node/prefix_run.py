@@ -43,6 +43,21 @@ class PrefixRun:
         The holder has as many leases as it may.
     """
 
+    __slots__ = (
+        "_across_gaps",
+        "_bucket",
+        "_extents_left",
+        "_group_size",
+        "_is_cut",
+        "_names",
+        "_service",
+        "_store",
+        "granted_s",
+        "lease",
+        "objects",
+        "places",
+    )
+
     def __init__(
         self,
         service: NodeService,

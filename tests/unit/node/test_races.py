@@ -20,7 +20,8 @@ class _Nobody:
 
 def connect(node: Node, client: str) -> LocalConnection:
     connection = LocalConnection(
-        node.service,
+        node.segments.first,
+        lambda _: True,
         messages.Hello(messages.PROTOCOL_VERSION, client, writer=True),
         1,
         Pass(Access(None), ""),
