@@ -232,6 +232,22 @@ def test_what_was_deleted_stays_deleted_at_any_point(shared_memory: Path, tmp_pa
         assert not deleted & check_next_process(shared_memory, label, only("pages"), only(*left, "new"))
 
 
+def flush_with_points(store: Store, points: KillPoints) -> None:
+    store.flush("kv")
+    points.say("flushed")
+
+
+def test_a_flush_killed_at_any_point_has_removed_some_objects_and_harmed_none(
+    shared_memory: Path, tmp_path: Path
+) -> None:
+    seen = set()
+    for label, said in runs(shared_memory, tmp_path, flush_with_points):
+        found = check_next_process(shared_memory, label, {}, only(*OLD))
+        assert not (said and found), label
+        seen.add(len(found))
+    assert seen == {0, 1, 2, 3}
+
+
 def test_a_segment_whose_making_was_killed_at_any_point_is_made_by_the_next(
     shared_memory: Path, tmp_path: Path
 ) -> None:
