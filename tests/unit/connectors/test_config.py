@@ -39,3 +39,18 @@ def test_a_wrong_setting_is_refused_by_name(extra: dict[str, object], message: s
 def test_every_setting_is_documented() -> None:
     page = (Path(__file__).parents[3] / "docs/connector.md").read_text()
     assert [name for name in ConnectorConfig.__struct_fields__ if f"| `tierline.{name}` |" not in page] == []
+
+
+def test_a_token_is_read_from_its_file_anew_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first-token-012345\n")
+    config = read_config({"tierline.socket": "s", "tierline.token_file": str(file), "tierline.segment": "team_a"})
+    assert (config.token(), config.segment) == ("first-token-012345", "team_a")
+    file.write_text("renewed-token-0123")
+    assert config.token() == "renewed-token-0123"
+    assert read_config({"tierline.socket": "s"}).token() == ""
+
+
+def test_a_token_file_that_cannot_be_read_stops_the_engine() -> None:
+    with pytest.raises(ConfigurationError, match=r"tierline\.token_file: got '/absent'; allowed: a file that holds"):
+        read_config({"tierline.socket": "s", "tierline.token_file": "/absent"})

@@ -4,6 +4,7 @@ Only keys that start with ``tierline.`` are ours; others belong to vLLM or to ot
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -21,6 +22,10 @@ class ConnectorConfig(msgspec.Struct, frozen=True, kw_only=True):
         Path of the node store's UNIX socket.
     bucket
         The store's bucket for this cache.
+    segment
+        Name of the segment that the bucket is in, at a node that has several; empty for its first.
+    token_file
+        File that holds the bearer token, at a node that asks for one; read with every connection.
     lookup_budget_ms
         How long a request's scheduling may be put off while the node store looks its prefix up.
     lease_ttl_s
@@ -29,8 +34,27 @@ class ConnectorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     socket: str
     bucket: str = "vllm"
+    segment: str = ""
+    token_file: str | None = None
     lookup_budget_ms: float = 20.0
     lease_ttl_s: float = 30.0
+
+    def token(self) -> str:
+        """Return the bearer token as it is in its file now; empty where none is set.
+
+        Raises
+        ------
+        ConfigurationError
+            The file cannot be read.
+        """
+        if self.token_file is None:
+            return ""
+        try:
+            return Path(self.token_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{_PREFIX}token_file", self.token_file, f"a file that holds a token ({type(error).__name__})"
+            ) from None
 
 
 def read_config(extra_config: Mapping[str, object]) -> ConnectorConfig:
@@ -53,6 +77,8 @@ def read_config(extra_config: Mapping[str, object]) -> ConnectorConfig:
         if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
             raise ConfigurationError(_PREFIX + name, value, "a number above zero")
     try:
-        return msgspec.convert(given, ConnectorConfig)
+        config = msgspec.convert(given, ConnectorConfig)
     except msgspec.ValidationError as error:
         raise ConfigurationError(_PREFIX + "*", given, str(error)) from error
+    config.token()  # one that cannot be read stops the engine now, and not its cache later
+    return config

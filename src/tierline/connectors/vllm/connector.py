@@ -245,7 +245,14 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
         name = f"vllm-{half}-{self._kv_transfer_config.engine_id}-{os.getpid()}"
         lookup_timeout_s = max(2 * self._config.lookup_budget_ms / 1000, _SHORTEST_LOOKUP_TIMEOUT_S)
         timeout_s = _WRITER_TIMEOUT_S if is_writer else lookup_timeout_s
-        return NodeClient(self._config.socket, client=name, writer=is_writer, timeout_s=timeout_s)
+        return NodeClient(
+            self._config.socket,
+            client=name,
+            writer=is_writer,
+            timeout_s=timeout_s,
+            token=self._config.token(),
+            segment=self._config.segment,
+        )
 
     def _evict(self, block_ids: set[int]) -> None:
         if self._kv_cache_manager is not None:
