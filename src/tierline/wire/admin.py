@@ -66,6 +66,15 @@ class StoreFigures(Body, frozen=True, kw_only=True):
     ghost_entries: int = 0
 
 
+class ServedSegment(Body, frozen=True, kw_only=True):
+    """One of a node's segments: the patterns of the buckets in it, and what its store holds and has done."""
+
+    name: str
+    buckets: list[str]
+    bytes: int
+    store: StoreFigures
+
+
 class HttpFigures(Body, frozen=True, kw_only=True):
     """The HTTP port."""
 
@@ -96,6 +105,10 @@ class NodeStats(Body, frozen=True, kw_only=True):
     ----------
     epoch
         Differs after every start of the node.
+    store
+        Of the first segment.
+    segments
+        Every segment, the first among them.
     verifications
         Objects whose bytes were compared with their checksum, by result.
     """
@@ -105,6 +118,7 @@ class NodeStats(Body, frozen=True, kw_only=True):
     uptime_s: float
     accepts_writes: bool
     segment: SegmentFigures
+    segments: list[ServedSegment] = []
     eviction: str
     store: StoreFigures
     verifications: dict[str, int]

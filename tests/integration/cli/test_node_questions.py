@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import xxhash
 from tests.integration.cli.conftest import Command
@@ -57,6 +59,25 @@ def test_status_names_the_clients_of_the_socket(ask: Command, node: NodeProcess)
         line = next(line for line in ask("status").output.splitlines() if line.startswith("client"))
     assert "engine-7" in line
     assert "2 open slots, 128KiB" in line
+
+
+def test_status_counts_all_segments_of_a_node_and_tells_them_apart(run: Command, tmp_path: Path) -> None:
+    own = f"tierline-test-{uuid.uuid4().hex[:12]}"
+    segments = msgspec.json.encode([{"name": own, "capacity": "4MiB", "buckets": ["team-a"]}]).decode()
+    node = NodeProcess(tmp_path, segments=segments)
+    try:
+        with node.http() as http:
+            for bucket in ("team-a", "others"):
+                assert http.request("PUT", f"/v1/kv/{bucket}/key", BLOCK)[0] == 200
+        page = run("status", "--url", node.url)
+    finally:
+        node.close()
+        for path in node.segment.parent.glob(f"{own}*"):
+            path.unlink()
+    assert next(row for row in page.rows if row[0] == "objects")[1].startswith("2 in 2 extents")
+    first, second = (row[1] for row in page.rows if row[0] == "of it")
+    assert first.startswith(f"{node.segment_name}, 64MiB for ")
+    assert second == f"{own}, 4MiB for team-a: used 64KiB, 1 object, 0 leases"
 
 
 def test_buckets_show_who_has_how_much(ask: Command, put: Put) -> None:

@@ -1,16 +1,19 @@
 """A node and an object as lines for people; pure: structs of the wire in, names and values out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tierline.cli.node.printing import byte_size, duration, percentage, plural
-from tierline.wire.admin import NodeStats, StoredObject
+from tierline.wire.admin import NodeStats, ServedSegment, StoredObject, StoreFigures
 
 Facts = list[tuple[str, str]]
+
+_FIGURES = StoreFigures.__struct_fields__
 
 
 def status_facts(url: str, stats: NodeStats) -> Facts:
     """Return what ``tierline node status`` prints."""
-    store, segment = stats.store, stats.segment
+    store, segment = whole(stats), stats.segment
     facts = [
         ("node", f"{stats.node} at {url}"),
         (
@@ -19,8 +22,8 @@ def status_facts(url: str, stats: NodeStats) -> Facts:
         ),
         ("segment", f"{segment.path}, {byte_size(segment.bytes)}" + _relinked(segment.relinks)),
         ("eviction", stats.eviction),
-        ("bytes", ", ".join(f"{name} {byte_size(size)}" for name, size in bytes_by_state(stats).items())),
-        ("held", ", ".join(f"{name} {byte_size(size)}" for name, size in held_bytes(stats).items())),
+        ("bytes", ", ".join(f"{name} {byte_size(size)}" for name, size in bytes_by_state(store).items())),
+        ("held", ", ".join(f"{name} {byte_size(size)}" for name, size in held_bytes(store).items())),
         ("objects", f"{store.objects:,} in {plural(store.fragments, 'extent')}, {store.unverified:,} not yet verified"),
         (
             "leases",
@@ -43,6 +46,8 @@ def status_facts(url: str, stats: NodeStats) -> Facts:
             f"{stats.http.connections:,} over HTTP, {len(stats.socket.connections):,} over {stats.socket.path}",
         ),
     ]
+    if len(stats.segments) > 1:
+        facts += [("of it", _segment(served)) for served in stats.segments]
     return facts + [
         ("client", f"{client.client} (process {client.pid}): {_slots(client.slots, client.reserved_bytes)}")
         for client in stats.socket.connections
@@ -65,9 +70,14 @@ def object_facts(found: StoredObject) -> Facts:
     ]
 
 
-def bytes_by_state(stats: NodeStats) -> dict[str, int]:
+def whole(stats: NodeStats) -> StoreFigures:
+    """Return the figures of all segments together."""
+    stores = [segment.store for segment in stats.segments] or [stats.store]
+    return StoreFigures(**{field: _sum([getattr(store, field) for store in stores]) for field in _FIGURES})
+
+
+def bytes_by_state(store: StoreFigures) -> dict[str, int]:
     """Return the pages by state; together they are the capacity."""
-    store = stats.store
     return {
         "used": store.used_bytes,
         "free": store.free_bytes,
@@ -77,9 +87,8 @@ def bytes_by_state(stats: NodeStats) -> dict[str, int]:
     }
 
 
-def held_bytes(stats: NodeStats) -> dict[str, int]:
+def held_bytes(store: StoreFigures) -> dict[str, int]:
     """Return what keeps pages from being used again; one page may be held by several."""
-    store = stats.store
     return {
         "leased": store.leased_bytes,
         "resting": store.resting_bytes,
@@ -92,6 +101,21 @@ def counts(by_reason: Mapping[str, int]) -> str:
     """Return ``evicted 3, never_stored 12``, the largest first; ``-`` where nothing was counted."""
     counted = sorted(((count, reason) for reason, count in by_reason.items() if count), reverse=True)
     return ", ".join(f"{reason} {count:,}" for count, reason in counted) or "-"
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    """Add numbers, or counts by reason."""
+    if isinstance(values[0], dict):
+        return {reason: sum(value.get(reason, 0) for value in values) for reason in values[0]}
+    return sum(values)
+
+
+def _segment(served: ServedSegment) -> str:
+    store = served.store
+    return (
+        f"{served.name}, {byte_size(served.bytes)} for {', '.join(served.buckets) or 'all other buckets'}: "
+        f"used {byte_size(store.used_bytes)}, {plural(store.objects, 'object')}, {plural(store.leases, 'lease')}"
+    )
 
 
 def _relinked(count: int) -> str:

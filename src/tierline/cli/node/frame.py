@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tierline.cli.node.facts import bytes_by_state, counts, held_bytes
+from tierline.cli.node.facts import bytes_by_state, counts, held_bytes, whole
 from tierline.cli.node.printing import byte_size, duration, harmless, percentage
 from tierline.wire.admin import NamespaceFigures, NodeStats, StoreFigures
 
@@ -37,6 +37,11 @@ class Reading:
     at_s: float
     stats: NodeStats
     namespaces: Sequence[NamespaceFigures] | None
+
+    @property
+    def store(self) -> StoreFigures:
+        """The figures of all segments together."""
+        return whole(self.stats)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def frame(
     parts += [
         _title(url, now),
         Text(),
-        *_bytes(now.stats, width),
+        *_bytes(now.store, width),
         Text(),
         _rates(before, now),
         Text(),
@@ -89,9 +94,9 @@ def _title(url: str, now: Reading) -> Text:
     return title.append(f"{url} · up {duration(stats.uptime_s)} · {stats.eviction}{state}", style="not bold")
 
 
-def _bytes(stats: NodeStats, width: int) -> list[Text]:
+def _bytes(store: StoreFigures, width: int) -> list[Text]:
     """Return the bar of all pages, the states' sizes, and how much is held for readers."""
-    states, capacity = bytes_by_state(stats), stats.store.capacity_bytes
+    states, capacity = bytes_by_state(store), store.capacity_bytes
     bar, legend = Text(no_wrap=True), Text()
     columns = max(width - 2, NARROWEST_BAR)
     end, drawn = 0, 0
@@ -103,16 +108,15 @@ def _bytes(stats: NodeStats, width: int) -> list[Text]:
         if size or name in ("used", "free"):
             legend.append(f"{_MARKS[name]} ", style=_COLOURS[name])
             legend.append(f"{name} {byte_size(size)} {percentage(size, capacity)}   ")
-    store = stats.store
     held = Text(f"{store.objects:,} objects")
-    for name, size in held_bytes(stats).items():
+    for name, size in held_bytes(store).items():
         held.append(f" · {name} {byte_size(size)}")
     return [bar, legend, held]
 
 
 def _rates(before: Reading | None, now: Reading) -> Table:
     """Return what happens in a second, beside what has happened in all."""
-    store = now.stats.store
+    store = now.store
     change = _Change(before, now)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("")
@@ -147,10 +151,12 @@ class _Change:
     def __init__(self, before: Reading | None, now: Reading) -> None:
         self._before = before
         self._now = now
+        self._stores = (None if before is None else before.store), now.store
 
     def of(self, count: Callable[[StoreFigures], float]) -> float | None:
         """Return by how much a count grew."""
-        return None if self._before is None else count(self._now.stats.store) - count(self._before.stats.store)
+        old, new = self._stores
+        return None if old is None else count(new) - count(old)
 
     def rate(self, count: Callable[[StoreFigures], float]) -> str:
         """Return by how much it grew in a second."""
