@@ -22,7 +22,7 @@ def node(
         typer.Option(metavar="NAME", help="Name of the segment under /dev/shm.", show_default="shared_memory"),
     ] = None,
     capacity: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of the segment, e.g. 512MiB.", show_default="512MiB")
+        str | None, typer.Option(metavar="SIZE", help="Size of the segment, e.g. 512MiB or 20%.", show_default="512MiB")
     ] = None,
     eviction: Annotated[
         Literal["arc", "lru", "s3fifo", "lfu", "fifo"] | None,
@@ -41,7 +41,7 @@ def node(
       tierline node
       tierline node --port 9200 --capacity 8GiB --eviction lru
       tierline node --config node.toml
-      TIERLINE_NODE_TOKENS_FILE=tokens.yaml tierline node --host 0.0.0.0
+      TIERLINE_NODE_TRUSTED_NETWORK=true tierline node --host 0.0.0.0
       tierline node status
       tierline node explain lmcache 'model@1@0@5f3a@bfloat16'
     """
