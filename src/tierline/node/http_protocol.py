@@ -35,6 +35,8 @@ MAX_IGNORED_BODY_BYTES = 64 * 1024
 """A body that a request needs not have, as some clients send with POST."""
 MAX_DOCUMENT_BYTES = 1024 * 1024
 """A body that is read as JSON: decoding it takes the loop a millisecond or two."""
+MAX_DOCUMENT_S = 600.0
+"""An answer to an operator may take so long: a flush of millions of objects does not keep the others waiting."""
 LINGER_S = 2.0
 """Before a connection is closed on a client that is still sending, so that it can read the reply."""
 
@@ -406,6 +408,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._reply(HTTPStatus.OK, document, http.JSON)
 
         self._start_task(answer)
+        self._give_up = self._deadline = time.monotonic() + MAX_DOCUMENT_S
 
     # PUT ----------------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,8 @@ class Segments:
 
     def of(self, route: routes.Route) -> ServedSegment:
         """Return the segment that a route is about; the first where it is about none, or about all."""
+        if len(self._all) == 1:
+            return self.first
         if isinstance(route, routes.ReleaseLease | routes.RenewLease):
             return self._by_epoch.get(route.lease.partition("-")[0], self.first)
         bucket: str | None = getattr(route, "bucket", None)  # every route about a bucket has it
