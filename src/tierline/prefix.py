@@ -21,6 +21,9 @@ from blake3 import blake3
 CHUNK_TOKENS = 256
 """Tokens of one stored block, whatever the engine's own block size is."""
 
+CHAIN_DIGITS = 64
+"""Hexadecimal digits of the chain, with which a name of ours begins."""
+
 KEY_VERSION = 1
 """Changes whenever the meaning of a key changes, so that caches of different versions never meet."""
 
@@ -35,7 +38,6 @@ _OBJECT_NAME = re.compile(
 _OUR_TENANT = re.compile(r"[0-9a-f]{64}@[A-Za-z0-9_.-]+@([0-9a-f]{16})")
 _LMCACHE_SALT = re.compile(r"[^@]+@[0-9a-f]{8}@[0-9a-f]+@[0-9a-f]+@([^@]+)")
 _TENANT_BY_SEPARATORS = {2: _OUR_TENANT, 4: _LMCACHE_SALT}  # each pattern has exactly so many "@"
-_CHAIN_DIGITS = 64
 
 
 class PrefixIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,8 +194,8 @@ def split_name(name: str) -> tuple[NameFrame, str] | None:
 
     The hash is the first field of ours, the fourth of LMCache's; that it is one is not checked.
     """
-    if name[_CHAIN_DIGITS : _CHAIN_DIGITS + 1] == "@":
-        return NameFrame("", name[_CHAIN_DIGITS:]), name[:_CHAIN_DIGITS]
+    if name[CHAIN_DIGITS : CHAIN_DIGITS + 1] == "@":
+        return NameFrame("", name[CHAIN_DIGITS:]), name[:CHAIN_DIGITS]
     fields = name.split("@", 4)
     if len(fields) < 4:
         return None

@@ -34,9 +34,11 @@ class Catalog:
     def add(self, new: Entry) -> None:
         """List an object."""
         self.by_key[new.leased.key] = new
-        if new.record >= len(self._rows):
-            self._rows.extend([None] * (new.record + 1 - len(self._rows)))
-        self._rows[new.record] = new
+        if new.record < len(self._rows):
+            self._rows[new.record] = new
+        else:
+            self._rows += [None] * (new.record - len(self._rows))
+            self._rows.append(new)
         self.pages += new.pages
         self.fragments += len(new.leased.extents)
         self.unverified += not new.leased.is_verified

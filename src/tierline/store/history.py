@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 import xxhash
 
-from tierline.prefix import NameFrame, split_name, tenant_of
+from tierline.prefix import CHAIN_DIGITS, NameFrame, split_name, tenant_of
 from tierline.store.objects import Explanation, ObjectKey
 from tierline.store.stats import EvictionReason, MissReason
 
@@ -128,13 +128,19 @@ class Frames:
 
     def __init__(self) -> None:
         self._frames: dict[tuple[str, NameFrame], None] = {}
+        self._latest_bucket = self._latest_tail = ""  # mostly the same as the one before
 
     def note(self, key: ObjectKey) -> None:
         """Remember the frame of a committed object's name."""
+        tail = key.name[CHAIN_DIGITS:]
+        if tail == self._latest_tail and key.bucket == self._latest_bucket and key.name.find("@") == CHAIN_DIGITS:
+            return
         split = split_name(key.name)
         if split is None:
             return
         frame = (key.bucket, split[0])
+        if not split[0].before:  # a name of ours
+            self._latest_bucket, self._latest_tail = key.bucket, tail
         if frame in self._frames:
             return
         if len(self._frames) >= MOST_FRAMES:

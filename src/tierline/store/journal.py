@@ -24,6 +24,7 @@ import errno
 import mmap
 import os
 import struct
+import sys
 import uuid
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -372,9 +373,9 @@ class Journal:
                 number,
                 RecordState(state),
                 tuple(map(Run._make, _RUN.iter_unpack(body[:texts_at]))),
-                _decode_text(body[texts_at:bucket_at]),
+                _decode_text(body[texts_at:bucket_at]) if client_length else "",
                 pid,
-                ObjectKey(_decode_text(body[bucket_at:name_at]), _decode_text(body[name_at:])),
+                ObjectKey(sys.intern(_decode_text(body[bucket_at:name_at])), _decode_text(body[name_at:])),
                 size,
                 checksum,
                 sequence,

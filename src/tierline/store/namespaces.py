@@ -7,7 +7,7 @@ for a new one, and what comes while all have something is charged to an account 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 
-from tierline.prefix import tenant_of
+from tierline.prefix import CHAIN_DIGITS, tenant_of
 from tierline.store.eviction import EvictionPolicy
 from tierline.store.extents import PAGE_BYTES
 from tierline.store.objects import BucketRules, Namespace, NamespaceStats, ObjectKey, Quota
@@ -162,6 +162,8 @@ class Namespaces:
         self._namespaces: dict[Namespace, Account] = {}
         self._buckets: dict[str, Account] = {}
         self._others: dict[str, Account] = {}
+        self._latest_frame = ("", "")  # what names of ours have around their chain, mostly the same as the one before
+        self._latest: Account
         self._empty: OrderedDict[Namespace, None] = OrderedDict()  # to be forgotten, the longest empty first
         self.partitions: dict[Partition, None] = {shared: None}
         self.over_soft: dict[Account, None] = {}
@@ -176,10 +178,16 @@ class Namespaces:
 
     def of(self, key: ObjectKey) -> Account:
         """Return the account that a key is charged to; make one if there is none."""
+        frame = (key.bucket, key.name[CHAIN_DIGITS:])
+        is_ours = key.name.find("@") == CHAIN_DIGITS  # its tenant stands behind the chain
+        if is_ours and frame == self._latest_frame:
+            return self._latest
         namespace = Namespace(key.bucket, tenant_of(key.name))
         account = self._namespaces.get(namespace)
         if account is None:
-            account = self._open(namespace)
+            return self._open(namespace)
+        if is_ours:
+            self._latest_frame, self._latest = frame, account
         return account
 
     def reserve(self, account: Account, pages: int) -> None:
@@ -219,6 +227,7 @@ class Namespaces:
             self._empty.pop(account.namespace, None)
 
     def _open(self, namespace: Namespace) -> Account:
+        self._latest_frame = ("", "")
         others = self._others.get(namespace.bucket if namespace.bucket in self._buckets else OTHERS)
         if others is not None and not others.is_empty:  # of objects that may be this one's: its quota is theirs
             return others

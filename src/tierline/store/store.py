@@ -270,7 +270,8 @@ class Store:
         self._close_slot(opened)
         self._allocator.free(rest)
         now = self._clock()
-        leased = Leased(_sharing_bucket(key), size, checksum, extents_of(runs, size), is_verified=True)
+        key = ObjectKey(sys.intern(key.bucket), key.name)  # one copy of it; each request comes with its own
+        leased = Leased(key, size, checksum, extents_of(runs, size), is_verified=True)
         self._publish(Entry(leased, opened.record, account, now, rests_until=now), account.rules.ttl_s)
         self._counters.commits += 1
         self._counters.commit_bytes += size
@@ -887,13 +888,14 @@ class Store:
         self._evicts_from = now
         if adoption.committed or adoption.retired:
             self._evicts_from += self._journal.former_max_ttl_s + self._limits.quarantine_s
+        wall = self._wall_clock()
         for record in adoption.void:
             self._journal.erase(record.number)
             self._history.note(record.key, Fate.LOST_AT_RESTART, now)
         for record in adoption.committed:
             adopted = self._adopted(record, now)
             ttl_s = adopted.account.rules.ttl_s
-            age_s = max(self._wall_clock() - record.created, 0.0)  # a clock that was put back makes nothing younger
+            age_s = max(wall - record.created, 0.0)  # a clock that was put back makes nothing younger
             adopted.born = now - age_s
             self._publish(adopted, None if ttl_s is None else ttl_s - age_s)
         for record in adoption.retired:
@@ -906,13 +908,8 @@ class Store:
 
     def _adopted(self, record: Record, now: float) -> Entry:
         extents = extents_of(record.runs, record.size)
-        leased = Leased(_sharing_bucket(record.key), record.size, record.checksum, extents, is_verified=False)
+        leased = Leased(record.key, record.size, record.checksum, extents, is_verified=False)
         return Entry(leased, record.number, self._namespaces.of(record.key), now, self._evicts_from)
-
-
-def _sharing_bucket(key: ObjectKey) -> ObjectKey:
-    """Return the key with the one copy of its bucket's name: each request and each record comes with its own."""
-    return ObjectKey(sys.intern(key.bucket), key.name)
 
 
 @contextmanager
