@@ -10,6 +10,7 @@ from typing import assert_never
 
 import msgspec
 
+from tierline import logs
 from tierline.errors import TooManyLeases, UnknownLease, WireError
 from tierline.node.prefix_run import PrefixRun
 from tierline.node.service import NodeService
@@ -18,6 +19,8 @@ from tierline.prefix import tenant_of
 from tierline.store import Leased, LeaseStat, NamespaceStats, ObjectKey, ObjectStat
 from tierline.wire import admin, http, routes
 from tierline.wire.http import HttpRefusal
+
+log = logs.get(__name__)
 
 OBJECTS_PER_SLICE = 250
 MOST_SLICES = 64
@@ -65,6 +68,8 @@ class Administration:
             case routes.ListObjects():
                 document = await self._list(route)
             case routes.FlushObjects(every, salt):
+                # Without the salt, which may be a secret.
+                log.info("flush", bucket=every or "every", is_of_one_tenant=salt is not None, client=client)
                 document = await self._flush(every, salt)
             case routes.StatObject(bucket, name):
                 document = self._stat(ObjectKey(bucket, name))

@@ -199,7 +199,8 @@ class History:
         for other in self._frames.others(key):
             if other in stored:
                 if tenant_of(other.name) != tenant_of(key.name):
-                    return Explanation("other_tenant", None, f"the same tokens are stored for another: {other.name}")
+                    # By what salt is the other's secret, and whoever reads the bucket may ask.
+                    return Explanation("other_tenant", None, "the same tokens are stored for another tenant")
                 return Explanation("other_layout", None, f"the same tokens are stored in another form: {other.name}")
         known_since = self._since if self._ghosts.overwritten_until is None else self._ghosts.overwritten_until
         return Explanation(
