@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tierline.bench.sparse_node import BUCKET, NAME, fill, object_name, without_memory
+from tierline.bench.sparse_node import BUCKET, NAME, fill, object_name, sparse_segments
 from tierline.store import PAGE_BYTES, ObjectKey, Store
 
 KEYS = 2048
@@ -27,7 +27,8 @@ MADV_COLLAPSE = 25
 def main(objects: int, *, huge: bool) -> None:
     """Print a line."""
     with tempfile.TemporaryDirectory(prefix="tierline-bench-", dir="/dev/shm") as directory:
-        store = Store.open(Path(directory), NAME, (objects + 1) * PAGE_BYTES, clock=time.monotonic)
+        with sparse_segments():
+            store = Store.open(Path(directory), NAME, (objects + 1) * PAGE_BYTES, clock=time.monotonic)
         fill(store, objects)
         gc.collect()
         gc.freeze()
@@ -62,6 +63,5 @@ def collapse() -> None:
 
 if __name__ == "__main__":
     random.seed(1)
-    without_memory()
     for count in [int(argument) for argument in sys.argv[1:] if argument.isdecimal()] or [10_000, 100_000]:
         main(count, huge="--huge" in sys.argv)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tierline.bench.sparse_node import without_memory
+from tierline.bench.sparse_node import sparse_segments
 from tierline.store import PAGE_BYTES, ObjectKey, Owner, Store
 
 SAMPLE = 20_000
@@ -37,9 +37,9 @@ def main(objects: int) -> None:
     """Print a line for each operation."""
     directory = Path(tempfile.mkdtemp(prefix="tierline-bench-", dir="/dev/shm"))
     clock = MovingClock()
-    without_memory()
     try:
-        measure(directory, clock, objects)
+        with sparse_segments():
+            measure(directory, clock, objects)
     finally:
         shutil.rmtree(directory)
 

@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,18 @@ def fill(store: Store, objects: int) -> None:
         store.commit(slot.id, owner, checksum=checksum)
 
 
-def without_memory() -> None:
-    """Let segments of this process be sparse."""
+@contextmanager
+def sparse_segments() -> Iterator[None]:
+    """Let the segments that this process opens meanwhile be sparse."""
 
     def claim(fd: int, path: Path, size: int, options: SegmentOptions) -> None:  # noqa: ARG001  (as what it replaces)
         os.truncate(fd, size)
 
-    segment._claim = claim
+    real, segment._claim = segment._claim, claim
+    try:
+        yield
+    finally:
+        segment._claim = real
 
 
 class _Pauses:
@@ -90,8 +97,7 @@ async def _serve(folder: Path, port: int, pages: int, objects: int) -> list[floa
 
 
 def _main(folder: str, port: str, pages: str, objects: str, report: str) -> None:
-    without_memory()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with sparse_segments(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         pauses = runner.run(_serve(Path(folder), int(port), int(pages), int(objects)))
     Path(report).write_text(json.dumps(pauses))
 

@@ -26,7 +26,7 @@ from tierline.bench.programs import Program, answers, free_ports
 from tierline.bench.put_load import PutLoad
 from tierline.bench.registry import Say
 from tierline.bench.rows import Limit, Rounds, Row, at_most
-from tierline.bench.sparse_node import BUCKET, NAME, SOCKET, fill, object_name, without_memory
+from tierline.bench.sparse_node import BUCKET, NAME, SOCKET, fill, object_name, sparse_segments
 from tierline.client import NodeClient
 from tierline.errors import TierlineError
 from tierline.store import PAGE_BYTES, Store
@@ -267,8 +267,8 @@ def _memory_rows(effort: Effort, resident: float, journal: float) -> Iterator[Ro
 def _parts(objects: int) -> Counter[str]:
     """Return the bytes by type of what a store of so many objects reaches, less what an empty one does."""
     with tempfile.TemporaryDirectory(prefix=f"tierline-bench-{os.getpid()}-", dir=_SHARED_MEMORY) as directory:
-        without_memory()
-        store = Store.open(Path(directory), NAME, (objects + 1) * PAGE_BYTES, clock=time.monotonic)
+        with sparse_segments():
+            store = Store.open(Path(directory), NAME, (objects + 1) * PAGE_BYTES, clock=time.monotonic)
         try:
             empty = _weigh(store)
             fill(store, objects)
