@@ -1,11 +1,6 @@
 """vLLM and LMCache, both stock, on the node store: what one start stored is a hit for the next, with equal answers."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,11 +9,12 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.e2e.stacks import running_up
 from tests.ports import free_ports
 
 from tierline.prefix import CHUNK_TOKENS
 from tierline.stack.model import prepare_default_model
-from tierline.stack.running import RunningStack, find_stack, restart_replica
+from tierline.stack.running import RunningStack, restart_replica
 
 pytest.importorskip("vllm")
 pytest.importorskip("lmcache")
@@ -39,30 +35,10 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # the first logprobs otherwise compile an operator for 13 to 31 s
     port, node_port = free_ports(2)
-    arguments = ["--port", str(port), "--node-port", str(node_port), "--cache-size", "256MiB", "--replicas", "1"]
+    arguments = ["--node-port", str(node_port), "--cache-size", "256MiB", "--replicas", "1"]
     arguments += ["--connector", request.param, "--lmcache-size", "256MiB"]
-    output = tmp_path / "output"
-    with output.open("wb") as log:
-        program = subprocess.Popen(
-            [sys.executable, "-m", "tierline", "up", *arguments],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        while (ready := find_stack(port)) is None:
-            assert program.poll() is None, output.read_text()
-            time.sleep(0.5)
+    with running_up(port, arguments, tmp_path / "output") as ready:
         yield ready
-        program.send_signal(signal.SIGINT)
-        assert program.wait(60) == 0
-    finally:
-        program.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            program.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(program.pid, signal.SIGKILL)
-        program.wait()
     assert not list(Path("/dev/shm").glob(f"*tierline-up-{port}*"))
 
 

@@ -1,11 +1,6 @@
 """``tierline up`` with two real vLLM replicas: a prefix computed by one is a hit on the other, also after restarts."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,12 +9,13 @@ from pathlib import Path
 
 import openai
 import pytest
+from tests.e2e.stacks import running_up
 from tests.ports import free_ports
 
 from tierline.connectors.vllm.launch import kv_transfer_config
 from tierline.node.config import default_socket_path
 from tierline.prefix import CHUNK_TOKENS
-from tierline.stack.running import RunningStack, find_stack, restart_replica
+from tierline.stack.running import RunningStack, restart_replica
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -33,30 +29,10 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSt
     port, node_port = free_ports(2)
     # A machine that runs tests may be too busy to look a prefix up in the usual time.
     transfer = kv_transfer_config(default_socket_path(node_port), lookup_budget_ms=1000)
-    arguments = ["--port", str(port), "--node-port", str(node_port), "--cache-size", "256MiB"]
+    arguments = ["--node-port", str(node_port), "--cache-size", "256MiB"]
     arguments += ["--engine-argument", f"--kv-transfer-config={json.dumps(transfer)}"]
-    output = tmp_path / "output"
-    with output.open("wb") as log:
-        program = subprocess.Popen(
-            [sys.executable, "-m", "tierline", "up", *arguments],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        while (ready := find_stack(port)) is None:
-            assert program.poll() is None, output.read_text()
-            time.sleep(0.5)
+    with running_up(port, arguments, tmp_path / "output") as ready:
         yield ready
-        program.send_signal(signal.SIGINT)
-        assert program.wait(60) == 0
-    finally:
-        program.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            program.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(program.pid, signal.SIGKILL)
-        program.wait()
 
 
 def ask(url: str, stack: RunningStack) -> tuple[str, int]:

@@ -12,3 +12,8 @@ Salt = Annotated[
     str | None,
     typer.Option(metavar="SALT", help="One tenant; an empty one is who has none.", show_default="every tenant"),
 ]
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="List so many at most.")]
+Cursor = Annotated[
+    str,
+    typer.Option(metavar="CURSOR", help='Go on where a list ended: its "cursor" in JSON.', show_default=False),
+]

@@ -1,9 +1,8 @@
 """``leases``: who holds what, and for how long."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from tierline.cli.node.arguments import Cursor, Limit
 from tierline.cli.node.connecting import asks_node
 
 if TYPE_CHECKING:
@@ -15,11 +14,8 @@ if TYPE_CHECKING:
 async def leases(
     node: "NodeAdmin",
     output: "Output",
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="List so many at most.")] = 100,
-    cursor: Annotated[
-        str,
-        typer.Option(metavar="CURSOR", help='Go on where a list ended: its "cursor" in JSON.', show_default=False),
-    ] = "",
+    limit: Limit = 100,
+    cursor: Cursor = "",
 ) -> None:
     """List live leases: their holders, what they keep from being evicted, and how long they last.
 

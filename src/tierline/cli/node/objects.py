@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tierline.cli.node.arguments import AnyBucket, Bucket, Key, Keys, Salt
+from tierline.cli.node.arguments import AnyBucket, Bucket, Cursor, Key, Keys, Limit, Salt
 from tierline.cli.node.connecting import asks_node
 
 if TYPE_CHECKING:
@@ -21,11 +21,8 @@ async def ls(
     bucket: AnyBucket = None,
     prefix: Annotated[str, typer.Option(metavar="TEXT", help="Names that start so.", show_default=False)] = "",
     salt: Salt = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="List so many at most.")] = 100,
-    cursor: Annotated[
-        str,
-        typer.Option(metavar="CURSOR", help='Go on where a list ended: its "cursor" in JSON.', show_default=False),
-    ] = "",
+    limit: Limit = 100,
+    cursor: Cursor = "",
 ) -> None:
     """List objects: size, age, when and how often they were asked for, and what keeps them.
 
