@@ -6,6 +6,7 @@ Whoever probes or uses an endpoint reports to it; strategies and metrics read it
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from urllib.parse import urlsplit
 
 EJECTION_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -18,6 +19,8 @@ OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
 PREFILL_SAMPLE_TOKENS = 256
 """Below this many uncached tokens, time to first token says more about fixed costs than about prefill."""
 _PREFILL_WEIGHT = 0.2
+ROLES = frozenset({"prefill", "decode"})
+"""What an endpoint may do for a request; most do both."""
 
 
 @dataclass(eq=False, slots=True)
@@ -32,11 +35,23 @@ class Endpoint:
     url
         ``http://host:port``, which is also the endpoint's name everywhere.
     position
-        Its place in the configured list; its bit in the prefix index.
+        Its bit in the prefix index; nobody else's as long as anything is known of this endpoint.
+    weight
+        Its share of what is dealt out in turns, against the others'.
+    roles
+        Of :data:`ROLES`, those it takes.
+    kv_events
+        Where it publishes KV events, as ZeroMQ writes addresses; ``None`` where it does not.
+    joined_at
+        When it was added, by the router's clock; for those of the start, infinitely long ago.
     """
 
     url: str
     position: int
+    weight: float = 1.0
+    roles: frozenset[str] = ROLES
+    kv_events: str | None = None
+    joined_at: float = -inf
     host: str = field(init=False)
     port: int = field(init=False)
     authority: bytes = field(init=False)
@@ -48,6 +63,11 @@ class Endpoint:
     """Prompt tokens sent here that nobody knows to be computed yet."""
     prefill_rate: float | None = None
     """Tokens a second, a moving average of what streams showed; ``None`` until one did."""
+    is_draining: bool = False
+    """It gets no new requests; those it has run to their end."""
+    capacity_blocks: int | None = None
+    block_tokens: int | None = None
+    """Size of its own KV cache, in blocks, and tokens of one; ``None`` until its ``/metrics`` said so."""
     is_up: bool | None = None
     """What the last health check said; ``None`` before the first."""
     models: frozenset[str] | None = None

@@ -1,4 +1,4 @@
-"""Active health checks: each endpoint's ``/health``, and from ``/v1/models`` what it serves. One task an endpoint.
+"""Active health checks: each endpoint's ``/health``, what it serves, how large its cache is. One task an endpoint.
 
 A control plane, so aiohttp does the talking. An endpoint that does not answer in time, or with 5xx, is down; one that
 refuses the connection has lost its cache too. A check that fails for the router's own reasons says nothing.
@@ -11,12 +11,15 @@ import aiohttp
 import msgspec
 
 from tierline import logs
+from tierline.router.capacity import cache_capacity
 from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
 from tierline.router.strategies.base import Strategy
 
 log = logs.get(__name__)
 
 WARNING_INTERVAL_SECONDS = 60.0
+METRICS_BYTES = 4 * 1024**2
+"""Most that is read of an endpoint's ``/metrics``; vLLM's is about 100 KiB."""
 
 
 class _ModelCard(msgspec.Struct):
@@ -33,11 +36,11 @@ class HealthChecker:
     Parameters
     ----------
     endpoints
-        Whose :attr:`Endpoint.is_up` and models are kept right.
+        Whose :attr:`Endpoint.is_up`, models and capacity are kept right.
     strategy
         Told when an endpoint refuses connections.
     interval_s, timeout_s
-        Between two checks of one endpoint, and for each of its two requests.
+        Between two checks of one endpoint, and for each of its requests.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class HealthChecker:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._tasks: list[asyncio.Task[None]] = []
         self._next_warning: dict[str, float] = {}
+        self._has_told_capacity: set[Endpoint] = set()
+        """Endpoints that answered the question since they came up; an engine's cache has one size while it runs."""
 
     async def start(self) -> None:
         """Begin to check."""
@@ -76,6 +81,8 @@ class HealthChecker:
                 is_up, why = response.status < 500, f"/health answered {response.status}"
             if is_up:
                 await self._learn_models(endpoint)
+                if not was_up or endpoint not in self._has_told_capacity:
+                    await self._learn_capacity(endpoint)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             number = error.errno if isinstance(error, OSError) else None
             if number in OWN_SHORTAGES:
@@ -103,6 +110,24 @@ class HealthChecker:
             self._warn(endpoint, "models cannot be learnt", str(error) or type(error).__name__)
             return
         endpoint.models, endpoint.model_cards = frozenset(names), dict(zip(names, cards, strict=True))
+
+    async def _learn_capacity(self, endpoint: Endpoint) -> None:
+        """Ask for the size of the cache; many an endpoint has no ``/metrics``, or none that says so, and need not."""
+        self._has_told_capacity.discard(endpoint)
+        try:
+            async with self._session.get(f"{endpoint.url}/metrics") as response:
+                page = bytearray()
+                async for data in response.content.iter_any():
+                    page += data
+                    if len(page) > METRICS_BYTES:
+                        break
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._warn(endpoint, "capacity cannot be learnt", str(error) or type(error).__name__)
+            return
+        self._has_told_capacity.add(endpoint)
+        capacity = cache_capacity(bytes(page))
+        if capacity is not None:
+            endpoint.capacity_blocks, endpoint.block_tokens = capacity
 
     def _warn(self, endpoint: Endpoint, what: str, why: str) -> None:
         """Once a minute for each endpoint, however often it is checked."""

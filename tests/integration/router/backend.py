@@ -68,13 +68,14 @@ def answering_then_closing(data: bytes) -> Behaviour:
 
 @dataclass
 class Backend:
-    """A scripted endpoint. Health and models are answered; every other request goes to ``behave``."""
+    """A scripted endpoint. Health, models and metrics are answered; every other request goes to ``behave``."""
 
     models: tuple[str, ...] = ("m",)
+    metrics: bytes = b""
     behave: Behaviour = field(default_factory=lambda: answering(whole()))
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
-    """Opened for requests other than health checks and models."""
+    """Opened for requests other than health checks, models and metrics."""
     port: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a peer closed a connection on which a request was waiting in :func:`hanging`."""
@@ -113,6 +114,8 @@ class Backend:
                 elif request.first_line == b"GET /v1/models HTTP/1.1":
                     cards = [{"id": name, "object": "model"} for name in self.models]
                     writer.write(whole(body=json.dumps({"object": "list", "data": cards}).encode()))
+                elif request.first_line == b"GET /metrics HTTP/1.1":
+                    writer.write(whole(body=self.metrics))
                 else:
                     self.connections += not is_counted
                     is_counted = True
