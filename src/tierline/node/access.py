@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, assert_never
+from typing import assert_never
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from tierline import logs
-from tierline.errors import AccessDenied, ConfigurationError, TierlineError, UsageError
+from tierline.bearer import Strict, TokenEntry, bearer_token, file_stamp, read_file
+from tierline.errors import AccessDenied, ConfigurationError, TierlineError
 from tierline.node.buckets import EVERY_BUCKET, BucketPattern, covers
 from tierline.wire import messages, routes
 from tierline.wire.http import HttpRefusal
 
 log = logs.get(__name__)
 
-MIN_TOKEN_CHARACTERS = 16
+_KEY = "tokens_file"
 MAX_TOKENS = 256
 """Each is compared with every request's; 256 comparisons take about 50 µs."""
 
@@ -85,7 +85,7 @@ class Access:
         self.failed_reloads = 0
         """How often a changed file could not be used."""
         self._file = file
-        self._stamp = _stamp(file) if file else None
+        self._stamp = file_stamp(file, _KEY) if file else None
         self._tokens = _read(file) if file else _Tokens({}, _EVERYTHING)
 
     @property
@@ -98,7 +98,7 @@ class Access:
         if self._file is None:
             return
         try:
-            stamp = _stamp(self._file)
+            stamp = file_stamp(self._file, _KEY)
             if if_changed and stamp == self._stamp:
                 return
             self._stamp = stamp
@@ -183,7 +183,7 @@ class Access:
 
     def _authenticate(self, authorization: bytes | None) -> Grant:
         try:
-            return self.grant_of(_bearer(authorization))
+            return self.grant_of(bearer_token(authorization))
         except AccessDenied as error:
             raise _unauthorized(str(error)) from None
 
@@ -264,62 +264,23 @@ _NOTHING = Grant("nobody", {}, is_known=False)
 # The file ---------------------------------------------------------------------------------------------------------
 
 
-def _require_digest(value: object) -> object:
-    if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
-        raise ValueError("the SHA-256 of a token, 64 digits 0-9a-f")
-    return value
-
-
-def _require_token(value: object) -> object:
-    if not (isinstance(value, str) and len(value) >= MIN_TOKEN_CHARACTERS and value.isascii() and value.isprintable()):
-        raise ValueError(f"{MIN_TOKEN_CHARACTERS} printable ASCII characters or more")
-    if " " in value:
-        raise ValueError("a token without spaces")
-    return value
-
-
 _Rights = dict[BucketPattern, list[Right]]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _TokenEntry(TokenEntry):
+    rights: _Rights = Field(default_factory=dict)
 
 
-class _TokenEntry(_Strict):
-    name: str = Field(min_length=1, max_length=100)
-    token: Annotated[str, BeforeValidator(_require_token)] | None = None
-    sha256: Annotated[str, BeforeValidator(_require_digest)] | None = None
-    rights: _Rights = {}
-
-
-class _TokensFile(_Strict):
+class _TokensFile(Strict):
     tokens: list[_TokenEntry] = Field(min_length=1, max_length=MAX_TOKENS)
-    anonymous: _Rights = {}
+    anonymous: _Rights = Field(default_factory=dict)
 
 
 def _read(file: Path) -> _Tokens:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise UsageError(f"tokens_file: cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError):  # their messages quote the file
-        raise UsageError(f"tokens_file: {file} is no YAML") from None
-    try:
-        parsed = _TokensFile.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"] if part != "[key]") or "the file"
-        is_secret = "token" in problem["loc"] or "sha256" in problem["loc"] or not isinstance(problem["input"], str)
-        raise ConfigurationError(
-            f"{file}: {where}",
-            "(not shown)" if is_secret else problem["input"],
-            problem["msg"].removeprefix("Value error, ").removeprefix("Input should be "),
-        ) from None
+    parsed = read_file(file, _TokensFile, _KEY)
     grants: dict[bytes, Grant] = {}
     for index, entry in enumerate(parsed.tokens):
-        if (entry.token is None) == (entry.sha256 is None):
-            raise ConfigurationError(f"{file}: tokens.{index}", entry.name, "either token or sha256, and not both")
-        digest = hashlib.sha256(entry.token.encode()).digest() if entry.token else bytes.fromhex(entry.sha256 or "")
+        digest = entry.digest(f"{file}: tokens.{index}")
         if digest in grants:
             raise ConfigurationError(
                 f"{file}: tokens.{index}", entry.name, f"another token than {grants[digest].name}'s"
@@ -331,25 +292,6 @@ def _read(file: Path) -> _Tokens:
 
 def _by_right(rights: _Rights) -> dict[Right, tuple[str, ...]]:
     return {right: tuple(bucket for bucket, held in rights.items() if right in held) for right in Right}
-
-
-def _stamp(file: Path) -> tuple[int, int, int]:
-    """Return what changes when a file is replaced or written."""
-    try:
-        found = file.stat()
-    except OSError as error:
-        raise UsageError(f"tokens_file: cannot read {file}: {error.strerror}") from error
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _bearer(authorization: bytes | None) -> bytes:
-    """Return the token of an ``Authorization`` header (RFC 6750); empty where there is none."""
-    if authorization is None:
-        return b""
-    scheme, _, token = authorization.partition(b" ")
-    if scheme.lower() != b"bearer" or not token.strip():
-        raise AccessDenied("an Authorization that this node does not take; allowed: Bearer and a token")
-    return token.strip()
 
 
 def _unauthorized(message: str) -> HttpRefusal:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tierline import logs
-from tierline.node.tls import Certificate
+from tierline.certificates import Certificate
 
 log = logs.get(__name__)
 

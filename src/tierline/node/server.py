@@ -25,6 +25,7 @@ import msgspec
 import uvloop
 
 from tierline import logs
+from tierline.certificates import Certificate
 from tierline.configuration import format_byte_size
 from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
 from tierline.node.access import Access, Pass
@@ -37,7 +38,6 @@ from tierline.node.local_protocol import LocalConnection
 from tierline.node.metrics import NodeMetrics
 from tierline.node.segments import Segments, ServedSegment
 from tierline.node.service import NodeService
-from tierline.node.tls import Certificate
 from tierline.store import PAGE_BYTES, SegmentOptions, Store, StoreLimits
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tierline.certificates import Certificate
 from tierline.errors import ConfigurationError, UsageError
-from tierline.node.tls import Certificate
 
 AUTHORITY = trustme.CA()
 

@@ -1,4 +1,4 @@
-"""The node's certificate: loaded, tried out, and replaced without a restart.
+"""A server's certificate: loaded, tried out, and replaced without a restart.
 
 Rule: a context is handed out only after a handshake with itself has gone through, so that a key of another
 certificate, or a certificate that has expired, is found when it is read and not by the first client.
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tierline import logs
-from tierline.errors import ConfigurationError, TierlineError, UsageError
+from tierline.bearer import file_stamp
+from tierline.errors import ConfigurationError, TierlineError
 
 log = logs.get(__name__)
 
@@ -73,11 +74,7 @@ class Certificate:
 
     def _stamps(self) -> Sequence[tuple[int, int, int]]:
         """Return what changes when a file is replaced or written."""
-        try:
-            found = [file.stat() for file in self._files if file is not None]
-        except OSError as error:
-            raise UsageError(f"tls_certificate, tls_key: cannot read {error.filename}: {error.strerror}") from error
-        return [(one.st_ino, one.st_mtime_ns, one.st_size) for one in found]
+        return [file_stamp(file, "tls_certificate, tls_key") for file in self._files if file is not None]
 
 
 def _server_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -100,7 +97,7 @@ def _server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 def _try_out(context: ssl.SSLContext, certificate: Path) -> float:
     """Shake hands with a client that trusts this one certificate; returns until when it is valid."""
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client_context.check_hostname = False  # by which names clients know this node is not for us to say
+    client_context.check_hostname = False  # by which names clients know this server is not for us to say
     client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     try:
