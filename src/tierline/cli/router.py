@@ -20,7 +20,7 @@ def router(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="prefixaware, session or roundrobin; how an endpoint is chosen.",
+            help="prefixaware, session, leastload or roundrobin; how an endpoint is chosen.",
             show_default="prefixaware",
         ),
     ] = None,
@@ -28,8 +28,8 @@ def router(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Request header that names a session, or body:user; repeat for more, first match wins.",
-            show_default="x-session-id, x-user-id, body:user",
+            help="Request header that names a session, cookie:NAME or body:KEY; repeat for more, first match wins.",
+            show_default="x-session-id, x-user-id, x-amzn-sagemaker-session-id, body:user",
         ),
     ] = None,
     log_level: LogLevel = None,

@@ -1,6 +1,5 @@
 """What the router can be told. ``docs/router.md`` has an entry for every key; a test holds it to that."""
 
-import re
 from collections.abc import Mapping
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -8,11 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
+from tierline.router.sessions import canonical_key
 from tierline.router.strategies.names import canonical_name
-
-_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-BODY_USER = "body:user"
-"""The spelling, among session keys, of the body's field ``user``."""
 
 
 class RouterConfig(ProgramConfig):
@@ -26,13 +22,13 @@ class RouterConfig(ProgramConfig):
     endpoints: tuple[str, ...] = Field(
         min_length=1, description="URLs of the engines, such as http://127.0.0.1:8001; at least one"
     )
-    strategy: str = Field(default="prefixaware", description="prefixaware, session or roundrobin")
+    strategy: str = Field(default="prefixaware", description="prefixaware, session, leastload or roundrobin")
     index_bytes: ByteSize = Field(
         default=64 * 1024**2, ge=64 * 1024, description="memory for the prefix index of prefixaware"
     )
     session_keys: tuple[str, ...] = Field(
-        default=("x-session-id", "x-user-id", BODY_USER),
-        description="where a session's name is looked for, first match wins: request headers, or body:user",
+        default=("x-session-id", "x-user-id", "x-amzn-sagemaker-session-id", "body:user"),
+        description="where a session's name is looked for, first match wins: request headers, cookie:NAME, body:KEY",
     )
     retries: int = Field(
         default=2, ge=0, description="further endpoints tried after a reset or a 408, 429, 502, 503 or 504"
@@ -77,10 +73,7 @@ class RouterConfig(ProgramConfig):
     @field_validator("session_keys")
     @classmethod
     def _are_session_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
-        keys = tuple(key.lower() for key in keys)
-        if not all(key == BODY_USER or _FIELD_NAME.fullmatch(key) for key in keys):
-            raise ValueError(f"names of request headers, or {BODY_USER}")
-        return keys
+        return tuple(map(canonical_key, keys))
 
 
 def _is_plain_url(url: str) -> bool:

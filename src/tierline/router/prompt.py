@@ -7,7 +7,7 @@ its whole prefix. A collision costs a wrong guess about a cache, never a wrong a
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
 
 import msgspec
@@ -29,7 +29,6 @@ class RequestFields(msgspec.Struct, gc=False):
     """The fields of a request's body that routing looks at; all others are skipped unread."""
 
     model: str | None = None
-    user: str | None = None
     cache_salt: str | None = None
     messages: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
@@ -39,8 +38,15 @@ class RequestFields(msgspec.Struct, gc=False):
 _decode_fields = msgspec.json.Decoder(RequestFields).decode
 
 
-def read_fields(body: bytes) -> RequestFields:
+def read_fields(body: bytes, decode: Callable[[bytes], RequestFields] = _decode_fields) -> RequestFields:
     """Return what routing needs of a JSON body.
+
+    Parameters
+    ----------
+    body
+        As it came.
+    decode
+        Decodes further fields too.
 
     Raises
     ------
@@ -48,7 +54,7 @@ def read_fields(body: bytes) -> RequestFields:
         When it is no JSON object, or one of the fields has a wrong type; the message says which.
     """
     try:
-        return _decode_fields(body)
+        return decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadMessage(400, f"request body: {error}") from None
 

@@ -27,7 +27,10 @@ ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
         ({"endpoints": ["http://host:99999"]}, "http, a host"),
         ({"endpoints": ["http://host/path"]}, "no path"),
         ({"endpoints": ["http://a:1", "http://a:1/"]}, "each URL once"),
-        (ENDPOINT | {"strategy": "fastest"}, "--strategy: got 'fastest'; allowed: prefixaware, session, roundrobin"),
+        (
+            ENDPOINT | {"strategy": "fastest"},
+            "--strategy: got 'fastest'; allowed: prefixaware, session, leastload, roundrobin",
+        ),
         (ENDPOINT | {"strategy": "kv-aware"}, "not available yet"),
         (ENDPOINT | {"session_keys": ["x y"]}, "--session-key"),
         (ENDPOINT | {"index_bytes": "1KiB"}, "--index-bytes"),

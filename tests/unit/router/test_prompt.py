@@ -116,7 +116,8 @@ def test_any_json_object_has_a_prompt_or_none_but_never_fails(value: object) -> 
 
 
 @pytest.mark.parametrize(
-    ("body", "path"), [(b'{"model": 1}', "model"), (b'{"user": 7}', "user"), (b"\xff", "body"), (b"", "body")]
+    ("body", "path"),
+    [(b'{"model": 1}', "model"), (b'{"cache_salt": 7}', "cache_salt"), (b"\xff", "body"), (b"", "body")],
 )
 def test_a_body_that_cannot_be_read_says_where(body: bytes, path: str) -> None:
     with pytest.raises(BadMessage, match=path):

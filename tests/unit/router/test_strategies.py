@@ -248,11 +248,89 @@ def test_a_session_never_overloads_its_endpoint(session: bytes, inflight: list[i
     assert decision.reason in ("session", "spill")
 
 
+def test_a_session_that_had_to_leave_stays_where_it_went() -> None:
+    strategy, endpoints = build_strategy("session", 4, INDEX_BYTES), endpoints_of(4)
+    home = route(strategy, endpoints, ask(session=b"s")).endpoint
+    home.inflight = 20
+    away = route(strategy, endpoints, ask(session=b"s"))
+    home.inflight = 0
+    again = route(strategy, endpoints, ask(session=b"s"))
+    assert (away.reason, again.reason) == ("spill", "spilled")
+    assert away.endpoint is again.endpoint is not home
+
+
+def test_a_session_away_from_home_goes_back_when_its_place_is_gone() -> None:
+    strategy, endpoints = build_strategy("session", 4, INDEX_BYTES), endpoints_of(4)
+    home = strategy.choose(ask(session=b"s"), endpoints).endpoint
+    home.inflight = 20
+    away = route(strategy, endpoints, ask(session=b"s")).endpoint
+    home.inflight = 0
+    left = tuple(endpoint for endpoint in endpoints if endpoint is not away)
+    assert route(strategy, left, ask(session=b"s")).endpoint is home
+    assert route(strategy, endpoints, ask(session=b"s")).endpoint is home
+
+
+def test_a_session_whose_request_was_not_served_where_it_spilled_to_is_not_there() -> None:
+    strategy, endpoints = build_strategy("session", 4, INDEX_BYTES), endpoints_of(4)
+    home = strategy.choose(ask(session=b"s"), endpoints).endpoint
+    home.inflight = 20
+    decision = route(strategy, endpoints, ask(session=b"s"))
+    strategy.withdrawn(ask(session=b"s"), decision)
+    home.inflight = 0
+    assert strategy.choose(ask(session=b"s"), endpoints).reason == "session"
+
+
+def test_sessions_away_from_home_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tierline.router.strategies.session.SPILLS_MAX", 3)
+    strategy, endpoints = build_strategy("session", 2, INDEX_BYTES), endpoints_of(2)
+    spilled = []
+    for number in range(40):
+        session = b"%d" % number
+        home = strategy.choose(ask(session=session), endpoints).endpoint
+        home.inflight = 20
+        spilled.append(session)
+        route(strategy, endpoints, ask(session=session))
+        home.inflight = 0
+    remembered = [strategy.choose(ask(session=session), endpoints).reason == "spilled" for session in spilled]
+    assert remembered == [False] * 37 + [True] * 3
+
+
+def test_sessions_settle_by_weight() -> None:
+    strategy, endpoints = build_strategy("session", 2, INDEX_BYTES), endpoints_of(2)
+    endpoints[0].weight = 3.0
+    counts = Counter(strategy.choose(ask(session=b"%d" % n), endpoints).endpoint.url for n in range(2000))
+    assert 0.7 < counts[endpoints[0].url] / 2000 < 0.8
+
+
 def test_without_a_session_the_least_busy_endpoint_is_chosen() -> None:
     strategy, endpoints = build_strategy("session", 3, INDEX_BYTES), endpoints_of(3)
     endpoints[0].inflight, endpoints[1].inflight, endpoints[2].inflight = 2, 0, 1
     decision = strategy.choose(ask(), endpoints)
     assert (decision.endpoint, decision.reason) == (endpoints[1], "no-session")
+
+
+# leastload ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from([0.5, 1.0, 4.0])), min_size=1, max_size=8))
+def test_the_fewest_requests_for_its_weight_win(loads: list[tuple[int, float]]) -> None:
+    strategy, endpoints = build_strategy("leastload", len(loads), INDEX_BYTES), endpoints_of(len(loads))
+    for endpoint, (inflight, weight) in zip(endpoints, loads, strict=True):
+        endpoint.inflight, endpoint.weight = inflight, weight
+    chosen = strategy.choose(ask(), endpoints).endpoint
+    assert chosen.inflight / chosen.weight == min(inflight / weight for inflight, weight in loads)
+
+
+def test_of_endpoints_with_as_many_requests_the_one_with_less_to_compute_wins() -> None:
+    strategy, endpoints = build_strategy("leastload", 3, INDEX_BYTES), endpoints_of(3)
+    for endpoint, queued_tokens in zip(endpoints, (900, 100, 500), strict=True):
+        endpoint.inflight, endpoint.queued_tokens = 1, queued_tokens
+    assert strategy.choose(ask(), endpoints).endpoint is endpoints[1]
+
+
+def test_endpoints_that_are_idle_take_turns() -> None:
+    strategy, endpoints = build_strategy("leastload", 3, INDEX_BYTES), endpoints_of(3)
+    assert {route(strategy, endpoints, ask()).endpoint for _ in range(3)} == set(endpoints)
 
 
 # roundrobin -----------------------------------------------------------------------------------------------------------
@@ -273,3 +351,58 @@ def test_a_change_of_the_set_gives_nobody_two_turns(offered: list[set[int]]) -> 
         chosen = route(strategy, tuple(endpoints[position] for position in sorted(positions)), ask()).endpoint
         assert chosen is not last or len(positions) == 1
         last = chosen
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 4))
+def test_turns_are_in_the_ratio_of_the_weights_and_spread_over_the_round(weights: list[int], rounds: int) -> None:
+    strategy, endpoints = build_strategy("roundrobin", len(weights), INDEX_BYTES), endpoints_of(len(weights))
+    for endpoint, weight in zip(endpoints, weights, strict=True):
+        endpoint.weight = float(weight)
+    turns: Counter[str] = Counter()
+    for turn in range(1, rounds * sum(weights) + 1):
+        turns[route(strategy, endpoints, ask()).endpoint.url] += 1
+        for endpoint in endpoints:
+            fair = turn * endpoint.weight / sum(weights)
+            assert abs(turns[endpoint.url] - fair) <= max(1.5, len(weights) / 2)
+
+
+def test_an_endpoint_that_was_away_does_not_make_up_for_it() -> None:
+    strategy, endpoints = build_strategy("roundrobin", 3, INDEX_BYTES), endpoints_of(3)
+    for _ in range(300):
+        route(strategy, endpoints[:2], ask())
+    turns = Counter(route(strategy, endpoints, ask()).endpoint.url for _ in range(30))
+    assert set(turns.values()) == {10}
+
+
+def test_traffic_of_one_model_does_not_disturb_the_turns_of_another() -> None:
+    strategy, endpoints = build_strategy("roundrobin", 4, INDEX_BYTES), endpoints_of(4)
+    endpoints[2].weight = 2.0
+    turns: Counter[str] = Counter()
+    for _ in range(30):
+        turns[route(strategy, endpoints[2:], ask()).endpoint.url] += 1
+        for _ in range(17):
+            route(strategy, endpoints[:2], ask())
+    assert turns == {endpoints[2].url: 20, endpoints[3].url: 10}
+
+
+# Endpoints that join --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_an_endpoint_that_joins_gets_more_as_it_warms_up(name: str) -> None:
+    strategy, endpoints = build_strategy(name, 4, INDEX_BYTES), endpoints_of(4)
+    endpoints[3].joined_at = 1000.0
+    given_at: dict[float, int] = {}
+    for now in (1000.0, 1030.0, 1090.0):
+        for endpoint in endpoints:
+            endpoint.inflight = 0
+        for number in range(400):
+            request = ask(blocks(f"{now} {number} ", 3), session=b"%d %d" % (now, number))
+            request.now = now
+            decision = strategy.choose(request, endpoints)
+            strategy.placed(request, decision)
+            decision.endpoint.begin(decision.uncached_tokens)
+        given_at[now] = endpoints[3].inflight
+    assert given_at[1000.0] < 30
+    assert given_at[1000.0] < given_at[1030.0] < given_at[1090.0]
+    assert given_at[1090.0] > 75

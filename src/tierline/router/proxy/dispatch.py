@@ -56,7 +56,7 @@ def dispatch(
             if head.method != b"POST":
                 _refuse_method(services, client, head, b"POST")
                 return None
-            fields = read_fields(bytes(body) if isinstance(body, bytearray) else body)
+            fields = read_fields(bytes(body) if isinstance(body, bytearray) else body, services.sessions.decode)
             if path == b"/invocations":
                 target = _invoked(fields) + target[len(path) :]
             name, has_prompt = proxied
@@ -67,7 +67,7 @@ def dispatch(
                 _refuse_method(services, client, head, b"GET")
             return None
         elif path.startswith(_PASSED_ON) and not _has_dot_segments(path):
-            fields = _fields_if_json(body)
+            fields = _fields_if_json(services, body)
             name, has_prompt = "other", False
         else:
             _refuse(services, client, head, 404, f"There is no {path.decode('latin-1')} here.", "not_found")
@@ -80,22 +80,12 @@ def dispatch(
         message = f"The model `{fields.model}` does not exist."
         _refuse(services, client, head, 404, message, "model_not_found", "model")
         return None
-    session = _session(services, head, fields)
+    session = services.sessions.find(head.fields, fields)
     if has_prompt:
-        routing = RoutingRequest(fields, session)
+        routing = RoutingRequest(fields, session, now=started_at)
     else:
-        routing = RoutingRequest(RequestFields(model=fields.model), session)
+        routing = RoutingRequest(RequestFields(model=fields.model), session, now=started_at)
     return Exchange(services, client, name, head, target, body, routing, held_bytes, started_at)
-
-
-def _session(services: Services, head: RequestHead, fields: RequestFields) -> bytes:
-    for name in services.session_headers:
-        session = head.fields.get(name)
-        if session:
-            return session
-    if services.session_by_user and fields.user:
-        return fields.user.encode("utf-8", "surrogatepass")
-    return b""
 
 
 def _invoked(fields: RequestFields) -> bytes:
@@ -107,12 +97,12 @@ def _invoked(fields: RequestFields) -> bytes:
     raise BadMessage(400, "the body of /invocations needs messages or a prompt")
 
 
-def _fields_if_json(body: bytes | bytearray) -> RequestFields:
+def _fields_if_json(services: Services, body: bytes | bytearray) -> RequestFields:
     """Return the fields of a body on a route that we do not know; one that is no JSON says nothing about its model."""
     if not body:
         return RequestFields()
     try:
-        return read_fields(bytes(body))
+        return read_fields(bytes(body), services.sessions.decode)
     except BadMessage:
         return RequestFields()
 

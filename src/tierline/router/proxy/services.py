@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tierline.router.config import BODY_USER, RouterConfig
+from tierline.router.config import RouterConfig
 from tierline.router.endpoints import Endpoints
 from tierline.router.metrics import RouterMetrics
+from tierline.router.sessions import SessionKeys
 from tierline.router.strategies.base import Strategy
 
 if TYPE_CHECKING:
@@ -59,12 +60,9 @@ class Services:
     """Of request bodies: grows as they arrive, shrinks when their exchange lets go of them."""
     is_draining: bool = False
     """Set once, when the router is told to stop: every response then ends its connection."""
-    session_headers: tuple[bytes, ...] = field(init=False)
-    session_by_user: bool = field(init=False)
+    sessions: SessionKeys = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        keys = self.config.session_keys
-        self.session_headers = tuple(key.encode() for key in keys if key != BODY_USER)
-        self.session_by_user = BODY_USER in keys
-        self.wanted_fields = frozenset((*self.session_headers, REQUEST_ID))
+        self.sessions = SessionKeys(self.config.session_keys)
+        self.wanted_fields = frozenset((*self.sessions.headers, REQUEST_ID))

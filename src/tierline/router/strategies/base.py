@@ -1,11 +1,12 @@
 """The interface of a strategy. Strategies are pure: no sockets, clock or randomness; the same calls, the same choices.
 
 So the objects that carry traffic also run in simulations. ``choose`` changes nothing; ``placed`` and ``forget`` tell a
-strategy what became of its choices.
+strategy what became of its choices. An endpoint that drains is offered to no strategy: it gets nothing new, not even of
+the sessions and prefixes that it has, for each of these requests would put off its end, and what it holds goes with it.
 """
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, log2
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -22,6 +23,10 @@ from tierline.router.prompt import (
 LOAD_BOUND = 1.25
 """An endpoint that affinity favours may have at most this many times the mean of requests in flight (Mirrokni et al.,
 "Consistent Hashing with Bounded Loads", 2017)."""
+SLOW_START_SECONDS = 60.0
+SLOW_START_SHARE = 0.1
+"""An endpoint that joins begins with this part of its weight and has all of it after a minute: its cache is empty, its
+kernels are not warm, and a fleet's next cold prompts all at once would be its first queue."""
 
 
 class RoutingRequest:
@@ -33,17 +38,20 @@ class RoutingRequest:
         What the body says; ``None`` for a request without a prompt.
     session
         The client's name for its session; empty when it gave none.
+    now
+        When it came, by the clock of :attr:`Endpoint.joined_at`.
     """
 
-    __slots__ = ("_blocks", "_fields", "_prompt_bytes", "_whole", "model", "session")
+    __slots__ = ("_blocks", "_fields", "_prompt_bytes", "_whole", "model", "now", "session")
 
-    def __init__(self, fields: RequestFields | None = None, session: bytes = b"") -> None:
+    def __init__(self, fields: RequestFields | None = None, session: bytes = b"", *, now: float = 0.0) -> None:
         self._fields = fields
         self._blocks: list[int] | None = None
         self._whole = 0
         self._prompt_bytes = 0
         self.model = (fields.model or "") if fields is not None else ""
         self.session = session
+        self.now = now
 
     @property
     def blocks(self) -> list[int]:
@@ -106,18 +114,32 @@ class Strategy(Protocol):
         """The endpoint has lost what it held, or does not serve: it was found down, or was given up for a while."""
 
 
-def load_bound(endpoints: Sequence[Endpoint]) -> int:
-    """Return the requests in flight that an endpoint may have and still be given more for affinity's sake."""
-    total = 1
+def share(endpoint: Endpoint, now: float) -> float:
+    """Return what the endpoint should get of the load, against the others' shares."""
+    age = now - endpoint.joined_at
+    if age >= SLOW_START_SECONDS:
+        return endpoint.weight
+    return endpoint.weight * max(SLOW_START_SHARE, age / SLOW_START_SECONDS)
+
+
+def load_bounds(endpoints: Sequence[Endpoint], now: float) -> list[int]:
+    """Return the requests in flight that each endpoint may have and still be given more for affinity's sake.
+
+    At least one endpoint is within its bound: together they are more than all requests in flight.
+    """
+    total, shares = 1, []
     for endpoint in endpoints:
         total += endpoint.inflight
-    return ceil(LOAD_BOUND * total / len(endpoints))
+        shares.append(share(endpoint, now))
+    bound = LOAD_BOUND * total / sum(shares)
+    return [ceil(bound * part) for part in shares]
 
 
-def rendezvous(key: int, endpoint: Endpoint) -> int:
+def rendezvous(key: int, endpoint: Endpoint, part: float = 1.0) -> float:
     """Return the score of ``endpoint`` for ``key``; the highest wins (Thaler and Ravishankar, 1998).
 
     Scores depend on nothing else, so routers that share no state agree, and a change of the set moves only the keys of
-    the endpoint that came or went.
+    the endpoint that came or went. An endpoint wins in proportion to its ``part`` (Schindelhauer and Schomaker,
+    "Weighted distributed hash tables", 2005).
     """
-    return xxhash.xxh3_64_intdigest(endpoint.name, key)
+    return part / (64.0 - log2(xxhash.xxh3_64_intdigest(endpoint.name, key) + 0.5))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from tierline.router.strategies.base import Strategy
+from tierline.router.strategies.leastload import LeastLoad
 from tierline.router.strategies.prefixaware import PrefixAware
 from tierline.router.strategies.roundrobin import RoundRobin
 from tierline.router.strategies.session import SessionAffinity
@@ -10,6 +11,7 @@ from tierline.router.strategies.session import SessionAffinity
 STRATEGIES: dict[str, Callable[[int, int], Strategy]] = {
     "prefixaware": PrefixAware,
     "session": lambda _endpoints, _index_bytes: SessionAffinity(),
+    "leastload": lambda _endpoints, _index_bytes: LeastLoad(),
     "roundrobin": lambda _endpoints, _index_bytes: RoundRobin(),
 }
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from tierline.router.endpoints import Endpoint
 from tierline.router.index import PrefixIndex
 from tierline.router.prompt import BLOCK_BYTES, BYTES_PER_TOKEN
-from tierline.router.strategies.base import Decision, RoutingRequest, load_bound, rendezvous
+from tierline.router.strategies.base import Decision, RoutingRequest, load_bounds, rendezvous, share
 
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 SAME_SPEED = 0.7
@@ -52,13 +52,13 @@ class PrefixAware:
         blocks, prompt_tokens = request.blocks, request.prompt_tokens
         steps = self.index.match(blocks)
         template = self._templates.depth(blocks)
-        bound = load_bound(endpoints)
+        bounds = load_bounds(endpoints, request.now)
         fastest = max([endpoint.prefill_rate or 0.0 for endpoint in endpoints])
 
         best: list[tuple[Endpoint, int]] = []
         best_cost: tuple[float, int] | None = None
         deepest = 0
-        for endpoint in endpoints:
+        for endpoint, bound in zip(endpoints, bounds, strict=True):
             depth = _depth(steps, endpoint.bit) if steps else 0
             if depth > deepest:
                 deepest = depth
@@ -74,7 +74,7 @@ class PrefixAware:
         endpoint, depth = best[0]
         if len(best) > 1:
             key = blocks[template] if template < len(blocks) else request.prompt_hash
-            endpoint, depth = max(best, key=lambda tied: rendezvous(key, tied[0]))
+            endpoint, depth = max(best, key=lambda tied: rendezvous(key, tied[0], share(tied[0], request.now)))
         return Decision(
             endpoint,
             _reason(depth, deepest, template, len(blocks)),

@@ -1,35 +1,75 @@
-"""Session affinity: rendezvous hashing of the session's name, within a bound on load. Nothing is remembered."""
+"""Session affinity: rendezvous hashing of the session's name, within a bound on load.
 
+A session that had to leave its endpoint stays where it went, for that is where its KV is now; the bound moves it again
+only when it must. Which sessions these are is all that is remembered, and of so many: those used longest ago go home.
+"""
+
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import xxhash
 
 from tierline.router.endpoints import Endpoint
-from tierline.router.strategies.base import Decision, RoutingRequest, load_bound, rendezvous
+from tierline.router.strategies.base import Decision, RoutingRequest, load_bounds, rendezvous, share
+from tierline.router.strategies.leastload import LeastLoad
+
+SPILLS_MAX = 65_536
+"""Sessions remembered away from home; at most 14 MB."""
 
 
 class SessionAffinity:
-    """The same session goes to the same endpoint, in every router, until that endpoint has too much to do."""
+    """The same session goes to the same endpoint, in every router, until that endpoint has too much to do.
+
+    Invariant: ``_spills`` holds sessions whose last request was placed elsewhere than the home they had then, with the
+    URL of that place, in the order of their use.
+    """
 
     name = "session"
+
+    def __init__(self) -> None:
+        self._spills: OrderedDict[int, str] = OrderedDict()
+        self._without_session = LeastLoad()
 
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
         if not request.session:
-            return Decision(min(endpoints, key=lambda endpoint: endpoint.inflight), "no-session")
-        key = xxhash.xxh3_64_intdigest(request.session, xxhash.xxh3_64_intdigest(request.model.encode()))
-        ranked = sorted(endpoints, key=lambda endpoint: rendezvous(key, endpoint), reverse=True)
-        bound = load_bound(endpoints)
-        for endpoint in ranked:
-            if endpoint.inflight <= bound:
-                return Decision(endpoint, "session" if endpoint is ranked[0] else "spill")
-        raise AssertionError("no endpoint is below 1.25 times the mean")
+            return self._without_session.choose(request, endpoints)._replace(reason="no-session")
+        key, now = _key(request), request.now
+        bounds = load_bounds(endpoints, now)
+        within = [e for e, bound in zip(endpoints, bounds, strict=True) if e.inflight <= bound]
+        stays_at = self._spills.get(key)
+        if stays_at is not None:
+            for endpoint in within:
+                if endpoint.url == stays_at:
+                    return Decision(endpoint, "spilled")
+        home = max(endpoints, key=lambda e: rendezvous(key, e, share(e, now)))
+        if home in within:
+            return Decision(home, "session")
+        return Decision(max(within, key=lambda e: rendezvous(key, e, share(e, now))), "spill")
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
-        """Nothing is remembered."""
+        """Remember where a session went that is not at home."""
+        if not request.session:
+            self._without_session.placed(request, decision)
+            return
+        key = _key(request)
+        if decision.reason == "session":
+            self._spills.pop(key, None)
+            return
+        self._spills[key] = decision.endpoint.url
+        self._spills.move_to_end(key)
+        if len(self._spills) > SPILLS_MAX:
+            self._spills.popitem(last=False)
 
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
-        """Nothing is remembered."""
+        """The session left nothing there."""
+        if request.session and self._spills.get(key := _key(request)) == decision.endpoint.url:
+            del self._spills[key]
 
     def forget(self, endpoint: Endpoint) -> None:
-        """Nothing is remembered."""
+        """Sessions that spilled there find another place as soon as it is not offered; if it is, it serves again."""
+        self._without_session.forget(endpoint)
+
+
+def _key(request: RoutingRequest) -> int:
+    return xxhash.xxh3_64_intdigest(request.session, xxhash.xxh3_64_intdigest(request.model.encode()))
