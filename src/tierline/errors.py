@@ -19,6 +19,7 @@ TierlineError
 ├── NodeRefused               the node store answers, and its answer is an error
 ├── NodeUnavailable           the node store cannot be reached in time; callers recompute
 ├── ChecksumMismatch          bytes differ from what was committed; callers treat it as a miss
+├── EndpointConflict          the router's endpoints cannot be changed so: known already, or too many
 └── EngineError               an engine cannot be started or joined
 """
 
@@ -128,6 +129,10 @@ class NodeUnavailable(TierlineError):  # noqa: N818
 
 class ChecksumMismatch(TierlineError):  # noqa: N818
     """Bytes differ from what their writer committed. Callers treat the object as a miss."""
+
+
+class EndpointConflict(TierlineError):  # noqa: N818
+    """The set of a router's endpoints cannot be changed as was asked."""
 
 
 class EngineError(TierlineError):

@@ -16,6 +16,10 @@ def router(
     endpoint: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="A replica's address; repeat for each replica.")
     ] = None,
+    endpoints_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="YAML or JSON file that lists replicas; read again as it changes."),
+    ] = None,
     strategy: Annotated[
         str | None,
         typer.Option(
@@ -41,6 +45,7 @@ def router(
     Examples:
       tierline router --endpoint http://127.0.0.1:8001 --endpoint http://127.0.0.1:8002
       tierline router --endpoint http://10.0.0.7:8000 --strategy session --port 80 --host 0.0.0.0
+      tierline router --endpoints-file endpoints.yaml
       TIERLINE_ROUTER_ENDPOINTS=http://a:8000,http://b:8000 tierline router --config router.yaml
     """
     from tierline.configuration import load
@@ -54,6 +59,7 @@ def router(
             "host": host,
             "port": port,
             "endpoints": endpoint or None,
+            "endpoints_file": endpoints_file,
             "strategy": strategy,
             "session_keys": session_key or None,
             "log_level": log_level,

@@ -1,13 +1,14 @@
 """What the router can be told. ``docs/router.md`` has an entry for every key; a test holds it to that."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
 from tierline.router.sessions import canonical_key
+from tierline.router.specs import plain_url
 from tierline.router.strategies.names import canonical_name
 
 
@@ -19,8 +20,11 @@ class RouterConfig(ProgramConfig):
 
     host: str = Field(default="127.0.0.1", description="address that the router listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port that the router listens on; 0 takes a free one")
-    endpoints: tuple[str, ...] = Field(
-        min_length=1, description="URLs of the engines, such as http://127.0.0.1:8001; at least one"
+    endpoints: tuple[str, ...] = Field(default=(), description="URLs of the engines, such as http://127.0.0.1:8001")
+    endpoints_file: Path | None = Field(
+        default=None,
+        validate_default=True,
+        description="YAML or JSON file that lists endpoints; followed as it changes",
     )
     strategy: str = Field(default="prefixaware", description="prefixaware, session, leastload or roundrobin")
     index_bytes: ByteSize = Field(
@@ -57,13 +61,17 @@ class RouterConfig(ProgramConfig):
     @field_validator("endpoints")
     @classmethod
     def _are_urls(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        urls = tuple(url.rstrip("/") for url in endpoints)
-        for url in urls:
-            if not _is_plain_url(url):
-                raise ValueError("URLs like http://127.0.0.1:8001: http, a host, a port, no path")
+        urls = tuple(map(plain_url, endpoints))
         if len(set(urls)) < len(urls):
             raise ValueError("each URL once")
         return urls
+
+    @field_validator("endpoints_file")
+    @classmethod
+    def _is_there_without_endpoints(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is None and not info.data.get("endpoints", True):
+            raise ValueError("a file that lists endpoints, where no --endpoint names one")
+        return file
 
     @field_validator("strategy")
     @classmethod
@@ -74,13 +82,3 @@ class RouterConfig(ProgramConfig):
     @classmethod
     def _are_session_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(canonical_key, keys))
-
-
-def _is_plain_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return False
-    is_bare = not (parts.path or parts.query or parts.fragment or parts.username)
-    return parts.scheme == "http" and bool(parts.hostname) and is_bare and url.isascii() and url.isprintable()

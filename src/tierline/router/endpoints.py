@@ -4,10 +4,14 @@ Whoever probes or uses an endpoint reports to it; strategies and metrics read it
 """
 
 import errno
-from collections.abc import Sequence
+import heapq
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from urllib.parse import urlsplit
+
+from tierline.errors import EndpointConflict
+from tierline.router.specs import MAX_ENDPOINTS, ROLES, EndpointSpec, Role
 
 EJECTION_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """How long an endpoint is passed over after its first, second, … failed connection in a row."""
@@ -19,8 +23,6 @@ OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
 PREFILL_SAMPLE_TOKENS = 256
 """Below this many uncached tokens, time to first token says more about fixed costs than about prefill."""
 _PREFILL_WEIGHT = 0.2
-ROLES = frozenset({"prefill", "decode"})
-"""What an endpoint may do for a request; most do both."""
 
 
 @dataclass(eq=False, slots=True)
@@ -42,6 +44,8 @@ class Endpoint:
         Of :data:`ROLES`, those it takes.
     kv_events
         Where it publishes KV events, as ZeroMQ writes addresses; ``None`` where it does not.
+    source
+        Who wants it here: ``flags``, ``file`` or ``admin``.
     joined_at
         When it was added, by the router's clock; for those of the start, infinitely long ago.
     """
@@ -49,8 +53,9 @@ class Endpoint:
     url: str
     position: int
     weight: float = 1.0
-    roles: frozenset[str] = ROLES
+    roles: frozenset[Role] = ROLES
     kv_events: str | None = None
+    source: str = "flags"
     joined_at: float = -inf
     host: str = field(init=False)
     port: int = field(init=False)
@@ -71,7 +76,8 @@ class Endpoint:
     is_up: bool | None = None
     """What the last health check said; ``None`` before the first."""
     models: frozenset[str] | None = None
-    """Names served, by ``/v1/models``; ``None`` until it answered."""
+    """Names served, as was said from outside or else by ``/v1/models``; ``None`` until that answered."""
+    models_are_given: bool = False
     model_cards: dict[str, bytes] = field(default_factory=dict)
     """What ``/v1/models`` said of each, as JSON."""
     ejections: int = 0
@@ -89,6 +95,19 @@ class Endpoint:
         self.authority = parts.netloc.encode()
         self.name = self.url.encode()
         self.bit = 1 << self.position
+
+    def apply(self, spec: EndpointSpec, source: str) -> None:
+        """Take over what is said of it from outside."""
+        self.weight, self.roles, self.kv_events, self.source = spec.weight, spec.roles, spec.kv_events, source
+        if spec.models is not None or self.models_are_given:
+            self.models = spec.models
+        self.models_are_given = spec.models is not None
+
+    def learn_models(self, cards: Mapping[str, bytes]) -> None:
+        """Its ``/v1/models`` answered: names, and of each what it said, as JSON."""
+        if self.models is None or not self.models_are_given:
+            self.models = frozenset(cards)
+        self.model_cards = {name: card for name, card in cards.items() if name in self.models}
 
     # Load -------------------------------------------------------------------------------------------------------------
 
@@ -165,13 +184,49 @@ def _ejection_seconds(step: int) -> float:
 
 
 class Endpoints:
-    """The configured endpoints, in their order."""
+    """The endpoints of the moment, in the order in which they came.
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        self.all = tuple(Endpoint(url, position) for position, url in enumerate(urls))
+    Invariants: ``all`` is replaced and never changed, so whoever iterates over it is in nobody's way. A position
+    belongs to one endpoint from :meth:`add` to :meth:`release`, which comes after :meth:`remove`.
+    """
+
+    def __init__(self, urls: Sequence[str] = ()) -> None:
+        self.all: tuple[Endpoint, ...] = ()
+        self._free = list(range(MAX_ENDPOINTS))  # a heap: low positions make short masks
+        for url in urls:
+            self.add(EndpointSpec(url=url), source="flags")
+
+    def find(self, url: str) -> Endpoint | None:
+        """Return the endpoint of that name."""
+        return next((endpoint for endpoint in self.all if endpoint.url == url), None)
+
+    def add(self, spec: EndpointSpec, *, source: str, joined_at: float = -inf) -> Endpoint:
+        """Add an endpoint and return it.
+
+        Raises
+        ------
+        EndpointConflict
+            It is there already, or there are as many as there can be.
+        """
+        if self.find(spec.url) is not None:
+            raise EndpointConflict(f"{spec.url} is an endpoint already")
+        if not self._free:
+            raise EndpointConflict(f"there are {MAX_ENDPOINTS} endpoints, and there can be no more")
+        endpoint = Endpoint(spec.url, heapq.heappop(self._free), joined_at=joined_at)
+        endpoint.apply(spec, source)
+        self.all = (*self.all, endpoint)
+        return endpoint
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Offer an endpoint no more, and list it no more."""
+        self.all = tuple(other for other in self.all if other is not endpoint)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Let the next one have the position of an endpoint that was removed, runs no request, and is forgotten."""
+        heapq.heappush(self._free, endpoint.position)
 
     def serving(self, model: str | None) -> list[Endpoint]:
-        """Return the endpoints that serve ``model`` as far as is known; for ``None``, all."""
+        """Return the endpoints that serve ``model`` as far as is known, draining ones among them; for ``None``, all."""
         if model is None:
             return list(self.all)
         return [endpoint for endpoint in self.all if endpoint.models is None or model in endpoint.models]
@@ -181,10 +236,9 @@ class Endpoints:
 
         Those that serve ``model``, can be used and were not ``tried``; when there are none, those that were not tried:
         one that was given up may be back, what is known may be seconds old, and asking costs a refused connection.
+        Never one that drains.
         """
-        untried = self.serving(model)
-        if tried:
-            untried = [endpoint for endpoint in untried if endpoint not in tried]
+        untried = [endpoint for endpoint in self.serving(model) if not endpoint.is_draining and endpoint not in tried]
         usable = [endpoint for endpoint in untried if endpoint.is_usable(now)]
         return usable or untried
 

@@ -31,42 +31,47 @@ class _ModelList(msgspec.Struct):
 
 
 class HealthChecker:
-    """Checks endpoints until it is stopped.
+    """Keeps :attr:`Endpoint.is_up`, models and capacity right, of each endpoint from its joining to its leaving.
 
     Parameters
     ----------
-    endpoints
-        Whose :attr:`Endpoint.is_up`, models and capacity are kept right.
     strategy
         Told when an endpoint refuses connections.
     interval_s, timeout_s
         Between two checks of one endpoint, and for each of its requests.
     """
 
-    def __init__(
-        self, endpoints: tuple[Endpoint, ...], strategy: Strategy, *, interval_s: float, timeout_s: float
-    ) -> None:
-        self._endpoints = endpoints
+    def __init__(self, strategy: Strategy, *, interval_s: float, timeout_s: float) -> None:
         self._strategy = strategy
         self._interval_s = interval_s
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
         self._next_warning: dict[str, float] = {}
         self._has_told_capacity: set[Endpoint] = set()
         """Endpoints that answered the question since they came up; an engine's cache has one size while it runs."""
 
     async def start(self) -> None:
-        """Begin to check."""
+        """Be ready to check."""
         # A new connection each time: a check on one that is open says nothing about whether another can be had.
         self._session = aiohttp.ClientSession(timeout=self._timeout, connector=aiohttp.TCPConnector(force_close=True))
-        self._tasks = [asyncio.create_task(self._watch(endpoint)) for endpoint in self._endpoints]
 
     async def stop(self) -> None:
         """End all checks."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        tasks = list(self._tasks.values())
+        for endpoint in list(self._tasks):
+            self.left(endpoint)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
+
+    def joined(self, endpoint: Endpoint) -> None:
+        """Check it from now on."""
+        self._tasks[endpoint] = asyncio.create_task(self._watch(endpoint))
+
+    def left(self, endpoint: Endpoint) -> None:
+        """Check it no more."""
+        self._tasks.pop(endpoint).cancel()
+        self._has_told_capacity.discard(endpoint)
+        self._next_warning.pop(endpoint.url, None)
 
     async def _watch(self, endpoint: Endpoint) -> None:
         while True:
@@ -109,7 +114,7 @@ class HealthChecker:
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             self._warn(endpoint, "models cannot be learnt", str(error) or type(error).__name__)
             return
-        endpoint.models, endpoint.model_cards = frozenset(names), dict(zip(names, cards, strict=True))
+        endpoint.learn_models(dict(zip(names, cards, strict=True)))
 
     async def _learn_capacity(self, endpoint: Endpoint) -> None:
         """Ask for the size of the cache; many an endpoint has no ``/metrics``, or none that says so, and need not."""

@@ -28,16 +28,23 @@ class PrefixIndex:
     Parameters
     ----------
     endpoints
-        How many endpoints share the budget, each an equal part.
+        How many endpoints share the budget at least, each an equal part; where more hold something, these do.
     budget_bytes
         Memory that the index may use.
     """
 
     def __init__(self, endpoints: int, budget_bytes: int) -> None:
         self._masks: dict[int, int] = {}
-        self._orders: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(endpoints)]
-        self.capacity = budget_bytes // PLACEMENT_BYTES // endpoints
+        self._orders: list[OrderedDict[int, None]] = []
+        self._least_endpoints = endpoints
+        self._placements = budget_bytes // PLACEMENT_BYTES
+        self.capacity = self._placements // endpoints
         """Blocks remembered of each endpoint."""
+
+    @property
+    def endpoints(self) -> int:
+        """How many share the budget."""
+        return max(self._least_endpoints, sum(map(bool, self._orders)))
 
     def __len__(self) -> int:
         """Placements held."""
@@ -76,6 +83,8 @@ class PrefixIndex:
 
     def place(self, position: int, hashes: Sequence[int]) -> None:
         """Remember that the endpoint at ``position`` computes these blocks, the whole chain from its start."""
+        if position >= len(self._orders) or not self._orders[position]:
+            self._make_room(position)
         order, masks, bit = self._orders[position], self._masks, 1 << position
         if len(hashes) > self.capacity:
             hashes = hashes[: self.capacity]
@@ -91,7 +100,7 @@ class PrefixIndex:
 
     def withdraw(self, position: int, hashes: Sequence[int]) -> None:
         """Forget that the endpoint at ``position`` computes these blocks, the end of a chain: it did not."""
-        order, bit = self._orders[position], 1 << position
+        order, bit = self._order(position), 1 << position
         for block in hashes:
             if block in order:
                 del order[block]
@@ -100,9 +109,28 @@ class PrefixIndex:
     def forget(self, position: int) -> None:
         """Forget all that the endpoint at ``position`` holds: it was restarted, or is gone."""
         bit = 1 << position
-        for block in self._orders[position]:
+        order = self._order(position)
+        for block in order:
             self._drop(block, bit)
-        self._orders[position].clear()
+        order.clear()
+
+    def _order(self, position: int) -> OrderedDict[int, None]:
+        while position >= len(self._orders):
+            self._orders.append(OrderedDict())
+        return self._orders[position]
+
+    def _make_room(self, position: int) -> None:
+        """Share the budget with an endpoint that holds nothing yet."""
+        self._order(position)
+        holding = sum(map(bool, self._orders)) + 1
+        self.capacity = self._placements // max(self._least_endpoints, holding)
+        for other, order in enumerate(self._orders):
+            excess = len(order) - self.capacity
+            if excess > 0:
+                blocks = list(order)
+                for block in blocks[:excess]:
+                    self._drop(block, 1 << other)
+                self._orders[other] = OrderedDict.fromkeys(blocks[excess:])  # emptied in place, it would keep its table
 
     def _drop(self, block: int, bit: int) -> None:
         left = self._masks[block] & ~bit

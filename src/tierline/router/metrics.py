@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from tierline.router.endpoints import Endpoint
+    from tierline.router.endpoints import Endpoint, Endpoints
     from tierline.router.proxy.exchange import Exchange
 
 _FAST = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
@@ -52,10 +52,10 @@ class RouterMetrics(Collector):
     strategy
         Name of the strategy, a label of its decisions.
     endpoints
-        Read when scraped.
+        Read when scraped: the series of one that left are gone.
     """
 
-    def __init__(self, strategy: str, endpoints: "Sequence[Endpoint]") -> None:
+    def __init__(self, strategy: str, endpoints: "Endpoints") -> None:
         self._strategy = strategy
         self._endpoints = endpoints
         self._requests: Counter[tuple[str, int]] = Counter()
@@ -68,6 +68,8 @@ class RouterMetrics(Collector):
         self.connections_refused = 0
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         """Read when scraped: name without prefix → what it is, and where it is read."""
+        self.counters: dict[str, tuple[str, Callable[[], int]]] = {}
+        """The same, of what only grows."""
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -108,6 +110,7 @@ class RouterMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See :class:`prometheus_client.registry.Collector`."""
+        endpoints = self._endpoints.all
         yield _counter(
             "requests",
             "Requests by route and status; status 0: the client left before its answer began",
@@ -134,27 +137,25 @@ class RouterMetrics(Collector):
         yield _histogram("ttft_seconds", "From a request to the first byte of its stream's body", self._ttft)
         yield _histogram("duration_seconds", "From a request to the end of its answer", self._duration)
         yield _histogram("overhead_seconds", "From a request to its being sent on, without connecting", self._overhead)
-        yield _per_endpoint("inflight", "Requests in flight", self._endpoints, lambda e: e.inflight)
-        yield _per_endpoint(
-            "queued_tokens", "Prompt tokens awaiting an answer", self._endpoints, lambda e: e.queued_tokens
-        )
-        yield _per_endpoint(
-            "endpoint_up", "Whether the last health check passed", self._endpoints, lambda e: e.is_up is True
-        )
+        yield _per_endpoint("inflight", "Requests in flight", endpoints, lambda e: e.inflight)
+        yield _per_endpoint("queued_tokens", "Prompt tokens awaiting an answer", endpoints, lambda e: e.queued_tokens)
+        yield _per_endpoint("endpoint_up", "Whether the last health check passed", endpoints, lambda e: e.is_up is True)
         yield _per_endpoint(
             "prefill_tokens_per_second",
             "Measured by streams; 0: not yet",
-            self._endpoints,
+            endpoints,
             lambda e: e.prefill_rate or 0,
         )
         yield _counter(
             "ejections",
             "Times an endpoint was passed over for a while",
             ("endpoint",),
-            {(endpoint.url,): endpoint.ejections for endpoint in self._endpoints},
+            {(endpoint.url,): endpoint.ejections for endpoint in endpoints},
         )
         for name, (text, read) in self.gauges.items():
             yield GaugeMetricFamily(f"tierline_router_{name}", text, value=read())
+        for name, (text, count) in self.counters.items():
+            yield _counter(name, text, (), {(): count()})
 
 
 def _counter(name: str, text: str, labels: Sequence[str], values: dict[tuple[str, ...], int]) -> CounterMetricFamily:

@@ -14,8 +14,10 @@ import uvloop
 from tierline import logs
 from tierline.errors import EnvironmentTooSmall
 from tierline.router.config import RouterConfig
-from tierline.router.endpoints import Endpoints
+from tierline.router.discovery import Discovery, FileSource, Source, StaticSource
+from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.health import HealthChecker
+from tierline.router.membership import Membership
 from tierline.router.metrics import RouterMetrics
 from tierline.router.proxy.client import ClientConnection
 from tierline.router.proxy.services import Services
@@ -38,6 +40,7 @@ GAUGES = {
     "index_bytes": "Memory of the prefix index",
     "index_placements": "Pairs of a block and an endpoint in the prefix index",
 }
+COUNTERS = {"endpoints_file_failures": "Contents of the endpoints file that could not be used"}
 """Metrics that are read off the running parts when they are scraped."""
 
 
@@ -50,10 +53,19 @@ class RouterServer:
         Where it listens.
     """
 
-    def __init__(self, services: Services, server: asyncio.Server, health: HealthChecker) -> None:
+    def __init__(
+        self,
+        services: Services,
+        server: asyncio.Server,
+        health: HealthChecker,
+        membership: Membership,
+        discovery: Discovery,
+    ) -> None:
         self.services = services
+        self.membership = membership
         self._server = server
         self._health = health
+        self._discovery = discovery
         self._sweeper = asyncio.create_task(self._sweep())
         self.host, self.port = server.sockets[0].getsockname()[:2]
 
@@ -68,11 +80,12 @@ class RouterServer:
         while services.clients and services.clock() < deadline:  # noqa: ASYNC110  (happens once, at the end)
             await asyncio.sleep(0.02)
         self._sweeper.cancel()
+        await self._discovery.stop()
         await self._health.stop()
         for client in list(services.clients):
             client.abort()
-        for pool in services.pools:
-            pool.close_idle(0.0)
+        for pool in services.pools.values():
+            pool.close()
         await asyncio.sleep(0)  # connections are lost in the next turn of the loop
 
     async def _sweep(self) -> None:
@@ -82,8 +95,9 @@ class RouterServer:
             now = services.clock()
             for client in [client for client in services.clients if client.deadline < now]:
                 client.expired()
-            for pool in services.pools:
+            for pool in services.pools.values():
                 pool.close_idle()
+            self.membership.sweep()
 
 
 async def start(config: RouterConfig) -> RouterServer:
@@ -93,26 +107,37 @@ async def start(config: RouterConfig) -> RouterServer:
     ------
     EnvironmentTooSmall
         When the address cannot be had.
+    UsageError
+        When the endpoints file cannot be used.
     """
-    endpoints = Endpoints(config.endpoints)
-    strategy = build_strategy(config.strategy, len(endpoints.all), config.index_bytes)
-    metrics = RouterMetrics(strategy.name, endpoints.all)
+    sources: list[Source] = [StaticSource(config.endpoints)]
+    file = FileSource(config.endpoints_file) if config.endpoints_file else None
+    if file is not None:
+        sources.append(file)
+    endpoints = Endpoints()
+    strategy = build_strategy(config.strategy, max(1, len(config.endpoints)), config.index_bytes)
+    metrics = RouterMetrics(strategy.name, endpoints)
     services = Services(config, endpoints, strategy, metrics, time.monotonic)
-    services.pools = tuple(
-        UpstreamPool(endpoint, connect_timeout_s=config.connect_timeout_s, head_bytes=config.head_bytes)
-        for endpoint in endpoints.all
-    )
+
+    def build_pool(endpoint: Endpoint) -> UpstreamPool:
+        return UpstreamPool(endpoint, connect_timeout_s=config.connect_timeout_s, head_bytes=config.head_bytes)
+
+    health = HealthChecker(strategy, interval_s=config.health_interval_s, timeout_s=config.health_timeout_s)
+    membership = Membership(endpoints, strategy, services.pools, build_pool, services.clock)
+    membership.companions.append(health)
+    discovery = Discovery(sources, membership)
     index = strategy.index if isinstance(strategy, PrefixAware) else None
     reads: dict[str, Callable[[], float]] = {
         "client_connections": lambda: len(services.clients),
-        "idle_upstream_connections": lambda: sum(map(len, services.pools)),
+        "idle_upstream_connections": lambda: sum(map(len, services.pools.values())),
         "held_body_bytes": lambda: services.held_bytes,
         "index_bytes": lambda: index.size_bytes if index else 0,
         "index_placements": lambda: len(index) if index else 0,
     }
     metrics.gauges |= {name: (GAUGES[name], read) for name, read in reads.items()}
-    health = HealthChecker(
-        endpoints.all, strategy, interval_s=config.health_interval_s, timeout_s=config.health_timeout_s
+    metrics.counters["endpoints_file_failures"] = (
+        COUNTERS["endpoints_file_failures"],
+        lambda: file.failures if file else 0,
     )
     try:
         server = await asyncio.get_running_loop().create_server(
@@ -121,7 +146,8 @@ async def start(config: RouterConfig) -> RouterServer:
     except OSError as error:
         raise EnvironmentTooSmall(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
     await health.start()
-    return RouterServer(services, server, health)
+    await discovery.start()
+    return RouterServer(services, server, health, membership, discovery)
 
 
 @contextlib.asynccontextmanager
@@ -147,7 +173,7 @@ async def serve(config: RouterConfig) -> None:
             "router is ready",
             url=f"http://{server.host}:{server.port}",
             strategy=config.strategy,
-            endpoints=list(config.endpoints),
+            endpoints=[endpoint.url for endpoint in server.services.endpoints.all],
         )
         await stopped.wait()
         log.info("router stops", running=len(server.services.clients))

@@ -10,7 +10,7 @@ from tierline.errors import ConfigurationError
 from tierline.router.config import RouterConfig
 from tierline.router.endpoints import Endpoints
 from tierline.router.metrics import RouterMetrics
-from tierline.router.server import GAUGES, within_files
+from tierline.router.server import COUNTERS, GAUGES, within_files
 from tierline.router.strategies import STRATEGIES
 
 PAGE = (Path(__file__).parents[3] / "docs/router.md").read_text()
@@ -55,8 +55,9 @@ def test_the_documentation_has_every_setting_with_its_default(key: str) -> None:
 
 
 def test_the_documentation_has_every_metric_and_no_other() -> None:
-    metrics = RouterMetrics("session", Endpoints(["http://a:1"]).all)
+    metrics = RouterMetrics("session", Endpoints(["http://a:1"]))
     metrics.gauges |= {name: (text, lambda: 0.0) for name, text in GAUGES.items()}
+    metrics.counters |= {name: (text, lambda: 0) for name, text in COUNTERS.items()}
     exported = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics.collect()}
     assert set(re.findall(r"^\| `(tierline_router_\w+)", PAGE, re.MULTILINE)) == exported
 

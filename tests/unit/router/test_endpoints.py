@@ -2,7 +2,9 @@
 
 import pytest
 
+from tierline.errors import EndpointConflict
 from tierline.router.endpoints import EJECTION_SECONDS, FAILURES_BEFORE_EJECTION, Endpoint, Endpoints
+from tierline.router.specs import MAX_ENDPOINTS, EndpointSpec
 
 
 @pytest.fixture
@@ -84,3 +86,42 @@ def test_when_none_can_be_used_all_that_serve_the_model_are_candidates() -> None
     assert endpoints.candidates(None, 0.0) == [c]
     assert endpoints.candidates(None, 0.0, tried=[c]) == [a, b]
     assert endpoints.candidates("unknown", 0.0) == []
+
+
+def test_one_that_drains_is_known_to_serve_and_is_no_candidate() -> None:
+    endpoints = Endpoints(["http://a:1", "http://b:1"])
+    a, b = endpoints.all
+    a.is_draining = True
+    assert endpoints.serving("m") == [a, b]
+    assert endpoints.candidates("m", 0.0) == [b]
+    b.is_draining = True
+    assert endpoints.candidates("m", 0.0) == []
+
+
+def test_a_position_is_free_when_its_endpoint_is_released_and_not_before() -> None:
+    endpoints = Endpoints(["http://a:1", "http://b:1"])
+    a, b = endpoints.all
+    endpoints.remove(a)
+    c = endpoints.add(EndpointSpec(url="http://c:1"), source="admin")
+    endpoints.release(a)
+    d = endpoints.add(EndpointSpec(url="http://d:1"), source="admin")
+    assert [endpoint.position for endpoint in (a, b, c, d)] == [0, 1, 2, 0]
+    assert endpoints.all == (b, c, d)
+
+
+def test_a_url_is_there_once_and_there_is_an_end_to_endpoints() -> None:
+    endpoints = Endpoints([f"http://a:{port}" for port in range(1, MAX_ENDPOINTS + 1)])
+    with pytest.raises(EndpointConflict, match="an endpoint already"):
+        endpoints.add(EndpointSpec(url="http://a:1"), source="admin")
+    with pytest.raises(EndpointConflict, match="no more"):
+        endpoints.add(EndpointSpec(url="http://b:1"), source="admin")
+
+
+def test_models_that_are_given_are_not_learnt(endpoint: Endpoint) -> None:
+    cards = {"a": b"{}", "b": b"{}"}
+    known = []
+    for models in (None, frozenset({"b", "c"}), None):
+        endpoint.apply(EndpointSpec(url=endpoint.url, models=models), "file")
+        endpoint.learn_models(cards)
+        known.append([sorted(endpoint.models or ()), sorted(endpoint.model_cards)])
+    assert known == [[["a", "b"], ["a", "b"]], [["b", "c"], ["b"]], [["a", "b"], ["a", "b"]]]

@@ -100,6 +100,27 @@ def test_blocks_that_all_endpoints_share_stay_within_the_budget_too() -> None:
     assert peak <= budget
 
 
+def test_endpoints_that_come_share_the_budget_and_give_their_part_back_when_they_go() -> None:
+    budget = 2**20
+    dice = random.Random(1)
+    tracemalloc.start()
+    try:
+        index = PrefixIndex(1, budget)
+        for position in (0, 1, 7, 100):
+            for _ in range(2 * budget // PLACEMENT_BYTES // 20):
+                index.place(position, [dice.getrandbits(64) for _ in range(20)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= budget
+    assert len(index) == 4 * index.capacity
+    for position in (0, 1, 7):
+        index.forget(position)
+    index.place(0, chain("a"))
+    assert index.endpoints == 2
+    assert index.capacity == budget // PLACEMENT_BYTES // 2
+
+
 def test_a_prompt_longer_than_the_capacity_keeps_its_start() -> None:
     index = PrefixIndex(1, CAPACITY * PLACEMENT_BYTES)
     index.place(0, chain("a" * 20))

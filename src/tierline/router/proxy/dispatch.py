@@ -76,7 +76,7 @@ def dispatch(
         _refuse(services, client, head, error.status, str(error), "invalid_json")
         return None
 
-    if fields.model is not None and not services.endpoints.serving(fields.model):
+    if fields.model is not None and services.endpoints.all and not services.endpoints.serving(fields.model):
         message = f"The model `{fields.model}` does not exist."
         _refuse(services, client, head, 404, message, "model_not_found", "model")
         return None

@@ -51,7 +51,7 @@ class Services:
     strategy: Strategy
     metrics: RouterMetrics
     clock: Callable[[], float]
-    pools: "tuple[UpstreamPool, ...]" = ()
+    pools: "dict[int, UpstreamPool]" = field(default_factory=dict)
     """By :attr:`Endpoint.position`."""
     budget: RetryBudget = field(default_factory=RetryBudget)
     clients: "set[ClientConnection]" = field(default_factory=set)

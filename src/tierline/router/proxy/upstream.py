@@ -161,7 +161,8 @@ class UpstreamConnection(asyncio.Protocol):
 class UpstreamPool:
     """The connections to one endpoint that are idle, the latest used taken first.
 
-    Invariant: every connection in ``_idle`` is open, answers no exchange, and has its reading on.
+    Invariant: every connection in ``_idle`` is open, answers no exchange, and has its reading on. After :meth:`close`
+    there is none.
     """
 
     def __init__(self, endpoint: Endpoint, *, connect_timeout_s: float, head_bytes: int) -> None:
@@ -169,6 +170,7 @@ class UpstreamPool:
         self.head_bytes = head_bytes
         self._connect_timeout_s = connect_timeout_s
         self._idle: list[UpstreamConnection] = []
+        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -199,7 +201,7 @@ class UpstreamPool:
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose answer ended as it should."""
-        if len(self._idle) >= IDLE_MAX or connection.transport.is_closing():
+        if self._is_closed or len(self._idle) >= IDLE_MAX or connection.transport.is_closing():
             connection.transport.close()
             return
         connection.idle_since = asyncio.get_running_loop().time()
@@ -216,3 +218,8 @@ class UpstreamPool:
         for connection in [idle for idle in self._idle if idle.idle_since <= oldest_allowed]:
             self._idle.remove(connection)
             connection.transport.close()
+
+    def close(self) -> None:
+        """Close what idles, and keep no connection from now on."""
+        self._is_closed = True
+        self.close_idle(0.0)

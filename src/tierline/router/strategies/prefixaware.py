@@ -36,7 +36,7 @@ class PrefixAware:
     Parameters
     ----------
     endpoints
-        How many there are; strategies of one index number them by :attr:`Endpoint.position`.
+        How many there are at least.
     index_bytes
         Memory for the index.
     """
@@ -45,7 +45,7 @@ class PrefixAware:
 
     def __init__(self, endpoints: int, index_bytes: int) -> None:
         self.index = PrefixIndex(endpoints, index_bytes)
-        self._templates = _Templates(window=TEMPLATE_WINDOW * endpoints)
+        self._templates = _Templates()
 
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
@@ -88,7 +88,8 @@ class PrefixAware:
         """Expect the endpoint to hold the prompt from now on: requests behind this one should follow it."""
         blocks = request.blocks
         if blocks:
-            self._templates.parted(blocks, decision.best_blocks, request.prompt_hash)
+            window = TEMPLATE_WINDOW * self.index.endpoints
+            self._templates.parted(blocks, decision.best_blocks, request.prompt_hash, window)
             self.index.place(decision.endpoint.position, blocks)
 
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
@@ -103,15 +104,17 @@ class PrefixAware:
 class _Templates:
     """Ends of prefixes that many prompts share. Invariant: ``_counts`` counts what is in ``_recent``."""
 
-    def __init__(self, window: int) -> None:
-        self._window = window
+    def __init__(self) -> None:
         self._last_prompt = 0
         self._recent: deque[tuple[int, int]] = deque()
         self._counts: Counter[tuple[int, int]] = Counter()
         self._templates: dict[tuple[int, int], None] = {}
 
-    def parted(self, blocks: Sequence[int], depth: int, prompt_hash: int) -> None:
-        """A prompt was known up to ``depth`` blocks and went its own way from there; a repeated prompt did not."""
+    def parted(self, blocks: Sequence[int], depth: int, prompt_hash: int, window: int) -> None:
+        """A prompt was known up to ``depth`` blocks and went its own way from there; a repeated prompt did not.
+
+        Of all, the last ``window`` are remembered.
+        """
         if prompt_hash == self._last_prompt:
             return
         self._last_prompt = prompt_hash
@@ -120,7 +123,7 @@ class _Templates:
         self._counts[parting] += 1
         if depth and self._counts[parting] >= TEMPLATE_PARTINGS:
             self._templates[parting] = None
-        if len(self._recent) > self._window:
+        while len(self._recent) > window:
             oldest = self._recent.popleft()
             self._counts[oldest] -= 1
             if self._counts[oldest] < TEMPLATE_PARTINGS:

@@ -1,0 +1,115 @@
+"""What is said of an endpoint from outside, by a flag, a file or the admin API: one model, validated once.
+
+A wrong value is named with its place: ``endpoints.yaml[2].weight``.
+"""
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tierline.errors import ConfigurationError
+
+MAX_ENDPOINTS = 256
+"""Each has a bit in masks that every request computes with."""
+
+Role = Literal["prefill", "decode"]
+ROLES: frozenset[Role] = frozenset({"prefill", "decode"})
+"""What an endpoint may do for a request; most do both."""
+
+
+class EndpointSpec(BaseModel):
+    """An endpoint that is wanted.
+
+    Parameters
+    ----------
+    url
+        Where it serves; its name everywhere.
+    weight
+        Its share of the load, against the others'.
+    roles
+        What it takes.
+    models
+        Names that it serves; ``None``: those that its ``/v1/models`` lists.
+    kv_events
+        Where it publishes KV events.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
+    roles: frozenset[Role] = Field(default=ROLES, min_length=1)
+    models: frozenset[str] | None = Field(default=None, min_length=1)
+    kv_events: str | None = Field(default=None, pattern=r"^(tcp|ipc)://\S+$")
+
+    @field_validator("url")
+    @classmethod
+    def _is_plain(cls, url: str) -> str:
+        return plain_url(url)
+
+
+def plain_url(url: str) -> str:
+    """Return an endpoint's URL in its one spelling; raises ``ValueError`` saying what is allowed."""
+    url = url.rstrip("/")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(_URL_ALLOWED) from None
+    is_bare = not (parts.path or parts.query or parts.fragment or parts.username)
+    if parts.scheme != "http" or not parts.hostname or not is_bare or not url.isascii() or not url.isprintable():
+        raise ValueError(_URL_ALLOWED)
+    return url
+
+
+def read_spec(content: object, where: str) -> EndpointSpec:
+    """Return the endpoint that ``content`` describes: a URL, or a mapping with the fields of :class:`EndpointSpec`.
+
+    Parameters
+    ----------
+    content
+        As a YAML or JSON document has it.
+    where
+        Where it was found, for the message.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the value and what is allowed.
+    """
+    if isinstance(content, str):
+        content = {"url": content}
+    if not isinstance(content, dict):
+        raise ConfigurationError(where, content, "a URL, or a mapping with url, weight, roles, models, kv_events")
+    try:
+        return EndpointSpec.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        path = ".".join(map(str, (where, *problem["loc"])))
+        if problem["type"] == "missing":
+            raise ConfigurationError(path, None, "a value, for there is no default") from None
+        if problem["type"] == "extra_forbidden":
+            raise ConfigurationError(
+                path, problem["input"], f"the keys {', '.join(EndpointSpec.model_fields)}"
+            ) from None
+        allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        raise ConfigurationError(path, problem["input"], allowed) from None
+
+
+def read_specs(content: object, where: str) -> tuple[EndpointSpec, ...]:
+    """Return the endpoints of a list; raises as :func:`read_spec`."""
+    if not isinstance(content, list):
+        raise ConfigurationError(where, content, "a list of endpoints; an empty one is written []")
+    if len(content) > MAX_ENDPOINTS:
+        raise ConfigurationError(where, f"{len(content)} endpoints", f"up to {MAX_ENDPOINTS}")
+    specs = tuple(read_spec(entry, f"{where}[{place}]") for place, entry in enumerate(content))
+    seen: set[str] = set()
+    for place, spec in enumerate(specs):
+        if spec.url in seen:
+            raise ConfigurationError(f"{where}[{place}].url", spec.url, "each URL once")
+        seen.add(spec.url)
+    return specs
+
+
+_URL_ALLOWED = "URLs like http://127.0.0.1:8001: http, a host, a port, no path"
