@@ -87,6 +87,8 @@ class Access:
         self._file = file
         self._stamp = file_stamp(file, _KEY) if file else None
         self._tokens = _read(file) if file else _Tokens({}, _EVERYTHING)
+        self.is_unrestricted = file is None
+        """Everybody may do everything."""
 
     @property
     def is_open(self) -> bool:
@@ -148,7 +150,7 @@ class Access:
 
     def admit(self, route: routes.Route, authorization: bytes | None) -> None:
         """Check that a request may have its route; raises as :meth:`require`."""
-        if self._tokens.anonymous is _EVERYTHING:
+        if self.is_unrestricted:
             return
         match route:
             case routes.Health() | routes.Readiness():
@@ -225,9 +227,9 @@ class Pass:
 
     def require(self, request: messages.Request) -> None:
         """Check one request of the client; raises ``AccessDenied``."""
-        grant = self._access.grant_of(self._token)
-        if grant is _EVERYTHING:
+        if self._access.is_unrestricted:
             return
+        grant = self._access.grant_of(self._token)
         match request:
             case messages.PrefixLease() | messages.Suspect():
                 grant.require(request.bucket, Right.READ)

@@ -109,7 +109,7 @@ class Administration:
         except TooManyLeases as error:
             raise too_many_leases(error) from error
         try:
-            for _ in run.steps():
+            while run.gather():  # noqa: ASYNC110
                 await asyncio.sleep(0)
             if request.timeout_ms:
                 await run.extend(within(request.timeout_ms / 1000))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 
@@ -70,6 +71,19 @@ class HttpLimits:
     keep_alive_s: float
     head_timeout_s: float
     body_timeout_s: float
+
+
+_Bodiless = (
+    routes.GetObject
+    | routes.DeleteObject
+    | routes.AcquireLease
+    | routes.ReleaseLease
+    | routes.Stats
+    | routes.Health
+    | routes.Readiness
+    | routes.Metrics
+    | routes.AdminRoute
+)
 
 
 class Pages(Protocol):
@@ -187,6 +201,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's hint knows nothing of ours)
         """Say where the next bytes go."""
+        if self._phase is _Phase.HEAD:
+            return self._view[self._filled :]
         if self._phase is _Phase.BODY:
             assert self._upload is not None
             return self._upload.room()
@@ -198,7 +214,11 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes lie where :meth:`get_buffer` said."""
-        if self._phase is _Phase.BODY:
+        if self._phase is _Phase.HEAD:
+            if not self._filled:
+                self._deadline = time.monotonic() + self._limits.head_timeout_s
+            self._filled += nbytes
+        elif self._phase is _Phase.BODY:
             assert self._upload is not None
             self._upload.advance(nbytes)
             self._received_bytes += nbytes
@@ -213,11 +233,9 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._document_received()
         elif self._phase is _Phase.DISCARD:
             self._discarded(nbytes)
-        elif self._phase in (_Phase.HEAD, _Phase.REPLY):
-            if self._phase is _Phase.HEAD and not self._filled:
-                self._deadline = time.monotonic() + self._limits.head_timeout_s
+        elif self._phase is _Phase.REPLY:
             self._filled += nbytes
-            if self._phase is _Phase.REPLY and self._filled == len(self._buffer):
+            if self._filled == len(self._buffer):
                 self._require_transport().pause_reading()
         self._advance()
 
@@ -335,41 +353,44 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._access.admit(route, head.authorization)
         self._service = self._segments.of(route).service
         self._client = head.client or self._peer
+        if isinstance(route, routes.PutObject):
+            self._start_upload(ObjectKey(route.bucket, route.name), head)
+        elif isinstance(route, routes.LeasePrefix):
+            self._with_document(head, partial(self._administer, route))
+        elif head.content_length:
+            self._ignore_body(head, head.content_length, partial(self._act, route))
+        else:
+            self._act(route)
+
+    def _act(self, route: _Bodiless) -> None:
+        """Do what a request asks for whose body, if it had any, is out of the way."""
         match route:
             case routes.AcquireLease(bucket, name, wait_s, ttl_s):
-                self._without_body(head, lambda: self._lease(ObjectKey(bucket, name), wait_s, ttl_s))
+                self._lease(ObjectKey(bucket, name), wait_s, ttl_s)
             case routes.ReleaseLease(lease):
-                self._without_body(head, lambda: self._release(lease))
-            case routes.PutObject(bucket, name):
-                self._start_upload(ObjectKey(bucket, name), head)
+                self._release(lease)
             case routes.GetObject(bucket, name, head_only):
-                self._without_body(head, lambda: self._get(ObjectKey(bucket, name), head_only=head_only))
+                self._get(ObjectKey(bucket, name), head_only=head_only)
             case routes.DeleteObject(bucket, name):
-                self._without_body(head, lambda: self._delete(ObjectKey(bucket, name)))
+                self._delete(ObjectKey(bucket, name))
             case routes.Stats():
-                self._without_body(head, lambda: self._reply(HTTPStatus.OK, self._pages.stats(), http.JSON))
+                self._reply(HTTPStatus.OK, self._pages.stats(), http.JSON)
             case routes.Metrics():
-                self._without_body(head, lambda: self._reply(HTTPStatus.OK, *self._pages.metrics()))
+                self._reply(HTTPStatus.OK, *self._pages.metrics())
             case routes.Health():
-                self._without_body(head, lambda: self._reply(HTTPStatus.OK, b"ok\n", http.TEXT))
+                self._reply(HTTPStatus.OK, b"ok\n", http.TEXT)
             case routes.Readiness():
-                self._without_body(head, self._readiness)
-            case routes.LeasePrefix():
-                self._with_document(head, lambda: self._administer(route))
+                self._readiness()
             case _:
-                self._without_body(head, lambda: self._administer(route))
+                self._administer(route)
 
-    def _without_body(self, head: RequestHead, act: Callable[[], None]) -> None:
+    def _ignore_body(self, head: RequestHead, length: int, act: Callable[[], None]) -> None:
         """Act, once a body that nobody asked for is out of the way."""
-        length = head.content_length or 0
         if length > MAX_IGNORED_BODY_BYTES:
             raise HttpRefusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{head.method} needs no body, and this one has {length} bytes"
             )
-        if length:
-            self._discard(length, act)
-        else:
-            act()
+        self._discard(length, act)
 
     def _with_document(self, head: RequestHead, act: Callable[[], None]) -> None:
         """Receive a small body, then act."""
@@ -560,7 +581,9 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _reply(self, status: HTTPStatus, body: bytes = b"", content_type: str | None = None) -> None:
         """Send a whole reply and go on to the next request."""
-        self._send(status, body, content_type)
+        assert self._head is not None
+        head = http.reply_head(status, len(body), content_type, keep_alive=self._head.keep_alive)
+        self._require_transport().write(head + body)
         self._end_reply(status, len(body))
 
     def _refuse(self, refusal: HttpRefusal, *, close: bool = False) -> None:
@@ -582,11 +605,6 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._discard(left, self._next_request)
         else:
             self._linger()
-
-    def _send(self, status: HTTPStatus, body: bytes, content_type: str | None) -> None:
-        assert self._head is not None
-        head = http.reply_head(status, len(body), content_type, keep_alive=self._head.keep_alive)
-        self._require_transport().write(head + body)
 
     def _send_head(self, status: HTTPStatus, length: int, content_type: str, headers: dict[str, str]) -> None:
         assert self._head is not None
@@ -614,7 +632,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._deadline = time.monotonic() + (self._limits.head_timeout_s if self._filled else self._limits.keep_alive_s)
         if not transport.is_reading():
             transport.resume_reading()
-        self._advance()
+        if self._filled:
+            self._advance()
 
     def _start_task(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Let a reply that has to wait be made by a task; the connection takes no further request meanwhile."""

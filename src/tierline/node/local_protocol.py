@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from functools import partial
+from operator import attrgetter
 from typing import Any, Protocol, cast
 
 from tierline import logs
@@ -21,6 +22,7 @@ from tierline.errors import (
     ObjectTooLarge,
     QuotaExceeded,
     StoreError,
+    TierlineError,
     UnknownLease,
     UnknownSlot,
     WireError,
@@ -30,7 +32,7 @@ from tierline.node.prefix_run import MAX_WAIT_S, PrefixRun
 from tierline.node.segments import ServedSegment
 from tierline.node.service import Verdict
 from tierline.node.waiting import KeyWaiters
-from tierline.store import PAGE_BYTES, Leased, ObjectKey, Owner, Slot
+from tierline.store import PAGE_BYTES, ObjectKey, Owner, Slot
 from tierline.wire import messages
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import Extent, Failed, Hello, LeasedObject, Refusal, Reply, Request
@@ -69,7 +71,7 @@ class LocalConnection(asyncio.Protocol):
     segment
         Which segment the client maps.
     holds
-        Whether a bucket is in that segment.
+        Whether a bucket is in that segment; ``None``: every bucket is.
     hello
         How the client greeted.
     pid
@@ -89,7 +91,7 @@ class LocalConnection(asyncio.Protocol):
     def __init__(
         self,
         segment: ServedSegment,
-        holds: Callable[[str], bool],
+        holds: Callable[[str], bool] | None,
         hello: Hello,
         pid: int,
         rights: Pass,
@@ -141,8 +143,13 @@ class LocalConnection(asyncio.Protocol):
             return
         now = time.monotonic()
         try:
-            for request in self._decoder.feed(data):
-                self._waiting.append((request, now))
+            request = self._decoder.whole(data)
+            if request is not None and self._can_write and self._current is None and not self._waiting:
+                if not self._start(request, now):
+                    self._take_turn()
+                return
+            for each in self._decoder.feed(data) if request is None else (request,):
+                self._waiting.append((each, now))
         except WireError as error:
             self._refuse(error)
             return
@@ -185,13 +192,12 @@ class LocalConnection(asyncio.Protocol):
         self._is_scheduled = False
         end = time.monotonic() + TURN_S
         while self._can_write and not self._is_refused:
-            if self._current is None:
-                if not self._waiting:
-                    break
-                request, received = self._waiting.popleft()
-                self._current = request, received, self._begin(request, received)
-            if self._step():
-                self._current = None
+            if self._current is not None:
+                self._step(*self._current)
+            elif self._waiting:
+                self._start(*self._waiting.popleft())
+            else:
+                break
             if time.monotonic() >= end:
                 self._schedule()
                 return
@@ -204,20 +210,34 @@ class LocalConnection(asyncio.Protocol):
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._take_turn)
 
-    def _step(self) -> bool:
-        """Go one step further with the current request; True if it is done."""
-        assert self._current is not None
-        request, received, steps = self._current
+    def _start(self, request: Request, received: float) -> bool:
+        """Carry out a request; False: it takes more steps, and is now the current one."""
+        try:
+            answer = self._answer(request, received)
+        except (StoreError, WireError, AccessDenied) as error:
+            self._fail(request, received, error)
+            return True
+        if isinstance(answer, Generator):
+            self._current = request, received, answer
+            return False
+        if answer is not None:
+            self._reply(request, received, answer)
+        return True
+
+    def _step(self, request: Request, received: float, steps: Steps) -> None:
+        """Go one step further with the current request."""
         try:
             next(steps)
         except StopIteration as stop:
+            self._current = None
             if stop.value is not None:
                 self._reply(request, received, stop.value)
-            return True
         except (StoreError, WireError, AccessDenied) as error:
-            self._reply(request, received, Failed(request.id, type(error).__name__, str(error)))
-            return True
-        return False
+            self._current = None
+            self._fail(request, received, error)
+
+    def _fail(self, request: Request, received: float, error: TierlineError) -> None:
+        self._reply(request, received, Failed(request.id, type(error).__name__, str(error)))
 
     def _reply(self, request: Request, received: float, reply: Reply) -> None:
         outcome = reply.code if isinstance(reply, Failed) else "ok"
@@ -238,16 +258,16 @@ class LocalConnection(asyncio.Protocol):
 
     # Requests -----------------------------------------------------------------------------------------------------
 
-    def _begin(self, request: Request, received: float) -> Steps:
-        """Return the steps of a request; none of them is taken yet."""
-        try:
-            self._rights.require(request)
-            self._require_held(request)
-        except (AccessDenied, WireError) as error:
-            return _single(partial(Failed, request.id, type(error).__name__, str(error)))
+    def _answer(self, request: Request, received: float) -> Steps | Reply | None:
+        """Carry out a request of one step and return its reply (None: it comes later); of others, return the steps."""
+        self._rights.require(request)
+        if self._holds is not None:
+            self._require_held(request, self._holds)
         match request:
             case messages.PrefixLease():
                 return self._prefix_lease(request, received)
+            case messages.Release():
+                return self._release(request)
             case messages.Reserve():
                 return self._reserve(request, received)
             case messages.Grant():
@@ -259,15 +279,14 @@ class LocalConnection(asyncio.Protocol):
             case messages.Delete():
                 return self._delete(request)
             case messages.Renew():
-                return _single(lambda: self._renew(request))
-            case messages.Release():
-                return _single(lambda: self._release(request))
+                return self._renew(request)
             case messages.Suspect():
-                return _single(lambda: self._answer_later(request, received, self._suspect(request)))
+                self._answer_later(request, received, self._suspect(request))
+                return None
             case messages.Describe():
-                return _single(lambda: messages.Description(request.id, self._stats()))
+                return messages.Description(request.id, self._stats())
 
-    def _prefix_lease(self, request: messages.PrefixLease, received: float) -> Steps:
+    def _prefix_lease(self, request: messages.PrefixLease, received: float) -> Steps | Reply | None:
         run = PrefixRun(
             self._service,
             self.holder,
@@ -278,7 +297,15 @@ class LocalConnection(asyncio.Protocol):
             max_extents=MAX_REPLY_EXTENTS,
             across_gaps=request.across_gaps,
         )
-        yield from run.steps()
+        return self._gathering(request, received, run) if run.gather() else self._gathered(request, received, run)
+
+    def _gathering(self, request: messages.PrefixLease, received: float, run: PrefixRun) -> Steps:
+        yield
+        while run.gather():
+            yield
+        return self._gathered(request, received, run)
+
+    def _gathered(self, request: messages.PrefixLease, received: float, run: PrefixRun) -> Reply | None:
         if request.wait_s and run.awaits() and self._may_wait():
             self._answer_later(request, received, self._prefix_lease_later(request, run))
             return None
@@ -403,10 +430,10 @@ class LocalConnection(asyncio.Protocol):
     def _forget_slot(self, slot: int) -> None:
         self.reserved_bytes -= self._slots.pop(slot, 0)
 
-    def _require_held(self, request: Request) -> None:
+    def _require_held(self, request: Request, holds: Callable[[str], bool]) -> None:
         """Refuse a bucket of another segment: its bytes are not in what the client has mapped."""
         bucket: str | None = getattr(request, "bucket", None)  # every request about a bucket has it
-        if bucket is not None and not self._holds(bucket):
+        if bucket is not None and not holds(bucket):
             raise WireError(
                 f"bucket {bucket} is not in segment {self.segment.name}; say hello with the name of the one it is in"
             )
@@ -473,12 +500,6 @@ class _Reservation:
         return messages.Reserved(self._request.id, self._outcomes)
 
 
-def _single(act: Callable[[], Reply | None]) -> Steps:
-    """Return the steps of a request that has one."""
-    yield from ()
-    return act()
-
-
 def _require_short(names: Iterable[str]) -> None:
     """Refuse a request with a name that the journal cannot hold: it counts bytes, a message's type characters."""
     for name in names:
@@ -487,12 +508,12 @@ def _require_short(names: Iterable[str]) -> None:
 
 
 def _leased(request: messages.PrefixLease, run: PrefixRun) -> Reply:
-    objects = list(map(_leased_object, run.objects))
+    objects = cast("list[LeasedObject]", list(map(_as_sent, run.objects)))
     return messages.Leased(request.id, run.finish(), objects, run.granted_s, run.places)
 
 
-def _leased_object(leased: Leased) -> LeasedObject:
-    return LeasedObject(leased.size, leased.checksum, cast("list[Extent]", leased.extents))
+_as_sent = attrgetter(*LeasedObject.__struct_fields__)
+"""Of what is leased, a tuple: it becomes the array that a :class:`LeasedObject` becomes, at a third of the cost."""
 
 
 _REFUSALS: dict[type[StoreError], Refusal] = {

@@ -67,9 +67,7 @@ class NodeMetrics:
         self._registry.register(_SegmentsCollector(segments) if segments else _StoreCollector(service))
         self._registry.register(_NodeCollector(service, open_connections, failed_reloads, certificate_expires))
         self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
-        self._http_received = Counter(
-            "tierline_node_http_received_bytes_total", "Bytes of request bodies", registry=self._registry
-        )
+        self._bodies = _Bodies()
         self._limits_reached = Counter(
             "tierline_node_limits_reached_total",
             "Requests and connections that a limit ended, by its key",
@@ -81,20 +79,16 @@ class NodeMetrics:
         self._failed_handshakes = Counter(
             "tierline_node_tls_failed_handshakes_total", "TLS handshakes that came to nothing", registry=self._registry
         )
-        self._http_sent = Counter(
-            "tierline_node_http_sent_bytes_total", "Bytes of reply bodies", registry=self._registry
-        )
         self._socket = _Requests("tierline_node_socket", "Requests of the UNIX socket", "receipt", ("verb", "outcome"))
         self._registry.register(self._http)
+        self._registry.register(self._bodies)
         self._registry.register(self._socket)
 
     def http_request(self, route: str, status: HTTPStatus, seconds: float, received: int, sent: int) -> None:
         """Count one answered HTTP request."""
         self._http.add(route or "none", int(status), seconds)
-        if received:
-            self._http_received.inc(received)
-        if sent:
-            self._http_sent.inc(sent)
+        self._bodies.received += received
+        self._bodies.sent += sent
 
     def limit_reached(self, limit: str) -> None:
         """Count a request or connection that a limit ended; ``limit`` is one of :data:`LIMITS`."""
@@ -151,6 +145,18 @@ class _Requests(Collector):
             seconds.add_metric([kind], list(zip(bounds, so_far, strict=True)), tally.seconds)
         yield requests
         yield seconds
+
+
+class _Bodies(Collector):
+    """Bytes of the bodies of all HTTP requests and replies; plain numbers, as the requests."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+
+    def collect(self) -> Iterator[Metric]:
+        yield _counter("tierline_node_http_received_bytes", "Bytes of request bodies", self.received)
+        yield _counter("tierline_node_http_sent_bytes", "Bytes of reply bodies", self.sent)
 
 
 class _Tally:

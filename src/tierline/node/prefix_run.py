@@ -4,7 +4,7 @@ The rule inside: **the lease holds exactly the objects gathered**; whoever gives
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tierline.errors import WireError
 from tierline.node.service import NodeService
@@ -50,7 +50,9 @@ class PrefixRun:
         "_group_size",
         "_is_cut",
         "_names",
+        "_next",
         "_service",
+        "_slice",
         "_store",
         "granted_s",
         "lease",
@@ -80,6 +82,8 @@ class PrefixRun:
         self._across_gaps = across_gaps
         self._extents_left = max_extents
         self._is_cut = False
+        self._next = 0
+        self._slice = max(KEYS_PER_STEP // group_size, 1) * group_size
         self.granted_s = min(ttl_s, self._store.limits.max_ttl_s)
         """Time to live of the lease."""
         self.lease = self._store.open_lease(holder, self.granted_s)
@@ -87,29 +91,32 @@ class PrefixRun:
         self.places: list[int] = []
         """Across gaps: the index of each object's name."""
 
-    def steps(self) -> Iterator[None]:
-        """Gather until an object is missing; yields where others may have their turn."""
-        if self._is_cut:
-            return
-        names, group, objects = self._names, self._group_size, self.objects
-        step = max(KEYS_PER_STEP // group, 1) * group
-        at_once = group if self._across_gaps else step
-        begin = len(objects)
-        for start in range(begin, len(names), at_once):
-            if start > begin and (start - begin) % step == 0:
-                yield
-            keys = [ObjectKey(self._bucket, name) for name in names[start : start + at_once]]
-            found = self._store.extend_lease(self.lease, keys, group)
-            objects += found
-            self._service.verify_later(found)
-            self._extents_left -= sum([len(leased.extents) for leased in found])
-            self._is_cut = self._extents_left < 0
-            if self._across_gaps:
-                self.places.extend(range(start, start + len(found)))
-            elif len(found) < len(keys):
-                return
-            if self._is_cut:
-                return
+    def gather(self) -> bool:
+        """Gather the next few objects; returns whether to go on, once others have had their turn."""
+        start, end = self._next, min(self._next + self._slice, len(self._names))
+        if self._across_gaps:
+            for place in range(start, end, self._group_size):
+                found = self._lease(place, place + self._group_size)
+                self.places.extend(range(place, place + found))
+                if self._is_cut:
+                    return False
+        elif start == end or self._lease(start, end) < end - start or self._is_cut:
+            return False
+        self._next = end
+        return end < len(self._names)
+
+    def _lease(self, start: int, end: int) -> int:
+        """Lease the longest leading run of these names; returns how many."""
+        bucket = self._bucket
+        keys = [ObjectKey(bucket, name) for name in self._names[start:end]]
+        found = self._store.extend_lease(self.lease, keys, self._group_size)
+        self.objects += found
+        for leased in found:
+            self._extents_left -= len(leased.extents)
+            if not leased.is_verified:
+                self._service.verify_later(leased)
+        self._is_cut = self._extents_left < 0
+        return len(found)
 
     def awaits(self) -> bool:
         """Whether the run ended at objects that are being written, and could go on with their commit."""
@@ -121,7 +128,8 @@ class PrefixRun:
         loop = asyncio.get_running_loop()
         end = loop.time() + min(MAX_WAIT_S, max_ttl_s / 2, wait_s)
         while True:
-            for _ in self.steps():  # also the first time: the commit may have come before this task
+            self._next = len(self.objects)  # also the first time: the commit may have come before this task
+            while not self._is_cut and self.gather():  # noqa: ASYNC110
                 await asyncio.sleep(0)
             if (key := self._awaited()) is None:
                 break

@@ -361,7 +361,7 @@ class Node:
         self._metrics.socket_request(Hello.__name__, "ok", time.monotonic() - since)
         connection = LocalConnection(
             segment,
-            lambda bucket: self.segments.of_bucket(bucket) is segment,
+            (lambda bucket: self.segments.of_bucket(bucket) is segment) if len(self.segments) > 1 else None,
             hello,
             pid,
             rights,

@@ -146,11 +146,9 @@ class NodeService:
             task.add_done_callback(lambda _: self._verifying.pop(identity, None))
         return await asyncio.shield(task)
 
-    def verify_later(self, objects: Sequence[Leased]) -> None:
-        """Verify those adopted objects that nobody has verified, when there is time; for readers who verify anyway."""
-        for leased in objects:
-            if leased.is_verified or len(self._background) >= _MAX_BACKGROUND_VERIFICATIONS:
-                continue
+    def verify_later(self, leased: Leased) -> None:
+        """Verify an adopted object that nobody has verified, when there is time; for readers who verify anyway."""
+        if len(self._background) < _MAX_BACKGROUND_VERIFICATIONS:
             task = asyncio.create_task(self.verify(leased, "adoption"))
             self._background.add(task)
             task.add_done_callback(self._background.discard)

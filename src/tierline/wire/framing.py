@@ -18,7 +18,7 @@ M = TypeVar("M")
 _ENCODER = msgspec.msgpack.Encoder()
 
 
-def encode_frame(message: Message) -> bytearray:
+def encode_frame(message: Message) -> bytes:
     """Return the frame of one message.
 
     Raises
@@ -26,13 +26,10 @@ def encode_frame(message: Message) -> bytearray:
     WireError
         The message is larger than ``MAX_FRAME_BYTES``; the peer would refuse it.
     """
-    frame = bytearray(FRAME_HEADER_BYTES)
-    _ENCODER.encode_into(message, frame, FRAME_HEADER_BYTES)
-    length = len(frame) - FRAME_HEADER_BYTES
-    if length > MAX_FRAME_BYTES:
-        raise WireError(f"a message of {length} bytes; allowed: {MAX_FRAME_BYTES}; send it in parts")
-    frame[:FRAME_HEADER_BYTES] = length.to_bytes(FRAME_HEADER_BYTES, "little")
-    return frame
+    payload = _ENCODER.encode(message)
+    if len(payload) > MAX_FRAME_BYTES:
+        raise WireError(f"a message of {len(payload)} bytes; allowed: {MAX_FRAME_BYTES}; send it in parts")
+    return len(payload).to_bytes(FRAME_HEADER_BYTES, "little") + payload
 
 
 class FrameDecoder(Generic[M]):
@@ -57,6 +54,20 @@ class FrameDecoder(Generic[M]):
         """Bytes of a frame whose end has not come yet."""
         return len(self._buffer)
 
+    def whole(self, received: bytes | bytearray | memoryview) -> M | None:
+        """Take received bytes and return their message where they are its frame and nothing more, as nearly all are.
+
+        ``None``: they are not, and nothing was taken; :meth:`feed` does. Raises ``WireError`` as that does.
+        """
+        if self._buffer or self._failure is not None:
+            return None
+        length = len(received) - FRAME_HEADER_BYTES
+        if not 0 < length <= MAX_FRAME_BYTES:
+            return None
+        if int.from_bytes(received[:FRAME_HEADER_BYTES], "little") != length:
+            return None
+        return self._decode(received[FRAME_HEADER_BYTES:])
+
     def feed(self, received: bytes | bytearray | memoryview) -> Iterator[M]:
         """Take received bytes and yield the messages they complete, in order.
 
@@ -65,9 +76,8 @@ class FrameDecoder(Generic[M]):
         WireError
             A length out of bounds, or a message that its type does not allow. Every later call raises it again.
         """
-        if not self._buffer and self._failure is None and _is_one_frame(received):  # as nearly all come
-            with memoryview(received) as view:
-                message = self._decode(view[FRAME_HEADER_BYTES:])
+        message = self.whole(received)
+        if message is not None:
             yield message
             return
         self._buffer += received
@@ -75,8 +85,8 @@ class FrameDecoder(Generic[M]):
         try:
             while (length := self._frame_length(consumed)) is not None:
                 start = consumed + FRAME_HEADER_BYTES
-                with memoryview(self._buffer) as view:
-                    message = self._decode(view[start : start + length])
+                with memoryview(self._buffer) as view, view[start : start + length] as payload:
+                    message = self._decode(payload)
                 consumed = start + length
                 yield message
         finally:
@@ -94,16 +104,9 @@ class FrameDecoder(Generic[M]):
             raise self._failure
         return length if len(self._buffer) - start - FRAME_HEADER_BYTES >= length else None
 
-    def _decode(self, payload: memoryview) -> M:
-        with payload:
-            try:
-                return self._decoder.decode(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                self._failure = WireError(f"not a message of the contract: {error}")
-                raise self._failure from error
-
-
-def _is_one_frame(received: bytes | bytearray | memoryview) -> bool:
-    """Whether these bytes are a whole frame and nothing more."""
-    length = len(received) - FRAME_HEADER_BYTES
-    return 0 < length <= MAX_FRAME_BYTES and int.from_bytes(received[:FRAME_HEADER_BYTES], "little") == length
+    def _decode(self, payload: bytes | bytearray | memoryview) -> M:
+        try:
+            return self._decoder.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._failure = WireError(f"not a message of the contract: {error}")
+            raise self._failure from error

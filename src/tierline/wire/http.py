@@ -101,7 +101,7 @@ def parse_head(head: bytes | bytearray | memoryview) -> RequestHead:
         return _parse_whole_head(head)
     headers = _parse_headers(bytes(head[line.end() :]))
     method, target = line.groups()
-    return RequestHead(method.decode("latin-1"), target, *headers)
+    return RequestHead._make((method.decode("latin-1"), target, *headers))
 
 
 _USUAL_REQUEST_LINE = re.compile(rb"(DELETE|GET|HEAD|POST|PUT) (/[!-~]*) HTTP/1\.1\r\n")
@@ -209,18 +209,21 @@ def reply_head(
     headers: Mapping[str, str] | None = None,
 ) -> bytes:
     """Return a reply's head; its body, ``content_length`` bytes, follows."""
-    start, end = _around_length(int(status), content_type, keep_alive)
-    further = "".join(f"\r\n{name}: {value}" for name, value in headers.items()) if headers else ""
-    return f"{start}{content_length}{end}{further}\r\n\r\n".encode("latin-1")
+    head = _usual_head(int(status), content_length, content_type, keep_alive)
+    if not headers:
+        return head
+    further = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return b"%s%s\r\n" % (head[: -len(b"\r\n")], further.encode("latin-1"))
 
 
-@lru_cache(maxsize=256)
-def _around_length(status: int, content_type: str | None, keep_alive: bool) -> tuple[str, str]:
-    """Return what stands before and after the value of a reply's content length."""
-    end = "" if content_type is None else f"\r\nContent-Type: {content_type}"
+@lru_cache(maxsize=1024)  # replies of a kind are of few lengths
+def _usual_head(status: int, content_length: int, content_type: str | None, keep_alive: bool) -> bytes:
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: {content_length}\r\n"
+    if content_type is not None:
+        head += f"Content-Type: {content_type}\r\n"
     if not keep_alive:
-        end += "\r\nConnection: close"
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: ", end
+        head += "Connection: close\r\n"
+    return f"{head}\r\n".encode("latin-1")
 
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

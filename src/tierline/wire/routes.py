@@ -6,6 +6,7 @@ where a last part such as ``stat`` could also be a key of such a bucket, it is t
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -198,15 +199,19 @@ def route(method: str, target: bytes) -> Route:
     >>> route("PUT", b"/v1/kv/lmcache/model%401%2Fa")
     PutObject(bucket='lmcache', name='model@1/a')
     """
+    if method == "POST" and (usual := _USUAL_POST.fullmatch(target)):
+        bucket, key, query, lease = usual.groups()
+        if lease is not None:
+            return ReleaseLease(_lease_id(lease))
+        return AcquireLease(_usual_bucket(bucket), _name(key), *_lease_parameters(query or b""))
     path, _, query = target.partition(b"?")
     if not path.startswith(b"/"):  # absolute form, as sent to proxies
         _, _, rest = path.partition(b"://")
         path = b"/" + rest.partition(b"/")[2]
     parts = path.split(b"/")[1:]
     match parts:
-        case [b"v1", b"kv", *bucket, key, b"leases"] if bucket and method == "POST":
-            wait_s, ttl_s = _lease_parameters(query)
-            return AcquireLease(_bucket(bucket), _name(key), wait_s, ttl_s)
+        case [b"v1", b"kv", *of_bucket, key, b"leases"] if of_bucket and method == "POST":
+            return AcquireLease(_bucket(of_bucket), _name(key), *_lease_parameters(query))
         case [b"v1", b"leases", lease, b"release"]:
             _require(method, ("POST",))
             return ReleaseLease(_lease_id(lease))
@@ -237,6 +242,9 @@ def route(method: str, target: bytes) -> Route:
             return Metrics()
     raise _unknown(path)
 
+
+_USUAL_POST = re.compile(rb"/v1/(?:kv/([^/?]+)/([^/?]+)/leases(?:\?(.*))?|leases/([^/?]+)/release)", re.DOTALL)
+"""A lease on an object, its bucket quoted, and a release: nearly all that a node is asked."""
 
 _OBJECT_METHODS = ("PUT", "GET", "HEAD", "DELETE")
 
@@ -299,6 +307,11 @@ def _bucket(parts: Sequence[bytes]) -> str:
     return _name(b"/".join(parts))
 
 
+@lru_cache(maxsize=256)
+def _usual_bucket(quoted: bytes) -> str:
+    return _name(quoted)
+
+
 def _name(quoted: bytes) -> str:
     """Unquote a key or a bucket."""
     raw = unquote_to_bytes(quoted)
@@ -315,7 +328,7 @@ def _text(raw: bytes) -> str:
 
 
 def _lease_id(quoted: bytes) -> str:
-    return unquote_to_bytes(quoted).decode("latin-1")
+    return (unquote_to_bytes(quoted) if b"%" in quoted else quoted).decode("latin-1")
 
 
 # Parameters -------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_arbitrary_bytes_give_messages_or_a_wire_error_and_nothing_else(stream: 
 def test_a_frame_with_changed_bytes_gives_a_message_or_a_wire_error(
     message: messages.Request, data: st.DataObject
 ) -> None:
-    frame = encode_frame(message)
+    frame = bytearray(encode_frame(message))
     for _ in range(data.draw(st.integers(1, 3))):
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(WireError):
