@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
-from tierline.router.sessions import canonical_key
+from tierline.router.sessions import canonical_key, is_field_name
 from tierline.router.specs import plain_url
 from tierline.router.strategies.names import canonical_name
 
@@ -36,6 +36,16 @@ class RouterConfig(ProgramConfig):
     )
     retries: int = Field(
         default=2, ge=0, description="further endpoints tried after a reset or a 408, 429, 502, 503 or 504"
+    )
+    max_inflight: int = Field(default=0, ge=0, description="requests at endpoints at once; 0 for any number")
+    max_inflight_per_endpoint: int = Field(default=0, ge=0, description="requests at one endpoint; 0 for any number")
+    max_queued: int = Field(default=0, ge=0, description="requests that wait while the limits are reached")
+    queue_timeout_s: float = Field(default=60.0, gt=0, description="seconds that a request may wait")
+    overflow_status: int = Field(
+        default=429, ge=400, le=599, description="answer to a request for which there is no place, or not in time"
+    )
+    priority_header: str | None = Field(
+        default=None, description="request header with a priority, the lowest first; else the body's priority is read"
     )
     health_interval_s: float = Field(default=2.0, gt=0, description="seconds between health checks of an endpoint")
     health_timeout_s: float = Field(default=5.0, gt=0, description="seconds that a health check may take")
@@ -77,6 +87,13 @@ class RouterConfig(ProgramConfig):
     @classmethod
     def _is_known(cls, strategy: str) -> str:
         return canonical_name(strategy)
+
+    @field_validator("priority_header")
+    @classmethod
+    def _is_field_name(cls, name: str | None) -> str | None:
+        if name is not None and not is_field_name(name):
+            raise ValueError("the name of a request header")
+        return name and name.lower()
 
     @field_validator("session_keys")
     @classmethod

@@ -66,6 +66,9 @@ class RouterMetrics(Collector):
         self._ttft, self._duration = Histogram(_SLOW), Histogram(_SLOW)
         self._overhead = Histogram(_FAST)
         self.connections_refused = 0
+        self.limits_reached: Counter[str] = Counter()
+        """Requests turned away, by the code of the error that they got."""
+        self._queued = Histogram(_SLOW)
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         """Read when scraped: name without prefix → what it is, and where it is read."""
         self.counters: dict[str, tuple[str, Callable[[], int]]] = {}
@@ -84,6 +87,8 @@ class RouterMetrics(Collector):
             self._blocks_total += decision.total_blocks
             self._blocks_best += decision.best_blocks
             self._blocks_matched += decision.matched_blocks
+        if exchange.queued_s:
+            self._queued.observe(exchange.queued_s)
         if exchange.overhead_s is not None:
             self._overhead.observe(exchange.overhead_s)
         if exchange.is_event_stream and exchange.answered_at:
@@ -134,6 +139,13 @@ class RouterMetrics(Collector):
             "aborts", "Answers not ended, by who left", ("side",), {(k,): n for k, n in self._aborts.items()}
         )
         yield _counter("connections_refused", "Connections above the limit", (), {(): self.connections_refused})
+        yield _counter(
+            "limits_reached",
+            "Requests turned away",
+            ("reason",),
+            {(reason,): count for reason, count in self.limits_reached.items()},
+        )
+        yield _histogram("queue_seconds", "Spent waiting, by requests that had to wait for a place", self._queued)
         yield _histogram("ttft_seconds", "From a request to the first byte of its stream's body", self._ttft)
         yield _histogram("duration_seconds", "From a request to the end of its answer", self._duration)
         yield _histogram("overhead_seconds", "From a request to its being sent on, without connecting", self._overhead)

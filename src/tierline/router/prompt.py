@@ -33,6 +33,8 @@ class RequestFields(msgspec.Struct, gc=False):
     messages: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
+    priority: msgspec.Raw = msgspec.Raw()
+    """Raw, like all that is the engine's to judge."""
 
 
 _decode_fields = msgspec.json.Decoder(RequestFields).decode

@@ -37,6 +37,7 @@ GAUGES = {
     "client_connections": "Clients' connections",
     "idle_upstream_connections": "Idle connections to endpoints",
     "held_body_bytes": "Request bodies in memory",
+    "queued_requests": "Requests that wait for a place",
     "index_bytes": "Memory of the prefix index",
     "index_placements": "Pairs of a block and an endpoint in the prefix index",
 }
@@ -98,6 +99,8 @@ class RouterServer:
             for pool in services.pools.values():
                 pool.close_idle()
             self.membership.sweep()
+            if services.admission is not None:
+                services.admission.pump()
 
 
 async def start(config: RouterConfig) -> RouterServer:
@@ -131,6 +134,7 @@ async def start(config: RouterConfig) -> RouterServer:
         "client_connections": lambda: len(services.clients),
         "idle_upstream_connections": lambda: sum(map(len, services.pools.values())),
         "held_body_bytes": lambda: services.held_bytes,
+        "queued_requests": lambda: services.admission.waiting if services.admission else 0,
         "index_bytes": lambda: index.size_bytes if index else 0,
         "index_placements": lambda: len(index) if index else 0,
     }

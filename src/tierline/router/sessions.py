@@ -24,9 +24,14 @@ def canonical_key(key: str) -> str:
     if key.startswith(BODY) and _FIELD.fullmatch(key.removeprefix(BODY)):
         return key
     name = key.removeprefix(COOKIE)
-    if not _TOKEN.fullmatch(name):
+    if not is_field_name(name):
         raise ValueError(f"names of request headers, {COOKIE}NAME, or {BODY}KEY for a field of the body")
     return key if key.startswith(COOKIE) else key.lower()
+
+
+def is_field_name(name: str) -> bool:
+    """Return whether a request header can be called so."""
+    return _TOKEN.fullmatch(name) is not None
 
 
 class SessionKeys:

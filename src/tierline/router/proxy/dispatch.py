@@ -1,5 +1,6 @@
 """From a request to what becomes of it: an answer of the router's own, or an exchange with an endpoint."""
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -13,6 +14,7 @@ from tierline.router.strategies.base import RoutingRequest
 if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
 
+_INTEGER = re.compile(rb"-?[0-9]{1,9}")
 _CHAT, _COMPLETION = b"/v1/chat/completions", b"/v1/completions"
 
 
@@ -85,7 +87,16 @@ def dispatch(
         routing = RoutingRequest(fields, session, now=started_at)
     else:
         routing = RoutingRequest(RequestFields(model=fields.model), session, now=started_at)
-    return Exchange(services, client, name, head, target, body, routing, held_bytes, started_at)
+    exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at)
+    if services.admission is not None:
+        exchange.priority = _priority(services, head, fields)
+    return exchange
+
+
+def _priority(services: Services, head: RequestHead, fields: RequestFields) -> int:
+    """Return the request's place among those that wait; what is no whole number is the endpoint's to refuse."""
+    raw = head.fields.get(services.priority_header, b"") if services.priority_header else bytes(fields.priority)
+    return int(raw) if _INTEGER.fullmatch(raw) else 0
 
 
 def _invoked(fields: RequestFields) -> bytes:

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tierline import logs
+from tierline.router.admission import Ticket, Verdict
 from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
-from tierline.router.proxy.services import REQUEST_ID, Services
+from tierline.router.prompt import BYTES_PER_TOKEN
+from tierline.router.proxy.services import REQUEST_ID, Lane, Services
 from tierline.router.proxy.upstream import UpstreamConnection
 from tierline.router.strategies.base import Decision, RoutingRequest
 
@@ -37,6 +39,7 @@ class Exchange:
 
     Invariants
     ----------
+    - With limits, ``_ticket`` is set from :meth:`start` to the end; while it waits, no attempt is open.
     - An *attempt* is open from :meth:`_open` to :meth:`_close_attempt`; at most one is, and its endpoint counts it.
     - ``_upstream`` is set while an open attempt has a connection; ``_connecting`` while it waits for one.
     - ``has_answered`` turns true with the first byte written to the client; from then on no attempt is opened.
@@ -59,10 +62,10 @@ class Exchange:
 
     __slots__ = (
         "_body", "_body_framing", "_client", "_connecting", "_failed_with", "_held_bytes", "_is_paused", "_is_resent",
-        "_may_be_stale", "_may_repeat", "_response",
-        "_routing", "_services", "_target", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream", "aborted_by",
-        "answered_at", "decision", "ended_at", "has_answered", "head", "is_event_stream", "keep_alive", "overhead_s",
-        "request_id", "retries", "route", "sent_at", "started_at", "status", "waited_s",
+        "_may_be_stale", "_may_repeat", "_response", "_routing", "_services", "_target", "_ticket", "_tokens_before",
+        "_tried", "_unanswered_tokens", "_upstream", "aborted_by", "answered_at", "decision", "ended_at",
+        "has_answered", "head", "is_event_stream", "keep_alive", "overhead_s", "priority", "queued_at", "queued_s",
+        "request_id", "retries", "route", "sent_at", "started_at", "status", "tenant", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -92,11 +95,15 @@ class Exchange:
         self._unanswered_tokens = 0
         self._is_paused = False
         self._is_resent = False
+        self._ticket: Ticket | None = None
         self._may_be_stale = True
         self._may_repeat = route != "other" or head.method in _IDEMPOTENT
         self._failed_with = ""
         self.route = route
         self.head = head
+        self.tenant = ""
+        self.priority = 0
+        """The lowest goes first."""
         self.request_id = head.fields.get(REQUEST_ID) or os.urandom(16).hex().encode()
         self.decision: Decision | None = None
         self.retries: list[str] = []
@@ -112,23 +119,94 @@ class Exchange:
         self.sent_at = 0.0
         self.answered_at = 0.0
         self.ended_at = 0.0
+        self.queued_at: float | None = None
+        self.queued_s = 0.0
+        """Spent waiting for a place; ``queued_at`` is set while that goes on."""
         self.waited_s = 0.0
-        """Spent on connecting: not our doing."""
+        """Spent on connecting and on waiting for a place: not our doing."""
         self.overhead_s: float | None = None
-        """From the start to the first sending, without connecting."""
+        """From the start to the first sending, without ``waited_s``."""
 
     @property
     def takes_chunks(self) -> bool:
         """Whether the client understands chunked bodies."""
         return self.head.version != "1.0"
 
-    # Attempts ---------------------------------------------------------------------------------------------------------
+    # Admission --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        """Send the request to an endpoint, now or when its turn has come."""
+        if self._services.admission is None:
+            self._attempt()
+            return
+        cost = 1 + len(self._body) // BYTES_PER_TOKEN
+        lane = Lane(self._routing.model)
+        self._ticket = Ticket(self.tenant, lane, self.priority, cost, self._turn_came, self._turned_away)
+        self._ask(self._ticket, comes_back=False)
+
+    def _ask(self, ticket: Ticket, *, comes_back: bool) -> None:
+        admission = self._services.admission
+        assert admission is not None
+        match admission.enter(ticket, comes_back=comes_back):
+            case Verdict.RUNS:
+                self._attempt()
+            case Verdict.REFUSED:
+                self._ticket = None
+                self._overflow("queue_full")
+            case Verdict.WAITS:
+                assert self._client is not None
+                self.queued_at = self._services.clock()
+                self._client.deadline = self.queued_at + self._services.config.queue_timeout_s
+
+    def _turn_came(self) -> None:
+        assert self._client is not None
+        self._queue_left()
+        self._client.deadline = self._services.clock() + self._services.config.response_timeout_s
+        self._attempt()
+
+    def _turned_away(self) -> None:
+        """Somebody else needed the place in the queue more."""
+        self._queue_left()
+        self._ticket = None
+        self._overflow("queue_full")
+
+    def _queue_left(self) -> None:
+        assert self.queued_at is not None
+        waited_s = self._services.clock() - self.queued_at
+        self.queued_at = None
+        self.queued_s += waited_s
+        self.waited_s += waited_s
+
+    def _overflow(self, code: str) -> None:
+        services = self._services
+        assert services.admission is not None
+        assert self._client is not None
+        services.metrics.limits_reached[code] += 1
+        self.status = services.config.overflow_status
+        self.has_answered = True
+        self.answered_at = services.clock()
+        self._client.write_error(
+            self.status,
+            "The router has as many requests as it may; try again later.",
+            code,
+            keep_alive=self.keep_alive,
+            extra=(
+                b"x-request-id: %b\r\n" % self.request_id,
+                b"retry-after: %d\r\n" % services.admission.retry_after_s(),
+            ),
+            without_body=self.head.method == b"HEAD",
+        )
+        self._finish()
+
+    # Attempts ---------------------------------------------------------------------------------------------------------
+
+    def _attempt(self) -> None:
         """Choose an endpoint and send the request there."""
         services = self._services
         services.budget.earn()
         endpoints = self._untried()
+        if self._ticket is not None:
+            endpoints = services.with_room(endpoints)
         if not endpoints:
             self._give_up()
             return
@@ -239,9 +317,24 @@ class Exchange:
     def _retry_or_give_up(self, reason: str) -> None:
         if reason == "connect" or (reason != "timeout" and self._may_retry(self._untried())):
             self.retries.append(reason)
-            self.start()
+            self._try_another()
         else:
             self._give_up()
+
+    def _try_another(self) -> None:
+        """Open the next attempt, or wait until an endpoint that was not tried has room for it."""
+        ticket, services = self._ticket, self._services
+        untried = self._untried()
+        if ticket is None or services.admission is None:
+            self._attempt()
+            return
+        if not untried or services.with_room(untried):
+            self._attempt()
+            services.admission.pump()  # the endpoint that failed has room now
+            return
+        ticket.lane = Lane(self._routing.model, frozenset(self._tried))
+        services.admission.leave(services.clock())
+        self._ask(ticket, comes_back=True)
 
     def _untried(self) -> list[Endpoint]:
         services = self._services
@@ -304,7 +397,7 @@ class Exchange:
             self._close_attempt()
             upstream.abandon()
             self.retries.append(str(head.status))
-            self.start()
+            self._try_another()
             return
         self._response = head
         self._body_framing = body
@@ -393,7 +486,8 @@ class Exchange:
         self.aborted_by = "client"
         self.keep_alive = False
         self._client = None
-        self._drop_attempt()
+        if not self._stops_waiting():
+            self._drop_attempt()
         self._finish()
 
     def client_paused(self) -> None:
@@ -409,13 +503,27 @@ class Exchange:
             self._upstream.resume()
 
     def expired(self) -> None:
-        """The endpoint had its time."""
+        """The endpoint had its time, or no place came free in time."""
+        if self._stops_waiting():
+            self._overflow("queue_timeout")
+            return
         self._drop_attempt()
         self._failed_with = "timeout"
         if self.has_answered:
             self._break_off("timeout")
         else:
             self._give_up()
+
+    def _stops_waiting(self) -> bool:
+        """Leave the queue; returns whether this waited there."""
+        ticket = self._ticket
+        if ticket is None or not ticket.is_waiting:
+            return False
+        assert self._services.admission is not None
+        self._services.admission.withdraw(ticket)
+        self._ticket = None
+        self._queue_left()
+        return True
 
     def _drop_attempt(self) -> None:
         if self._connecting is not None:
@@ -436,6 +544,10 @@ class Exchange:
             self._log()
         client, self._client = self._client, None
         self._body_framing = None
+        if self._ticket is not None:
+            self._ticket = None
+            assert self._services.admission is not None
+            self._services.admission.leave(self.ended_at)
         if client is not None:
             client.exchange_ended(keep_alive=self.keep_alive)
 

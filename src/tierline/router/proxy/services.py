@@ -1,11 +1,12 @@
 """What every connection and every exchange of one router shares. Plain state; whoever changes it says so here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from tierline.router.admission import Admission
 from tierline.router.config import RouterConfig
-from tierline.router.endpoints import Endpoints
+from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.metrics import RouterMetrics
 from tierline.router.sessions import SessionKeys
 from tierline.router.strategies.base import Strategy
@@ -42,6 +43,13 @@ class RetryBudget:
         return True
 
 
+class Lane(NamedTuple):
+    """Which endpoints a request can go to."""
+
+    model: str
+    tried: frozenset[Endpoint] = frozenset()
+
+
 @dataclass(slots=True)
 class Services:
     """Shared by all of one router's connections."""
@@ -60,9 +68,28 @@ class Services:
     """Of request bodies: grows as they arrive, shrinks when their exchange lets go of them."""
     is_draining: bool = False
     """Set once, when the router is told to stop: every response then ends its connection."""
+    admission: Admission | None = None
+    """``None`` where nothing is limited."""
     sessions: SessionKeys = field(init=False)
+    priority_header: bytes = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         self.sessions = SessionKeys(self.config.session_keys)
-        self.wanted_fields = frozenset((*self.sessions.headers, REQUEST_ID))
+        self.priority_header = (self.config.priority_header or "").encode()
+        self.wanted_fields = frozenset((*self.sessions.headers, REQUEST_ID, self.priority_header))
+        if self.config.max_inflight or self.config.max_inflight_per_endpoint:
+            self.admission = Admission(self.config.max_inflight, self.config.max_queued, self._has_room)
+
+    def with_room(self, endpoints: list[Endpoint]) -> list[Endpoint]:
+        """Return those of ``endpoints`` that may have one more request."""
+        limit = self.config.max_inflight_per_endpoint
+        return [endpoint for endpoint in endpoints if endpoint.inflight < limit] if limit else endpoints
+
+    def _has_room(self, lane: Hashable) -> bool:
+        """Whether a request of a lane need not wait: an endpoint has room for it, or there is none to wait for."""
+        if not self.config.max_inflight_per_endpoint:
+            return True
+        assert isinstance(lane, Lane)
+        endpoints = self.endpoints.candidates(lane.model or None, self.clock(), tuple(lane.tried))
+        return not endpoints or bool(self.with_room(endpoints))
