@@ -1,0 +1,130 @@
+"""What the index of KV events costs: blocks applied a second, a decision over a million blocks, bytes for each.
+
+    python benchmarks/kv_index.py [--blocks 1000000] [--endpoints 64]
+
+Events are decoded from vLLM's encoding (maps, a step's blocks in one event), as they come off the socket. Every
+endpoint holds its share of the blocks. A prompt is matched twice: known to 4 endpoints up to different depths, and to
+all of them, each up to another. Hashing it has a row of its own.
+"""
+# ruff: noqa: T201
+
+import argparse
+import gc
+import random
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from tierline.router.events.decoding import decode_batch
+from tierline.router.events.index import BlockIndex, SourceBlocks
+from tierline.router.events.keys import chain, token_bytes
+
+BLOCK_TOKENS = 16
+RUN_BLOCKS = 128
+"""Blocks of one prompt: 2,048 tokens, a step's worth of prefill."""
+PROMPTS = {"2K": 128, "8K": 512, "32K": 2048, "100K": 6250}
+
+
+def stored(first_name: int, tokens: list[int]) -> bytes:
+    """Return a batch with one event, as vLLM 0.32 encodes it."""
+    blocks = len(tokens) // BLOCK_TOKENS
+    event = {
+        "type": "BlockStored",
+        "block_hashes": [first_name + block for block in range(blocks)],
+        "parent_block_hash": None,
+        "token_ids": tokens,
+        "block_size": BLOCK_TOKENS,
+        "lora_id": None,
+        "medium": "GPU",
+        "lora_name": None,
+        "extra_keys": [None] * blocks,
+        "group_idx": 0,
+        "kv_cache_spec_kind": "full_attention",
+    }
+    return msgspec.msgpack.encode([time.time(), [event], 0])
+
+
+def removed(names: range) -> bytes:
+    """Return a batch as vLLM evicts: an event for each block."""
+    events = [{"type": "BlockRemoved", "block_hashes": [name], "medium": "GPU", "group_idx": 0} for name in names]
+    return msgspec.msgpack.encode([time.time(), events, 0])
+
+
+def fill(sources: list[SourceBlocks], blocks: int) -> float:
+    """Apply events of ``blocks`` different blocks, dealt out in turns; return the seconds."""
+    dice = random.Random(1)
+    spent = 0.0
+    for number in range(blocks // RUN_BLOCKS):
+        tokens = [dice.randrange(150_000) for _ in range(RUN_BLOCKS * BLOCK_TOKENS)]
+        payload = stored(dice.getrandbits(63), tokens)
+        began = time.perf_counter()
+        sources[number % len(sources)].apply(decode_batch(payload))
+        spent += time.perf_counter() - began
+    return spent
+
+
+def median_ms(work: Callable[[], object], times: int = 200) -> float:
+    """Return the median of ``times`` runs, in milliseconds."""
+    spent = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - began)
+    return 1000 * statistics.median(spent)
+
+
+def main() -> None:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--blocks", type=int, default=1_000_000)
+    parser.add_argument("--endpoints", type=int, default=64)
+    arguments = parser.parse_args()
+
+    weighed = BlockIndex(2**40)
+    sources = [weighed.open() for _ in range(arguments.endpoints)]
+    gc.collect()
+    tracemalloc.start()
+    fill(sources, arguments.blocks // 10)
+    traced = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    print(f"bytes a block (allocator, {len(weighed):,} blocks) {traced / len(weighed):10.0f}")
+    del weighed, sources
+
+    index = BlockIndex(2**40)
+    sources = [index.open() for _ in range(arguments.endpoints)]
+    gc.collect()
+    gc.freeze()
+    seconds = fill(sources, arguments.blocks)
+    print(f"stored: decoded and applied, blocks/s              {len(index) / seconds:10,.0f}")
+    print(f"bytes a block (estimate, {len(index):,} blocks)      {index.size_bytes / len(index):10.0f}")
+
+    payloads = [removed(range(start, start + RUN_BLOCKS)) for start in range(0, 128 * RUN_BLOCKS, RUN_BLOCKS)]
+    dice = random.Random(2)
+    for start in range(0, 128 * RUN_BLOCKS, RUN_BLOCKS):
+        tokens = [dice.randrange(150_000) for _ in range(RUN_BLOCKS * BLOCK_TOKENS)]
+        sources[0].apply(decode_batch(stored(start, tokens)))
+    began = time.perf_counter()
+    for payload in payloads:
+        sources[0].apply(decode_batch(payload))
+    seconds = time.perf_counter() - began
+    print(f"removed: decoded and applied, blocks/s             {len(payloads) * RUN_BLOCKS / seconds:10,.0f}")
+
+    for label, blocks in PROMPTS.items():
+        for holders in (4, arguments.endpoints):
+            tokens = [dice.randrange(150_000) for _ in range(blocks * BLOCK_TOKENS)]
+            for place, source in enumerate(sources[:holders], start=1):
+                held = max(1, blocks * place // holders)
+                source.apply(decode_batch(stored(dice.getrandbits(62), tokens[: held * BLOCK_TOKENS])))
+            raw = token_bytes(tokens)
+            keys = chain(raw, BLOCK_TOKENS)
+            if holders == 4:
+                print(f"{label:>4} tokens: hashed, ms {median_ms(partial(chain, raw, BLOCK_TOKENS)):36.3f}")
+            print(f"{label:>4} tokens: matched, {holders:2} depths, ms {median_ms(partial(index.match, keys)):24.3f}")
+
+
+if __name__ == "__main__":
+    main()
