@@ -88,6 +88,15 @@ class AsyncNodeClient:
         """Give back a lease or a part of it."""
         return await self._perform(calls.release(lease, start, stop), timeout_s)
 
+    def let_go(self, lease: str, start: int = 0, stop: int | None = None) -> None:
+        """Give back a lease or a part of it, without waiting for the answer."""
+        self._connection.send_unheard(calls.release(lease, start, stop))
+
+    @property
+    def refused_unheard(self) -> int:
+        """How many calls the node refused that nobody waited for."""
+        return self._connection.refused_unheard
+
     async def reserve(
         self,
         bucket: str,
@@ -174,6 +183,18 @@ class _Connection(asyncio.Protocol):
         self._futures[number] = asyncio.get_running_loop().create_future()
         self._flush()
         return number, self._futures[number]
+
+    def send_unheard(self, call: Call[Any]) -> None:
+        """Send a request whose reply nobody waits for."""
+        if self.ended is not None:
+            raise NodeUnavailable(self.ended)
+        self._core.send_unheard(call)
+        self._flush()
+
+    @property
+    def refused_unheard(self) -> int:
+        """Calls that nobody waited for and that the node refused."""
+        return self._core.refused_unheard
 
     def give_up(self, number: int, reply: asyncio.Future[Reply]) -> None:
         """The caller is gone; its reply may be here already, or come later."""

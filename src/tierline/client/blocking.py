@@ -22,6 +22,8 @@ from tierline.wire.messages import CommitEntry, Leased, Refusal, Reply, Slot
 T = TypeVar("T")
 
 _RECEIVE_BYTES = 256 * 1024
+_MOST_UNHEARD = 64
+"""Replies that nobody waits for and that the kernel keeps; with more, they are received on the way."""
 
 
 class NodeClient:
@@ -79,7 +81,7 @@ class NodeClient:
             leased = node.prefix_lease("kv", ["name"], ttl_s=10)
             [item] = leased.objects
             node.mapping.read_into(item.extents, buffer, checksum=item.checksum)
-            node.release(leased.lease)
+            node.let_go(leased.lease)
     """
 
     def __init__(
@@ -166,6 +168,30 @@ class NodeClient:
         """Give back objects ``start`` to ``stop`` (exclusive) of a lease; returns how many were held. Idempotent."""
         return self._perform(calls.release(lease, start, stop), timeout_s)
 
+    def let_go(self, lease: str, start: int = 0, stop: int | None = None) -> None:
+        """Give back as :meth:`release` does, without waiting for the answer: it is read before the next one.
+
+        Raises ``NodeUnavailable`` where the connection has ended, and the lease with it; a refusal that comes later is
+        counted in :attr:`refused_unheard`.
+        """
+        if not self._lock.acquire(timeout=max(self.timeout_s, 0)):
+            raise NodeUnavailable(f"other calls held the connection for {self.timeout_s} s")
+        try:
+            self._require_connected()
+            self._core.send_unheard(calls.release(lease, start, stop))
+            self._send()
+            if self._core.unheard > _MOST_UNHEARD:
+                self._receive()
+        except (OSError, WireError) as error:
+            raise self._lost(error) from error
+        finally:
+            self._lock.release()
+
+    @property
+    def refused_unheard(self) -> int:
+        """How many calls the node refused that nobody waited for."""
+        return self._core.refused_unheard
+
     def reserve(
         self,
         bucket: str,
@@ -244,8 +270,7 @@ class NodeClient:
 
     def _exchange(self, call: Call[Any], deadline: float, budget_s: float) -> Reply:
         """Send the request and receive until its reply has come; holds the lock."""
-        if self._ended is not None:
-            raise NodeUnavailable(self._ended)
+        self._require_connected()
         number = self._core.request(call)
         answer: Reply | None = None
         try:
@@ -260,9 +285,17 @@ class NodeClient:
                         answer = reply
                 self._send()
         except (OSError, WireError) as error:
-            self._end(f"the connection to the node ended: {error}")
-            raise NodeUnavailable(str(self._ended)) from error
+            raise self._lost(error) from error
         return answer
+
+    def _require_connected(self) -> None:
+        if self._ended is not None:
+            raise NodeUnavailable(self._ended)
+
+    def _lost(self, error: Exception) -> NodeUnavailable:
+        """End the connection and return what its callers are told."""
+        self._end(f"the connection to the node ended: {error}")
+        return NodeUnavailable(str(self._ended))
 
     def _wait(self, wait_s: float) -> bool:
         poll = select.poll()

@@ -22,11 +22,14 @@ _CONNECTION_ID = 0
 class ClientCore:
     """The state of one welcomed connection.
 
+    ``refused_unheard`` counts calls that nobody waited for and that the node refused.
+
     Invariant: every id in flight is in exactly one of *awaited* and *abandoned*, until its reply has come.
     """
 
     def __init__(self) -> None:
         self.unsent = bytearray()
+        self.refused_unheard = 0
         self._decoder: FrameDecoder[Any] = FrameDecoder(messages.Reply)  # type: ignore[arg-type]
         self._next_id = _CONNECTION_ID + 1
         self._awaited: set[int] = set()
@@ -47,6 +50,15 @@ class ClientCore:
         number = self._queue(call)
         self._awaited.add(number)
         return number
+
+    def send_unheard(self, call: Call[Any]) -> None:
+        """Queue a call's request whose reply nobody waits for; raises as :meth:`request`."""
+        self.abandon(self.request(call))
+
+    @property
+    def unheard(self) -> int:
+        """Replies that will come and that nobody waits for."""
+        return len(self._abandoned)
 
     def abandon(self, number: int) -> None:
         """The caller of a request waits no longer."""
@@ -69,6 +81,7 @@ class ClientCore:
                 yield number, reply
             elif number in self._abandoned:
                 self._abandoned.remove(number)
+                self.refused_unheard += isinstance(reply, messages.Failed)
                 self.give_back(reply)
             elif isinstance(reply, messages.Failed):
                 raise WireError(reply.message)

@@ -57,6 +57,26 @@ def test_a_prefix_that_is_not_there_gives_no_lease(client: NodeClient) -> None:
     assert (leased.lease, leased.objects) == ("", [])
 
 
+def test_what_is_let_go_is_released_before_the_next_answer(client: NodeClient) -> None:
+    store(client, "briefly", b"content")
+    for _ in range(300):  # more than the client leaves unread
+        client.let_go(client.prefix_lease("b", ["briefly"], 10).lease)
+    kept = [client.prefix_lease("b", ["briefly"], 10).lease for _ in range(300)]
+    for lease in kept:
+        client.let_go(lease)
+    assert [client.release(lease) for lease in kept] == [0] * 300
+    assert client.refused_unheard == 0
+
+
+async def test_the_asyncio_client_lets_go_without_waiting(node: NodeProcess, client: NodeClient) -> None:
+    store(client, "one", b"content")
+    async with await AsyncNodeClient.connect(node.socket) as leasing:
+        leases = [(await leasing.prefix_lease("b", ["one"], 10)).lease for _ in range(3)]
+        for lease in leases:
+            leasing.let_go(lease)
+        assert [await leasing.release(lease) for lease in leases] == [0, 0, 0]
+
+
 def test_a_lease_across_gaps_has_every_whole_group_and_says_which(client: NodeClient) -> None:
     for name in ("a1", "a2", "b0", "b1", "c1"):
         store(client, name, name.encode())
@@ -222,6 +242,8 @@ def test_a_client_of_a_node_that_died_says_so_at_every_call(tmp_path: Path) -> N
                 with pytest.raises(NodeUnavailable):
                     client.stats()
             assert not client.is_connected
+            with pytest.raises(NodeUnavailable):
+                client.let_go("void")
             with pytest.raises(NodeUnavailable):
                 node.connect(timeout_s=0.5)
             node.start()

@@ -96,3 +96,15 @@ def test_requests_do_not_pile_up_before_a_node_that_does_not_read() -> None:
         core.request(calls.delete("b", names))
     with pytest.raises(NodeUnavailable, match="does not read"):
         core.request(calls.delete("b", names))
+
+
+def test_what_nobody_waits_for_needs_no_caller_and_its_refusal_is_counted() -> None:
+    core = ClientCore()
+    core.send_unheard(calls.release("a", 0, None))
+    core.send_unheard(calls.release("b", 0, None))
+    awaited = core.request(calls.release("c", 0, None))
+    first, second, _ = take_requests(core)
+    assert core.unheard == 2
+    replies = messages.Done(first.id, 1), messages.Failed(second.id, "AccessDenied", "no"), messages.Done(awaited, 1)
+    assert deliver(core, *replies) == [(awaited, messages.Done(awaited, 1))]
+    assert (core.unheard, core.refused_unheard) == (0, 1)

@@ -194,7 +194,7 @@ class LookupThread:
         self._leased.remove(lookup)
         try:
             if self._client is not None and not lookup.is_lost:
-                self._client.release(lookup.lease)
+                self._client.let_go(lookup.lease)
         except TierlineError as error:
             self._fail("a lease could not be released", error)
 
