@@ -37,6 +37,9 @@ class RouterConfig(ProgramConfig):
     retries: int = Field(
         default=2, ge=0, description="further endpoints tried after a reset or a 408, 429, 502, 503 or 504"
     )
+    api_keys_file: Path | None = Field(
+        default=None, description="file with the API keys that requests must show; read again when it changes"
+    )
     max_inflight: int = Field(default=0, ge=0, description="requests at endpoints at once; 0 for any number")
     max_inflight_per_endpoint: int = Field(default=0, ge=0, description="requests at one endpoint; 0 for any number")
     max_queued: int = Field(default=0, ge=0, description="requests that wait while the limits are reached")

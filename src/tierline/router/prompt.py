@@ -29,11 +29,13 @@ class RequestFields(msgspec.Struct, gc=False):
     """The fields of a request's body that routing looks at; all others are skipped unread."""
 
     model: str | None = None
-    cache_salt: str | None = None
+    cache_salt: str | msgspec.UnsetType | None = msgspec.UNSET
     messages: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     priority: msgspec.Raw = msgspec.Raw()
+    max_tokens: msgspec.Raw = msgspec.Raw()
+    max_completion_tokens: msgspec.Raw = msgspec.Raw()
     """Raw, like all that is the engine's to judge."""
 
 

@@ -101,6 +101,8 @@ class RouterServer:
             self.membership.sweep()
             if services.admission is not None:
                 services.admission.pump()
+            if services.keys is not None:
+                services.keys.reload()
 
 
 async def start(config: RouterConfig) -> RouterServer:

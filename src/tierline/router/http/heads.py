@@ -33,11 +33,17 @@ class BadMessage(WireError):  # noqa: N818  (the name states the condition)
         What a client is told; of no meaning for a response.
     message
         What is wrong with it.
+    code
+        What a client's program is told; empty for the status's own.
+    extra
+        A field line for the answer, with its line end.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, code: str = "", extra: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
+        self.extra = extra
 
 
 class _Head:
@@ -144,6 +150,10 @@ class RequestHead(_Head):
         if expectation.lower() != b"100-continue":
             raise BadMessage(417, "the only expectation known is 100-continue")
         return True
+
+    def drop(self, *names: bytes) -> None:
+        """Forward the fields of these lower-case names no more."""
+        self.lines = [line for line in self.lines if line.partition(b":")[0].lower() not in names]
 
     def on_url(self, url: bytes) -> None:  # noqa: D102
         self.target += url

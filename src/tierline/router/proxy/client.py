@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from tierline.router.http.bodies import ChunkedBody, LengthBody
 from tierline.router.http.heads import HEAD_END, BadMessage, RequestHead
 from tierline.router.http.replies import CONTINUE, JSON, error_body, reply
+from tierline.router.keys import ApiKey
 from tierline.router.proxy.dispatch import dispatch
 from tierline.router.proxy.services import Services
 
@@ -39,8 +40,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body", "_exchange", "_flush_by", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_idle",
-        "_is_reading_paused", "_is_write_paused", "_pieces", "_services", "_stream_timeout_s", "_transport", "_unread",
-        "deadline",
+        "_is_reading_paused", "_is_write_paused", "_key", "_pieces", "_services", "_stream_timeout_s", "_transport",
+        "_unread", "deadline",
     )  # fmt: skip
 
     def __init__(self, services: Services) -> None:
@@ -48,6 +49,8 @@ class ClientConnection(asyncio.Protocol):
         self._stream_timeout_s = services.config.stream_timeout_s
         self._unread = b""
         self._head: RequestHead | None = None
+        self._key: ApiKey | None = None
+        """Of the head's request, where keys are asked for."""
         self._body: LengthBody | ChunkedBody = LengthBody(0)
         self._pieces: list[bytes] = []
         self._held_bytes = 0
@@ -213,7 +216,7 @@ class ClientConnection(asyncio.Protocol):
                     break
                 self._begin()
         except BadMessage as error:
-            self._refuse(error.status, str(error))
+            self._refuse(error.status, str(error), error.code, error.extra)
         finally:
             self._is_advancing = False
         if self._is_idle and self._exchange is None and not self._is_closing and (self._unread or self._head):
@@ -234,6 +237,8 @@ class ClientConnection(asyncio.Protocol):
             return False
         head = RequestHead(data[:end], self._services.wanted_fields)
         self._unread = data[end:]
+        if self._services.keys is not None:
+            self._key = self._services.keys.admit(head.path, head.fields)
         if head.length is not None and head.length > config.body_bytes:
             raise BadMessage(413, f"the request's body is larger than {config.body_bytes} bytes")
         self._body = ChunkedBody(bytearray()) if head.is_chunked else LengthBody(head.length or 0)
@@ -275,7 +280,7 @@ class ClientConnection(asyncio.Protocol):
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         held_bytes, self._held_bytes = self._held_bytes, 0
         self._head, self._pieces, self._body = None, [], LengthBody(0)
-        exchange = dispatch(services, self, head, body, held_bytes)
+        exchange = dispatch(services, self, head, body, held_bytes, self._key)
         if exchange is None:
             services.held_bytes -= held_bytes
             if not self._is_closing:
@@ -297,10 +302,11 @@ class ClientConnection(asyncio.Protocol):
 
     # The end ----------------------------------------------------------------------------------------------------------
 
-    def _refuse(self, status: int, message: str) -> None:
-        """Answer a request that cannot be read, and read nothing more."""
+    def _refuse(self, status: int, message: str, code: str = "", extra: bytes = b"") -> None:
+        """Answer a request that cannot be read, or whose sender is unknown, and read nothing more."""
         self._services.metrics.request_refused(status)
-        self.write_error(status, message, "bad_request" if status < 500 else "overloaded", keep_alive=False)
+        code = code or ("bad_request" if status < 500 else "overloaded")
+        self.write_error(status, message, code, keep_alive=False, extra=(extra,))
 
     def _close(self) -> None:
         """Send what is written, then the end of the stream; then wait a moment for the client's own end."""

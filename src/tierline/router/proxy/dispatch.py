@@ -6,7 +6,9 @@ from urllib.parse import unquote_to_bytes
 
 from tierline.router.http.heads import BadMessage, RequestHead
 from tierline.router.http.replies import JSON
+from tierline.router.keys import ApiKey
 from tierline.router.prompt import RequestFields, read_fields
+from tierline.router.proxy import keyed
 from tierline.router.proxy.exchange import Exchange
 from tierline.router.proxy.services import Services
 from tierline.router.strategies.base import RoutingRequest
@@ -39,7 +41,12 @@ _PASSED_ON = b"/v1/"
 
 
 def dispatch(
-    services: Services, client: "ClientConnection", head: RequestHead, body: bytes | bytearray, held_bytes: int
+    services: Services,
+    client: "ClientConnection",
+    head: RequestHead,
+    body: bytes | bytearray,
+    held_bytes: int,
+    key: ApiKey | None,
 ) -> Exchange | None:
     """Return the exchange to start, or ``None`` when the request was answered here.
 
@@ -49,9 +56,12 @@ def dispatch(
         The request and where it came from.
     held_bytes
         What the body counts for in ``services.held_bytes``; an exchange lets go of it in the end.
+    key
+        What the request showed; ``None`` where none is asked for.
     """
     started_at = services.clock()
     path, target = head.path, head.target
+    fields: RequestFields | None
     try:
         proxied = PROXIED.get(path)
         if proxied is not None:
@@ -64,7 +74,7 @@ def dispatch(
             name, has_prompt = proxied
         elif path in _LOCAL or path.startswith(b"/v1/models/"):
             if head.method in (b"GET", b"HEAD"):
-                _answer_locally(services, client, head)
+                _answer_locally(services, client, head, key)
             else:
                 _refuse_method(services, client, head, b"GET")
             return None
@@ -78,6 +88,13 @@ def dispatch(
         _refuse(services, client, head, error.status, str(error), "invalid_json")
         return None
 
+    if key is not None:
+        try:
+            body = keyed.apply(services, key, head, fields, body, started_at)
+        except BadMessage as error:
+            _refuse(services, client, head, error.status, str(error), error.code, extra=error.extra)
+            return None
+    fields = fields or RequestFields()
     if fields.model is not None and services.endpoints.all and not services.endpoints.serving(fields.model):
         message = f"The model `{fields.model}` does not exist."
         _refuse(services, client, head, 404, message, "model_not_found", "model")
@@ -90,6 +107,9 @@ def dispatch(
     exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at)
     if services.admission is not None:
         exchange.priority = _priority(services, head, fields)
+        if key is not None:
+            exchange.tenant = key.tenant
+            exchange.priority = max(exchange.priority, key.priority)
     return exchange
 
 
@@ -108,14 +128,14 @@ def _invoked(fields: RequestFields) -> bytes:
     raise BadMessage(400, "the body of /invocations needs messages or a prompt")
 
 
-def _fields_if_json(services: Services, body: bytes | bytearray) -> RequestFields:
-    """Return the fields of a body on a route that we do not know; one that is no JSON says nothing about its model."""
+def _fields_if_json(services: Services, body: bytes | bytearray) -> RequestFields | None:
+    """Return the fields of a body on a route that we do not know; ``None`` where it is no JSON object."""
     if not body:
-        return RequestFields()
+        return None
     try:
         return read_fields(bytes(body), services.sessions.decode)
     except BadMessage:
-        return RequestFields()
+        return None
 
 
 def _has_dot_segments(path: bytes) -> bool:
@@ -127,7 +147,7 @@ def _has_dot_segments(path: bytes) -> bool:
 # Answers of the router's own ------------------------------------------------------------------------------------------
 
 
-def _answer_locally(services: Services, client: "ClientConnection", head: RequestHead) -> None:
+def _answer_locally(services: Services, client: "ClientConnection", head: RequestHead, key: ApiKey | None) -> None:
     content_type = JSON
     if head.path == b"/metrics":
         name, status, (body, content_type) = "metrics", 200, services.metrics.exposition()
@@ -137,10 +157,10 @@ def _answer_locally(services: Services, client: "ClientConnection", head: Reques
         body = b'{"status":"ok"}' if is_serving else b'{"status":"no endpoint is healthy"}'
     elif head.path == b"/v1/models":
         name, status = "models", 200
-        body = b'{"object":"list","data":[%b]}' % b",".join(services.endpoints.model_cards().values())
+        body = b'{"object":"list","data":[%b]}' % b",".join(_model_cards(services, key).values())
     else:
         model = unquote_to_bytes(head.path.removeprefix(b"/v1/models/")).decode("utf-8", "replace")
-        card = services.endpoints.model_cards().get(model)
+        card = _model_cards(services, key).get(model)
         if card is None:
             _refuse(services, client, head, 404, f"The model `{model}` does not exist.", "model_not_found", "model")
             return
@@ -149,6 +169,12 @@ def _answer_locally(services: Services, client: "ClientConnection", head: Reques
     client.write_reply(
         status, body, content_type=content_type, keep_alive=head.keep_alive, without_body=head.method == b"HEAD"
     )
+
+
+def _model_cards(services: Services, key: ApiKey | None) -> dict[str, bytes]:
+    """Return what is known of the models that the holder of ``key`` may ask for."""
+    cards = services.endpoints.model_cards()
+    return cards if key is None else {model: card for model, card in cards.items() if key.allows(model)}
 
 
 def _refuse_method(services: Services, client: "ClientConnection", head: RequestHead, allowed: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tierline.router.admission import Admission
 from tierline.router.config import RouterConfig
 from tierline.router.endpoints import Endpoint, Endpoints
+from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKeys
 from tierline.router.metrics import RouterMetrics
 from tierline.router.sessions import SessionKeys
 from tierline.router.strategies.base import Strategy
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
     from tierline.router.proxy.upstream import UpstreamPool
 
-REQUEST_ID = b"x-request-id"
+REQUEST_ID, CONTENT_TYPE = b"x-request-id", b"content-type"
 
 
 class RetryBudget:
@@ -70,6 +71,8 @@ class Services:
     """Set once, when the router is told to stop: every response then ends its connection."""
     admission: Admission | None = None
     """``None`` where nothing is limited."""
+    keys: ApiKeys | None = None
+    """``None`` where nobody is asked for a key."""
     sessions: SessionKeys = field(init=False)
     priority_header: bytes = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
@@ -78,6 +81,9 @@ class Services:
         self.sessions = SessionKeys(self.config.session_keys)
         self.priority_header = (self.config.priority_header or "").encode()
         self.wanted_fields = frozenset((*self.sessions.headers, REQUEST_ID, self.priority_header))
+        if self.config.api_keys_file is not None:
+            self.keys = ApiKeys(self.config.api_keys_file)
+            self.wanted_fields |= {AUTHORIZATION, X_API_KEY, CONTENT_TYPE}
         if self.config.max_inflight or self.config.max_inflight_per_endpoint:
             self.admission = Admission(self.config.max_inflight, self.config.max_queued, self._has_room)
 

@@ -1,0 +1,67 @@
+"""What the key of a request makes of it: its model allowed, its cost paid for, its tenant's salt in its body."""
+
+import re
+
+import msgspec
+
+from tierline.router.http.heads import BadMessage, RequestHead
+from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKey
+from tierline.router.prompt import BYTES_PER_TOKEN, RequestFields
+from tierline.router.proxy.services import CONTENT_TYPE, Services
+from tierline.router.salt import with_cache_salt
+
+_COUNT = re.compile(rb"[0-9]{1,9}")
+
+
+def apply(
+    services: Services,
+    key: ApiKey,
+    head: RequestHead,
+    fields: RequestFields | None,
+    body: bytes | bytearray,
+    now: float,
+) -> bytes | bytearray:
+    """Return the body to send; ``head`` and ``fields`` are changed likewise.
+
+    Parameters
+    ----------
+    fields
+        Of ``body``; ``None`` where that is no JSON object.
+
+    Raises
+    ------
+    BadMessage
+        403: not this model. 400: not this salt, or not this body. 429: not now.
+    """
+    model = fields.model if fields is not None else None
+    if not key.allows(model):
+        message = f"The API key may not ask for the model `{model}`."
+        raise BadMessage(403, message if model else "A model must be named.", code="model_not_allowed")
+    if fields is None and body and _could_be_json(head):
+        # Else one that the engine reads and the router does not would get around its tenant's salt.
+        raise BadMessage(400, "The body is no JSON object.", code="invalid_json")
+    brings_salt = fields is not None and fields.cache_salt is not msgspec.UNSET
+    if brings_salt and not key.is_trusted:
+        raise BadMessage(400, "cache_salt is set by the router for this API key.", code="cache_salt_not_allowed")
+    wait_s = key.spend(_tokens(fields, body), now)
+    if wait_s:
+        services.metrics.limits_reached["rate_limit_exceeded"] += 1
+        message = "The rate limit of the API key is reached."
+        raise BadMessage(429, message, code="rate_limit_exceeded", extra=b"retry-after: %d\r\n" % wait_s)
+    head.drop(AUTHORIZATION, X_API_KEY)
+    if not key.cache_salt or brings_salt or fields is None:
+        return body
+    fields.cache_salt = key.cache_salt
+    return with_cache_salt(body, key.cache_salt)
+
+
+def _could_be_json(head: RequestHead) -> bool:
+    kind = head.fields.get(CONTENT_TYPE, b"").lower()
+    return not kind or b"json" in kind
+
+
+def _tokens(fields: RequestFields | None, body: bytes | bytearray) -> int:
+    """Return what a request is taken to cost: its body as if it were all prompt, and what it allows to be generated."""
+    limits = (bytes(fields.max_tokens), bytes(fields.max_completion_tokens)) if fields is not None else ()
+    stated = max((int(raw) for raw in limits if _COUNT.fullmatch(raw)), default=0)
+    return len(body) // BYTES_PER_TOKEN + stated
