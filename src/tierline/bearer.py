@@ -93,7 +93,7 @@ def read_file(file: Path, model: type[File], key: str) -> File:
         content = yaml.safe_load(file.read_text())
     except OSError as error:
         raise UsageError(f"{key}: cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError):  # their messages quote the file
+    except Exception:  # noqa: BLE001  (yaml's constructors raise what they please, and their messages quote the file)
         raise UsageError(f"{key}: {file} is no YAML") from None
     try:
         return model.model_validate(content)

@@ -110,7 +110,7 @@ def _try_out(context: ssl.SSLContext, certificate: Path) -> float:
             except ssl.SSLWantReadError:
                 continue
         shown = client.getpeercert()
-    except ssl.SSLError as error:
+    except OSError as error:  # ssl.SSLError is one; and the file may be gone by now
         raise ConfigurationError(
             "tls_certificate", str(certificate), f"a certificate that is valid now ({_reason(error)})"
         ) from None

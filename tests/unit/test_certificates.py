@@ -5,6 +5,7 @@ import os
 import ssl
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -105,4 +106,21 @@ def test_a_new_certificate_is_taken_and_a_broken_one_leaves_it_in_force(
     files[0].write_bytes(b"half a cert")
     certificate.reload()
     assert certificate.context is renewed
+    assert certificate.failed_reloads == 1
+
+
+def test_a_file_that_goes_while_it_is_tried_out_is_one_that_cannot_be_used(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = Certificate(*files)
+    former = certificate.context
+    load_chain = ssl.SSLContext.load_cert_chain
+
+    def load_and_remove(context: ssl.SSLContext, *arguments: Any, **options: Any) -> None:
+        load_chain(context, *arguments, **options)
+        files[0].unlink()
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load_and_remove)
+    certificate.reload(if_changed=False)
+    assert certificate.context is former
     assert certificate.failed_reloads == 1

@@ -15,6 +15,7 @@ log.debug("step taken", step=1)
 log.info("endpoint failed", endpoint="http://127.0.0.1:1")
 logging.getLogger("library").info("chatter")
 logging.getLogger("library").warning("trouble")
+a_local = "Bearer a-secret-0123456789"
 try:
     1 / 0
 except ZeroDivisionError:
@@ -54,3 +55,10 @@ def test_text_for_people_has_no_colour_codes_in_a_file() -> None:
     text = printed("info", as_json=False).stderr
     assert "endpoint failed" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_traceback_is_logged_without_the_local_variables_beside_it(as_json: bool) -> None:
+    text = printed("info", as_json=as_json).stderr
+    assert "ZeroDivisionError" in text
+    assert "a-secret-0123456789" not in text

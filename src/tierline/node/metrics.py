@@ -7,6 +7,7 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, ProcessCollector, exposition
@@ -51,6 +52,8 @@ class NodeMetrics:
     segments
         All services by the name of their segment, where the node has several: their series then have a label
         ``segment``.
+    failed_duties
+        How often each of the node's duties has failed, kept up to date by its owner.
     """
 
     def __init__(
@@ -60,12 +63,15 @@ class NodeMetrics:
         failed_reloads: Callable[[], Mapping[str, int]],
         certificate_expires: Callable[[], float],
         segments: Mapping[str, NodeService] | None = None,
+        failed_duties: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._registry.register(_SegmentsCollector(segments) if segments else _StoreCollector(service))
-        self._registry.register(_NodeCollector(service, open_connections, failed_reloads, certificate_expires))
+        self._registry.register(
+            _NodeCollector(service, open_connections, failed_reloads, certificate_expires, failed_duties)
+        )
         self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
         self._bodies = _Bodies()
         self._limits_reached = Counter(
@@ -309,8 +315,10 @@ class _NodeCollector(Collector):
         open_connections: Callable[[], tuple[int, int]],
         failed_reloads: Callable[[], Mapping[str, int]],
         certificate_expires: Callable[[], float],
+        failed_duties: Mapping[str, int],
     ) -> None:
         self._service = service
+        self._failed_duties = failed_duties
         self._open_connections = open_connections
         self._failed_reloads = failed_reloads
         self._certificate_expires = certificate_expires
@@ -322,6 +330,12 @@ class _NodeCollector(Collector):
             "Changed files that could not be used, so that the former ones stay in force",
             "file",
             self._failed_reloads(),
+        )
+        yield _counters(
+            "tierline_node_failed_duties",
+            "Work beside serving that ended with an error and is tried again",
+            "duty",
+            self._failed_duties,
         )
         if expires := self._certificate_expires():
             yield _gauge("tierline_node_certificate_expiry_seconds", "Until when the certificate is valid", expires)

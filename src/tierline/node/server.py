@@ -18,6 +18,7 @@ import stat
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, Tie
 from tierline.node.access import Access, Pass
 from tierline.node.admin import Administration
 from tierline.node.config import NodeConfig, SegmentConfig
+from tierline.node.duties import Duties
 from tierline.node.garbage import only_young_garbage
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.listening import BACKLOG, ConnectionLimits, Listener
@@ -150,12 +152,14 @@ class Node:
         self._started = time.monotonic()
         self._http_connections: set[HttpConnection] = set()
         self._local_connections: set[LocalConnection] = set()
+        self._duties = Duties()
         self._metrics = NodeMetrics(
             self.service,
             lambda: (len(self._http_connections), len(self._local_connections)),
             self._failed_reloads,
             self._certificate_expires,
             {segment.name: segment.service for segment in self.segments} if len(self.segments) > 1 else None,
+            self._duties.failures,
         )
         self._limits = HttpLimits(
             max_head_bytes=config.max_head,
@@ -169,7 +173,7 @@ class Node:
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._tasks: set[asyncio.Task[None]] = set()
         self._name_troubles: dict[str, str] = {}
-        self._cut_short: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self, http: socket.socket, local: socket.socket) -> None:
         """Listen on two bound sockets."""
@@ -187,25 +191,29 @@ class Node:
             listener.listen()
         except OSError as error:  # bound by two, and the other was first to listen
             raise EnvironmentTooSmall(f"--port: {self._config.port} is in use: {error.strerror}") from error
-        self._spawn(listener.serve())
-        self._spawn(self._accept_local(local))
-        self._spawn(self._expire())
+        self._spawn(self._serve_for_good(listener.serve()))
+        self._spawn(self._serve_for_good(self._accept_local(local)))
+        self._spawn(self._duties.keep_up("clock", self._expire))
         for segment in self.segments:
-            self._spawn(segment.service.keep_room())
+            self._spawn(self._duties.keep_up("room", segment.service.keep_room))
             if scrub_rate := self._config.scrub_bytes_per_s(segment.service.store.segment.size):
-                self._spawn(segment.service.scrub(scrub_rate))
-        self._spawn(self._watch())
+                self._spawn(self._duties.keep_up("scrub", partial(segment.service.scrub, scrub_rate)))
+        self._spawn(self._duties.keep_up("watch", self._watch))
 
     async def serve_until(self, stop: asyncio.Event) -> None:
-        """Wait for the event. Raises ``SegmentError`` as soon as another process has cut the segment short."""
+        """Wait for the event.
+
+        Raises as soon as the node can serve no longer: ``SegmentError`` where another process has cut the segment
+        short, or whatever ended the taking in of connections.
+        """
         stopping = asyncio.ensure_future(stop.wait())
-        ends: list[asyncio.Future[Any]] = [stopping, self._cut_short]
+        ends: list[asyncio.Future[Any]] = [stopping, self._broken]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
-        if self._cut_short.done():
-            self._cut_short.result()
+        if self._broken.done():
+            self._broken.result()
 
     def hang_up(self) -> None:
         """Read tokens and certificate again, changed or not."""
@@ -410,24 +418,18 @@ class Node:
             await asyncio.sleep(WATCH_INTERVAL_S)
             now = time.monotonic()
             for connection in list(self._http_connections):
-                connection.enforce_deadline(now)
-            try:
-                for segment in self.segments:
-                    self._watch_segment(segment)
-            except SegmentError as error:
-                self._cut_short.set_exception(error)
-                return
+                with self._duties.guarded("deadlines"):
+                    connection.enforce_deadline(now)
+            for segment in self.segments:
+                try:
+                    with self._duties.guarded("segment", lets_through=SegmentError):
+                        segment.service.store.segment.require_whole()
+                        self._keep_name(segment)
+                except SegmentError as error:
+                    self._break(error)
+                with self._duties.guarded("orphans"):
+                    _free_orphans_of_the_gone(segment.service.store)
             await self._reload()
-
-    def _watch_segment(self, segment: ServedSegment) -> None:
-        """Raise ``SegmentError`` where the segment was cut short; keep its name, and free what ended clients held."""
-        store = segment.service.store
-        store.segment.require_whole()
-        self._keep_name(segment)
-        for orphan in store.orphaned_owners():
-            if orphan.pid and not _is_alive(orphan.pid):
-                freed = store.release_orphans(orphan.client)
-                log.info("a client of the former process is gone", client=orphan.client, slots_freed=freed)
 
     def _keep_name(self, segment: ServedSegment) -> None:
         """Put the segment's name back where it was removed; where that cannot be done, say so and serve on."""
@@ -446,9 +448,11 @@ class Node:
             log.warning("the segment's name was removed, by an LMCache client that exited perhaps; put back")
 
     async def _reload(self, *, if_changed: bool = True) -> None:
-        self.access.reload(if_changed=if_changed)
+        with self._duties.guarded("tokens"):
+            self.access.reload(if_changed=if_changed)
         if self._certificate is not None:
-            await asyncio.to_thread(self._certificate.reload, if_changed=if_changed)
+            with self._duties.guarded("certificate"):
+                await asyncio.to_thread(self._certificate.reload, if_changed=if_changed)
 
     def _failed_reloads(self) -> dict[str, int]:
         certificate = self._certificate
@@ -456,6 +460,17 @@ class Node:
 
     def _certificate_expires(self) -> float:
         return self._certificate.expires if self._certificate is not None else 0.0
+
+    async def _serve_for_good(self, accepting: Coroutine[Any, Any, None]) -> None:
+        """Take connections in; a node that cannot ends, and says why."""
+        try:
+            await accepting
+        except Exception as error:  # noqa: BLE001  (serve_until raises it)
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        if not self._broken.done():
+            self._broken.set_exception(error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -584,6 +599,13 @@ async def _receive_exactly(sock: socket.socket, length: int) -> bytes:
             raise WireError("the client closed the connection before it had greeted")
         received += part
     return received
+
+
+def _free_orphans_of_the_gone(store: Store) -> None:
+    for orphan in store.orphaned_owners():
+        if orphan.pid and not _is_alive(orphan.pid):
+            freed = store.release_orphans(orphan.client)
+            log.info("a client of the former process is gone", client=orphan.client, slots_freed=freed)
 
 
 def _is_alive(pid: int) -> bool:

@@ -165,7 +165,9 @@ def test_a_file_that_has_not_changed_is_not_read_again(file: Path) -> None:
     assert access.failed_reloads == 0
 
 
-@pytest.mark.parametrize("content", ["tokens: [", "tokens: []", None])
+@pytest.mark.parametrize(
+    "content", ["tokens: [", "tokens: []", "tokens: [{name: 2026-02-30, token: a-secret-0123456789}]", None]
+)
 def test_a_file_that_becomes_unusable_leaves_the_former_tokens_in_force(file: Path, content: str | None) -> None:
     access = Access(file)
     if content is None:
@@ -194,6 +196,10 @@ def test_a_file_that_becomes_unusable_leaves_the_former_tokens_in_force(file: Pa
         (f"tokens: [{{name: a, token: {ENGINE}, rights: {{'a*b': [read]}}}}]", r"got 'a\*b'; allowed: a bucket's name"),
         (f"tokens: [{{name: a, token: {ENGINE}, right: {{}}}}]", r"tokens\.0\.right: "),
         ("tokens: \t- x", "is no YAML"),
+        (f"tokens: [{{name: 2026-02-30, token: {ENGINE}}}]", "is no YAML"),
+        (f"tokens: [{{name: !!int '', token: {ENGINE}}}]", "is no YAML"),
+        (f"tokens: [{{name: !!timestamp x, token: {ENGINE}}}]", "is no YAML"),
+        ("[" * 5000, "is no YAML"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_key_and_never_with_a_secret(file: Path, content: str, message: str) -> None:

@@ -15,7 +15,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "node.md"
 
 @pytest.fixture
 def metrics(service: NodeService) -> NodeMetrics:
-    metrics = NodeMetrics(service, lambda: (3, 2), lambda: {"tokens": 1}, lambda: 2e9)
+    metrics = NodeMetrics(service, lambda: (3, 2), lambda: {"tokens": 1}, lambda: 2e9, failed_duties={"room": 1})
     metrics.http_request("PutObject", HTTPStatus.OK, 0.01, 1000, 0)
     metrics.http_request("", HTTPStatus.BAD_REQUEST, 0.01, 0, 50)
     metrics.socket_request("PrefixLease", "ok", 0.001)
