@@ -4,7 +4,11 @@ Exit statuses: 0 after a wanted end, 2 when the command line, the configuration 
 1 when something failed while it ran. Only a bug prints a traceback.
 """
 
+import contextlib
+import errno
+import os
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -57,10 +61,28 @@ app.command(short_help="Measure, beside limits of this machine.")(bench.bench)
 def main() -> None:
     """Run the command line; the entry point of the installed script."""
     try:
-        app(prog_name="tierline")  # also as `python -m tierline`
+        if None in (sys.stdin, sys.stdout, sys.stderr):
+            raise UsageError("standard input, output or error is closed; give /dev/null instead")
+        with _output_that_may_be_full():
+            app(prog_name="tierline")  # also as `python -m tierline`
     except UsageError as error:
         print(f"tierline: {error}", file=sys.stderr)
         sys.exit(2)
     except TierlineError as error:
         print(f"tierline: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _output_that_may_be_full() -> Iterator[None]:
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # The interpreter would try again, and fail again, at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise UsageError(f"standard output: {error.strerror}") from error

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
@@ -270,15 +270,22 @@ def _timeout(silence_s: float) -> aiohttp.ClientTimeout:
 
 
 def _bucket_path(bucket: str | None) -> str:
-    return "/v1/kv" if bucket is None else f"/v1/kv/{quote(bucket, safe='')}"
+    return "/v1/kv" if bucket is None else f"/v1/kv/{_quoted(bucket)}"
 
 
 def _path(bucket: str, name: str) -> str:
-    return f"/v1/kv/{quote(bucket, safe='')}/{quote(name, safe='')}"
+    return f"/v1/kv/{_quoted(bucket)}/{_quoted(name)}"
 
 
 def _query(parameters: dict[str, str]) -> str:
-    return urlencode(parameters, quote_via=quote, safe="")
+    return "&".join(f"{name}={_quoted(value)}" for name, value in parameters.items())
+
+
+def _quoted(text: str) -> str:
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError as error:  # from a command line whose bytes are no UTF-8
+        raise UsageError(f"got {text!r}; allowed: a name in UTF-8") from error
 
 
 def _checked_url(url: str) -> str:

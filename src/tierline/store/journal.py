@@ -99,7 +99,7 @@ class Journal:
     starts
         How often the segment was opened, this time included.
     former_max_ttl_s
-        Longest lease that any former process may have given.
+        Longest lease that a former process may have given and that may still be read.
     dropped
         Records that were not whole when they were read.
     """
@@ -111,11 +111,13 @@ class Journal:
         segment: Segment,
         identity: bytes,
         starts: int,
+        max_ttl_s: float,
         former_ttl_s: float,
         migrated: float,
     ) -> None:
         self.starts = starts
         self.former_max_ttl_s = former_ttl_s
+        self._max_ttl_s = max_ttl_s
         self._migrated = migrated
         self.dropped = 0
         self._path = path
@@ -136,7 +138,7 @@ class Journal:
         Parameters
         ----------
         max_ttl_s
-            Longest lease that this process will give; kept for the next ones.
+            Longest lease that this process will give; kept for the next one.
         now
             Unix time, to date what a journal of format 1 holds.
 
@@ -161,9 +163,9 @@ class Journal:
             else:
                 identity = segment.identity
                 starts, former_ttl_s, migrated = _read_header(path, fd, segment, now)
-            journal = cls(path, fd, segment, identity, starts + 1, former_ttl_s, migrated)
+            journal = cls(path, fd, segment, identity, starts + 1, max_ttl_s, former_ttl_s, migrated)
             os.truncate(fd, journal._bodies_at + journal._pages * _UNITS_PER_PAGE * _UNIT_BYTES)
-            _write_header(fd, journal._pages, identity, journal.starts, max(max_ttl_s, former_ttl_s), migrated)
+            journal._write_header(max(max_ttl_s, former_ttl_s))
             if segment.identity is None:
                 segment.seal(identity)
         except BaseException:
@@ -175,6 +177,24 @@ class Journal:
     def epoch(self) -> int:
         """63 bits that differ after every start, on every machine."""
         return xxhash.xxh3_64_intdigest(self._identity, self.starts) >> 1
+
+    def outlive_former_leases(self) -> None:
+        """Note that no lease of a former process can be read any more: the next one need wait for ours alone."""
+        self._write_header(self._max_ttl_s)
+
+    def _write_header(self, max_ttl_s: float) -> None:
+        packed = _HEADER.pack(
+            _MAGIC,
+            FORMAT_VERSION,
+            PAGE_BYTES,
+            self._pages,
+            self._identity,
+            self.starts,
+            max_ttl_s,
+            self._migrated,
+            0,
+        )
+        os.pwrite(self._fd, packed[:-8] + xxhash.xxh3_64_intdigest(packed[:-8]).to_bytes(8, "little"), 0)
 
     @property
     def has_room(self) -> bool:
@@ -424,11 +444,6 @@ def _how_to_start_empty(segment: Path) -> str:
         f"the segment cannot be adopted without its journal. To start with an empty cache, stop all clients and remove "
         f"{segment}, {segment}.keep and {segment}.journal"
     )
-
-
-def _write_header(fd: int, pages: int, identity: bytes, starts: int, max_ttl_s: float, migrated: float) -> None:
-    packed = _HEADER.pack(_MAGIC, FORMAT_VERSION, PAGE_BYTES, pages, identity, starts, max_ttl_s, migrated, 0)
-    os.pwrite(fd, packed[:-8] + xxhash.xxh3_64_intdigest(packed[:-8]).to_bytes(8, "little"), 0)
 
 
 def _read_header(path: Path, fd: int, segment: Segment, now: float) -> tuple[int, float, float]:

@@ -135,6 +135,7 @@ class Store:
         self._last_slot = journal.starts << 32  # so that a slot of a former process never names one of this
         self._orphans: dict[str, list[Record]] = {}
         self._reserved_pages = 0
+        self._waits_for_former_leases = True
         self._counters = Counters()
         self._adopt()
 
@@ -500,13 +501,16 @@ class Store:
             self._evict(victim, Fate.EVICTED)
         return self._lacks_free(self._limits.low_watermark)
 
-    def expire(self, limit: int = 2_048) -> bool:
+    def expire(self, limit: int = 256) -> bool:
         """Do what the clock says: end leases, pins and objects whose time is over, return pages that have rested.
 
         To be called every quarter of a second or so. Handles about ``limit`` objects and returns whether more may be
         due (call again after serving others).
         """
         now = self._clock()
+        if self._waits_for_former_leases and now >= self._evicts_from:
+            self._waits_for_former_leases = False
+            self._journal.outlive_former_leases()
         for items in self._leases.end_due(now):
             self._readers.quarantine(items, now)
             self._counters.leases_expired += 1

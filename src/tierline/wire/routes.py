@@ -252,15 +252,16 @@ _OBJECT_METHODS = ("PUT", "GET", "HEAD", "DELETE")
 def _listing_route(method: str, bucket: Sequence[bytes], query: bytes) -> Route | None:
     """Return the route of a path whose query says that it means a bucket, or all of them."""
     given = _parameters(query)
-    name = _bucket(bucket) if any(bucket) else None
+    is_list, is_flush = method == "GET" and b"list" in given, method == "DELETE" and b"flush" in given
+    if not is_list and not is_flush:
+        return None
+    if bucket and not any(bucket):  # whose script has lost its name
+        raise HttpRefusal(HTTPStatus.BAD_REQUEST, "a bucket without a name; all of them: /v1/kv?list or /v1/kv?flush")
+    name = _bucket(bucket) if bucket else None
     salt = _value("salt", given) if b"salt" in given else None
-    if method == "GET" and b"list" in given:
+    if is_list:
         return ListObjects(name, _value("prefix", given), salt, _value("cursor", given), _limit(given))
-    if method == "DELETE" and b"flush" in given:
-        if bucket and name is None:  # whose script has lost its name
-            raise HttpRefusal(HTTPStatus.BAD_REQUEST, "a flush of a bucket without a name; all of them: /v1/kv?flush")
-        return FlushObjects(name, salt)
-    return None
+    return FlushObjects(name, salt)
 
 
 def _object_route(method: str, path: bytes, parts: Sequence[bytes], query: bytes) -> Route:

@@ -88,3 +88,31 @@ def test_objects_are_removed_and_those_that_were_not_there_are_named(ask: Comman
     assert removed.status == 1
     assert removed.errors.endswith(": absent is not stored\n")
     assert ask("get", "removal", "a", str(tmp_path / "target")).status == 1
+
+
+def test_a_device_that_is_full_is_named_in_a_line(node: NodeProcess) -> None:
+    assert piped(node, "put", "full", "key", given=BLOCK).returncode == 0
+    for arguments in (["get", "full", "key"], ["status", "--json"], ["ls"]):
+        command = [sys.executable, "-m", "tierline", "node", *arguments, "--url", node.url]
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+        assert (done.returncode, done.stderr) == (2, "tierline: standard output: No space left on device\n")
+
+
+def test_closed_streams_are_named_in_a_line(node: NodeProcess) -> None:
+    for line in ("put closed key <&-", "ls >&-"):
+        command = f"exec {sys.executable} -m tierline node {line.replace(' ', f' --url {node.url} ', 1)}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, text=True)
+        assert (done.returncode, done.stderr) == (
+            2,
+            "tierline: standard input, output or error is closed; give /dev/null instead\n",
+        )
+
+
+def test_a_name_that_is_no_utf_8_is_refused_in_a_line(node: NodeProcess) -> None:
+    for arguments in ("stat b", "put b", "ls b --prefix"):
+        command: list[str | bytes] = [sys.executable, "-m", "tierline", "node", *arguments.split(), b"\xff"]
+        command += ["--url", node.url]
+        done = subprocess.run(command, input=BLOCK, capture_output=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr == b"tierline: got '\\udcff'; allowed: a name in UTF-8\n"

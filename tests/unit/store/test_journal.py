@@ -166,6 +166,13 @@ def test_the_longest_lease_of_any_former_process_is_remembered(files: Files) -> 
     assert files.reopen().former_max_ttl_s == 600
 
 
+def test_a_lease_of_a_former_process_that_has_ended_is_waited_for_no_more(files: Files) -> None:
+    files.reopen(max_ttl_s=600)
+    files.reopen(max_ttl_s=30).outlive_former_leases()
+
+    assert files.reopen().former_max_ttl_s == 30
+
+
 def test_an_unused_journal_takes_hardly_any_memory(files: Files) -> None:
     assert files.path.stat().st_blocks * 512 <= 8192
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,3 +42,35 @@ def test_what_was_not_taken_yet_is_still_due() -> None:
     next(wheel.take_due(2.0))
 
     assert list(wheel.take_due(2.0)) == ["b", "c"]
+
+
+def test_what_falls_due_far_away_and_is_discarded_leaves_nothing_behind() -> None:
+    wheel: DueWheel[int] = DueWheel()
+    tracemalloc.start()
+    try:
+        for item in range(50_000):
+            wheel.put(item, 86_400.0 + item)
+            wheel.discard(item, 86_400.0 + item)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert held < 50_000
+    assert list(wheel.take_due(1e9)) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40), st.booleans()), max_size=200))
+def test_any_order_of_putting_and_discarding_leaves_what_was_not_discarded(steps: list[tuple[int, int, bool]]) -> None:
+    wheel: DueWheel[int] = DueWheel()
+    due: dict[int, float] = {}
+    for item, tick, is_put in steps:
+        if item in due:
+            wheel.discard(item, due.pop(item))
+        if is_put:
+            due[item] = tick * TICK_SECONDS
+            wheel.put(item, due[item])
+
+    assert sorted(wheel.take_due(5 * TICK_SECONDS)) == sorted(
+        item for item, at in due.items() if at <= 5 * TICK_SECONDS
+    )
+    assert sorted(wheel.take_due(1e9)) == sorted(item for item, at in due.items() if at > 5 * TICK_SECONDS)

@@ -89,7 +89,6 @@ def test_a_lease_is_renewed_for_the_time_that_is_asked_for() -> None:
     ("method", "target", "route"),
     [
         ("GET", b"/v1/kv?list", ListObjects(None, "", None, "", 1000)),
-        ("GET", b"/v1/kv/?list", ListObjects(None, "", None, "", 1000)),
         ("GET", b"/v1/kv/team%2Fa?list&prefix=m%40&salt=&limit=5", ListObjects("team/a", "m@", "", "", 5)),
         ("GET", b"/v1/kv/team/a?list&cursor=7&limit=1e9", ListObjects("team/a", "", None, "7", 1000)),
         ("GET", b"/v1/kv/b/k?list=", ListObjects("b/k", "", None, "", 1000)),
@@ -117,6 +116,8 @@ def test_what_operators_ask_is_told_apart_from_objects(method: str, target: byte
     ("method", "target", "status"),
     [
         ("GET", b"/v1/kv", 404),
+        ("GET", b"/v1/kv/?list", 400),
+        ("DELETE", b"/v1/kv/?flush", 400),
         ("POST", b"/v1/kv?flush", 404),
         ("DELETE", b"/v1/kv", 404),
         ("GET", b"/v1/kv?list&salt=%ff", 400),
@@ -129,3 +130,9 @@ def test_what_could_empty_a_bucket_by_mistake_is_refused(method: str, target: by
     with pytest.raises(HttpRefusal) as refused:
         routes.route(method, target)
     assert refused.value.status == status
+
+
+def test_a_query_takes_nothing_from_the_length_that_names_may_have() -> None:
+    route = routes.route("POST", b"/v1/kv/" + b"b" * 24 + b"/" + b"k" * 1010 + b"/pin?ttl_s=5")
+
+    assert route == routes.PinObject("b" * 24, "k" * 1010, 5.0)

@@ -213,7 +213,7 @@ def get_positive_float(values: Mapping[str, Any], key: str, default: float) -> f
     value = values.get(key, default)
     try:
         number = float(value)
-        if number <= 0:
+        if not number > 0:  # nor what is not a number
             raise ValueError(f"{key} must be positive, got {number}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"Invalid value for {key}: {value}") from error
