@@ -15,10 +15,12 @@ TierlineError
 │   ├── UnknownLease          released, expired, or never given
 │   └── TooManyLeases         the holder has as many as one may have; release some
 ├── WireError                 bytes that do not follow the wire contract; the connection is closed
-├── AccessDenied              the node's tokens do not allow it, or it asks for one
+├── AccessDenied              the tokens of a node or a router do not allow it, or it asks for one
 ├── NodeRefused               the node store answers, and its answer is an error
 ├── NodeUnavailable           the node store cannot be reached in time; callers recompute
 ├── ChecksumMismatch          bytes differ from what was committed; callers treat it as a miss
+├── RouterRefused             the router answers an operator, and its answer is an error
+├── RouterUnavailable         the router cannot be reached by an operator, or does not answer in time
 ├── EndpointConflict          the router's endpoints cannot be changed so: known already, or too many
 └── EngineError               an engine cannot be started or joined
 """
@@ -101,7 +103,7 @@ class WireError(TierlineError):
 
 
 class AccessDenied(TierlineError):  # noqa: N818
-    """The node asks for a token, does not know the one it was shown, or its rights do not suffice."""
+    """A node or a router asks for a token, does not know the one it was shown, or its rights do not suffice."""
 
 
 class NodeRefused(TierlineError):  # noqa: N818
@@ -129,6 +131,14 @@ class NodeUnavailable(TierlineError):  # noqa: N818
 
 class ChecksumMismatch(TierlineError):  # noqa: N818
     """Bytes differ from what their writer committed. Callers treat the object as a miss."""
+
+
+class RouterRefused(TierlineError):  # noqa: N818
+    """The router answered an operator's request with an error."""
+
+
+class RouterUnavailable(TierlineError):  # noqa: N818
+    """The router cannot be reached by its operator, or did not answer in time."""
 
 
 class EndpointConflict(TierlineError):  # noqa: N818

@@ -53,7 +53,7 @@ def tierline(
 
 app.command(short_help="Node store, replicas and router on this machine.")(up.up)
 app.add_typer(node.app, short_help="A node's store: serve, or ask one that serves.")
-app.command(short_help="The router in front of replicas.")(router.router)
+app.add_typer(router.app, short_help="The router in front of replicas: serve, or ask one that serves.")
 app.command(short_help="An engine that computes nothing, for tests.")(simulate_engine.simulate_engine)
 app.command(short_help="Measure, beside limits of this machine.")(bench.bench)
 

@@ -50,6 +50,9 @@ class RouterConfig(ProgramConfig):
     priority_header: str | None = Field(
         default=None, description="request header with a priority, the lowest first; else the body's priority is read"
     )
+    admin_token_file: Path | None = Field(
+        default=None, description="file with the token that /admin asks for; without one, /admin is for loopback only"
+    )
     health_interval_s: float = Field(default=2.0, gt=0, description="seconds between health checks of an endpoint")
     health_timeout_s: float = Field(default=5.0, gt=0, description="seconds that a health check may take")
     connect_timeout_s: float = Field(default=5.0, gt=0, description="seconds to connect to an endpoint")

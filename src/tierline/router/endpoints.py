@@ -80,6 +80,9 @@ class Endpoint:
     models_are_given: bool = False
     model_cards: dict[str, bytes] = field(default_factory=dict)
     """What ``/v1/models`` said of each, as JSON."""
+    predicted_cached_tokens: int = 0
+    actual_cached_tokens: int = 0
+    """Of prompts whose answers told what was cached: what was predicted, and what they told. They only grow."""
     ejections: int = 0
     """Since the start; a counter for the metrics."""
     _connect_failures: int = 0
@@ -138,6 +141,11 @@ class Endpoint:
         self.inflight -= 1
         self.queued_tokens -= unanswered_tokens
 
+    def cache_told(self, predicted_tokens: int, actual_tokens: int) -> None:
+        """An answer told how many tokens of its prompt were cached here."""
+        self.predicted_cached_tokens += predicted_tokens
+        self.actual_cached_tokens += actual_tokens
+
     # Health -----------------------------------------------------------------------------------------------------------
 
     def connect_failed(self, now: float) -> None:
@@ -173,6 +181,10 @@ class Endpoint:
         if is_up:
             self._connects_after = 0.0
             self._connect_failures = 0
+
+    def ejected_for_s(self, now: float) -> float:
+        """Return how many seconds more it is passed over; 0 when it is not."""
+        return max(0.0, self._connects_after - now, self._answers_after - now)
 
     def is_usable(self, now: float) -> bool:
         """Whether a request may be sent here: not known to be down, and not ejected."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tierline.router.proxy.exchange import Exchange
 
 _FAST = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
+_GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -64,7 +65,8 @@ class RouterMetrics(Collector):
         self._aborts: Counter[str] = Counter()
         self._blocks_total = self._blocks_best = self._blocks_matched = 0
         self._ttft, self._duration = Histogram(_SLOW), Histogram(_SLOW)
-        self._overhead = Histogram(_FAST)
+        self._overhead, self._choosing = Histogram(_FAST), Histogram(_FAST)
+        self._itl = Histogram(_GAPS)
         self.connections_refused = 0
         self.limits_reached: Counter[str] = Counter()
         """Requests turned away, by the code of the error that they got."""
@@ -91,6 +93,10 @@ class RouterMetrics(Collector):
             self._queued.observe(exchange.queued_s)
         if exchange.overhead_s is not None:
             self._overhead.observe(exchange.overhead_s)
+        if exchange.choosing_s is not None:
+            self._choosing.observe(exchange.choosing_s)
+        if exchange.itl_s is not None:
+            self._itl.observe(exchange.itl_s)
         if exchange.is_event_stream and exchange.answered_at:
             self._ttft.observe(exchange.answered_at - exchange.started_at)
         self._duration.observe(exchange.ended_at - exchange.started_at)
@@ -149,8 +155,24 @@ class RouterMetrics(Collector):
         yield _histogram("ttft_seconds", "From a request to the first byte of its stream's body", self._ttft)
         yield _histogram("duration_seconds", "From a request to the end of its answer", self._duration)
         yield _histogram("overhead_seconds", "From a request to its being sent on, without connecting", self._overhead)
+        yield _histogram("choosing_seconds", "Of this, choosing an endpoint", self._choosing)
+        yield _histogram("itl_seconds", "From one event of a stream to the next, its mean", self._itl)
+        yield _counter(
+            "cached_tokens",
+            "Of prompts whose answers tell what was cached: what was predicted, and what they tell",
+            ("endpoint", "kind"),
+            {
+                (endpoint.url, kind): count
+                for endpoint in endpoints
+                for kind, count in (
+                    ("predicted", endpoint.predicted_cached_tokens),
+                    ("actual", endpoint.actual_cached_tokens),
+                )
+            },
+        )
         yield _per_endpoint("inflight", "Requests in flight", endpoints, lambda e: e.inflight)
         yield _per_endpoint("queued_tokens", "Prompt tokens awaiting an answer", endpoints, lambda e: e.queued_tokens)
+        yield _per_endpoint("endpoint_draining", "Whether it gets no new requests", endpoints, lambda e: e.is_draining)
         yield _per_endpoint("endpoint_up", "Whether the last health check passed", endpoints, lambda e: e.is_up is True)
         yield _per_endpoint(
             "prefill_tokens_per_second",

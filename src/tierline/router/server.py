@@ -13,6 +13,8 @@ import uvloop
 
 from tierline import logs
 from tierline.errors import EnvironmentTooSmall
+from tierline.router.admin.access import AdminAccess
+from tierline.router.admin.api import AdminApi
 from tierline.router.config import RouterConfig
 from tierline.router.discovery import Discovery, FileSource, Source, StaticSource
 from tierline.router.endpoints import Endpoint, Endpoints
@@ -113,7 +115,7 @@ async def start(config: RouterConfig) -> RouterServer:
     EnvironmentTooSmall
         When the address cannot be had.
     UsageError
-        When the endpoints file cannot be used.
+        When the endpoints file or the file with the admin token cannot be used.
     """
     sources: list[Source] = [StaticSource(config.endpoints)]
     file = FileSource(config.endpoints_file) if config.endpoints_file else None
@@ -131,6 +133,7 @@ async def start(config: RouterConfig) -> RouterServer:
     membership = Membership(endpoints, strategy, services.pools, build_pool, services.clock)
     membership.companions.append(health)
     discovery = Discovery(sources, membership)
+    services.admin = AdminApi(AdminAccess(config.admin_token_file, config.host), services, membership)
     index = strategy.index if isinstance(strategy, PrefixAware) else None
     reads: dict[str, Callable[[], float]] = {
         "client_connections": lambda: len(services.clients),

@@ -16,7 +16,7 @@ import typer
 from tierline.errors import AccessDenied, UsageError
 
 if TYPE_CHECKING:
-    from tierline.cli.node.printing import Output
+    from tierline.cli.printing import Output
     from tierline.client.admin import NodeAdmin
 
 P = ParamSpec("P")
@@ -102,7 +102,7 @@ def asks_node(work: Callable[Concatenate["NodeAdmin", "Output", P], Awaitable[No
 
     @wraps(work)
     def command(**given: Any) -> None:
-        from tierline.cli.node.printing import Output
+        from tierline.cli.printing import Output
         from tierline.client.admin import NodeAdmin
 
         target = options(**{name: given.pop(name) for name in shared})

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tierline.cli.node.printing import byte_size, duration, percentage, plural
+from tierline.cli.printing import byte_size, duration, percentage, plural
 from tierline.wire.admin import NodeStats, ServedSegment, StoredObject, StoreFigures
 
 Facts = list[tuple[str, str]]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tierline.cli.node.facts import bytes_by_state, counts, held_bytes, whole
-from tierline.cli.node.printing import byte_size, duration, harmless, percentage
+from tierline.cli.printing import byte_size, duration, harmless, percentage
 from tierline.wire.admin import NamespaceFigures, NodeStats, StoreFigures
 
 _COLOURS = {"used": "green", "reserved": "yellow", "orphaned": "magenta", "retired": "red", "free": "bright_black"}

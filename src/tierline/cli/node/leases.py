@@ -6,7 +6,7 @@ from tierline.cli.node.arguments import Cursor, Limit
 from tierline.cli.node.connecting import asks_node
 
 if TYPE_CHECKING:
-    from tierline.cli.node.printing import Output
+    from tierline.cli.printing import Output
     from tierline.client.admin import NodeAdmin
 
 
@@ -24,7 +24,7 @@ async def leases(
       tierline node leases
       tierline node leases --limit 1000 --json
     """
-    from tierline.cli.node.printing import byte_size, duration
+    from tierline.cli.printing import byte_size, duration
 
     page = await node.leases(limit=limit, cursor=cursor)
     if output.is_json:

@@ -9,7 +9,7 @@ from tierline.cli.node.arguments import AnyBucket, Bucket, Cursor, Key, Keys, Li
 from tierline.cli.node.connecting import asks_node
 
 if TYPE_CHECKING:
-    from tierline.cli.node.printing import Output
+    from tierline.cli.printing import Output
     from tierline.client.admin import NodeAdmin
     from tierline.wire.admin import Pinned
 
@@ -32,7 +32,7 @@ async def ls(
       tierline node ls lmcache --prefix 'meta-llama/Llama-3.1-8B@' --limit 1000
       tierline node ls lmcache --salt tenant-a --json
     """
-    from tierline.cli.node.printing import byte_size, duration
+    from tierline.cli.printing import byte_size, duration
 
     page = await node.objects(bucket, prefix=prefix, salt=salt, limit=limit, cursor=cursor)
     if output.is_json:
@@ -91,7 +91,7 @@ async def explain(node: "NodeAdmin", output: "Output", bucket: Bucket, key: Key)
       tierline node explain lmcache 'model@1@0@5f3a@bfloat16'
       tierline node explain lmcache 'model@1@0@5f3a@bfloat16' --json
     """
-    from tierline.cli.node.printing import duration
+    from tierline.cli.printing import duration
 
     found = await node.explain(bucket, key)
     if output.is_json:
@@ -116,7 +116,7 @@ async def pin(
       tierline node pin tierline 5f3a@0 9c1b@0
       tierline node pin tierline 5f3a@0 --ttl 86400
     """
-    from tierline.cli.node.printing import duration, plural
+    from tierline.cli.printing import duration, plural
 
     pinned = [await node.pin(bucket, name, ttl) for name in key]
     if output.is_json:
@@ -134,7 +134,7 @@ async def unpin(node: "NodeAdmin", output: "Output", bucket: Bucket, key: Keys) 
     Examples:
       tierline node unpin tierline 5f3a@0
     """
-    from tierline.cli.node.printing import plural
+    from tierline.cli.printing import plural
 
     unpinned = [await node.unpin(bucket, name) for name in key]
     if output.is_json:

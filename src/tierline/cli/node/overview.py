@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tierline.cli.node.connecting import asks_node
 
 if TYPE_CHECKING:
-    from tierline.cli.node.printing import Output
+    from tierline.cli.printing import Output
     from tierline.client.admin import NodeAdmin
 
 
@@ -35,7 +35,7 @@ async def buckets(node: "NodeAdmin", output: "Output") -> None:
       tierline node buckets
       tierline node buckets --json
     """
-    from tierline.cli.node.printing import byte_size, percentage
+    from tierline.cli.printing import byte_size, percentage
     from tierline.wire.admin import NamespaceList
 
     namespaces = await node.buckets()
@@ -77,7 +77,7 @@ async def buckets(node: "NodeAdmin", output: "Output") -> None:
 
 def _bound(size_bytes: int | None, objects: int | None) -> str:
     """Return both halves of a quota, or ``-``."""
-    from tierline.cli.node.printing import byte_size, plural
+    from tierline.cli.printing import byte_size, plural
 
     parts = [byte_size(size_bytes)] if size_bytes is not None else []
     parts += [plural(objects, "object")] if objects is not None else []

@@ -10,7 +10,7 @@ from tierline.cli.node.connecting import asks_node
 from tierline.errors import NodeRefused, UsageError
 
 if TYPE_CHECKING:
-    from tierline.cli.node.printing import Output
+    from tierline.cli.printing import Output
     from tierline.client.admin import NodeAdmin
 
 
@@ -25,7 +25,7 @@ async def rm(node: "NodeAdmin", output: "Output", bucket: Bucket, key: Keys) -> 
       tierline node rm lmcache 'model@1@0@5f3a@bfloat16'
       tierline node ls lmcache --json | jq -r '.objects[].name' | xargs -d '\\n' tierline node rm lmcache
     """
-    from tierline.cli.node.printing import plural
+    from tierline.cli.printing import plural
     from tierline.wire.admin import Removed
 
     missing = []
@@ -62,7 +62,7 @@ async def flush(
       tierline node flush lmcache
       tierline node flush lmcache --salt tenant-a --yes
     """
-    from tierline.cli.node.printing import harmless, plural
+    from tierline.cli.printing import harmless, plural
     from tierline.wire.admin import Removed
 
     what = f"bucket {bucket}" if bucket is not None else "every bucket"

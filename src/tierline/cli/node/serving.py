@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tierline.cli.options import ConfigFile, LogFormat, LogLevel
-from tierline.errors import UsageError
+from tierline.cli.options import ConfigFile, LogFormat, LogLevel, require_no_options
 
 
 def node(
@@ -46,7 +45,7 @@ def node(
       tierline node explain lmcache 'model@1@0@5f3a@bfloat16'
     """
     if context.invoked_subcommand is not None:
-        _require_no_options(context)
+        require_no_options(context)
         return
     from tierline.configuration import load
     from tierline.node.config import NodeConfig
@@ -67,12 +66,3 @@ def node(
         },
     )
     run(settings)
-
-
-def _require_no_options(context: typer.Context) -> None:
-    """Refuse ``tierline node --port 9300 status``, which asks another node than it seems to."""
-    for option in context.command.params:
-        if context.params.get(str(option.name)) is not None:
-            raise UsageError(
-                f"{option.opts[0]}: is for serving; `tierline node {context.invoked_subcommand}` takes --url"
-            )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from tierline.cli.node.frame import Reading, Silence
-    from tierline.cli.node.printing import Output
+    from tierline.cli.printing import Output
     from tierline.client.admin import NodeAdmin
     from tierline.wire.admin import NamespaceFigures
 

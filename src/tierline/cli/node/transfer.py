@@ -20,7 +20,7 @@ from tierline.cli.node.connecting import asks_node
 from tierline.errors import UsageError
 
 if TYPE_CHECKING:
-    from tierline.cli.node.printing import Output
+    from tierline.cli.printing import Output
     from tierline.client.admin import NodeAdmin
 
 _PIPE = Path("-")

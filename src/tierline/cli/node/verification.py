@@ -9,7 +9,7 @@ from tierline.cli.node.connecting import asks_node
 from tierline.errors import ChecksumMismatch, NodeRefused
 
 if TYPE_CHECKING:
-    from tierline.cli.node.printing import Output
+    from tierline.cli.printing import Output
     from tierline.client.admin import NodeAdmin
 
 

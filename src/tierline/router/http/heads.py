@@ -142,6 +142,11 @@ class RequestHead(_Head):
         self.path = self.target.partition(b"?")[0]
 
     @property
+    def host(self) -> bytes:
+        """The ``Host`` field; empty in HTTP/1.0 without one."""
+        return self._consumed.get(b"host", b"")
+
+    @property
     def expects_continue(self) -> bool:
         """Whether the client holds its body back until it is asked for it (RFC 9110, 10.1.1)."""
         expectation = self._consumed.get(b"expect")

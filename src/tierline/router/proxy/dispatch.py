@@ -1,9 +1,13 @@
 """From a request to what becomes of it: an answer of the router's own, or an exchange with an endpoint."""
 
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+
+from tierline.router.admin.api import PREFIX
 from tierline.router.http.heads import BadMessage, RequestHead
 from tierline.router.http.replies import JSON
 from tierline.router.keys import ApiKey
@@ -77,6 +81,9 @@ def dispatch(
                 _answer_locally(services, client, head, key)
             else:
                 _refuse_method(services, client, head, b"GET")
+            return None
+        elif path.startswith(PREFIX):
+            _answer_operator(services, client, head, body)
             return None
         elif path.startswith(_PASSED_ON) and not _has_dot_segments(path):
             fields = _fields_if_json(services, body)
@@ -175,6 +182,21 @@ def _model_cards(services: Services, key: ApiKey | None) -> dict[str, bytes]:
     """Return what is known of the models that the holder of ``key`` may ask for."""
     cards = services.endpoints.model_cards()
     return cards if key is None else {model: card for model, card in cards.items() if key.allows(model)}
+
+
+def _answer_operator(
+    services: Services, client: "ClientConnection", head: RequestHead, body: bytes | bytearray
+) -> None:
+    assert services.admin is not None
+    answer = services.admin.answer(head, bytes(body))
+    if answer.document is None:
+        extra = b"allow: %b\r\n" % answer.allowed if answer.allowed else b""
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            extra = b"www-authenticate: Bearer\r\n"
+        _refuse(services, client, head, answer.status, answer.message, answer.status.name.lower(), extra=extra)
+        return
+    services.metrics.request_answered("admin", answer.status)
+    client.write_reply(answer.status, msgspec.json.encode(answer.document), keep_alive=head.keep_alive)
 
 
 def _refuse_method(services: Services, client: "ClientConnection", head: RequestHead, allowed: bytes) -> None:

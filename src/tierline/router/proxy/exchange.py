@@ -20,6 +20,7 @@ from tierline.router.prompt import BYTES_PER_TOKEN
 from tierline.router.proxy.services import REQUEST_ID, Lane, Services
 from tierline.router.proxy.upstream import UpstreamConnection
 from tierline.router.strategies.base import Decision, RoutingRequest
+from tierline.router.usage import cached_tokens
 
 if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
@@ -61,11 +62,12 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body", "_body_framing", "_client", "_connecting", "_failed_with", "_held_bytes", "_is_paused", "_is_resent",
-        "_may_be_stale", "_may_repeat", "_response", "_routing", "_services", "_target", "_ticket", "_tokens_before",
-        "_tried", "_unanswered_tokens", "_upstream", "aborted_by", "answered_at", "decision", "ended_at",
-        "has_answered", "head", "is_event_stream", "keep_alive", "overhead_s", "priority", "queued_at", "queued_s",
-        "request_id", "retries", "route", "sent_at", "started_at", "status", "tenant", "waited_s",
+        "_before_last", "_body", "_body_framing", "_client", "_connecting", "_events", "_failed_with", "_held_bytes",
+        "_is_paused", "_is_resent", "_last", "_may_be_stale", "_may_repeat", "_response", "_routing", "_services",
+        "_target", "_ticket", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream", "aborted_by",
+        "actual_cached_tokens", "answered_at", "choosing_s", "decision", "ended_at", "has_answered", "head",
+        "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority", "queued_at", "queued_s",
+        "request_id", "retries", "route", "sent_at", "session", "started_at", "status", "tenant", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -99,7 +101,11 @@ class Exchange:
         self._may_be_stale = True
         self._may_repeat = route != "other" or head.method in _IDEMPOTENT
         self._failed_with = ""
+        self._before_last = self._last = b""
+        self._events = 0
         self.route = route
+        self.model = routing.model
+        self.session = routing.session
         self.head = head
         self.tenant = ""
         self.priority = 0
@@ -112,6 +118,10 @@ class Exchange:
         """What the client was answered; 0 when it left first."""
         self.aborted_by = ""
         """``client`` or ``upstream`` when the answer did not come to its end."""
+        self.actual_cached_tokens: int | None = None
+        """Tokens of the prompt that the engine had in a cache, where its answer says so."""
+        self.itl_s: float | None = None
+        """From one event to the next, the mean of a stream that came to its end."""
         self.is_event_stream = False
         self.has_answered = False
         self.keep_alive = head.keep_alive
@@ -124,6 +134,8 @@ class Exchange:
         """Spent waiting for a place; ``queued_at`` is set while that goes on."""
         self.waited_s = 0.0
         """Spent on connecting and on waiting for a place: not our doing."""
+        self.choosing_s: float | None = None
+        """Choosing for the first time, hashing included."""
         self.overhead_s: float | None = None
         """From the start to the first sending, without ``waited_s``."""
 
@@ -210,7 +222,10 @@ class Exchange:
         if not endpoints:
             self._give_up()
             return
+        began = services.clock()
         decision = services.strategy.choose(self._routing, endpoints)
+        if self.choosing_s is None:
+            self.choosing_s = services.clock() - began
         services.strategy.placed(self._routing, decision)
         self.decision = decision
         self._tried.append(decision.endpoint)
@@ -407,6 +422,9 @@ class Exchange:
         """Some of the answer's body; written through at once."""
         assert self._client is not None
         self._client.write(data if self.has_answered else self._answer() + data)
+        self._before_last, self._last = self._last, data
+        if self.is_event_stream:
+            self._events += data.count(b"data: ")
 
     def response_ended(self) -> None:
         """The answer is whole, and the connection it came on is no longer ours."""
@@ -419,8 +437,19 @@ class Exchange:
             self._upstream.resume()
         if self._response.status not in _ILL_STATUSES:
             self.decision.endpoint.answer_succeeded()
+        if self.status == 200:
+            self._measure(self.decision)
         self._close_attempt()
         self._finish()
+
+    def _measure(self, decision: Decision) -> None:
+        """Learn what a good answer tells of the engine."""
+        if decision.total_blocks:
+            self.actual_cached_tokens = cached_tokens(self._before_last, self._last)
+            if self.actual_cached_tokens is not None:
+                decision.endpoint.cache_told(decision.predicted_cached_tokens, self.actual_cached_tokens)
+        if self._events > 1:
+            self.itl_s = (self._services.clock() - self.answered_at) / (self._events - 1)
 
     def _answer(self) -> bytes:
         """Return the head for the client: the point of no return."""
@@ -540,10 +569,12 @@ class Exchange:
         self.ended_at = self._services.clock()
         self._release_body()
         self._services.metrics.exchange_ended(self)
+        self._services.decisions.exchange_ended(self)
         if self._services.config.log_level == "debug":
             self._log()
         client, self._client = self._client, None
         self._body_framing = None
+        self._before_last = self._last = b""
         if self._ticket is not None:
             self._ticket = None
             assert self._services.admission is not None

@@ -4,8 +4,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from tierline.router.admin.access import WANTED_FIELDS
 from tierline.router.admission import Admission
 from tierline.router.config import RouterConfig
+from tierline.router.decisions import DecisionLog
 from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKeys
 from tierline.router.metrics import RouterMetrics
@@ -13,6 +15,7 @@ from tierline.router.sessions import SessionKeys
 from tierline.router.strategies.base import Strategy
 
 if TYPE_CHECKING:
+    from tierline.router.admin.api import AdminApi
     from tierline.router.proxy.client import ClientConnection
     from tierline.router.proxy.upstream import UpstreamPool
 
@@ -73,14 +76,18 @@ class Services:
     """``None`` where nothing is limited."""
     keys: ApiKeys | None = None
     """``None`` where nobody is asked for a key."""
+    admin: "AdminApi | None" = None
+    """Set before the first client comes."""
+    decisions: DecisionLog = field(init=False)
     sessions: SessionKeys = field(init=False)
     priority_header: bytes = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.decisions = DecisionLog(self.strategy.name)
         self.sessions = SessionKeys(self.config.session_keys)
         self.priority_header = (self.config.priority_header or "").encode()
-        self.wanted_fields = frozenset((*self.sessions.headers, REQUEST_ID, self.priority_header))
+        self.wanted_fields = frozenset((*self.sessions.headers, REQUEST_ID, self.priority_header, *WANTED_FIELDS))
         if self.config.api_keys_file is not None:
             self.keys = ApiKeys(self.config.api_keys_file)
             self.wanted_fields |= {AUTHORIZATION, X_API_KEY, CONTENT_TYPE}

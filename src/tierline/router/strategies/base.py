@@ -7,7 +7,7 @@ the sessions and prefixes that it has, for each of these requests would put off 
 
 from collections.abc import Sequence
 from math import ceil, log2
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import xxhash
 
@@ -81,6 +81,11 @@ class RoutingRequest:
         self._blocks, self._whole = hash_blocks(prompt, hash_seed(self.model, fields.cache_salt or ""))
 
 
+Weighed: TypeAlias = tuple[Endpoint, float | None, int]
+"""A candidate, what the request would cost there (``None``: it had too many requests to be asked), and how many leading
+blocks it is believed to hold. A plain tuple: one is made of every candidate of every request."""
+
+
 class Decision(NamedTuple):
     """A choice and the reason for it, as the response's headers and the metrics tell it."""
 
@@ -94,6 +99,10 @@ class Decision(NamedTuple):
     """Of these, leading ones that the endpoint with the longest match is believed to hold."""
     uncached_tokens: int = 0
     """What the chosen endpoint is expected to compute."""
+    predicted_cached_tokens: int = 0
+    """What it is expected to read from its cache."""
+    weighed: Sequence[Weighed] = ()
+    """What was weighed, where a strategy weighs."""
 
 
 class Strategy(Protocol):

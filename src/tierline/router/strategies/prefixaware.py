@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from tierline.router.endpoints import Endpoint
 from tierline.router.index import PrefixIndex
 from tierline.router.prompt import BLOCK_BYTES, BYTES_PER_TOKEN
-from tierline.router.strategies.base import Decision, RoutingRequest, load_bounds, rendezvous, share
+from tierline.router.strategies.base import Decision, RoutingRequest, Weighed, load_bounds, rendezvous, share
 
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 SAME_SPEED = 0.7
@@ -58,14 +58,17 @@ class PrefixAware:
         best: list[tuple[Endpoint, int]] = []
         best_cost: tuple[float, int] | None = None
         deepest = 0
+        weighed: list[Weighed] = []
         for endpoint, bound in zip(endpoints, bounds, strict=True):
             depth = _depth(steps, endpoint.bit) if steps else 0
             if depth > deepest:
                 deepest = depth
             if endpoint.inflight > bound:
+                weighed.append((endpoint, None, depth))
                 continue
             uncached = prompt_tokens - (depth if depth > template else template) * BLOCK_TOKENS
             cost = (_seconds(endpoint.queued_tokens + uncached, endpoint, fastest), endpoint.inflight)
+            weighed.append((endpoint, cost[0], depth))
             if best_cost is None or cost < best_cost:
                 best, best_cost = [(endpoint, depth)], cost
             elif cost == best_cost:
@@ -82,6 +85,8 @@ class PrefixAware:
             matched_blocks=depth,
             best_blocks=deepest,
             uncached_tokens=prompt_tokens - depth * BLOCK_TOKENS,
+            predicted_cached_tokens=depth * BLOCK_TOKENS,
+            weighed=weighed,
         )
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierline.cli.node.printing import Output, duration, harmless, percentage, plural
+from tierline.cli.printing import Output, duration, harmless, percentage, plural
 
 
 @pytest.mark.parametrize(

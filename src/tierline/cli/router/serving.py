@@ -1,13 +1,14 @@
-"""``tierline router``: OpenAI-compatible HTTP in front of the replicas."""
+"""``tierline router`` by itself: OpenAI-compatible HTTP in front of the replicas."""
 
 from typing import Annotated
 
 import typer
 
-from tierline.cli.options import ConfigFile, LogFormat, LogLevel
+from tierline.cli.options import ConfigFile, LogFormat, LogLevel, require_no_options
 
 
 def router(
+    context: typer.Context,
     config: ConfigFile = None,
     host: Annotated[
         str | None, typer.Option(help="Address that the router listens on.", show_default="127.0.0.1")
@@ -39,7 +40,9 @@ def router(
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Run the router in front of replicas that serve the OpenAI API.
+    """Run the router in front of replicas that serve the OpenAI API, or, with a command, ask one that runs.
+
+    The options below are of serving; a command has its own after its name.
 
     \b
     Examples:
@@ -48,6 +51,9 @@ def router(
       tierline router --endpoints-file endpoints.yaml
       TIERLINE_ROUTER_ENDPOINTS=http://a:8000,http://b:8000 tierline router --config router.yaml
     """
+    if context.invoked_subcommand is not None:
+        require_no_options(context)
+        return
     from tierline.configuration import load
     from tierline.router.config import RouterConfig
     from tierline.router.server import run

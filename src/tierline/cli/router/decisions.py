@@ -1,0 +1,154 @@
+"""``decisions`` and ``explain``: where requests went, where one would go, and why."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tierline.cli.router.connecting import RouterAdmin, asks_router
+from tierline.errors import UsageError
+
+if TYPE_CHECKING:
+    from tierline.cli.printing import Output
+    from tierline.router.admin.documents import Choice, DecisionEntry
+
+
+@asks_router
+async def list_decisions(
+    router: RouterAdmin,
+    output: "Output",
+    limit: Annotated[int, typer.Option(metavar="N", help="Most to list; the router keeps 512.")] = 50,
+) -> None:
+    """List the last requests, the latest first: where they went, why, and how it ended.
+
+    CACHED is tokens of the prompt: predicted / as the engine says in `usage`.
+
+    \b
+    Examples:
+      tierline router decisions
+      tierline router decisions --limit 500 --json
+    """
+    from tierline.router.admin.documents import DecisionList
+
+    found = await router.ask("GET", "/admin/decisions", DecisionList, query={"limit": str(limit)})
+    if output.is_json:
+        output.document(found)
+        return
+    columns = (
+        "TIME", "REQUEST", "ROUTE", "MODEL", "SESSION", "ENDPOINT", "REASON", ">BLOCKS", ">CACHED", ">STATUS", ">TTFT",
+        ">TOOK", "TROUBLE",
+    )  # fmt: skip
+    output.table(columns, [_row(entry) for entry in found.decisions])
+
+
+@asks_router
+async def explain(
+    router: RouterAdmin,
+    output: "Output",
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="A prompt's text.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model that is asked for.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message of a chat.")] = False,
+    request: Annotated[
+        Path | None,
+        typer.Option("--request", metavar="FILE", help="The body of a request instead, in JSON; - for standard input."),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", metavar="FIELD", help="A header of the request, such as 'x-session-id: ann'."),
+    ] = None,
+) -> None:
+    """Say where a request would go now, and why; nothing is sent there, and nothing changes by asking.
+
+    \b
+    Examples:
+      tierline router explain --model m 'Once upon a time'
+      tierline router explain --model m --chat Hello --header 'x-session-id: ann'
+      tierline router explain --request body.json --json
+    """
+    from tierline.router.admin.documents import Explanation
+
+    body, fields = _body(prompt, model, request, is_chat=chat), _fields(header or [])
+    found = await router.ask("POST", "/admin/explain", Explanation, body=body, headers=fields)
+    if output.is_json:
+        output.document(found)
+        return
+    choice = found.choice
+    facts = [
+        ("strategy", found.strategy),
+        ("model", found.model or "any"),
+        ("prompt", f"{found.prompt_tokens:,} tokens"),
+    ]
+    if choice is None:
+        facts.append(("endpoint", "none can be chosen"))
+    else:
+        facts += [("endpoint", choice.endpoint), ("reason", choice.reason), ("blocks", _blocks(choice))]
+    output.facts(facts)
+    if choice is not None and choice.weighed:
+        output.line("")
+        rows = [
+            (
+                weighed.endpoint,
+                "too busy" if weighed.cost is None else f"{weighed.cost:.4g}",
+                str(weighed.matched_blocks),
+            )
+            for weighed in choice.weighed
+        ]
+        output.table(("CANDIDATE", ">COST", ">MATCHED BLOCKS"), rows)
+    if found.passed_over:
+        output.line("")
+        output.table(("PASSED OVER", "WHY"), [(entry.endpoint, entry.why) for entry in found.passed_over])
+
+
+def _body(prompt: str | None, model: str | None, request: Path | None, *, is_chat: bool) -> bytes:
+    import msgspec
+
+    if (prompt is None) == (request is None):
+        raise UsageError("PROMPT: give one, or the body of a request with --request")
+    if request is not None:
+        try:
+            return sys.stdin.buffer.read() if str(request) == "-" else request.read_bytes()
+        except OSError as error:
+            raise UsageError(f"--request: cannot read {request}: {error.strerror}") from error
+    body: dict[str, object] = {"messages": [{"role": "user", "content": prompt}]} if is_chat else {"prompt": prompt}
+    return msgspec.json.encode(body if model is None else {"model": model, **body})
+
+
+def _fields(headers: list[str]) -> dict[str, str]:
+    fields = {}
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon or not name.strip():
+            raise UsageError(f"--header: got {header!r}; allowed: NAME: VALUE")
+        fields[name.strip()] = value.strip()
+    return fields
+
+
+def _row(entry: "DecisionEntry") -> tuple[str, ...]:
+    from datetime import UTC, datetime
+
+    from tierline.cli.printing import duration
+
+    choice = entry.choice
+    predicted = "-" if choice is None else f"{choice.predicted_cached_tokens:,}"
+    actual = "-" if entry.actual_cached_tokens is None else f"{entry.actual_cached_tokens:,}"
+    trouble = [*entry.retries, *([f"{entry.aborted_by} left"] if entry.aborted_by else [])]
+    return (
+        datetime.fromtimestamp(entry.time, UTC).strftime("%H:%M:%S"),
+        entry.request_id,
+        entry.route,
+        entry.model or "-",
+        entry.session or "-",
+        "-" if choice is None else choice.endpoint,
+        "-" if choice is None else choice.reason,
+        "-" if choice is None else _blocks(choice),
+        f"{predicted} / {actual}",
+        str(entry.status),
+        duration(entry.ttft_s),
+        duration(entry.seconds),
+        ", ".join(trouble) or "-",
+    )
+
+
+def _blocks(choice: "Choice") -> str:
+    return f"{choice.matched_blocks} of {choice.total_blocks}"

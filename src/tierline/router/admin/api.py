@@ -1,0 +1,202 @@
+"""``/admin``: what the endpoints are and do, changes of their set, the last decisions, and what would be decided.
+
+Everything here is answered at once, between two requests of the traffic, and asks no endpoint.
+"""
+
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from math import isinf
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qs
+
+import msgspec
+
+from tierline.errors import ConfigurationError, EndpointConflict
+from tierline.router.admin.access import AdminAccess
+from tierline.router.admin.documents import DecisionList, EndpointList, EndpointState, Explanation, PassedOver
+from tierline.router.decisions import DecisionLog, choice_of
+from tierline.router.endpoints import Endpoint
+from tierline.router.http.heads import BadMessage, RequestHead
+from tierline.router.membership import Membership
+from tierline.router.prompt import read_fields
+from tierline.router.specs import plain_url, read_spec
+from tierline.router.strategies.base import RoutingRequest
+
+if TYPE_CHECKING:
+    from tierline.router.proxy.services import Services
+
+PREFIX = b"/admin/"
+DECISIONS_LISTED = 50
+"""Decisions in an answer to a question without ``limit``."""
+
+
+class Reply(NamedTuple):
+    """An answer: its status and document, or what is wrong."""
+
+    status: HTTPStatus
+    document: msgspec.Struct | None = None
+    message: str = ""
+    allowed: bytes = b""
+    """Methods, where the status is 405."""
+
+
+class AdminApi:
+    """Answers requests under ``/admin/``.
+
+    Parameters
+    ----------
+    access
+        Who may.
+    services, membership
+        What is asked about, and what changes it.
+    """
+
+    def __init__(self, access: AdminAccess, services: "Services", membership: Membership) -> None:
+        self._access = access
+        self._services = services
+        self._membership = membership
+        self._routes: dict[bytes, dict[bytes, Callable[[RequestHead, bytes], Reply]]] = {
+            b"/admin/endpoints": {b"GET": self._endpoints, b"POST": self._add, b"DELETE": self._remove},
+            b"/admin/endpoints/drain": {b"POST": self._drain},
+            b"/admin/decisions": {b"GET": self._decisions},
+            b"/admin/explain": {b"POST": self._explain},
+        }
+
+    def answer(self, head: RequestHead, body: bytes) -> Reply:
+        """Return the answer to a request; nobody learns what there is who may not use it."""
+        refusal = self._access.refusal(head)
+        if refusal is not None:
+            return Reply(refusal.status, message=refusal.message)
+        methods = self._routes.get(head.path)
+        if methods is None:
+            return _wrong(HTTPStatus.NOT_FOUND, f"There is no {head.path.decode('latin-1')} here.")
+        work = methods.get(head.method)
+        if work is None:
+            allowed = b", ".join(methods)
+            message = f"{head.path.decode('latin-1')} takes {allowed.decode()}, not {head.method.decode('latin-1')}."
+            return Reply(HTTPStatus.METHOD_NOT_ALLOWED, message=message, allowed=allowed)
+        try:
+            return work(head, body)
+        except (BadMessage, ConfigurationError) as error:
+            return _wrong(HTTPStatus.BAD_REQUEST, str(error))
+
+    # Endpoints --------------------------------------------------------------------------------------------------------
+
+    def _endpoints(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+        return Reply(HTTPStatus.OK, EndpointList([self._state(endpoint) for endpoint in self._services.endpoints.all]))
+
+    def _add(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+        try:
+            content = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _wrong(HTTPStatus.BAD_REQUEST, f"request body: {error}")
+        try:
+            endpoint = self._membership.add(read_spec(content, "endpoint"), "admin")
+        except EndpointConflict as error:
+            return _wrong(HTTPStatus.CONFLICT, str(error))
+        return Reply(HTTPStatus.CREATED, self._state(endpoint))
+
+    def _drain(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+        endpoint = self._named(head)
+        if endpoint is None:
+            return _wrong(HTTPStatus.NOT_FOUND, "There is no such endpoint.")
+        self._membership.drain(endpoint)
+        return Reply(HTTPStatus.OK, self._state(endpoint))
+
+    def _remove(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+        endpoint = self._named(head)
+        if endpoint is None:
+            return _wrong(HTTPStatus.NOT_FOUND, "There is no such endpoint.")
+        state = self._state(endpoint)
+        self._membership.remove(endpoint)
+        return Reply(HTTPStatus.OK, state)
+
+    def _named(self, head: RequestHead) -> Endpoint | None:
+        url = _parameter(head, "url")
+        if url is None:
+            raise ConfigurationError("url", None, "an endpoint's URL, as in ?url=http://127.0.0.1:8001")
+        try:
+            return self._services.endpoints.find(plain_url(url))
+        except ValueError as error:
+            raise ConfigurationError("url", url, str(error)) from None
+
+    def _state(self, endpoint: Endpoint) -> EndpointState:
+        services, now = self._services, self._services.clock()
+        return EndpointState(
+            url=endpoint.url,
+            state=_state_of(endpoint, now),
+            source=endpoint.source,
+            weight=endpoint.weight,
+            roles=sorted(endpoint.roles),
+            models=None if endpoint.models is None else sorted(endpoint.models),
+            kv_events=endpoint.kv_events,
+            joined_s=None if isinf(endpoint.joined_at) else now - endpoint.joined_at,
+            ejections=endpoint.ejections,
+            ejected_for_s=endpoint.ejected_for_s(now),
+            capacity_blocks=endpoint.capacity_blocks,
+            block_tokens=endpoint.block_tokens,
+            inflight=endpoint.inflight,
+            queued_tokens=endpoint.queued_tokens,
+            prefill_tokens_per_second=endpoint.prefill_rate,
+            idle_connections=len(services.pools[endpoint.position]),
+        )
+
+    # Decisions --------------------------------------------------------------------------------------------------------
+
+    def _decisions(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+        limit = _parameter(head, "limit") or str(DECISIONS_LISTED)
+        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= DecisionLog.KEPT:
+            raise ConfigurationError("limit", limit, f"a number from 1 to {DecisionLog.KEPT}")
+        return Reply(HTTPStatus.OK, DecisionList(self._services.decisions.latest(int(limit))))
+
+    def _explain(self, head: RequestHead, body: bytes) -> Reply:
+        services = self._services
+        fields = read_fields(body, services.sessions.decode)
+        session = services.sessions.find(head.fields, fields)
+        now = services.clock()
+        request = RoutingRequest(fields, session, now=now)
+        candidates = services.endpoints.candidates(fields.model, now)
+        decision = services.strategy.choose(request, candidates) if candidates else None
+        return Reply(
+            HTTPStatus.OK,
+            Explanation(
+                strategy=services.strategy.name,
+                model=request.model,
+                session=services.decisions.digest(session),
+                prompt_tokens=request.prompt_tokens,
+                choice=choice_of(decision) if decision is not None else None,
+                passed_over=_passed_over(services.endpoints.all, candidates, fields.model, now),
+            ),
+        )
+
+
+def _passed_over(
+    endpoints: Sequence[Endpoint], candidates: Sequence[Endpoint], model: str | None, now: float
+) -> list[PassedOver]:
+    found = []
+    for endpoint in endpoints:
+        if endpoint in candidates:
+            continue
+        serves = model is None or endpoint.models is None or model in endpoint.models
+        found.append(PassedOver(endpoint.url, _state_of(endpoint, now) if serves else "does not serve the model"))
+    return found
+
+
+def _state_of(endpoint: Endpoint, now: float) -> str:
+    if endpoint.is_draining:
+        return "draining"
+    if endpoint.is_up is False:
+        return "down"
+    if not endpoint.is_usable(now):
+        return "ejected"
+    return "serving" if endpoint.is_up else "unchecked"
+
+
+def _parameter(head: RequestHead, name: str) -> str | None:
+    """Return a parameter of the target's query."""
+    query = head.target.partition(b"?")[2].decode("latin-1")
+    return parse_qs(query).get(name, [None])[0]
+
+
+def _wrong(status: HTTPStatus, message: str) -> Reply:
+    return Reply(status, message=message)

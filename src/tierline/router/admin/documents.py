@@ -1,0 +1,110 @@
+"""What ``/admin`` says and takes: the JSON documents, as structs for both of its sides. No prompt is in any of them."""
+
+import msgspec
+
+
+class EndpointState(msgspec.Struct, kw_only=True):
+    """One endpoint, now."""
+
+    url: str
+    state: str
+    """``serving``, ``unchecked`` (not checked yet), ``down``, ``ejected`` (passed over for a while) or ``draining``."""
+    source: str
+    """Who wants it: ``flags``, ``file`` or ``admin``."""
+    weight: float
+    roles: list[str]
+    models: list[str] | None
+    """``None``: not known yet."""
+    kv_events: str | None
+    joined_s: float | None
+    """Seconds since it was added; ``None`` for those of the router's start."""
+    ejections: int
+    ejected_for_s: float
+    """Seconds that it is still passed over; 0 when it is not."""
+    capacity_blocks: int | None
+    block_tokens: int | None
+    inflight: int
+    queued_tokens: int
+    prefill_tokens_per_second: float | None
+    idle_connections: int
+
+
+class EndpointList(msgspec.Struct):
+    """``GET /admin/endpoints``."""
+
+    endpoints: list[EndpointState]
+
+
+class Weighed(msgspec.Struct, kw_only=True):
+    """What a strategy saw of one candidate."""
+
+    endpoint: str
+    cost: float | None
+    """Seconds of prefill in front of the request there, its own included, or tokens as long as no endpoint's speed is
+    known; ``None``: it had too many requests to be asked."""
+    matched_blocks: int
+
+
+class Choice(msgspec.Struct, kw_only=True):
+    """An endpoint that was chosen, and why."""
+
+    endpoint: str
+    reason: str
+    total_blocks: int
+    matched_blocks: int
+    best_blocks: int
+    uncached_tokens: int
+    predicted_cached_tokens: int
+    weighed: list[Weighed]
+    """Empty where the strategy does not weigh."""
+
+
+class DecisionEntry(msgspec.Struct, kw_only=True):
+    """One request that is over."""
+
+    request_id: str
+    time: float
+    """When it came, seconds since 1970."""
+    route: str
+    model: str
+    session: str
+    """A digest of the session's name, the same for the same name as long as the router runs; empty without one."""
+    strategy: str
+    choice: Choice | None
+    """The last one; ``None`` when there was no endpoint to choose."""
+    retries: list[str]
+    """Why each further attempt was made."""
+    status: int
+    """0: the client left before its answer began."""
+    aborted_by: str
+    """``client`` or ``upstream`` when the answer did not come to its end."""
+    ttft_s: float | None
+    """To the first byte of the answer."""
+    seconds: float
+    actual_cached_tokens: int | None
+    """As the answer's ``usage`` says; ``None`` where it does not."""
+
+
+class DecisionList(msgspec.Struct):
+    """``GET /admin/decisions``, the latest first."""
+
+    decisions: list[DecisionEntry]
+
+
+class PassedOver(msgspec.Struct):
+    """An endpoint that was no candidate."""
+
+    endpoint: str
+    why: str
+
+
+class Explanation(msgspec.Struct, kw_only=True):
+    """``POST /admin/explain``: what would be chosen now."""
+
+    strategy: str
+    model: str
+    session: str
+    prompt_tokens: int
+    """Estimated; 0 where the strategy does not look at prompts."""
+    choice: Choice | None
+    passed_over: list[PassedOver]
