@@ -37,6 +37,27 @@ class RouterConfig(ProgramConfig):
     retries: int = Field(
         default=2, ge=0, description="further endpoints tried after a reset or a 408, 429, 502, 503 or 504"
     )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate that clients are shown; read again when it changes"
+    )
+    tls_key: Path | None = Field(
+        default=None, validate_default=True, description="PEM file with its key, without a passphrase"
+    )
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file with authorities; clients must show a certificate of one of them"
+    )
+    endpoint_ca: Path | None = Field(
+        default=None, description="PEM file with the authorities that https endpoints are trusted by"
+    )
+    endpoint_certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate that https endpoints are shown"
+    )
+    endpoint_key: Path | None = Field(
+        default=None, validate_default=True, description="PEM file with its key, without a passphrase"
+    )
+    trace_share: float = Field(
+        default=0.0, ge=0, le=1, description="share of the requests without traceparent for which a trace is begun"
+    )
     api_keys_file: Path | None = Field(
         default=None, description="file with the API keys that requests must show; read again when it changes"
     )
@@ -93,6 +114,17 @@ class RouterConfig(ProgramConfig):
     @classmethod
     def _is_known(cls, strategy: str) -> str:
         return canonical_name(strategy)
+
+    @field_validator("tls_key", "tls_client_ca", "endpoint_key")
+    @classmethod
+    def _belongs_to_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        field = "endpoint_certificate" if info.field_name == "endpoint_key" else "tls_certificate"
+        has_certificate = info.data.get(field) is not None
+        if value is not None and not has_certificate:
+            raise ValueError(f"this key together with {field}")
+        if value is None and has_certificate and info.field_name != "tls_client_ca":
+            raise ValueError(f"a PEM file, for {field} is set")
+        return value
 
     @field_validator("priority_header")
     @classmethod

@@ -62,6 +62,7 @@ class Endpoint:
     authority: bytes = field(init=False)
     name: bytes = field(init=False)
     bit: int = field(init=False)
+    is_encrypted: bool = field(init=False)
 
     inflight: int = 0
     queued_tokens: int = 0
@@ -94,7 +95,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         assert parts.hostname is not None, "the configuration has validated the URL"
-        self.host, self.port = parts.hostname, parts.port or 80
+        self.is_encrypted = parts.scheme == "https"
+        self.host, self.port = parts.hostname, parts.port or (443 if self.is_encrypted else 80)
         self.authority = parts.netloc.encode()
         self.name = self.url.encode()
         self.bit = 1 << self.position

@@ -6,6 +6,7 @@ refuses the connection has lost its cache too. A check that fails for the router
 
 import asyncio
 import errno
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 import msgspec
@@ -14,6 +15,7 @@ from tierline import logs
 from tierline.router.capacity import cache_capacity
 from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
 from tierline.router.strategies.base import Strategy
+from tierline.router.tls import EndpointTls
 
 log = logs.get(__name__)
 
@@ -37,13 +39,16 @@ class HealthChecker:
     ----------
     strategy
         Told when an endpoint refuses connections.
+    tls
+        For ``https`` endpoints.
     interval_s, timeout_s
         Between two checks of one endpoint, and for each of its requests.
     """
 
-    def __init__(self, strategy: Strategy, *, interval_s: float, timeout_s: float) -> None:
+    def __init__(self, strategy: Strategy, *, interval_s: float, timeout_s: float, tls: EndpointTls) -> None:
         self._strategy = strategy
         self._interval_s = interval_s
+        self._tls = tls
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
         self._next_warning: dict[str, float] = {}
@@ -78,11 +83,14 @@ class HealthChecker:
             await self.check(endpoint)
             await asyncio.sleep(self._interval_s)
 
+    def _get(self, endpoint: Endpoint, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self._session.get(endpoint.url + path, ssl=self._tls.context if endpoint.is_encrypted else True)
+
     async def check(self, endpoint: Endpoint) -> None:
         """Check one endpoint, once."""
         was_up, is_refused = endpoint.is_up, False
         try:
-            async with self._session.get(f"{endpoint.url}/health") as response:
+            async with self._get(endpoint, "/health") as response:
                 is_up, why = response.status < 500, f"/health answered {response.status}"
             if is_up:
                 await self._learn_models(endpoint)
@@ -106,7 +114,7 @@ class HealthChecker:
     async def _learn_models(self, endpoint: Endpoint) -> None:
         """Ask for the models; an endpoint that cannot say is healthy all the same, and keeps what is known of it."""
         try:
-            async with self._session.get(f"{endpoint.url}/v1/models") as response:
+            async with self._get(endpoint, "/v1/models") as response:
                 response.raise_for_status()
                 body = await response.read()
             cards = tuple(bytes(card) for card in msgspec.json.decode(body, type=_ModelList).data)
@@ -120,7 +128,7 @@ class HealthChecker:
         """Ask for the size of the cache; many an endpoint has no ``/metrics``, or none that says so, and need not."""
         self._has_told_capacity.discard(endpoint)
         try:
-            async with self._session.get(f"{endpoint.url}/metrics") as response:
+            async with self._get(endpoint, "/metrics") as response:
                 page = bytearray()
                 async for data in response.content.iter_any():
                     page += data

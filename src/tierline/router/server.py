@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Callable
 import uvloop
 
 from tierline import logs
-from tierline.errors import EnvironmentTooSmall
 from tierline.router.admin.access import AdminAccess
 from tierline.router.admin.api import AdminApi
 from tierline.router.config import RouterConfig
 from tierline.router.discovery import Discovery, FileSource, Source, StaticSource
 from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.health import HealthChecker
+from tierline.router.listening import Listener
 from tierline.router.membership import Membership
 from tierline.router.metrics import RouterMetrics
 from tierline.router.proxy.client import ClientConnection
@@ -31,7 +31,8 @@ log = logs.get(__name__)
 
 SWEEP_SECONDS = 0.25
 """Between two looks at all deadlines. One sweep costs less than a timer for each request, and is late by as much."""
-BACKLOG = 1024
+RELOAD_SECONDS = 1.0
+"""Between two looks at files with keys and certificates."""
 FILES_BESIDE_CLIENTS = 64
 """Descriptors kept for listening, health checks, logs and the interpreter itself."""
 
@@ -59,24 +60,26 @@ class RouterServer:
     def __init__(
         self,
         services: Services,
-        server: asyncio.Server,
+        listener: Listener,
         health: HealthChecker,
         membership: Membership,
         discovery: Discovery,
     ) -> None:
         self.services = services
         self.membership = membership
-        self._server = server
+        self._listener = listener
         self._health = health
         self._discovery = discovery
         self._sweeper = asyncio.create_task(self._sweep())
-        self.host, self.port = server.sockets[0].getsockname()[:2]
+        self._reloader = asyncio.create_task(self._reload())
+        self.host, self.port = listener.host, listener.port
 
     async def stop(self, timeout_s: float) -> None:
         """Take no new requests, let running ones end for up to ``timeout_s``, close everything."""
         services = self.services
         services.is_draining = True
-        self._server.close()
+        self._listener.close()
+        self._reloader.cancel()
         for client in list(services.clients):
             client.shut_down()
         deadline = services.clock() + timeout_s
@@ -103,8 +106,16 @@ class RouterServer:
             self.membership.sweep()
             if services.admission is not None:
                 services.admission.pump()
-            if services.keys is not None:
-                services.keys.reload()
+
+    async def _reload(self) -> None:
+        """Follow the files with keys and certificates; in a thread, for reading many keys takes a while."""
+        services = self.services
+        files = [file for file in (services.keys, services.certificate, services.endpoint_tls) if file is not None]
+        while files:
+            await asyncio.sleep(RELOAD_SECONDS)
+            for file in files:
+                await asyncio.to_thread(file.reload)
+            await self._listener.renew()
 
 
 async def start(config: RouterConfig) -> RouterServer:
@@ -127,9 +138,19 @@ async def start(config: RouterConfig) -> RouterServer:
     services = Services(config, endpoints, strategy, metrics, time.monotonic)
 
     def build_pool(endpoint: Endpoint) -> UpstreamPool:
-        return UpstreamPool(endpoint, connect_timeout_s=config.connect_timeout_s, head_bytes=config.head_bytes)
+        return UpstreamPool(
+            endpoint,
+            connect_timeout_s=config.connect_timeout_s,
+            head_bytes=config.head_bytes,
+            tls=services.endpoint_tls,
+        )
 
-    health = HealthChecker(strategy, interval_s=config.health_interval_s, timeout_s=config.health_timeout_s)
+    health = HealthChecker(
+        strategy,
+        interval_s=config.health_interval_s,
+        timeout_s=config.health_timeout_s,
+        tls=services.endpoint_tls,
+    )
     membership = Membership(endpoints, strategy, services.pools, build_pool, services.clock)
     membership.companions.append(health)
     discovery = Discovery(sources, membership)
@@ -148,15 +169,11 @@ async def start(config: RouterConfig) -> RouterServer:
         COUNTERS["endpoints_file_failures"],
         lambda: file.failures if file else 0,
     )
-    try:
-        server = await asyncio.get_running_loop().create_server(
-            lambda: ClientConnection(services), config.host, config.port, backlog=BACKLOG
-        )
-    except OSError as error:
-        raise EnvironmentTooSmall(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
+    listener = Listener(lambda: ClientConnection(services), services.certificate)
+    await listener.listen(config.host, config.port)
     await health.start()
     await discovery.start()
-    return RouterServer(services, server, health, membership, discovery)
+    return RouterServer(services, listener, health, membership, discovery)
 
 
 @contextlib.asynccontextmanager
@@ -180,7 +197,7 @@ async def serve(config: RouterConfig) -> None:
         gc.freeze()  # what is alive now stays: no collection need look at it again
         log.info(
             "router is ready",
-            url=f"http://{server.host}:{server.port}",
+            url=f"{'http' if config.tls_certificate is None else 'https'}://{server.host}:{server.port}",
             strategy=config.strategy,
             endpoints=[endpoint.url for endpoint in server.services.endpoints.all],
         )

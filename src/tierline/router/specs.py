@@ -58,7 +58,8 @@ def plain_url(url: str) -> str:
     except ValueError:
         raise ValueError(_URL_ALLOWED) from None
     is_bare = not (parts.path or parts.query or parts.fragment or parts.username)
-    if parts.scheme != "http" or not parts.hostname or not is_bare or not url.isascii() or not url.isprintable():
+    is_http = parts.scheme in ("http", "https") and bool(parts.hostname)
+    if not is_http or not is_bare or not url.isascii() or not url.isprintable():
         raise ValueError(_URL_ALLOWED)
     return url
 
@@ -112,4 +113,4 @@ def read_specs(content: object, where: str) -> tuple[EndpointSpec, ...]:
     return specs
 
 
-_URL_ALLOWED = "URLs like http://127.0.0.1:8001: http, a host, a port, no path"
+_URL_ALLOWED = "URLs like http://127.0.0.1:8001: http or https, a host, a port, no path"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -77,16 +78,17 @@ class Backend:
     connections: int = 0
     """Opened for requests other than health checks, models and metrics."""
     port: int = 0
+    tls: ssl.SSLContext | None = None
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a peer closed a connection on which a request was waiting in :func:`hanging`."""
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def kill(self) -> None:
@@ -209,13 +211,13 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def client(server: RouterServer) -> AsyncIterator[Client]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2**24)
+async def client(server: RouterServer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2**24, ssl=tls)
     try:
         yield Client(reader, writer)
     finally:
         writer.close()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
             await writer.wait_closed()
 
 

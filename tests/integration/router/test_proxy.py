@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import tracemalloc
 
 import pytest
@@ -62,6 +63,20 @@ async def test_a_request_id_is_kept_or_made_and_returned() -> None:
     assert backend.requests[0].fields[b"x-request-id"] == b"mine"
     assert unnamed.fields["x-request-id"].encode() == backend.requests[1].fields[b"x-request-id"]
     assert len(unnamed.fields["x-request-id"]) == 32
+
+
+async def test_a_trace_is_passed_on_and_begun_where_that_is_configured() -> None:
+    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    async with backends(answering(whole())) as (backend,):
+        async with router(backend) as server, client(server) as peer:
+            await peer.ask(chat())
+        async with router(backend, trace_share=1) as server, client(server) as peer:
+            await peer.ask(chat(), fields=f"traceparent: {given}\r\ntracestate: a=b\r\n")
+            await peer.ask(chat())
+    none, kept, begun = (request.fields for request in backend.requests)
+    assert b"traceparent" not in none
+    assert (kept[b"traceparent"], kept[b"tracestate"]) == (given.encode(), b"a=b")
+    assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-01", begun[b"traceparent"])
 
 
 async def test_the_answer_says_which_endpoint_why_and_how_many_blocks_matched() -> None:

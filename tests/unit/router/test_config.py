@@ -23,8 +23,8 @@ ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
         ({}, "--endpoint"),
         ({"endpoints": []}, "--endpoint"),
         ({"endpoints": ["127.0.0.1:8001"]}, "http://127.0.0.1:8001"),
-        ({"endpoints": ["https://host"]}, "http, a host"),
-        ({"endpoints": ["http://host:99999"]}, "http, a host"),
+        ({"endpoints": ["ftp://host"]}, "http or https, a host"),
+        ({"endpoints": ["http://host:99999"]}, "a host"),
         ({"endpoints": ["http://host/path"]}, "no path"),
         ({"endpoints": ["http://a:1", "http://a:1/"]}, "each URL once"),
         (
@@ -35,6 +35,10 @@ ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
         (ENDPOINT | {"session_keys": ["x y"]}, "--session-key"),
         (ENDPOINT | {"index_bytes": "1KiB"}, "--index-bytes"),
         (ENDPOINT | {"port": 70000}, "--port"),
+        (ENDPOINT | {"tls_certificate": "c.pem"}, "--tls-key"),
+        (ENDPOINT | {"tls_client_ca": "ca.pem"}, "together with tls_certificate"),
+        (ENDPOINT | {"endpoint_key": "k.pem"}, "together with endpoint_certificate"),
+        (ENDPOINT | {"priority_header": "x y"}, "the name of a request header"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(settings: dict[str, object], message: str) -> None:

@@ -315,8 +315,12 @@ class ClientConnection(asyncio.Protocol):
         self._is_closing = True
         self._drop_body()
         self._begin_flush()
-        if not self._transport.is_closing():
+        if self._transport.is_closing():
+            return
+        if self._transport.can_write_eof():
             self._transport.write_eof()
+        else:  # TLS has no half of an end
+            self._transport.close()
 
     def _begin_flush(self) -> None:
         now = self._services.clock()

@@ -1,7 +1,9 @@
 """From a request to what becomes of it: an answer of the router's own, or an exchange with an endpoint."""
 
+import os
 import re
 from http import HTTPStatus
+from random import random
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -14,7 +16,7 @@ from tierline.router.keys import ApiKey
 from tierline.router.prompt import RequestFields, read_fields
 from tierline.router.proxy import keyed
 from tierline.router.proxy.exchange import Exchange
-from tierline.router.proxy.services import Services
+from tierline.router.proxy.services import TRACEPARENT, Services
 from tierline.router.strategies.base import RoutingRequest
 
 if TYPE_CHECKING:
@@ -112,6 +114,10 @@ def dispatch(
     else:
         routing = RoutingRequest(RequestFields(model=fields.model), session, now=started_at)
     exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at)
+    if services.config.trace_share and TRACEPARENT not in head.fields and random() < services.config.trace_share:
+        # https://www.w3.org/TR/trace-context/: version, trace, parent, flags (sampled)
+        head.fields[TRACEPARENT] = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01".encode()
+        head.lines.append(b"traceparent: %b\r\n" % head.fields[TRACEPARENT])
     if services.admission is not None:
         exchange.priority = _priority(services, head, fields)
         if key is not None:

@@ -17,7 +17,7 @@ from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
 from tierline.router.prompt import BYTES_PER_TOKEN
-from tierline.router.proxy.services import REQUEST_ID, Lane, Services
+from tierline.router.proxy.services import REQUEST_ID, TRACEPARENT, Lane, Services
 from tierline.router.proxy.upstream import UpstreamConnection
 from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.usage import cached_tokens
@@ -593,6 +593,7 @@ class Exchange:
         log.debug(
             "request",
             request_id=self.request_id.decode("latin-1"),
+            traceparent=self.head.fields.get(TRACEPARENT, b"").decode("latin-1") or None,
             route=self.route,
             status=self.status,
             endpoint=decision.endpoint.url if decision else None,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from tierline.certificates import Certificate
 from tierline.router.admin.access import WANTED_FIELDS
 from tierline.router.admission import Admission
 from tierline.router.config import RouterConfig
@@ -13,13 +14,14 @@ from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKeys
 from tierline.router.metrics import RouterMetrics
 from tierline.router.sessions import SessionKeys
 from tierline.router.strategies.base import Strategy
+from tierline.router.tls import EndpointTls
 
 if TYPE_CHECKING:
     from tierline.router.admin.api import AdminApi
     from tierline.router.proxy.client import ClientConnection
     from tierline.router.proxy.upstream import UpstreamPool
 
-REQUEST_ID, CONTENT_TYPE = b"x-request-id", b"content-type"
+REQUEST_ID, CONTENT_TYPE, TRACEPARENT = b"x-request-id", b"content-type", b"traceparent"
 
 
 class RetryBudget:
@@ -79,6 +81,9 @@ class Services:
     admin: "AdminApi | None" = None
     """Set before the first client comes."""
     decisions: DecisionLog = field(init=False)
+    certificate: Certificate | None = None
+    """Shown to clients; ``None`` where their connections are plain."""
+    endpoint_tls: EndpointTls = field(init=False)
     sessions: SessionKeys = field(init=False)
     priority_header: bytes = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
@@ -87,7 +92,13 @@ class Services:
         self.decisions = DecisionLog(self.strategy.name)
         self.sessions = SessionKeys(self.config.session_keys)
         self.priority_header = (self.config.priority_header or "").encode()
-        self.wanted_fields = frozenset((*self.sessions.headers, REQUEST_ID, self.priority_header, *WANTED_FIELDS))
+        self.wanted_fields = frozenset(
+            (*self.sessions.headers, REQUEST_ID, TRACEPARENT, self.priority_header, *WANTED_FIELDS)
+        )
+        config = self.config
+        self.endpoint_tls = EndpointTls(config.endpoint_ca, config.endpoint_certificate, config.endpoint_key)
+        if config.tls_certificate is not None and config.tls_key is not None:
+            self.certificate = Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
         if self.config.api_keys_file is not None:
             self.keys = ApiKeys(self.config.api_keys_file)
             self.wanted_fields |= {AUTHORIZATION, X_API_KEY, CONTENT_TYPE}

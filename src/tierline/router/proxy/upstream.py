@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from tierline.router.endpoints import Endpoint
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody, body_of_response
 from tierline.router.http.heads import HEAD_END, BadMessage, ResponseHead
+from tierline.router.tls import EndpointTls
 
 if TYPE_CHECKING:
     from tierline.router.proxy.exchange import Exchange
@@ -165,10 +166,11 @@ class UpstreamPool:
     there is none.
     """
 
-    def __init__(self, endpoint: Endpoint, *, connect_timeout_s: float, head_bytes: int) -> None:
+    def __init__(self, endpoint: Endpoint, *, connect_timeout_s: float, head_bytes: int, tls: EndpointTls) -> None:
         self.endpoint = endpoint
         self.head_bytes = head_bytes
         self._connect_timeout_s = connect_timeout_s
+        self._tls = tls
         self._idle: list[UpstreamConnection] = []
         self._is_closed = False
 
@@ -195,7 +197,10 @@ class UpstreamPool:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_timeout_s):
             _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self), self.endpoint.host, self.endpoint.port
+                lambda: UpstreamConnection(self),
+                self.endpoint.host,
+                self.endpoint.port,
+                ssl=self._tls.context if self.endpoint.is_encrypted else None,
             )
         return connection
 
