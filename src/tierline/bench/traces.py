@@ -19,10 +19,11 @@ BLOCK_TOKENS = 512
 
 
 class Request(NamedTuple):
-    """A request: when it came, counted from the trace's start, and its prompt's blocks in order."""
+    """A request: when it came, counted from the trace's start, its prompt's blocks in order, its answer's length."""
 
     at_s: float
     blocks: Sequence[int]
+    output_tokens: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Trace:
 def read_trace(path: Path) -> Trace:
     """Read a trace in the format that Mooncake publishes: a JSON object a line, with ``timestamp`` and ``hash_ids``.
 
-    ``timestamp`` is in milliseconds, ``hash_ids`` has a number for each block of 512 tokens (R. Qin et al., "Mooncake:
-    Trading More Storage for Less Computation", FAST 2025; repository kvcache-ai/Mooncake).
+    ``timestamp`` is in milliseconds, ``hash_ids`` has a number for each block of 512 tokens, ``output_length``, where
+    there is one, the answer's tokens (R. Qin et al., "Mooncake: Trading More Storage for Less Computation", FAST 2025;
+    repository kvcache-ai/Mooncake).
 
     Raises
     ------
@@ -73,7 +75,8 @@ def read_trace(path: Path) -> Trace:
 def _request(path: Path, number: int, line: str) -> Request:
     try:
         entry = json.loads(line)
-        return Request(float(entry["timestamp"]) / 1000, tuple(map(int, entry["hash_ids"])))
+        at_s, blocks = float(entry["timestamp"]) / 1000, tuple(map(int, entry["hash_ids"]))
+        return Request(at_s, blocks, max(1, int(entry.get("output_length", 1))))
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
             f'--trace: {path}: line {number}: expected a JSON object with a number "timestamp" and a list of numbers '

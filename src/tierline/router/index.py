@@ -81,13 +81,17 @@ class PrefixIndex:
         steps.reverse()
         return steps
 
-    def place(self, position: int, hashes: Sequence[int]) -> None:
-        """Remember that the endpoint at ``position`` computes these blocks, the whole chain from its start."""
+    def place(self, position: int, hashes: Sequence[int], limit: int | None = None) -> None:
+        """Remember that the endpoint at ``position`` computes these blocks, the whole chain from its start.
+
+        Of an endpoint that holds at most ``limit`` blocks, no more are remembered.
+        """
         if position >= len(self._orders) or not self._orders[position]:
             self._make_room(position)
         order, masks, bit = self._orders[position], self._masks, 1 << position
-        if len(hashes) > self.capacity:
-            hashes = hashes[: self.capacity]
+        most = self.capacity if limit is None else min(limit, self.capacity)
+        if len(hashes) > most:
+            hashes = hashes[:most]
         renew = order.move_to_end
         for block in reversed(hashes):
             if block in order:
@@ -95,7 +99,7 @@ class PrefixIndex:
             else:
                 order[block] = None
                 masks[block] = masks.get(block, 0) | bit
-        while len(order) > self.capacity:
+        while len(order) > most:
             self._drop(order.popitem(last=False)[0], bit)
 
     def withdraw(self, position: int, hashes: Sequence[int]) -> None:

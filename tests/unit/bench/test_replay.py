@@ -18,7 +18,7 @@ def trace_of(*prompts: list[int]) -> Trace:
 
 def in_whole_ticks(trace: Trace) -> Trace:
     """The same requests at times that the store's clock can tell apart."""
-    return Trace(trace.name, [Request(round(4 * at_s) / 4, blocks) for at_s, blocks in trace.requests])
+    return Trace(trace.name, [Request(round(4 * at_s) / 4, blocks) for at_s, blocks, _ in trace.requests])
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

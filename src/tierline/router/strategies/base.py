@@ -7,12 +7,13 @@ the sessions and prefixes that it has, for each of these requests would put off 
 
 from collections.abc import Sequence
 from math import ceil, log2
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, Self, TypeAlias
 
 import xxhash
 
 from tierline.router.endpoints import Endpoint
 from tierline.router.prompt import (
+    BLOCK_BYTES,
     BYTES_PER_TOKEN,
     RequestFields,
     canonical_prompt,
@@ -22,7 +23,10 @@ from tierline.router.prompt import (
 
 LOAD_BOUND = 1.25
 """An endpoint that affinity favours may have at most this many times the mean of requests in flight (Mirrokni et al.,
-"Consistent Hashing with Bounded Loads", 2017)."""
+"Consistent Hashing with Bounded Loads", 2017), and so many more."""
+LOAD_ALLOWANCE = 8
+"""A few requests more cost a batch next to nothing, and numbers this small scatter by as much: without the allowance
+the bound sent away hits in replays of a chat trace (docs/routing.md)."""
 SLOW_START_SECONDS = 60.0
 SLOW_START_SHARE = 0.1
 """An endpoint that joins begins with this part of its weight and has all of it after a minute: its cache is empty, its
@@ -52,6 +56,15 @@ class RoutingRequest:
         self.model = (fields.model or "") if fields is not None else ""
         self.session = session
         self.now = now
+
+    @classmethod
+    def of_blocks(cls, blocks: list[int], *, session: bytes, now: float) -> Self:
+        """Return a request whose prompt is known by the hashes of its blocks only, all of them whole."""
+        request = cls(session=session, now=now)
+        request._blocks = blocks
+        request._whole = blocks[-1] if blocks else 0
+        request._prompt_bytes = len(blocks) * BLOCK_BYTES
+        return request
 
     @property
     def blocks(self) -> list[int]:
@@ -140,7 +153,7 @@ def load_bounds(endpoints: Sequence[Endpoint], now: float) -> list[int]:
     for endpoint in endpoints:
         total += endpoint.inflight
         shares.append(share(endpoint, now))
-    bound = LOAD_BOUND * total / sum(shares)
+    bound = (LOAD_BOUND * total + LOAD_ALLOWANCE * len(endpoints)) / sum(shares)
     return [ceil(bound * part) for part in shares]
 
 

@@ -1,13 +1,15 @@
 """Prefix affinity by one cost: the prefill work in front of a request on an endpoint, its own included, in seconds.
 
-    cost(e) = (tokens queued on e + tokens of this prompt that e does not hold) / speed of e
+    cost(e) = (tokens queued on e + 8 * tokens of this prompt that e does not hold) / speed of e
 
 The least cost wins. So a request stays with the endpoint that holds its prefix until the queue there costs more than
-the cache saves, and no longer; there is no threshold to tune. Three rules around it:
+the cache saves. What it computes anew costs others too: each token keeps waiting all who come behind it, and a second
+copy takes the place of something else. Hence the factor. Four rules around it:
 
-- **Bounded load**: an endpoint with more requests in flight than 1.25 times the mean is not a candidate.
-- **Templates**: a block at which many recent prompts part ways (a system prompt that everybody has) ends a *template*,
-  which every endpoint will hold soon; up to there a match counts for nothing, on nobody.
+- **Capacity**: of an endpoint no more is believed than its engine's cache can hold, what was used last.
+- **Bounded load**: an endpoint with more requests in flight than 1.25 times the mean, and a few, is not a candidate.
+- **Templates**: a block at which half of all new prompts part ways (a system prompt that everybody has) ends a
+  *template*, which every endpoint will hold soon; up to there a match counts for nothing, on nobody.
 - **Ties** go to the endpoint with fewer requests, then by rendezvous hashing of the first block behind the template,
   so that routers which share no state agree on where a new prefix goes.
 """
@@ -24,10 +26,19 @@ BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 SAME_SPEED = 0.7
 """An endpoint at least this fast, as a share of the fastest, counts as equally fast: what is measured scatters, and
 small differences would draw all new prompts to one endpoint."""
+RECOMPUTING = 8.0
+"""What a token costs that is computed though another endpoint has it, in tokens that wait. Replays of a chat trace
+(docs/routing.md): at 1, 60 % of what one large cache would hit, at 8, 88 %, and the median time to first token falls by
+a third; at 16 the same hits, and a longer tail."""
 TEMPLATE_PARTINGS = 16
-TEMPLATE_WINDOW = 32
-"""A template ends where 16 of the last 32 prompts *per endpoint* parted from what was known: half of one endpoint's
-share of the traffic. A conversation parts from the known once at each of its turns, each time at another block."""
+TEMPLATE_SHARE = 0.5
+TEMPLATE_WINDOW = 64
+"""A template ends where half of the beginnings among the last 64 prompts *per endpoint* parted, 16 of them at least. A
+prompt that goes on where an earlier one ended is no beginning: it parts from the known where nobody else does."""
+
+
+_Parting = tuple[int, int]
+"""How many blocks of a prompt were known, and the last of them."""
 
 
 class PrefixAware:
@@ -67,7 +78,7 @@ class PrefixAware:
                 weighed.append((endpoint, None, depth))
                 continue
             uncached = prompt_tokens - (depth if depth > template else template) * BLOCK_TOKENS
-            cost = (_seconds(endpoint.queued_tokens + uncached, endpoint, fastest), endpoint.inflight)
+            cost = (_seconds(endpoint.queued_tokens + RECOMPUTING * uncached, endpoint, fastest), endpoint.inflight)
             weighed.append((endpoint, cost[0], depth))
             if best_cost is None or cost < best_cost:
                 best, best_cost = [(endpoint, depth)], cost
@@ -95,7 +106,7 @@ class PrefixAware:
         if blocks:
             window = TEMPLATE_WINDOW * self.index.endpoints
             self._templates.parted(blocks, decision.best_blocks, request.prompt_hash, window)
-            self.index.place(decision.endpoint.position, blocks)
+            self.index.place(decision.endpoint.position, blocks, _capacity(decision.endpoint))
 
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold no more of the prompt than before."""
@@ -107,13 +118,18 @@ class PrefixAware:
 
 
 class _Templates:
-    """Ends of prefixes that many prompts share. Invariant: ``_counts`` counts what is in ``_recent``."""
+    """Ends of prefixes that many new prompts share.
+
+    Invariants: ``_counts`` counts what is in ``_recent``; ``_continuations`` are those that parted, behind something
+    that is known, where no other did; ``_frequent`` are the counts that may make a template.
+    """
 
     def __init__(self) -> None:
         self._last_prompt = 0
-        self._recent: deque[tuple[int, int]] = deque()
-        self._counts: Counter[tuple[int, int]] = Counter()
-        self._templates: dict[tuple[int, int], None] = {}
+        self._recent: deque[_Parting] = deque()
+        self._counts: Counter[_Parting] = Counter()
+        self._continuations = 0
+        self._frequent: dict[_Parting, int] = {}
 
     def parted(self, blocks: Sequence[int], depth: int, prompt_hash: int, window: int) -> None:
         """A prompt was known up to ``depth`` blocks and went its own way from there; a repeated prompt did not.
@@ -125,24 +141,40 @@ class _Templates:
         self._last_prompt = prompt_hash
         parting = (depth, blocks[depth - 1] if depth else 0)
         self._recent.append(parting)
-        self._counts[parting] += 1
-        if depth and self._counts[parting] >= TEMPLATE_PARTINGS:
-            self._templates[parting] = None
+        self._count(parting, 1)
         while len(self._recent) > window:
-            oldest = self._recent.popleft()
-            self._counts[oldest] -= 1
-            if self._counts[oldest] < TEMPLATE_PARTINGS:
-                self._templates.pop(oldest, None)
-            if not self._counts[oldest]:
-                del self._counts[oldest]
+            self._count(self._recent.popleft(), -1)
 
     def depth(self, blocks: Sequence[int]) -> int:
-        """Return how many leading blocks belong to a template. There are at most two templates per endpoint."""
+        """Return how many leading blocks belong to a template. There are at most four candidates per endpoint."""
         deepest = 0
-        for depth, block in self._templates:
-            if deepest < depth <= len(blocks) and blocks[depth - 1] == block:
+        least = TEMPLATE_SHARE * (len(self._recent) - self._continuations)
+        for (depth, block), count in self._frequent.items():
+            if count >= least and deepest < depth <= len(blocks) and blocks[depth - 1] == block:
                 deepest = depth
         return deepest
+
+    def _count(self, parting: _Parting, change: int) -> None:
+        before = self._counts[parting]
+        count = before + change
+        if count:
+            self._counts[parting] = count
+        else:
+            del self._counts[parting]
+        depth = parting[0]
+        if depth:
+            self._continuations += (count == 1) - (before == 1)
+            if count >= TEMPLATE_PARTINGS:
+                self._frequent[parting] = count
+            else:
+                self._frequent.pop(parting, None)
+
+
+def _capacity(endpoint: Endpoint) -> int | None:
+    """Return how many blocks of the index the endpoint's engine can hold, where it has said so."""
+    if endpoint.capacity_blocks is None or endpoint.block_tokens is None:
+        return None
+    return endpoint.capacity_blocks * endpoint.block_tokens // BLOCK_TOKENS
 
 
 def _depth(steps: Sequence[tuple[int, int]], bit: int) -> int:
@@ -152,10 +184,12 @@ def _depth(steps: Sequence[tuple[int, int]], bit: int) -> int:
     return 0
 
 
-def _seconds(tokens: int, endpoint: Endpoint, fastest: float) -> float:
+def _seconds(tokens: float, endpoint: Endpoint, fastest: float) -> float:
     rate = endpoint.prefill_rate
-    if rate is None or rate >= SAME_SPEED * fastest:
-        rate = fastest or 1.0  # before anything was measured, all are alike
+    if rate is None:
+        rate = (fastest or 1.0) * endpoint.weight  # what was measured says more
+    elif rate >= SAME_SPEED * fastest:
+        rate = fastest
     return tokens / rate
 
 
