@@ -1,5 +1,6 @@
 """Clients that ask for more than a limit allows: each limit has an outcome, and is counted by its key."""
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,22 @@ def test_a_reply_that_nobody_reads_is_given_up_and_its_lease_released(node: Node
         http.send(head("GET", "/v1/kv/b/unread", 0) * 32)
         wait_until(lambda: reached(node, "body_timeout_s") == before + 1)
     wait_until(lambda: node.stats["store"]["leases"] == 0)
+
+
+def test_who_asks_on_and_on_and_reads_nothing_costs_no_memory_and_is_given_up(node: NodeProcess) -> None:
+    before = reached(node, "body_timeout_s")
+    with node.http() as honest, node.http() as greedy:
+        for index in range(300):
+            honest.request("PUT", f"/v1/kv/listed/{'n' * 200}{index}", b"x")
+        resident = node.resident_bytes
+        greedy.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        greedy.socket.settimeout(0.2)
+        with contextlib.suppress(TimeoutError, ConnectionError):  # the node reads no further
+            while True:
+                greedy.send(head("GET", "/v1/kv/listed?list", 0) * 1000)
+        assert honest.request("GET", "/healthz")[0] == 200
+        assert node.resident_bytes - resident < 16 * MIB
+        wait_until(lambda: reached(node, "body_timeout_s") == before + 1)
 
 
 def test_one_address_cannot_take_the_places_of_all_others(node: NodeProcess) -> None:

@@ -1,9 +1,10 @@
 """One HTTP connection of the node: bytes into requests, PUT bodies straight into the segment, replies out.
 
-Rules: a connection has one request at a time, in the order they came. A head is parsed when its empty line is there,
-from this connection's own buffer; the bytes of a PUT after it are received by the kernel into the object's extents and
-summed where they lie. Whatever ends the connection, the slot it writes ends with it. Every phase but a pause between
-requests has a deadline that :meth:`HttpConnection.enforce_deadline` watches over.
+Rules: a connection has one request at a time, in the order they came, and the next when the reply before it was taken.
+A head is parsed when its empty line is there, from this connection's own buffer; the bytes of a PUT after it are
+received by the kernel into the object's extents and summed where they lie. Whatever ends the connection, the slot it
+writes ends with it. Every phase but a pause between requests has a deadline that
+:meth:`HttpConnection.enforce_deadline` watches over.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 
+from tierline import logs
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, QuotaExceeded, TooManyLeases
 from tierline.node.access import Access
 from tierline.node.admin import too_many_leases
@@ -27,10 +29,14 @@ from tierline.store import Leased, ObjectKey, Owner
 from tierline.wire import http, routes
 from tierline.wire.http import HttpRefusal, RequestHead
 
+log = logs.get(__name__)
+
 READS_ALONE = 4
 """Filled reads in a row while nobody else has anything for the loop; else a connection's turn ends after one."""
 ALONE_S = 0.0001
 """The loop had nothing else to do if it comes back so soon."""
+TURN_S = 0.001
+"""A request that took longer ends the connection's turn, as does one that has another behind it."""
 SEND_BYTES = 256 * 1024
 MAX_IGNORED_BODY_BYTES = 64 * 1024
 """A body that a request needs not have, as some clients send with POST."""
@@ -179,6 +185,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._task: asyncio.Task[None] | None = None
         self._ungranted = ""  # a lease that no reply has handed out yet
         self._is_advancing = False
+        self._is_turn_over = False  # others are served before the next request is looked at
+        self._is_unread = False  # the last reply has not been taken yet
         self._drained = asyncio.Event()
         self._drained.set()
 
@@ -264,6 +272,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The client has taken what was sent."""
         self._extend_deadline()
         self._drained.set()
+        if self._is_unread:
+            self._is_unread = False
+            self._next_request()
 
     # What the server calls ----------------------------------------------------------------------------------------
 
@@ -304,15 +315,35 @@ class HttpConnection(asyncio.BufferedProtocol):
     # Requests -----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Start the requests whose heads are whole, until one has to wait for something."""
-        if self._is_advancing:
-            return  # a reply was sent inside the loop below, which goes on by itself
+        """Start the next request if its head is whole; those behind it wait until others had their turn.
+
+        A buffer holds hundreds of heads, and uvloop would fill it 32 times before it turns to the next connection.
+        """
+        if self._is_advancing or self._is_turn_over or self._phase is not _Phase.HEAD or not self._filled:
+            return
         self._is_advancing = True
         try:
-            while self._phase is _Phase.HEAD and self._filled and self._start_request():
-                pass
+            is_started = self._start_request()
         finally:
             self._is_advancing = False
+        if is_started and (self._filled or time.monotonic() - self._started > TURN_S):
+            self._is_turn_over = True
+            if not self._require_transport().is_closing():
+                self._require_transport().pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Others had their turn."""
+        self._is_turn_over = False
+        self._advance()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read again, unless that has to wait for the connection's turn, its client or room in its buffer."""
+        transport = self._require_transport()
+        is_full = self._phase is _Phase.REPLY and self._filled == len(self._buffer)
+        if not (self._is_turn_over or self._is_unread or is_full or transport.is_reading() or transport.is_closing()):
+            transport.resume_reading()
 
     def _start_request(self) -> bool:
         """Take one head off the buffer and act on it; False if it is not whole yet."""
@@ -628,10 +659,16 @@ class HttpConnection(asyncio.BufferedProtocol):
         transport = self._require_transport()
         if self._phase is _Phase.CLOSED or transport.is_closing():
             return
+        if not self._drained.is_set():  # who does not take this reply is owed no other
+            self._phase = _Phase.REPLY
+            self._is_unread = True
+            transport.pause_reading()
+            self._set_transfer_deadline(transport.get_write_buffer_size())
+            self._deadline = self._give_up  # nothing is heard of it before all of it has been taken
+            return
         self._phase = _Phase.HEAD
         self._deadline = time.monotonic() + (self._limits.head_timeout_s if self._filled else self._limits.keep_alive_s)
-        if not transport.is_reading():
-            transport.resume_reading()
+        self._read_on()
         if self._filled:
             self._advance()
 
@@ -652,7 +689,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _task_done(self, task: asyncio.Task[None]) -> None:
         if self._task is task:
             self._task = None
-        if not task.cancelled() and task.exception() is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a request failed", route=self._route_name, exc_info=error)
             self.close()
 
     # Bytes --------------------------------------------------------------------------------------------------------

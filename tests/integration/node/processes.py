@@ -95,6 +95,11 @@ class NodeProcess:
                 return error.code, error.read()
 
     @property
+    def resident_bytes(self) -> int:
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()
+        return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")  # without the segment
+
+    @property
     def stats(self) -> dict[str, Any]:
         stats: dict[str, Any] = json.loads(self.get("/v1/stats")[1])
         return stats

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tierline.node.access import Access
@@ -21,6 +22,8 @@ class Recorder(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.sent = b""
+        self.is_aborted = False
+        self.after_write: Callable[[], None] = lambda: None
         self._is_reading = True
 
     def is_reading(self) -> bool:
@@ -37,6 +40,13 @@ class Recorder(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
+        self.after_write()
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.sent)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -117,3 +127,40 @@ async def test_a_fast_sender_lets_others_receive_after_each_filled_read(service:
         await asyncio.sleep(0)
     assert transport.sent.startswith(b"HTTP/1.1 200 ")
     assert transport.is_reading()
+
+
+HEAD = b"GET /healthz HTTP/1.1\r\n\r\n"
+
+
+async def test_others_have_their_turn_between_requests_that_came_at_once(service: NodeService) -> None:
+    connection, transport = connect(service)
+    receive(connection, HEAD * 100 + HEAD[:10])
+    answered = []
+    for _ in range(100):
+        answered.append(transport.sent.count(b"HTTP/1.1 200 "))
+        assert not transport.is_reading()
+        await asyncio.sleep(0)
+    assert answered == list(range(1, 101))
+    assert transport.is_reading()
+    receive(connection, HEAD[10:])
+    assert transport.sent.count(b"HTTP/1.1 200 ") == 101
+
+
+async def test_who_does_not_take_a_reply_is_made_no_other_and_is_given_up_in_time(service: NodeService) -> None:
+    connection, transport = connect(service)
+    transport.after_write = connection.pause_writing
+    receive(connection, HEAD * 100)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert transport.sent.count(b"HTTP/1.1 200 ") == 1
+    assert not transport.is_reading()
+
+    connection.resume_writing()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert transport.sent.count(b"HTTP/1.1 200 ") == 2
+
+    connection.enforce_deadline(time.monotonic() + 9)
+    assert not transport.is_aborted
+    connection.enforce_deadline(time.monotonic() + 12)
+    assert transport.is_aborted
