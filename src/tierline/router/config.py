@@ -1,5 +1,6 @@
 """What the router can be told. ``docs/router.md`` has an entry for every key; a test holds it to that."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,8 @@ from tierline.configuration import ByteSize, ProgramConfig
 from tierline.router.sessions import canonical_key, is_field_name
 from tierline.router.specs import plain_url
 from tierline.router.strategies.names import canonical_name
+
+_PATH = re.compile(r"/?[A-Za-z0-9_~-]+([/.][A-Za-z0-9_~-]+)*")
 
 
 class RouterConfig(ProgramConfig):
@@ -36,6 +39,9 @@ class RouterConfig(ProgramConfig):
     )
     retries: int = Field(
         default=2, ge=0, description="further endpoints tried after a reset or a 408, 429, 502, 503 or 504"
+    )
+    invocation_endpoint: str = Field(
+        default="", description="path that /invocations goes to at an endpoint; where its body belongs, if empty"
     )
     tls_certificate: Path | None = Field(
         default=None, description="PEM file with the certificate that clients are shown; read again when it changes"
@@ -114,6 +120,13 @@ class RouterConfig(ProgramConfig):
     @classmethod
     def _is_known(cls, strategy: str) -> str:
         return canonical_name(strategy)
+
+    @field_validator("invocation_endpoint")
+    @classmethod
+    def _is_path(cls, path: str) -> str:
+        if path and not _PATH.fullmatch(path):
+            raise ValueError("a path such as v1/chat/completions")
+        return path and "/" + path.removeprefix("/")
 
     @field_validator("tls_key", "tls_client_ca", "endpoint_key")
     @classmethod

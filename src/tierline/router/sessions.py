@@ -10,6 +10,7 @@ from tierline.router.prompt import RequestFields
 
 COOKIE, BODY = "cookie:", "body:"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+_NEW = b"NEW_SESSION"  # with which SageMaker's clients ask for one that has no name yet
 _FIELD = re.compile(r'[^"\\\x00-\x1f]+')  # what JSON writes as it is
 
 
@@ -73,7 +74,7 @@ class SessionKeys:
                 session = _cookie(head.get(b"cookie", b""), name.encode())
             else:
                 session = head.get(name.encode(), b"")
-            if session:
+            if session and session != _NEW:
                 return session
         return b""
 

@@ -13,6 +13,7 @@ from tierline.router.http.bodies import ChunkedBody, LengthBody
 from tierline.router.http.heads import HEAD_END, BadMessage, RequestHead
 from tierline.router.http.replies import CONTINUE, JSON, error_body, reply
 from tierline.router.keys import ApiKey
+from tierline.router.proxy import sagemaker
 from tierline.router.proxy.dispatch import dispatch
 from tierline.router.proxy.services import Services
 
@@ -39,9 +40,9 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body", "_exchange", "_flush_by", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_idle",
-        "_is_reading_paused", "_is_write_paused", "_key", "_pieces", "_services", "_stream_timeout_s", "_transport",
-        "_unread", "deadline",
+        "_body", "_exchange", "_flush_by", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_facade",
+        "_is_idle", "_is_reading_paused", "_is_write_paused", "_key", "_pieces", "_services", "_stream_timeout_s",
+        "_transport", "_unread", "deadline",
     )  # fmt: skip
 
     def __init__(self, services: Services) -> None:
@@ -57,6 +58,8 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._is_advancing = False
         self._is_closing = False
+        self._is_facade = False
+        """The latest request is one of SageMaker's API."""
         self._is_idle = True
         self._is_reading_paused = False
         self._is_write_paused = False
@@ -107,14 +110,13 @@ class ClientConnection(asyncio.Protocol):
         without_body: bool = False,
         param: str | None = None,
     ) -> None:
-        """Send an error in OpenAI's shape."""
-        self.write_reply(
-            status,
-            error_body(status, message, code, param),
-            keep_alive=keep_alive,
-            extra=extra,
-            without_body=without_body,
-        )
+        """Send an error in OpenAI's shape, or in SageMaker's on its routes."""
+        if self._is_facade:
+            status, body, fields = sagemaker.error(status, message)
+            extra = (*extra, *fields)
+        else:
+            body = error_body(status, message, code, param)
+        self.write_reply(status, body, keep_alive=keep_alive, extra=extra, without_body=without_body)
 
     def abort(self) -> None:
         """Close without an orderly end."""
@@ -237,6 +239,7 @@ class ClientConnection(asyncio.Protocol):
             return False
         head = RequestHead(data[:end], self._services.wanted_fields)
         self._unread = data[end:]
+        self._is_facade = head.path.startswith(sagemaker.PREFIX)
         if self._services.keys is not None:
             self._key = self._services.keys.admit(head.path, head.fields)
         if head.length is not None and head.length > config.body_bytes:

@@ -14,7 +14,7 @@ from tierline.router.http.heads import BadMessage, RequestHead
 from tierline.router.http.replies import JSON
 from tierline.router.keys import ApiKey
 from tierline.router.prompt import RequestFields, read_fields
-from tierline.router.proxy import keyed
+from tierline.router.proxy import keyed, sagemaker
 from tierline.router.proxy.exchange import Exchange
 from tierline.router.proxy.services import TRACEPARENT, Services
 from tierline.router.strategies.base import RoutingRequest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
 
 _INTEGER = re.compile(rb"-?[0-9]{1,9}")
-_CHAT, _COMPLETION = b"/v1/chat/completions", b"/v1/completions"
+_CHAT, _COMPLETION, _INVOCATIONS = b"/v1/chat/completions", b"/v1/completions", b"/invocations"
 
 
 class _Proxied(NamedTuple):
@@ -40,7 +40,7 @@ PROXIED = {
     b"/v1/embeddings": _Proxied("embeddings", has_prompt=False),
     b"/tokenize": _Proxied("tokenize", has_prompt=False),
     b"/detokenize": _Proxied("detokenize", has_prompt=False),
-    b"/invocations": _Proxied("invocations", has_prompt=True),
+    _INVOCATIONS: _Proxied("invocations", has_prompt=True),
 }
 _LOCAL = frozenset({b"/v1/models", b"/health", b"/ping", b"/metrics"})
 _PASSED_ON = b"/v1/"
@@ -68,6 +68,9 @@ def dispatch(
     started_at = services.clock()
     path, target = head.path, head.target
     fields: RequestFields | None
+    facade = sagemaker.facade_of(head) if path.startswith(sagemaker.PREFIX) else None
+    if facade is not None:
+        path = _INVOCATIONS
     try:
         proxied = PROXIED.get(path)
         if proxied is not None:
@@ -75,8 +78,8 @@ def dispatch(
                 _refuse_method(services, client, head, b"POST")
                 return None
             fields = read_fields(bytes(body) if isinstance(body, bytearray) else body, services.sessions.decode)
-            if path == b"/invocations":
-                target = _invoked(fields) + target[len(path) :]
+            if path == _INVOCATIONS:
+                target = (services.invocation_path or _invoked(fields)) + target[len(head.path) :]
             name, has_prompt = proxied
         elif path in _LOCAL or path.startswith(b"/v1/models/"):
             if head.method in (b"GET", b"HEAD"):
@@ -113,7 +116,7 @@ def dispatch(
         routing = RoutingRequest(fields, session, now=started_at)
     else:
         routing = RoutingRequest(RequestFields(model=fields.model), session, now=started_at)
-    exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at)
+    exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at, facade)
     if services.config.trace_share and TRACEPARENT not in head.fields and random() < services.config.trace_share:
         # https://www.w3.org/TR/trace-context/: version, trace, parent, flags (sampled)
         head.fields[TRACEPARENT] = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01".encode()

@@ -17,6 +17,8 @@ from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
 from tierline.router.prompt import BYTES_PER_TOKEN
+from tierline.router.proxy import sagemaker
+from tierline.router.proxy.sagemaker import Facade
 from tierline.router.proxy.services import REQUEST_ID, TRACEPARENT, Lane, Services
 from tierline.router.proxy.upstream import UpstreamConnection
 from tierline.router.strategies.base import Decision, RoutingRequest
@@ -59,12 +61,14 @@ class Exchange:
         What the strategy sees of it.
     held_bytes
         What the body counts for in ``services.held_bytes``.
+    facade
+        Wraps the answer, where it does not go to the client as it comes.
     """
 
     __slots__ = (
-        "_before_last", "_body", "_body_framing", "_client", "_connecting", "_events", "_failed_with", "_held_bytes",
-        "_is_paused", "_is_resent", "_last", "_may_be_stale", "_may_repeat", "_response", "_routing", "_services",
-        "_target", "_ticket", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream", "aborted_by",
+        "_before_last", "_body", "_body_framing", "_client", "_connecting", "_events", "_facade", "_failed_with",
+        "_held_bytes", "_is_paused", "_is_resent", "_last", "_may_be_stale", "_may_repeat", "_response", "_routing",
+        "_services", "_target", "_ticket", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream", "aborted_by",
         "actual_cached_tokens", "answered_at", "choosing_s", "decision", "ended_at", "has_answered", "head",
         "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority", "queued_at", "queued_s",
         "request_id", "retries", "route", "sent_at", "session", "started_at", "status", "tenant", "waited_s",
@@ -81,6 +85,7 @@ class Exchange:
         routing: RoutingRequest,
         held_bytes: int,
         started_at: float,
+        facade: Facade | None = None,
     ) -> None:
         self._services = services
         self._client: ClientConnection | None = client
@@ -97,6 +102,7 @@ class Exchange:
         self._unanswered_tokens = 0
         self._is_paused = False
         self._is_resent = False
+        self._facade = facade
         self._ticket: Ticket | None = None
         self._may_be_stale = True
         self._may_repeat = route != "other" or head.method in _IDEMPOTENT
@@ -143,6 +149,13 @@ class Exchange:
     def takes_chunks(self) -> bool:
         """Whether the client understands chunked bodies."""
         return self.head.version != "1.0"
+
+    def relays_chunks(self, status: int) -> bool:
+        """Whether a chunked body of an answer with this status goes to the client in its chunks."""
+        return self.takes_chunks and not self._rewrites(status)
+
+    def _rewrites(self, status: int) -> bool:
+        return self._facade is not None and self._facade.rewrites(status)
 
     # Admission --------------------------------------------------------------------------------------------------------
 
@@ -421,6 +434,11 @@ class Exchange:
     def response_data(self, data: bytes) -> None:
         """Some of the answer's body; written through at once."""
         assert self._client is not None
+        if self._facade is not None and self._response is not None and self._rewrites(self._response.status):
+            if self._response.status >= 400:
+                self._facade.quote(data)
+                return
+            data = self._facade.part(data)
         self._client.write(data if self.has_answered else self._answer() + data)
         self._before_last, self._last = self._last, data
         if self.is_event_stream:
@@ -430,7 +448,9 @@ class Exchange:
         """The answer is whole, and the connection it came on is no longer ours."""
         assert self.decision is not None
         assert self._response is not None
-        if not self.has_answered:
+        if self._facade is not None and self._rewrites(self._response.status):
+            self._end_rewritten(self._facade, self._response)
+        elif not self.has_answered:
             assert self._client is not None
             self._client.write(self._answer())
         if self._is_paused and self._upstream is not None:
@@ -451,6 +471,18 @@ class Exchange:
         if self._events > 1:
             self.itl_s = (self._services.clock() - self.answered_at) / (self._events - 1)
 
+    def _end_rewritten(self, facade: Facade, response: ResponseHead) -> None:
+        assert self._client is not None
+        if response.status < 400:
+            self._client.write((b"" if self.has_answered else self._answer()) + facade.end())
+            return
+        self.has_answered = True
+        self.answered_at = self._services.clock()
+        self.status = sagemaker.MODEL_ERROR
+        body, fields = facade.model_error(response.status)
+        request_id = b"x-request-id: %b\r\n" % self.request_id
+        self._client.write_reply(self.status, body, keep_alive=self.keep_alive, extra=(request_id, *fields))
+
     def _answer(self) -> bytes:
         """Return the head for the client: the point of no return."""
         response, decision, now = self._response, self.decision, self._services.clock()
@@ -466,7 +498,7 @@ class Exchange:
         framing = self._framing(response)
         return b"".join((
             status_line(response.status, response.reason),
-            *response.lines,
+            *(response.lines if self._facade is None else self._facade.head_lines(response)),
             framing,
             b"" if response.has_request_id else b"x-request-id: %b\r\n" % self.request_id,
             b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
@@ -478,7 +510,10 @@ class Exchange:
     def _framing(self, response: ResponseHead) -> bytes:
         """Return the hop-by-hop fields for the client, and settle whether its connection lasts."""
         body = self._body_framing
-        if response.is_chunked and self.takes_chunks:
+        if self._facade is not None and self._facade.streams:
+            framing = b""
+            self.keep_alive = self.keep_alive and self.takes_chunks
+        elif response.is_chunked and self.takes_chunks:
             framing = b"transfer-encoding: chunked\r\n"
         elif response.length is not None:
             framing = b"content-length: %d\r\n" % response.length
@@ -498,8 +533,11 @@ class Exchange:
         self.aborted_by = "upstream"
         self.keep_alive = False
         body = self._body_framing
-        if self.is_event_stream and not isinstance(body, LengthBody):
-            event = error_event("The endpoint broke off in the middle of its answer.", f"endpoint_{reason}")
+        message = "The endpoint broke off in the middle of its answer."
+        if self._facade is not None and self._facade.streams:
+            self._client.write(self._facade.broken(message, reason))
+        elif self.is_event_stream and not isinstance(body, LengthBody):
+            event = error_event(message, f"endpoint_{reason}")
             if not isinstance(body, ChunkedBody) or body.payload is not None:
                 self._client.write(event)
             elif body.is_between_chunks:

@@ -85,12 +85,15 @@ class Services:
     """Shown to clients; ``None`` where their connections are plain."""
     endpoint_tls: EndpointTls = field(init=False)
     sessions: SessionKeys = field(init=False)
+    invocation_path: bytes = field(init=False)
+    """Where ``/invocations`` goes; empty: where its body belongs."""
     priority_header: bytes = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         self.decisions = DecisionLog(self.strategy.name)
         self.sessions = SessionKeys(self.config.session_keys)
+        self.invocation_path = self.config.invocation_endpoint.encode()
         self.priority_header = (self.config.priority_header or "").encode()
         self.wanted_fields = frozenset(
             (*self.sessions.headers, REQUEST_ID, TRACEPARENT, self.priority_header, *WANTED_FIELDS)

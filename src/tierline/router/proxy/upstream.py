@@ -123,7 +123,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._unread = b""
         self._head = head
         self.body = body_of_response(head, self._method)
-        if isinstance(self.body, ChunkedBody) and not exchange.takes_chunks:
+        if isinstance(self.body, ChunkedBody) and not exchange.relays_chunks(head.status):
             self.body.payload = bytearray()
         exchange.response_began(head, self.body)
         return data
