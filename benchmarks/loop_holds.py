@@ -1,11 +1,13 @@
 """How long one turn of the node's event loop is held, in processor time, while sixteen clients PUT without a pause.
 
-Run ``python benchmarks/loop_holds.py [READ_KIB] [--greedy]``: the size of a read, 256 as the node has it; with
-``--greedy`` a filled read does not end a connection's turn, and uvloop reads on as it does by itself.
+Run ``python benchmarks/loop_holds.py [READ_KIB] [--greedy | --all]``: the size of a read, 256 as the node has it; with
+``--greedy`` a filled read does not end a connection's turn, and uvloop reads on as it does by itself; with ``--all``
+every sender may receive in each turn of the loop, and not a few of them.
 """
 # ruff: noqa: T201
 
 import asyncio
+import contextlib
 import sys
 import tempfile
 import time
@@ -16,7 +18,7 @@ import uvloop
 
 from tierline.bench.programs import free_ports
 from tierline.bench.put_load import PutLoad
-from tierline.node import http_protocol, upload
+from tierline.node import http_protocol, turns, upload
 from tierline.node.config import NodeConfig
 from tierline.node.server import running_node
 
@@ -40,7 +42,7 @@ async def main() -> None:
         async with running_node(config) as node:
             load = await asyncio.to_thread(PutLoad, port, WRITERS, 32 * MIB)
             before, used, started = node.service.store.stats().commits, time.process_time(), time.perf_counter()
-            taken = await turns()
+            taken = await turns_taken()
             stored = (node.service.store.stats().commits - before) / 32
             rate = stored / (time.perf_counter() - started)
             used = (time.process_time() - used) / stored
@@ -50,7 +52,7 @@ async def main() -> None:
     print(f"{rate:.2f} GiB/s at {1e3 * used:.0f} CPU-ms a GiB")
 
 
-async def turns() -> list[float]:
+async def turns_taken() -> list[float]:
     """Return the processor time of each turn that the loop takes for a while."""
     loop = asyncio.get_running_loop()
     taken: list[float] = []
@@ -86,9 +88,12 @@ def met(taken: list[float], percent: float) -> float:
 if __name__ == "__main__":
     sizes = [int(argument) * 1024 for argument in sys.argv[1:] if argument.isdecimal()]
     read_bytes = sizes[0] if sizes else upload.RECEIVE_BYTES
-    with (
-        mock.patch.object(upload, "RECEIVE_BYTES", read_bytes),
-        mock.patch.object(http_protocol, "RECEIVE_BYTES", -1 if "--greedy" in sys.argv else read_bytes),
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(upload, "RECEIVE_BYTES", read_bytes))
+        patches.enter_context(mock.patch.object(http_protocol, "RECEIVE_BYTES", read_bytes))
+        if "--greedy" in sys.argv:
+            patches.enter_context(mock.patch.object(http_protocol.HttpConnection, "_end_turn"))
+        if "--all" in sys.argv:
+            patches.enter_context(mock.patch.object(turns, "AT_ONCE", WRITERS))
+        runner = patches.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         runner.run(main())

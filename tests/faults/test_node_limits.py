@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,22 @@ def test_a_head_and_a_body_that_do_not_come_in_time_are_counted(node: NodeProces
         slow_body.send(head("PUT", "/v1/kv/b/slow", 1000) + b"some")
         assert slow_head.receive()[0] == slow_body.receive()[0] == 408
     assert reached(node, "head_timeout_s") == reached(node, "body_timeout_s") == 1
+
+
+def test_a_body_that_comes_in_drips_is_stored_as_long_as_none_of_its_pauses_is_too_long(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, body_timeout_s=1.5, slowest_rate=1)
+    content = bytes(range(256)) * 2048
+    try:
+        with node.http() as http:
+            http.send(head("PUT", "/v1/kv/b/drips", len(content)))
+            for start in range(0, 8000, 1000):
+                http.send(content[start : start + 1000])
+                time.sleep(0.5)
+            http.send(content[8000:])
+            assert http.receive()[0] == 200
+            assert http.request("GET", "/v1/kv/b/drips")[2] == content
+    finally:
+        node.close()
 
 
 def test_a_reply_that_nobody_reads_is_given_up_and_its_lease_released(node: NodeProcess) -> None:

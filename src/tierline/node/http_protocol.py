@@ -9,6 +9,7 @@ writes ends with it. Every phase but a pause between requests has a deadline tha
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tierline.node.access import Access
 from tierline.node.admin import too_many_leases
 from tierline.node.segments import Segments
 from tierline.node.service import Verdict
+from tierline.node.turns import ReceivingTurns
 from tierline.node.upload import RECEIVE_BYTES, Upload
 from tierline.node.waiting import within
 from tierline.store import Leased, ObjectKey, Owner
@@ -44,6 +46,8 @@ MAX_DOCUMENT_BYTES = 1024 * 1024
 """A body that is read as JSON: decoding it takes the loop a millisecond or two."""
 MAX_DOCUMENT_S = 600.0
 """An answer to an operator may take so long: a flush of millions of objects does not keep the others waiting."""
+UNHEARD_S = 1.0
+"""A body that seems to have stopped gets so long, once the connection hears of every byte."""
 LINGER_S = 2.0
 """Before a connection is closed on a client that is still sending, so that it can read the reply."""
 
@@ -129,6 +133,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         Documents for operators.
     scratch
         Memory that refused bodies are received into; connections may share it, for nobody reads it.
+    turns
+        Who receives next, of all connections.
     connections
         The open connections of the server; this one adds and removes itself.
     turned_away
@@ -145,6 +151,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         access: Access,
         pages: Pages,
         scratch: memoryview,
+        turns: ReceivingTurns,
         connections: set["HttpConnection"],
         turned_away: str,
         gone: Callable[[], None],
@@ -156,6 +163,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._access = access
         self._pages = pages
         self._scratch = scratch
+        self._turns = turns
         self._connections = connections
         self._turned_away = turned_away
         self._gone = gone
@@ -180,6 +188,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._after_document: Callable[[], None] | None = None
         self._reads_left = 1
         self._turn_ended = 0.0
+        self._wakes_at = 1
+        self._is_encrypted = False
         self._discard_left = 0
         self._after_discard: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -196,8 +206,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The connection is open."""
         self._transport = cast("asyncio.Transport", transport)
         # "Drained" then means that the kernel has every byte, or TLS a copy of it; uvloop's TLS never resumes with 0.
-        is_encrypted = transport.get_extra_info("sslcontext") is not None
-        self._transport.set_write_buffer_limits(high=1 if is_encrypted else 0, low=0)
+        self._is_encrypted = transport.get_extra_info("sslcontext") is not None
+        self._transport.set_write_buffer_limits(high=1 if self._is_encrypted else 0, low=0)
         if address := transport.get_extra_info("peername"):
             self._peer = f"http:{address[0]}"
         self._connections.add(self)
@@ -230,7 +240,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             assert self._upload is not None
             self._upload.advance(nbytes)
             self._received_bytes += nbytes
-            if self._upload.missing:
+            missing = self._upload.missing
+            if self._wakes_at > missing:
+                self._wake_at(1)
+            if missing:
                 self._extend_deadline()
                 if nbytes == RECEIVE_BYTES:
                     self._end_turn()
@@ -289,6 +302,9 @@ class HttpConnection(asyncio.BufferedProtocol):
                 HttpRefusal(HTTPStatus.REQUEST_TIMEOUT, f"no whole head within {self._limits.head_timeout_s} s"),
                 close=True,
             )
+        elif self._wakes_at > 1:  # what has come may be too little to hear of: it counts
+            self._wake_at(1)
+            self._deadline = now + UNHEARD_S
         elif self._phase in (_Phase.BODY, _Phase.DOCUMENT):
             self._observer.limit_reached("body_timeout_s")
             self._upload = None
@@ -496,8 +512,20 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._consume(early)
         if upload.missing:
             self._set_transfer_deadline(length)
+            if upload.missing >= RECEIVE_BYTES and not self._is_encrypted:
+                self._wake_at(RECEIVE_BYTES)
         else:
             self._finish_upload()
+
+    def _wake_at(self, length: int) -> None:
+        """Hear of bytes once there are so many (or the sender's window is full, or it has ended).
+
+        A sender that keeps pace with the node would wake it for every piece that it writes; a read of a quarter of the
+        size costs nearly as much.
+        """
+        self._wakes_at = length
+        with contextlib.suppress(OSError):  # it makes the node cheaper, and nothing else
+            self._require_transport().get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, length)
 
     def _finish_upload(self) -> None:
         upload, self._upload = self._upload, None
@@ -725,7 +753,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._reads_left <= 0:
             self._require_transport().pause_reading()
             self._turn_ended = time.monotonic()
-            asyncio.get_running_loop().call_soon(self._begin_turn)
+            self._turns.wait(self._begin_turn)
 
     def _begin_turn(self) -> None:
         self._reads_left = READS_ALONE if time.monotonic() - self._turn_ended < ALONE_S else 1

@@ -40,6 +40,7 @@ from tierline.node.local_protocol import LocalConnection
 from tierline.node.metrics import NodeMetrics
 from tierline.node.segments import Segments, ServedSegment
 from tierline.node.service import NodeService
+from tierline.node.turns import ReceivingTurns
 from tierline.store import PAGE_BYTES, SegmentOptions, Store, StoreLimits
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
@@ -171,6 +172,7 @@ class Node:
             body_timeout_s=config.body_timeout_s,
         )
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._turns = ReceivingTurns()
         self._tasks: set[asyncio.Task[None]] = set()
         self._name_troubles: dict[str, str] = {}
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -302,6 +304,7 @@ class Node:
             self.access,
             self,
             self._scratch,
+            self._turns,
             self._http_connections,
             turned_away,
             gone,

@@ -1,6 +1,7 @@
 """One HTTP connection, called as asyncio calls it: what an end in the wrong moment leaves behind."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.metrics import NodeMetrics
 from tierline.node.segments import Segments
 from tierline.node.service import NodeService
+from tierline.node.turns import ReceivingTurns
 from tierline.node.upload import RECEIVE_BYTES
 from tierline.store import ObjectKey, Store
 
@@ -20,16 +22,24 @@ class Recorder(asyncio.Transport):
     """Keeps what is written to it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({"socket": self})
         self.sent = b""
         self.is_aborted = False
         self.after_write: Callable[[], None] = lambda: None
+        self.wakes_at = 1
         self._is_reading = True
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        assert (level, option) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        self.wakes_at = value
 
     def is_reading(self) -> bool:
         return self._is_reading
 
     def is_closing(self) -> bool:
+        return False
+
+    def can_write_eof(self) -> bool:
         return False
 
     def pause_reading(self) -> None:
@@ -78,6 +88,7 @@ def connect(service: NodeService) -> tuple[HttpConnection, Recorder]:
         Access(None),
         NoPages(),
         memoryview(bytearray(65536)),
+        ReceivingTurns(),
         set(),
         "",
         lambda: None,
@@ -117,6 +128,7 @@ async def test_a_fast_sender_lets_others_receive_after_each_filled_read(service:
     size = 3 * RECEIVE_BYTES
     receive(connection, b"PUT /v1/kv/b/large HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
 
+    assert transport.wakes_at == RECEIVE_BYTES
     receive(connection, bytes(RECEIVE_BYTES))
     assert not transport.is_reading()
     await asyncio.sleep(0)
@@ -127,6 +139,27 @@ async def test_a_fast_sender_lets_others_receive_after_each_filled_read(service:
         await asyncio.sleep(0)
     assert transport.sent.startswith(b"HTTP/1.1 200 ")
     assert transport.is_reading()
+    assert transport.wakes_at == 1
+
+
+async def test_the_end_of_a_body_is_heard_of_byte_by_byte(service: NodeService) -> None:
+    connection, transport = connect(service)
+    receive(connection, b"PUT /v1/kv/b/large HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (RECEIVE_BYTES + 10))
+    receive(connection, bytes(11))
+    assert transport.wakes_at == 1
+    receive(connection, b"PUT /v1/kv/b/small HTTP/1.1\r\nContent-Length: 1000\r\n\r\n")
+    assert transport.wakes_at == 1
+
+
+async def test_a_body_that_seems_to_have_stopped_is_heard_of_byte_by_byte_before_it_is_given_up(
+    service: NodeService,
+) -> None:
+    connection, transport = connect(service)
+    receive(connection, b"PUT /v1/kv/b/large HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (2 * RECEIVE_BYTES))
+    connection.enforce_deadline(time.monotonic() + 11)
+    assert (transport.wakes_at, transport.sent) == (1, b"")
+    connection.enforce_deadline(time.monotonic() + 20)
+    assert transport.sent.startswith(b"HTTP/1.1 408 ")
 
 
 HEAD = b"GET /healthz HTTP/1.1\r\n\r\n"
