@@ -1,7 +1,8 @@
 """The least that any server in Python costs on this machine: servers that answer without looking at what was asked.
 
 They run on the node's event loop and receive as the node does, so that what the node costs above them is its own work.
-Run as ``python -m tierline.bench.floors http PORT BYTES`` or ``… socket PATH BYTES``; each is a process of its own.
+One of them sums what it receives as the node has to, and does nothing else with it. Run as
+``python -m tierline.bench.floors http|summing PORT BYTES`` or ``… socket PATH BYTES``; each is a process of its own.
 """
 
 import asyncio
@@ -12,10 +13,12 @@ from types import TracebackType
 from typing import Protocol, Self, cast
 
 import uvloop
+import xxhash
 
 from tierline.bench.limits import resident
 from tierline.bench.plain_http import PlainHttp
 from tierline.bench.programs import Program, free_ports
+from tierline.client.copying import Hasher
 
 _HEAD_BYTES = 4096
 _LENGTH = b"content-length: "
@@ -27,13 +30,24 @@ _RELEASE_FRAME_BYTES = 48
 
 
 class HttpFloor:
-    """A server that answers every request alike and receives every body into the same memory."""
+    """A server that answers every request alike and receives every body into the same memory.
 
-    def __init__(self, folder: Path, size: int) -> None:
+    Parameters
+    ----------
+    folder
+        Where its log goes.
+    size
+        Bytes of a body.
+    sums
+        It computes the checksum of every body, and throws it away.
+    """
+
+    def __init__(self, folder: Path, size: int, *, sums: bool = False) -> None:
         (self.port,) = free_ports(1)
-        argv = [sys.executable, "-m", "tierline.bench.floors", "http", str(self.port), str(size)]
+        kind = "summing" if sums else "http"
+        argv = [sys.executable, "-m", "tierline.bench.floors", kind, str(self.port), str(size)]
         self._payload = resident(size)
-        self.program = Program(argv, folder / "http-floor.log", self._connect)
+        self.program = Program(argv, folder / f"{kind}-floor.log", self._connect)
 
     def pair(self) -> None:
         """Send two requests as long as a lease and its release."""
@@ -102,13 +116,16 @@ class _Transport(Protocol):
 class _HttpConnection(asyncio.BufferedProtocol):
     """Finds the length of a body in the head and counts its bytes; after each filled read others have their turn."""
 
-    def __init__(self, body: memoryview) -> None:
+    def __init__(self, body: memoryview, *, sums: bool) -> None:
         self._head = bytearray(_HEAD_BYTES)
         self._body = body
         self._missing = 0
+        self._sums = sums
+        self._hasher: Hasher = xxhash.xxh3_64()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("_Transport", transport)
+        self._socket: socket.socket = transport.get_extra_info("socket")
 
     def get_buffer(self, sizehint: int) -> bytearray | memoryview:  # noqa: ARG002  (asyncio gives it)
         if not self._missing:
@@ -118,7 +135,12 @@ class _HttpConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._missing:
+            if self._sums:
+                start = len(self._body) - self._missing
+                self._hasher.update(self._body[start : start + nbytes])
             self._missing -= nbytes
+            if self._missing < _RECEIVE_BYTES:
+                self._wake_at(1)
             if nbytes == _RECEIVE_BYTES:
                 self._transport.pause_reading()
                 asyncio.get_running_loop().call_soon(self._transport.resume_reading)
@@ -126,8 +148,15 @@ class _HttpConnection(asyncio.BufferedProtocol):
             start = self._head.index(_LENGTH) + len(_LENGTH)
             length = int(self._head[start : self._head.index(b"\r", start)])
             self._missing = length - (nbytes - self._head.index(b"\r\n\r\n") - 4)
+            self._hasher = xxhash.xxh3_64()
+            if self._missing >= _RECEIVE_BYTES:
+                self._wake_at(_RECEIVE_BYTES)
         if not self._missing:
             self._transport.write(_REPLY)
+
+    def _wake_at(self, length: int) -> None:
+        """Hear of bytes once there are so many, as the node does."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, length)
 
 
 class _SocketConnection(asyncio.Protocol):
@@ -141,9 +170,10 @@ class _SocketConnection(asyncio.Protocol):
 async def _serve(kind: str, address: str, size: int) -> None:
     loop = asyncio.get_running_loop()
     server: asyncio.Server
-    if kind == "http":
+    if kind in ("http", "summing"):
         body = resident(size)
-        server = await loop.create_server(lambda: _HttpConnection(body), "127.0.0.1", int(address))
+        sums = kind == "summing"
+        server = await loop.create_server(lambda: _HttpConnection(body, sums=sums), "127.0.0.1", int(address))
     else:
         server = await loop.create_unix_server(_SocketConnection, address)
     await server.serve_forever()

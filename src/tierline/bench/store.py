@@ -99,6 +99,7 @@ def measure(options: BenchOptions, say: Say) -> Findings:
         program, port, socket = stack.enter_context(_node(folder, effort))
         client = stack.enter_context(NodeClient(socket, client="bench", writer=True, timeout_s=_CALL_SECONDS))
         floor = stack.enter_context(HttpFloor(folder, effort.object_bytes))
+        summing_floor = stack.enter_context(HttpFloor(folder, effort.object_bytes, sums=True))
         turns = _Turns(
             effort,
             program,
@@ -107,6 +108,7 @@ def measure(options: BenchOptions, say: Say) -> Findings:
             stack.enter_context(LeaseLoad(port, CLIENTS, _path_of_a_lease)),
             stack.enter_context(TcpStream(effort.object_bytes, folder)),
             floor,
+            summing_floor,
             stack.enter_context(LeaseLoad(floor.port, CLIENTS, _path_of_a_lease)),
             stack.enter_context(SocketFloor(folder)),
         )
@@ -206,6 +208,7 @@ class _Turns:
         many: LeaseLoad,
         stream: TcpStream,
         http_floor: HttpFloor,
+        summing_floor: HttpFloor,
         many_floor: LeaseLoad,
         socket_floor: SocketFloor,
     ) -> None:
@@ -218,6 +221,7 @@ class _Turns:
         self._many = many
         self._stream = stream
         self._http_floor = http_floor
+        self._summing_floor = summing_floor
         self._many_floor = many_floor
         self._socket_floor = socket_floor
         self._copy = Copy(effort.object_bytes)
@@ -302,6 +306,8 @@ class _Turns:
             self.rounds.add("put", [self._rate(functools.partial(self._put_one, each)) for each in names])
         with self._cpu_of("put floor", len(names), self._http_floor.program):
             self.rounds.add("put floor", [self._rate(self._http_floor.put) for _ in names])
+        with self._cpu_of("put summing floor", len(names), self._summing_floor.program):
+            self.rounds.add("put summing floor", [self._rate(self._summing_floor.put) for _ in names])
         self._client.delete(BUCKET, names)
 
     def pairs_over_http(self) -> None:
@@ -525,6 +531,16 @@ def _rows(turns: _Turns) -> list[Row]:
             f"body in pieces of {format_byte_size(PIECE_BYTES)}, checksum computed by the node store",
         ),
         *cpu(f"HTTP PUT {size}", "put", "ms/GiB", 1e3 * GIB / turns.effort.object_bytes, 460.0, "put floor"),
+        Row(
+            f"HTTP PUT {size}, server CPU beside the least and its checksum",
+            1e3 * GIB / turns.effort.object_bytes * rounds.median("put, cpu"),
+            "ms/GiB",
+            Limit(
+                "server that sums and looks at nothing else",
+                1e3 * GIB / turns.effort.object_bytes * rounds.median("put summing floor, cpu"),
+            ),
+            rounds.n("put"),
+        ),
         latency("lease and release over HTTP, median", "http pair", 50, at_most(0.6)),
         latency("lease and release over HTTP, P99", "http pair", 99),
         *cpu("lease and release over HTTP", "http pair", "µs", 1e6, 100.0, "http floor"),
