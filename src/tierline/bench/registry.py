@@ -46,9 +46,11 @@ class BenchOptions:
     samples
         ``document`` only: documents to measure, where 15 minutes allow.
     traces
-        ``eviction`` only: files to replay; without any, a trace is generated.
+        ``eviction`` and ``routing``: files to replay; without any, traces are generated.
     seed
-        ``eviction`` only: of the generated trace.
+        ``eviction`` and ``routing``: of the generated traces.
+    endpoints
+        ``routing`` only: how many engines.
     through_store
         ``eviction`` only: replay through the real store as well.
     """
@@ -59,6 +61,7 @@ class BenchOptions:
     samples: int = 20
     traces: tuple[Path, ...] = ()
     seed: int = 1
+    endpoints: int = 8
     through_store: bool = False
 
 
@@ -103,6 +106,9 @@ BENCHES = {
         ),
         Bench("store", "the node store beside memcpy, loopback TCP, Redis and Mooncake", "tierline.bench.store"),
         Bench("eviction", "hit rates of the eviction policies on request traces", "tierline.bench.eviction"),
+        Bench(
+            "routing", "hits, queues and balance of the routing strategies on request traces", "tierline.bench.routing"
+        ),
         Bench("router", "the router's CPU time a request beside the Rust vllm-router", "tierline.bench.router"),
     )
 }

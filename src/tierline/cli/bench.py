@@ -7,7 +7,7 @@ import typer
 
 
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="document, store, router or eviction.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="document, store, router, routing or eviction.")],
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write machine-readable rows.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the printed tables.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a chart as PNG.")] = None,
@@ -23,10 +23,13 @@ def bench(
     trace: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="eviction: a trace in Mooncake's format; may be repeated.", show_default="generated"
+            metavar="FILE",
+            help="eviction, routing: a trace in Mooncake's format; may be repeated.",
+            show_default="generated",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="eviction: seed of the generated trace.")] = 1,
+    seed: Annotated[int, typer.Option(help="eviction, routing: seed of the generated traces.")] = 1,
+    endpoints: Annotated[int, typer.Option(min=1, max=256, help="routing: how many engines.")] = 8,
     through_store: Annotated[
         bool, typer.Option("--through-store", help="eviction: replay through the real store too; minutes.")
     ] = False,
@@ -38,6 +41,7 @@ def bench(
       document   time to first token of a long document: cold, warm here, warm elsewhere, after a restart
       store      the node store beside memcpy, loopback TCP and Redis
       router     the router's CPU time a request beside the Rust vllm-router
+      routing    hits, time to first token and balance of the routing strategies on request traces
       eviction   hit rates of the eviction policies on request traces, beside a clairvoyant's
 
     \b
@@ -46,6 +50,7 @@ def bench(
       tierline bench store --json store.json --quick
       tierline bench router --markdown router.md
       tierline bench eviction --trace conversation_trace.jsonl --plot eviction.png
+      tierline bench routing --trace conversation_trace.jsonl --endpoints 16
     """
     from rich.console import Console
 
@@ -60,6 +65,7 @@ def bench(
             samples=samples,
             traces=tuple(trace or ()),
             seed=seed,
+            endpoints=endpoints,
             through_store=through_store,
         ),
         console=Console(),

@@ -97,6 +97,25 @@ def test_the_eviction_policies_are_replayed_beside_the_bounds_of_any(tmp_path: P
     assert (tmp_path / "hits.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_the_routing_strategies_are_replayed_beside_one_cache_of_all_memory(tmp_path: Path) -> None:
+    trace = tmp_path / "short.jsonl"
+    prompts = [[n % 7, 7 + n % 7, 100 + n] for n in range(90)]
+    lines = [{"timestamp": 50 * n, "output_length": 20, "hash_ids": prompt} for n, prompt in enumerate(prompts)]
+    trace.write_text("\n".join(map(json.dumps, lines)))
+    rows = run_bench(
+        "routing", tmp_path, "--endpoints", "3", "--trace", str(trace), "--plot", str(tmp_path / "hits.png")
+    )
+    for name in ("roundrobin", "leastload", "session", "prefixaware"):
+        hits = rows[f"short, 10 %, {name}: hits"]
+        assert 0 <= hits["value"] <= 100 * (1 - (14 + 90) / 270)
+        assert hits["limit_name"] == "one cache"
+        assert (hits["goal"] is not None) == (name == "prefixaware")
+        times = [rows[f"short, 10 %, {name}: TTFT P{rank}"]["value"] for rank in (50, 90, 99)]
+        assert 0 < times[0] <= times[1] <= times[2]
+    assert (tmp_path / "hits.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_trace_that_is_none_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "trace.jsonl").write_text("what?\n")
     result = CliRunner().invoke(app, ["bench", "eviction", "--trace", str(tmp_path / "trace.jsonl")])
