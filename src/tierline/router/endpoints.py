@@ -29,8 +29,9 @@ _PREFILL_WEIGHT = 0.2
 class Endpoint:
     """A place that serves.
 
-    Invariant: ``inflight`` and ``queued_tokens`` are sums over the attempts begun here and not ended; every
-    :meth:`begin` is matched by one :meth:`end`, with at most one :meth:`answered` between them.
+    Invariants: ``inflight`` and ``queued_tokens`` are sums over the attempts begun here and not ended; every
+    :meth:`begin` is matched by one :meth:`end`, with at most one :meth:`answered` between them. After an ejection it is
+    *on probation*: it gets one request at a time until one of them is answered well.
 
     Parameters
     ----------
@@ -84,8 +85,16 @@ class Endpoint:
     predicted_cached_tokens: int = 0
     actual_cached_tokens: int = 0
     """Of prompts whose answers told what was cached: what was predicted, and what they told. They only grow."""
+    answers_good: int = 0
+    answers_failed: int = 0
+    """Answers that came to their end, and those that failed as :meth:`answer_failed` says. They only grow."""
     ejections: int = 0
     """Since the start; a counter for the metrics."""
+    _probes: int = 0
+    """Of the attempts in flight, those that were begun on probation."""
+    _connects_on_probation: bool = False
+    _answers_on_probation: bool = False
+    """Set by the ejections for either kind of failure."""
     _connect_failures: int = 0
     _answer_failures: int = 0
     _connects_after: float = 0.0
@@ -118,6 +127,7 @@ class Endpoint:
 
     def begin(self, uncached_tokens: int) -> int:
         """An attempt was sent here; return the tokens that must be computed before its first token comes."""
+        self._probes += self.is_on_probation
         self.inflight += 1
         self.queued_tokens += uncached_tokens
         return self.queued_tokens
@@ -138,8 +148,17 @@ class Endpoint:
             known = self.prefill_rate
             self.prefill_rate = rate if known is None else known + _PREFILL_WEIGHT * (rate - known)
 
-    def end(self, unanswered_tokens: int) -> None:
-        """An attempt is over; ``unanswered_tokens`` is what it gave to :meth:`begin`, or 0 after :meth:`answered`."""
+    def end(self, unanswered_tokens: int, *, is_probe: bool = False) -> None:
+        """An attempt is over.
+
+        Parameters
+        ----------
+        unanswered_tokens
+            What it gave to :meth:`begin`, or 0 after :meth:`answered`.
+        is_probe
+            Whether :attr:`is_on_probation` was set when it began.
+        """
+        self._probes -= is_probe
         self.inflight -= 1
         self.queued_tokens -= unanswered_tokens
 
@@ -154,6 +173,7 @@ class Endpoint:
         """No connection could be had: pass the endpoint over for a while, longer each time."""
         self._connects_after = now + _ejection_seconds(self._connect_failures)
         self._connect_failures += 1
+        self._connects_on_probation = True
         self.ejections += 1
 
     def answer_failed(self, now: float) -> bool:
@@ -164,23 +184,42 @@ class Endpoint:
         bool
             Whether that ejects the endpoint. What fails while it is ejected was sent before, and counts for nothing.
         """
+        self.answers_failed += 1
         if now < self._answers_after:
             return False
         self._answer_failures += 1
         if self._answer_failures < FAILURES_BEFORE_EJECTION:
             return False
         self._answers_after = now + _ejection_seconds(self._answer_failures - FAILURES_BEFORE_EJECTION)
+        self._answers_on_probation = True
         self.ejections += 1
         return True
 
+    def eject(self, now: float, seconds: float) -> None:
+        """Pass it over for a while, whatever its last answers were."""
+        self._answers_after = max(self._answers_after, now + seconds)
+        self._answers_on_probation = True
+        self.ejections += 1
+
+    @property
+    def is_on_probation(self) -> bool:
+        """Whether it was ejected and has not shown since that it serves."""
+        return self._connects_on_probation or self._answers_on_probation
+
+    def probe_answered(self) -> None:
+        """The first byte came of an answer to a probe, and does not say that the endpoint is ill."""
+        self._connects_on_probation = self._answers_on_probation = False
+
     def answer_succeeded(self) -> None:
         """An answer came to its end and did not say that the endpoint is ill."""
+        self.answers_good += 1
         self._connect_failures = self._answer_failures = 0
 
     def checked(self, is_up: bool) -> None:
         """Health was checked; a good one ends an ejection for connections, and says nothing about answers."""
         self.is_up = is_up
         if is_up:
+            self._connects_on_probation = False
             self._connects_after = 0.0
             self._connect_failures = 0
 
@@ -189,8 +228,13 @@ class Endpoint:
         return max(0.0, self._connects_after - now, self._answers_after - now)
 
     def is_usable(self, now: float) -> bool:
-        """Whether a request may be sent here: not known to be down, and not ejected."""
-        return self.is_up is not False and now >= self._connects_after and now >= self._answers_after
+        """Whether a request may be sent here: not known to be down, not ejected, not waiting for a probe's answer."""
+        return (
+            self.is_up is not False
+            and now >= self._connects_after
+            and now >= self._answers_after
+            and not (self.is_on_probation and self._probes)
+        )
 
 
 def _ejection_seconds(step: int) -> float:

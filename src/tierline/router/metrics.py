@@ -186,6 +186,16 @@ class RouterMetrics(Collector):
             ("endpoint",),
             {(endpoint.url,): endpoint.ejections for endpoint in endpoints},
         )
+        yield _counter(
+            "answers",
+            "Answers by whether they came to their end, or the endpoint failed to give one",
+            ("endpoint", "outcome"),
+            {
+                (endpoint.url, outcome): count
+                for endpoint in endpoints
+                for outcome, count in (("good", endpoint.answers_good), ("failed", endpoint.answers_failed))
+            },
+        )
         for name, (text, read) in self.gauges.items():
             yield GaugeMetricFamily(f"tierline_router_{name}", text, value=read())
         for name, (text, count) in self.counters.items():

@@ -21,6 +21,7 @@ from tierline.router.health import HealthChecker
 from tierline.router.listening import Listener
 from tierline.router.membership import Membership
 from tierline.router.metrics import RouterMetrics
+from tierline.router.outliers import OutlierDetector
 from tierline.router.proxy.client import ClientConnection
 from tierline.router.proxy.services import Services
 from tierline.router.proxy.upstream import UpstreamPool
@@ -68,6 +69,7 @@ class RouterServer:
         self.services = services
         self.membership = membership
         self._listener = listener
+        self.outliers = OutlierDetector(services.endpoints, services.clock())
         self._health = health
         self._discovery = discovery
         self._sweeper = asyncio.create_task(self._sweep())
@@ -104,6 +106,7 @@ class RouterServer:
             for pool in services.pools.values():
                 pool.close_idle()
             self.membership.sweep()
+            self.outliers.sweep(now)
             if services.admission is not None:
                 services.admission.pump()
 

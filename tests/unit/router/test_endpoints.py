@@ -125,3 +125,28 @@ def test_models_that_are_given_are_not_learnt(endpoint: Endpoint) -> None:
         endpoint.learn_models(cards)
         known.append([sorted(endpoint.models or ()), sorted(endpoint.model_cards)])
     assert known == [[["a", "b"], ["a", "b"]], [["b", "c"], ["b"]], [["a", "b"], ["a", "b"]]]
+
+
+def test_after_an_ejection_there_is_one_request_at_a_time_until_one_is_answered(endpoint: Endpoint) -> None:
+    endpoint.begin(0)  # from before: it is no probe, and keeps none away
+    for _ in range(FAILURES_BEFORE_EJECTION):
+        endpoint.answer_failed(0.0)
+    now = EJECTION_SECONDS[0]
+    assert endpoint.is_usable(now)
+    endpoint.begin(0)
+    assert not endpoint.is_usable(now)
+    endpoint.end(0, is_probe=True)
+    assert endpoint.is_usable(now), "the probe ended without an answer: the next one may go"
+    endpoint.begin(0)
+    endpoint.probe_answered()
+    assert endpoint.is_usable(now)
+    endpoint.end(0, is_probe=True)
+    endpoint.end(0)
+    assert endpoint.inflight == 0
+
+
+def test_a_good_health_check_is_the_probe_of_an_endpoint_that_could_not_be_reached(endpoint: Endpoint) -> None:
+    endpoint.connect_failed(0.0)
+    assert endpoint.is_on_probation
+    endpoint.checked(is_up=True)
+    assert not endpoint.is_on_probation

@@ -187,8 +187,10 @@ def _state_of(endpoint: Endpoint, now: float) -> str:
         return "draining"
     if endpoint.is_up is False:
         return "down"
-    if not endpoint.is_usable(now):
+    if endpoint.ejected_for_s(now):
         return "ejected"
+    if endpoint.is_on_probation:
+        return "probation"
     return "serving" if endpoint.is_up else "unchecked"
 
 

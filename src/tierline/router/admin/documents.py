@@ -8,7 +8,8 @@ class EndpointState(msgspec.Struct, kw_only=True):
 
     url: str
     state: str
-    """``serving``, ``unchecked`` (not checked yet), ``down``, ``ejected`` (passed over for a while) or ``draining``."""
+    """``serving``, ``unchecked`` (not checked yet), ``down``, ``ejected`` (passed over for a while), ``probation`` (it
+    was, and gets one request at a time until one is answered) or ``draining``."""
     source: str
     """Who wants it: ``flags``, ``file`` or ``admin``."""
     weight: float

@@ -67,10 +67,10 @@ class Exchange:
 
     __slots__ = (
         "_before_last", "_body", "_body_framing", "_client", "_connecting", "_events", "_facade", "_failed_with",
-        "_held_bytes", "_is_paused", "_is_resent", "_last", "_may_be_stale", "_may_repeat", "_response", "_routing",
-        "_services", "_target", "_ticket", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream", "aborted_by",
-        "actual_cached_tokens", "answered_at", "choosing_s", "decision", "ended_at", "has_answered", "head",
-        "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority", "queued_at", "queued_s",
+        "_held_bytes", "_is_paused", "_is_probe", "_is_resent", "_last", "_may_be_stale", "_may_repeat", "_response",
+        "_routing", "_services", "_target", "_ticket", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream",
+        "aborted_by", "actual_cached_tokens", "answered_at", "choosing_s", "decision", "ended_at", "has_answered",
+        "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority", "queued_at", "queued_s",
         "request_id", "retries", "route", "sent_at", "session", "started_at", "status", "tenant", "waited_s",
     )  # fmt: skip
 
@@ -101,6 +101,7 @@ class Exchange:
         self._tokens_before = 0
         self._unanswered_tokens = 0
         self._is_paused = False
+        self._is_probe = False
         self._is_resent = False
         self._facade = facade
         self._ticket: Ticket | None = None
@@ -248,6 +249,7 @@ class Exchange:
 
     def _open(self, decision: Decision, connection: UpstreamConnection | None) -> None:
         endpoint = decision.endpoint
+        self._is_probe = endpoint.is_on_probation
         self._tokens_before = endpoint.begin(decision.uncached_tokens)
         self._unanswered_tokens = decision.uncached_tokens
         if connection is None:
@@ -379,7 +381,7 @@ class Exchange:
 
     def _close_attempt(self) -> None:
         assert self.decision is not None
-        self.decision.endpoint.end(self._unanswered_tokens)
+        self.decision.endpoint.end(self._unanswered_tokens, is_probe=self._is_probe)
         self._unanswered_tokens = 0
         self._upstream = None
         self._response = None
@@ -494,6 +496,8 @@ class Exchange:
         seconds = now - self.sent_at if response.is_event_stream else None
         decision.endpoint.answered(self._unanswered_tokens, self._tokens_before, seconds)
         self._unanswered_tokens = 0
+        if self._is_probe and response.status not in _ILL_STATUSES:
+            decision.endpoint.probe_answered()
         self._release_body()
         framing = self._framing(response)
         return b"".join((

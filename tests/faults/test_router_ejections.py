@@ -1,0 +1,92 @@
+"""An endpoint that was ill comes back by one request, and one that is ill now and then is found, over real sockets."""
+
+import asyncio
+
+from tests.integration.router.backend import (
+    Backend,
+    Received,
+    answering,
+    answering_then_closing,
+    backends,
+    chat,
+    client,
+    router,
+    until,
+    whole,
+)
+
+from tierline.router.endpoints import FAILURES_BEFORE_EJECTION
+from tierline.router.outliers import INTERVAL_SECONDS
+from tierline.router.server import RouterServer
+
+NO_CHECKS = {"health_interval_s": 1000, "strategy": "roundrobin"}
+
+
+async def asked(server: RouterServer) -> int:
+    async with client(server) as peer:
+        return (await peer.ask(chat())).status
+
+
+async def test_an_endpoint_that_was_passed_over_gets_one_request_until_that_is_answered() -> None:
+    step = asyncio.Event()
+
+    async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await step.wait()
+        writer.write(whole())
+
+    async with (
+        backends(answering_then_closing(b""), answering(whole())) as (ill, well),
+        router(ill, well, **NO_CHECKS) as server,
+    ):
+        endpoint = server.services.endpoints.all[0]
+        while not endpoint.ejections:
+            assert await asked(server) == 200
+        assert endpoint.answers_failed == FAILURES_BEFORE_EJECTION
+        ill.behave = slow
+        ill.requests.clear()
+        await until(lambda: endpoint.is_usable(server.services.clock()))
+        probe = asyncio.gather(*[asked(server) for _ in range(20)])
+        await until(lambda: len(ill.requests) == 1)
+        assert await asked(server) == 200, "the others are served meanwhile"
+        assert len(ill.requests) == 1
+        step.set()
+        assert set(await probe) == {200}
+        await asyncio.gather(*[asked(server) for _ in range(10)])
+        assert len(ill.requests) > 1
+        assert not endpoint.is_on_probation
+
+
+async def test_a_probe_that_fails_passes_the_endpoint_over_for_longer_and_its_client_is_served() -> None:
+    async with (
+        backends(answering_then_closing(b""), answering(whole())) as (ill, well),
+        router(ill, well, **NO_CHECKS) as server,
+    ):
+        endpoint = server.services.endpoints.all[0]
+        while endpoint.ejections < 2:
+            assert await asked(server) == 200
+            await asyncio.sleep(0.01)
+        assert endpoint.answers_failed == FAILURES_BEFORE_EJECTION + 1
+        assert endpoint.ejected_for_s(server.services.clock()) > 1
+
+
+async def test_an_endpoint_that_fails_every_other_request_is_found_and_no_client_sees_it() -> None:
+    async def now_and_then(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(503 if len(flaky.requests) % 2 else 200))
+
+    flaky = Backend(behave=now_and_then)
+    await flaky.start()
+    try:
+        async with (
+            backends(*[answering(whole())] * 2) as (first, second),
+            router(flaky, first, second, **NO_CHECKS) as server,
+        ):
+            assert {await asked(server) for _ in range(150)} == {200}
+            endpoint, now = server.services.endpoints.all[0], server.services.clock()
+            assert endpoint.ejections == 0, "never often enough in a row"
+            server.outliers.sweep(now + INTERVAL_SECONDS)
+            assert endpoint.ejections == 1
+            before = len(flaky.requests)
+            assert {await asked(server) for _ in range(10)} == {200}
+            assert len(flaky.requests) == before
+    finally:
+        await flaky.kill()
