@@ -1,7 +1,8 @@
-"""An endpoint that was ill comes back by one request, and one that is ill now and then is found, over real sockets."""
+"""An endpoint that was ill comes back by one request, one that is ill now and then is found, over real sockets."""
 
 import asyncio
 
+import pytest
 from tests.integration.router.backend import (
     Backend,
     Received,
@@ -90,3 +91,19 @@ async def test_an_endpoint_that_fails_every_other_request_is_found_and_no_client
             assert len(flaky.requests) == before
     finally:
         await flaky.kill()
+
+
+async def test_work_beside_serving_that_fails_is_counted_and_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise ValueError("a bug")
+
+    async with backends(answering(whole())) as (backend,), router(backend, idle_timeout_s=0.1) as server:
+        monkeypatch.setattr(server.outliers, "sweep", failing)
+        monkeypatch.setattr(server.services.endpoints.all[0].__class__, "checked", failing)
+        failures = server.services.metrics.failed_duties
+        await until(lambda: failures["endpoints"] > 1 and failures["health"] > 1)
+        async with client(server) as peer:
+            assert (await peer.ask(chat())).status == 200
+            assert await peer.rest() == b"", "deadlines are still kept"
+        page = server.services.metrics.exposition()[0].decode()
+        assert 'tierline_router_failed_duties_total{duty="deadlines"} 0.0' in page

@@ -28,11 +28,11 @@ import uvloop
 from tierline import logs
 from tierline.certificates import Certificate
 from tierline.configuration import format_byte_size
+from tierline.duties import Duties
 from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
 from tierline.node.access import Access, Pass
 from tierline.node.admin import Administration
 from tierline.node.config import NodeConfig, SegmentConfig
-from tierline.node.duties import Duties
 from tierline.node.garbage import only_young_garbage
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.listening import BACKLOG, ConnectionLimits, Listener
@@ -47,6 +47,8 @@ from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_
 
 log = logs.get(__name__)
 
+DUTIES = ("deadlines", "segment", "orphans", "tokens", "certificate", "clock", "room", "scrub", "watch")
+"""What a node has to do beside serving requests."""
 EXPIRE_INTERVAL_S = 0.25
 WATCH_INTERVAL_S = 1.0
 HANDSHAKE_TIMEOUT_S = 5.0
@@ -153,7 +155,7 @@ class Node:
         self._started = time.monotonic()
         self._http_connections: set[HttpConnection] = set()
         self._local_connections: set[LocalConnection] = set()
-        self._duties = Duties()
+        self._duties = Duties(DUTIES)
         self._metrics = NodeMetrics(
             self.service,
             lambda: (len(self._http_connections), len(self._local_connections)),

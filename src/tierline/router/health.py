@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 
 from tierline import logs
+from tierline.duties import Duties
 from tierline.router.capacity import cache_capacity
 from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
 from tierline.router.strategies.base import Strategy
@@ -39,14 +40,19 @@ class HealthChecker:
     ----------
     strategy
         Told when an endpoint refuses connections.
+    duties
+        Guards the checks.
     tls
         For ``https`` endpoints.
     interval_s, timeout_s
         Between two checks of one endpoint, and for each of its requests.
     """
 
-    def __init__(self, strategy: Strategy, *, interval_s: float, timeout_s: float, tls: EndpointTls) -> None:
+    def __init__(
+        self, strategy: Strategy, duties: Duties, *, interval_s: float, timeout_s: float, tls: EndpointTls
+    ) -> None:
         self._strategy = strategy
+        self._duties = duties
         self._interval_s = interval_s
         self._tls = tls
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -80,7 +86,8 @@ class HealthChecker:
 
     async def _watch(self, endpoint: Endpoint) -> None:
         while True:
-            await self.check(endpoint)
+            with self._duties.guarded("health"):
+                await self.check(endpoint)
             await asyncio.sleep(self._interval_s)
 
     def _get(self, endpoint: Endpoint, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:

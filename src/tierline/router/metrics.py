@@ -6,7 +6,7 @@ prometheus-client costs about 1 µs; ours is a dictionary entry. ``docs/router.m
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -75,6 +75,8 @@ class RouterMetrics(Collector):
         """Read when scraped: name without prefix → what it is, and where it is read."""
         self.counters: dict[str, tuple[str, Callable[[], int]]] = {}
         """The same, of what only grows."""
+        self.failed_duties: Mapping[str, int] = {}
+        """How often each of the router's duties has failed, kept up to date by their owner."""
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -195,6 +197,12 @@ class RouterMetrics(Collector):
                 for endpoint in endpoints
                 for outcome, count in (("good", endpoint.answers_good), ("failed", endpoint.answers_failed))
             },
+        )
+        yield _counter(
+            "failed_duties",
+            "Work beside serving that failed and is tried again",
+            ("duty",),
+            {(duty,): count for duty, count in self.failed_duties.items()},
         )
         for name, (text, read) in self.gauges.items():
             yield GaugeMetricFamily(f"tierline_router_{name}", text, value=read())

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 import uvloop
 
 from tierline import logs
+from tierline.duties import Duties
 from tierline.router.admin.access import AdminAccess
 from tierline.router.admin.api import AdminApi
 from tierline.router.config import RouterConfig
@@ -30,6 +31,8 @@ from tierline.router.strategies.prefixaware import PrefixAware
 
 log = logs.get(__name__)
 
+DUTIES = ("deadlines", "connections", "endpoints", "queue", "files", "health", "discovery")
+"""What a router has to do beside serving requests."""
 SWEEP_SECONDS = 0.25
 """Between two looks at all deadlines. One sweep costs less than a timer for each request, and is late by as much."""
 RELOAD_SECONDS = 1.0
@@ -65,8 +68,10 @@ class RouterServer:
         health: HealthChecker,
         membership: Membership,
         discovery: Discovery,
+        duties: Duties,
     ) -> None:
         self.services = services
+        self._duties = duties
         self.membership = membership
         self._listener = listener
         self.outliers = OutlierDetector(services.endpoints, services.clock())
@@ -102,13 +107,17 @@ class RouterServer:
             await asyncio.sleep(SWEEP_SECONDS)
             now = services.clock()
             for client in [client for client in services.clients if client.deadline < now]:
-                client.expired()
-            for pool in services.pools.values():
-                pool.close_idle()
-            self.membership.sweep()
-            self.outliers.sweep(now)
-            if services.admission is not None:
-                services.admission.pump()
+                with self._duties.guarded("deadlines"):
+                    client.expired()
+            with self._duties.guarded("connections"):
+                for pool in services.pools.values():
+                    pool.close_idle()
+            with self._duties.guarded("endpoints"):
+                self.membership.sweep()
+                self.outliers.sweep(now)
+            with self._duties.guarded("queue"):
+                if services.admission is not None:
+                    services.admission.pump()
 
     async def _reload(self) -> None:
         """Follow the files with keys and certificates; in a thread, for reading many keys takes a while."""
@@ -116,9 +125,10 @@ class RouterServer:
         files = [file for file in (services.keys, services.certificate, services.endpoint_tls) if file is not None]
         while files:
             await asyncio.sleep(RELOAD_SECONDS)
-            for file in files:
-                await asyncio.to_thread(file.reload)
-            await self._listener.renew()
+            with self._duties.guarded("files"):
+                for file in files:
+                    await asyncio.to_thread(file.reload)
+                await self._listener.renew()
 
 
 async def start(config: RouterConfig) -> RouterServer:
@@ -148,15 +158,18 @@ async def start(config: RouterConfig) -> RouterServer:
             tls=services.endpoint_tls,
         )
 
+    duties = Duties(DUTIES)
+    metrics.failed_duties = duties.failures
     health = HealthChecker(
         strategy,
+        duties,
         interval_s=config.health_interval_s,
         timeout_s=config.health_timeout_s,
         tls=services.endpoint_tls,
     )
     membership = Membership(endpoints, strategy, services.pools, build_pool, services.clock)
     membership.companions.append(health)
-    discovery = Discovery(sources, membership)
+    discovery = Discovery(sources, membership, duties)
     services.admin = AdminApi(AdminAccess(config.admin_token_file, config.host), services, membership)
     index = strategy.index if isinstance(strategy, PrefixAware) else None
     reads: dict[str, Callable[[], float]] = {
@@ -176,7 +189,7 @@ async def start(config: RouterConfig) -> RouterServer:
     await listener.listen(config.host, config.port)
     await health.start()
     await discovery.start()
-    return RouterServer(services, listener, health, membership, discovery)
+    return RouterServer(services, listener, health, membership, discovery, duties)
 
 
 @contextlib.asynccontextmanager

@@ -9,10 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 from tests.ports import free_port
 
-from tierline.node import duties, server
+from tierline import duties
+from tierline.duties import Duties
+from tierline.node import server
 from tierline.node.access import Access
 from tierline.node.config import NodeConfig
-from tierline.node.duties import Duties
 from tierline.node.http_protocol import HttpConnection
 from tierline.node.listening import Listener
 from tierline.node.server import Node, running_node
@@ -104,7 +105,7 @@ async def test_a_node_that_can_take_in_nobody_any_more_ends_and_says_why(
 
 def test_a_failure_is_logged_once_a_minute_and_counted_each_time() -> None:
     now = 0.0
-    guard = Duties(lambda: now)
+    guard = Duties(["room"], lambda: now)
     with capture_logs() as logged:
         for now in (1.0, 2.0, 30.0, 62.0):  # noqa: B007  (the clock above reads it)
             with guard.guarded("room"):

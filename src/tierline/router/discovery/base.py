@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from tierline.duties import Duties
 from tierline.router.membership import Membership
 from tierline.router.specs import EndpointSpec
 
@@ -24,7 +25,8 @@ class Source(Protocol):
 class Discovery:
     """Keeps a set of endpoints as its sources want it, from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, sources: Sequence[Source], membership: Membership) -> None:
+    def __init__(self, sources: Sequence[Source], membership: Membership, duties: Duties) -> None:
+        self._duties = duties
         self._sources = sources
         self._membership = membership
         self._tasks: list[asyncio.Task[None]] = []
@@ -44,4 +46,5 @@ class Discovery:
 
     async def _follow(self, name: str, sets: AsyncIterator[Sequence[EndpointSpec]]) -> None:
         async for specs in sets:
-            self._membership.follow(name, specs)
+            with self._duties.guarded("discovery"):
+                self._membership.follow(name, specs)

@@ -91,6 +91,6 @@ def _read(path: Path) -> bytes:
 def _parse(content: bytes, path: Path) -> tuple[EndpointSpec, ...]:
     try:
         document: object = yaml.safe_load(content)  # JSON is YAML
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # yaml's constructors raise what they please
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     return read_specs(document, str(path))

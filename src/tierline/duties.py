@@ -1,13 +1,13 @@
-"""Work that goes on for as long as a node does, and what becomes of it when it fails.
+"""Work that goes on for as long as a program does, and what becomes of it when it fails.
 
-Rule: a failure is counted each time and logged once a minute; it ends neither the node nor the work beside it.
+Rule: a failure is counted each time and logged once a minute; it ends neither the program nor the work beside it.
 """
 
 import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from tierline import logs
 
@@ -17,21 +17,20 @@ PAUSE_S = 1.0
 """Before work that has failed is begun again."""
 _LOGGED_EVERY_S = 60.0
 
-DUTIES = ("deadlines", "segment", "orphans", "tokens", "certificate", "clock", "room", "scrub", "watch")
-"""What a node has to do beside serving requests."""
-
 
 class Duties:
     """Guards the work, and counts in ``failures`` how often each has failed.
 
     Parameters
     ----------
+    names
+        What the program has to do beside serving requests.
     clock
         Seconds, monotonic; decides when a failure is logged again.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.failures: Counter[str] = Counter(dict.fromkeys(DUTIES, 0))
+    def __init__(self, names: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self.failures: Counter[str] = Counter(dict.fromkeys(names, 0))
         self._clock = clock
         self._logged: dict[str, float] = {}
 
@@ -57,4 +56,4 @@ class Duties:
         now = self._clock()
         if now - self._logged.get(duty, float("-inf")) >= _LOGGED_EVERY_S:
             self._logged[duty] = now
-            log.exception("a duty of the node failed; it is tried again", duty=duty)
+            log.exception("work beside serving failed; it is tried again", duty=duty)
