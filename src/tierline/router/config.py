@@ -8,8 +8,10 @@ from typing import ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
+from tierline.router.events.addresses import parse_addresses
 from tierline.router.sessions import canonical_key, is_field_name
 from tierline.router.specs import plain_url
+from tierline.router.strategies.kvaware import KV_INDEX_BYTES
 from tierline.router.strategies.names import canonical_name
 
 _PATH = re.compile(r"/?[A-Za-z0-9_~-]+([/.][A-Za-z0-9_~-]+)*")
@@ -19,7 +21,12 @@ class RouterConfig(ProgramConfig):
     """Configuration of ``tierline router``."""
 
     program = "router"
-    flags: ClassVar[Mapping[str, str]] = {"endpoints": "--endpoint", "session_keys": "--session-key"}
+    flags: ClassVar[Mapping[str, str]] = {
+        "endpoints": "--endpoint",
+        "session_keys": "--session-key",
+        "kv_events": "--kv-events",
+        "tokenizers": "--tokenizer",
+    }
 
     host: str = Field(default="127.0.0.1", description="address that the router listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port that the router listens on; 0 takes a free one")
@@ -29,9 +36,18 @@ class RouterConfig(ProgramConfig):
         validate_default=True,
         description="YAML or JSON file that lists endpoints; followed as it changes",
     )
-    strategy: str = Field(default="prefixaware", description="prefixaware, session, leastload or roundrobin")
+    strategy: str = Field(default="prefixaware", description="prefixaware, kvaware, session, leastload or roundrobin")
     index_bytes: ByteSize = Field(
         default=64 * 1024**2, ge=64 * 1024, description="memory for the prefix index of prefixaware"
+    )
+    kv_events: tuple[str, ...] = Field(
+        default=(), description="for kvaware, where endpoints publish KV events: URL=ADDRESS"
+    )
+    kv_index_bytes: ByteSize = Field(
+        default=KV_INDEX_BYTES, ge=1024**2, description="memory for the exact index of kvaware"
+    )
+    tokenizers: tuple[str, ...] = Field(
+        default=(), description="for kvaware, folders with models' tokenizers: MODEL=FOLDER"
     )
     session_keys: tuple[str, ...] = Field(
         default=("x-session-id", "x-user-id", "x-amzn-sagemaker-session-id", "body:user"),
@@ -138,6 +154,23 @@ class RouterConfig(ProgramConfig):
         if value is None and has_certificate and info.field_name != "tls_client_ca":
             raise ValueError(f"a PEM file, for {field} is set")
         return value
+
+    @field_validator("kv_events")
+    @classmethod
+    def _are_addresses(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in entries:
+            url, is_pair, address = entry.partition("=")
+            if not is_pair or url not in info.data.get("endpoints", ()):
+                raise ValueError("URL=ADDRESS with the URL of an --endpoint")
+            parse_addresses(address)
+        return entries
+
+    @field_validator("tokenizers")
+    @classmethod
+    def _name_folders(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(all(entry.partition("=")) for entry in entries):
+            raise ValueError("MODEL=FOLDER")
+        return entries
 
     @field_validator("priority_header")
     @classmethod

@@ -80,6 +80,10 @@ class RouterMetrics(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
+    def show(self, collector: Collector) -> None:
+        """Have another's metrics on the same page."""
+        self._registry.register(collector)
+
     # Counting ---------------------------------------------------------------------------------------------------------
 
     def exchange_ended(self, exchange: "Exchange") -> None:

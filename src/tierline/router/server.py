@@ -18,6 +18,7 @@ from tierline.router.admin.api import AdminApi
 from tierline.router.config import RouterConfig
 from tierline.router.discovery import Discovery, FileSource, Source, StaticSource
 from tierline.router.endpoints import Endpoint, Endpoints
+from tierline.router.exact import ExactRouting
 from tierline.router.health import HealthChecker
 from tierline.router.listening import Listener
 from tierline.router.membership import Membership
@@ -69,6 +70,7 @@ class RouterServer:
         membership: Membership,
         discovery: Discovery,
         duties: Duties,
+        exact: ExactRouting | None,
     ) -> None:
         self.services = services
         self._duties = duties
@@ -77,6 +79,7 @@ class RouterServer:
         self.outliers = OutlierDetector(services.endpoints, services.clock())
         self._health = health
         self._discovery = discovery
+        self._exact = exact
         self._sweeper = asyncio.create_task(self._sweep())
         self._reloader = asyncio.create_task(self._reload())
         self.host, self.port = listener.host, listener.port
@@ -95,6 +98,8 @@ class RouterServer:
         self._sweeper.cancel()
         await self._discovery.stop()
         await self._health.stop()
+        if self._exact is not None:
+            await self._exact.close()
         for client in list(services.clients):
             client.abort()
         for pool in services.pools.values():
@@ -139,14 +144,15 @@ async def start(config: RouterConfig) -> RouterServer:
     EnvironmentTooSmall
         When the address cannot be had.
     UsageError
-        When the endpoints file or the file with the admin token cannot be used.
+        When the endpoints file or the file with the admin token cannot be used, or what ``kvaware`` needs is missing.
     """
-    sources: list[Source] = [StaticSource(config.endpoints)]
+    kv_events = dict(entry.split("=", 1) for entry in config.kv_events)
+    sources: list[Source] = [StaticSource(config.endpoints, kv_events)]
     file = FileSource(config.endpoints_file) if config.endpoints_file else None
     if file is not None:
         sources.append(file)
     endpoints = Endpoints()
-    strategy = build_strategy(config.strategy, max(1, len(config.endpoints)), config.index_bytes)
+    strategy = build_strategy(config.strategy, max(1, len(config.endpoints)), config.index_bytes, config.kv_index_bytes)
     metrics = RouterMetrics(strategy.name, endpoints)
     services = Services(config, endpoints, strategy, metrics, time.monotonic)
 
@@ -169,6 +175,11 @@ async def start(config: RouterConfig) -> RouterServer:
     )
     membership = Membership(endpoints, strategy, services.pools, build_pool, services.clock)
     membership.companions.append(health)
+    exact = ExactRouting.of(services)
+    if exact is not None:
+        services.tokens = exact.ladder
+        membership.companions.append(exact.follower)
+        metrics.show(exact.follower)
     discovery = Discovery(sources, membership, duties)
     services.admin = AdminApi(AdminAccess(config.admin_token_file, config.host), services, membership)
     index = strategy.index if isinstance(strategy, PrefixAware) else None
@@ -189,7 +200,7 @@ async def start(config: RouterConfig) -> RouterServer:
     await listener.listen(config.host, config.port)
     await health.start()
     await discovery.start()
-    return RouterServer(services, listener, health, membership, discovery, duties)
+    return RouterServer(services, listener, health, membership, discovery, duties, exact)
 
 
 @contextlib.asynccontextmanager

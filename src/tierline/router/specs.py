@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tierline.errors import ConfigurationError
+from tierline.router.events.addresses import parse_addresses
 
 MAX_ENDPOINTS = 256
 """Each has a bit in masks that every request computes with."""
@@ -32,7 +33,8 @@ class EndpointSpec(BaseModel):
     models
         Names that it serves; ``None``: those that its ``/v1/models`` lists.
     kv_events
-        Where it publishes KV events.
+        Where it publishes KV events (:mod:`~tierline.router.events.addresses`); a change counts from when the endpoint
+        joins anew.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,7 +43,14 @@ class EndpointSpec(BaseModel):
     weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
     roles: frozenset[Role] = Field(default=ROLES, min_length=1)
     models: frozenset[str] | None = Field(default=None, min_length=1)
-    kv_events: str | None = Field(default=None, pattern=r"^(tcp|ipc)://\S+$")
+    kv_events: str | None = None
+
+    @field_validator("kv_events")
+    @classmethod
+    def _is_address(cls, kv_events: str | None) -> str | None:
+        if kv_events is not None:
+            parse_addresses(kv_events)
+        return kv_events
 
     @field_validator("url")
     @classmethod

@@ -25,9 +25,20 @@ def router(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="prefixaware, session, leastload or roundrobin; how an endpoint is chosen.",
+            help="prefixaware, kvaware, session, leastload or roundrobin; how an endpoint is chosen.",
             show_default="prefixaware",
         ),
+    ] = None,
+    kv_events: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL=ADDRESS",
+            help="For kvaware: where a replica publishes KV events, such as http://a:8000=tcp://a:5557; repeat.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=FOLDER", help="For kvaware: a folder with a model's tokenizer; repeat."),
     ] = None,
     session_key: Annotated[
         list[str] | None,
@@ -49,6 +60,7 @@ def router(
       tierline router --endpoint http://127.0.0.1:8001 --endpoint http://127.0.0.1:8002
       tierline router --endpoint http://10.0.0.7:8000 --strategy session --port 80 --host 0.0.0.0
       tierline router --endpoints-file endpoints.yaml
+      tierline router --endpoint http://a:8000 --strategy kvaware --kv-events 'http://a:8000=tcp://a:5557?replay=5558'
       TIERLINE_ROUTER_ENDPOINTS=http://a:8000,http://b:8000 tierline router --config router.yaml
     """
     if context.invoked_subcommand is not None:
@@ -67,6 +79,8 @@ def router(
             "endpoints": endpoint or None,
             "endpoints_file": endpoints_file,
             "strategy": strategy,
+            "kv_events": kv_events or None,
+            "tokenizers": tokenizer or None,
             "session_keys": session_key or None,
             "log_level": log_level,
             "log_format": log_format,

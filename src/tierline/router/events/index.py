@@ -18,7 +18,7 @@ Rules
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from tierline.router.events.decoding import AllBlocksCleared, BlockHash, BlockRemoved, BlockStored, EventBatch
@@ -206,6 +206,8 @@ class SourceBlocks:
         self.block_tokens: int | None = None
         self.is_whole = True
         self.ignored = self.orphans_dropped = 0
+        self.expected: dict[int, float] = {}
+        """Blocks that it was sent to compute and that no event told yet, and until when to count with them."""
         self._masks = index.masks
         self._group: int | None = None
         self._held: tuple[dict[BlockHash, int], ...] = tuple({} for _ in Tier)
@@ -236,6 +238,7 @@ class SourceBlocks:
                 self._remove(event)
             elif isinstance(event, AllBlocksCleared):
                 self._clear(Tier.GPU)
+                self.expected.clear()
                 self.is_whole = True
         if len(self) > self.capacity:
             self._drop_oldest()
@@ -244,10 +247,36 @@ class SourceBlocks:
         """Forget everything, the size of a block too: another engine may answer at this address."""
         for tier in Tier:
             self._clear(tier)
+        self.expected.clear()
         self._waiting.clear()
         self._children.clear()
         self.block_tokens = self._group = None
         self.is_whole = True
+
+    # Expecting --------------------------------------------------------------------------------------------------------
+
+    def expect(self, keys: Sequence[int], now: float, until: float) -> None:
+        """Count with the blocks of a prompt that it does not hold, until events tell of them or ``until`` has come."""
+        expected, bit, mask_of = self.expected, self.bit, self._masks[Tier.GPU].get
+        for key in reversed(keys):
+            if mask_of(key, 0) & bit:
+                break  # and all before it
+            expected.pop(key, None)  # so that the dictionary is in the order of ``until``
+            expected[key] = until
+        for key in list(takewhile(lambda key: expected[key] <= now, expected)):
+            del expected[key]
+
+    def unexpect(self, keys: Sequence[int]) -> None:
+        """Count with the blocks of a prompt no more."""
+        for key in keys:
+            self.expected.pop(key, None)
+
+    def expected_run(self, keys: Sequence[int], start: int, now: float) -> int:
+        """Return how many blocks of a prompt, from ``start`` on, are counted with."""
+        end, until = start, self.expected.get
+        while end < len(keys) and until(keys[end], now) > now:
+            end += 1
+        return end - start
 
     # Storing ----------------------------------------------------------------------------------------------------------
 
@@ -282,10 +311,13 @@ class SourceBlocks:
                 parent = name
             return
         held, masks, bit, children = self._held[tier], self._masks[tier], self.bit, self._children
+        expected = self.expected
         for index, (name, (block,)) in enumerate(zip(names, blocks, strict=True)):
             key = link(block, key)
             if extras and extras[index]:
                 key = link_extras(extras[index], key)
+            if expected:
+                expected.pop(key, None)
             if name in held:
                 if tier is Tier.GPU:
                     self._copies[name] = self._copies.get(name, 0) + 1

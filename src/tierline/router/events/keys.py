@@ -77,3 +77,34 @@ def chain(raw: bytes, block_tokens: int, adapter: str | None = None, salt: str =
             break
     keys += [key := link(block, key) for (block,) in blocks]
     return keys
+
+
+class PromptTokens:
+    """The tokens of one prompt, and the keys of its blocks as engines of different block sizes cut them.
+
+    Parameters
+    ----------
+    token_ids
+        All of them; raises ``OverflowError`` for what is no 32-bit number.
+    salt
+        The request's ``cache_salt``.
+    """
+
+    __slots__ = ("_chains", "raw", "salt")
+
+    def __init__(self, token_ids: Sequence[int] | bytes, salt: str = "") -> None:
+        self.raw = token_ids if isinstance(token_ids, bytes) else token_bytes(token_ids)
+        self.salt = salt
+        self._chains: dict[tuple[int, str | None], list[int]] = {}
+
+    def __len__(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.raw) // TOKEN_BYTES
+
+    def keys(self, block_tokens: int, adapter: str | None) -> list[int]:
+        """Return the keys of the blocks that may be read from a cache: vLLM computes the last token in any case."""
+        known = self._chains.get((block_tokens, adapter))
+        if known is None:
+            known = chain(self.raw[:-TOKEN_BYTES], block_tokens, adapter, self.salt)
+            self._chains[block_tokens, adapter] = known
+        return known

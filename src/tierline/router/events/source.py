@@ -81,13 +81,20 @@ class EventSource:
         self._held: deque[tuple[int, bytes]] = deque()
         self._held_bytes = 0
         self._replay_from: int | None = None
+        self._after_replay: SourceState | None = None
+        """What a replay from the start makes of it, once it has ended."""
         self._is_verified = self._is_unanswered = False
         self._replays = 0
 
     @property
     def is_exact(self) -> bool:
         """Whether the index tells all that the publisher's cache holds."""
-        return self.state is SourceState.EXACT and self.blocks.is_whole
+        return self.state is SourceState.EXACT and self.blocks.is_whole and not self.awaits_replay
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether all that the index tells is true."""
+        return self.state in (SourceState.EXACT, SourceState.DEGRADED) and not self.awaits_replay
 
     @property
     def awaits_replay(self) -> bool:
@@ -187,7 +194,7 @@ class EventSource:
         return self._replay_from
 
     def _end_replay(self) -> None:
-        self._replay_from = None
+        self._replay_from = self._after_replay = None
 
     def replayed(self, sequence: int, payload: bytes) -> None:
         """The publisher sent a message again."""
@@ -199,7 +206,7 @@ class EventSource:
             return
         if self._next is None:  # the oldest that the publisher has
             self._start_anew()
-            self.state = SourceState.EXACT if sequence == 0 else SourceState.DEGRADED
+            self._after_replay = SourceState.EXACT if sequence == 0 else SourceState.DEGRADED
             self._apply(sequence, payload)
         elif sequence == self._next:
             self._apply(sequence, payload)
@@ -211,6 +218,8 @@ class EventSource:
             return None
         asked_from = self._replay_from
         self._is_unanswered = False
+        if self._after_replay is not None:
+            self.state = self._after_replay
         self._end_replay()
         if not self._is_verified:  # another publisher, or it has forgotten where we were
             if self._held and self._held[0][0] == 0:
@@ -264,6 +273,7 @@ class EventSource:
         except UnreadableBatch as error:
             self.unreadable += 1
             self.blocks.clear()
+            self._after_replay = self._after_replay and SourceState.DEGRADED
             self.state = SourceState.DEGRADED
             log.warning("KV events cannot be read", sequence=sequence, why=str(error))
             return
@@ -271,5 +281,9 @@ class EventSource:
         self.unknown += batch.unknown
         self.lag_s = max(0.0, self._clock() - batch.timestamp)
         self.blocks.apply(batch)
-        if self.state is SourceState.DEGRADED and any(type(event) is AllBlocksCleared for event in batch.events):
-            self.state = SourceState.EXACT  # nothing that we do not know is left in the engine's own cache
+        if any(type(event) is AllBlocksCleared for event in batch.events):
+            # Nothing that we do not know is left in the engine's own cache.
+            if self._after_replay is not None:
+                self._after_replay = SourceState.EXACT
+            elif self.state is SourceState.DEGRADED:
+                self.state = SourceState.EXACT

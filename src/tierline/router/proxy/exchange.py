@@ -22,6 +22,7 @@ from tierline.router.proxy.sagemaker import Facade
 from tierline.router.proxy.services import REQUEST_ID, TRACEPARENT, Lane, Services
 from tierline.router.proxy.upstream import UpstreamConnection
 from tierline.router.strategies.base import Decision, RoutingRequest
+from tierline.router.tokens import Question, TokenLadder
 from tierline.router.usage import cached_tokens
 
 if TYPE_CHECKING:
@@ -66,12 +67,13 @@ class Exchange:
     """
 
     __slots__ = (
-        "_before_last", "_body", "_body_framing", "_client", "_connecting", "_events", "_facade", "_failed_with",
-        "_held_bytes", "_is_paused", "_is_probe", "_is_resent", "_last", "_may_be_stale", "_may_repeat", "_response",
-        "_routing", "_services", "_target", "_ticket", "_tokens_before", "_tried", "_unanswered_tokens", "_upstream",
-        "aborted_by", "actual_cached_tokens", "answered_at", "choosing_s", "decision", "ended_at", "has_answered",
-        "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority", "queued_at", "queued_s",
-        "request_id", "retries", "route", "sent_at", "session", "started_at", "status", "tenant", "waited_s",
+        "_asking", "_before_last", "_body", "_body_framing", "_client", "_connecting", "_events", "_facade",
+        "_failed_with", "_held_bytes", "_is_paused", "_is_probe", "_is_resent", "_last", "_may_be_stale", "_may_repeat",
+        "_response", "_routing", "_services", "_target", "_ticket", "_tokens_before", "_tried", "_unanswered_tokens",
+        "_upstream", "aborted_by", "actual_cached_tokens", "answered_at", "choosing_s", "decision", "ended_at",
+        "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority",
+        "queued_at", "queued_s", "request_id", "retries", "route", "sent_at", "session", "started_at", "status",
+        "tenant", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +96,7 @@ class Exchange:
         self._routing = routing
         self._held_bytes = held_bytes
         self._upstream: UpstreamConnection | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._response: ResponseHead | None = None
         self._body_framing: LengthBody | ChunkedBody | UntilCloseBody | None = None
@@ -158,9 +161,34 @@ class Exchange:
     def _rewrites(self, status: int) -> bool:
         return self._facade is not None and self._facade.rewrites(status)
 
-    # Admission --------------------------------------------------------------------------------------------------------
+    # Tokens -----------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        """Send the request to an endpoint, now or when its tokens are known or its turn has come."""
+        ladder = self._services.tokens
+        if ladder is not None and self._routing.has_prompt:
+            question = ladder.at_once(self._routing, self._body)
+            if question is not None:
+                self._asking = asyncio.get_running_loop().create_task(self._learn_tokens(ladder, question))
+                return
+        self._enter()
+
+    async def _learn_tokens(self, ladder: TokenLadder, question: Question) -> None:
+        await ladder.climb(self._routing, question)
+        self._asking = None
+        self._enter()
+
+    def _stops_asking(self) -> bool:
+        """Ask for tokens no more; returns whether this did."""
+        if self._asking is None:
+            return False
+        self._asking.cancel()
+        self._asking = None
+        return True
+
+    # Admission --------------------------------------------------------------------------------------------------------
+
+    def _enter(self) -> None:
         """Send the request to an endpoint, now or when its turn has come."""
         if self._services.admission is None:
             self._attempt()
@@ -506,8 +534,10 @@ class Exchange:
             framing,
             b"" if response.has_request_id else b"x-request-id: %b\r\n" % self.request_id,
             b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
-            b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n\r\n" % (
+            b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n"
+            b"x-tierline-predicted-cached-tokens: %d\r\n\r\n" % (
                 decision.endpoint.name, decision.reason.encode(), decision.matched_blocks, decision.total_blocks,
+                decision.predicted_cached_tokens,
             ),
         ))  # fmt: skip
 
@@ -557,7 +587,7 @@ class Exchange:
         self.aborted_by = "client"
         self.keep_alive = False
         self._client = None
-        if not self._stops_waiting():
+        if not self._stops_waiting() and not self._stops_asking():
             self._drop_attempt()
         self._finish()
 
@@ -577,6 +607,10 @@ class Exchange:
         """The endpoint had its time, or no place came free in time."""
         if self._stops_waiting():
             self._overflow("queue_timeout")
+            return
+        if self._stops_asking():
+            self._failed_with = "timeout"
+            self._give_up()
             return
         self._drop_attempt()
         self._failed_with = "timeout"

@@ -15,6 +15,7 @@ from tierline.router.metrics import RouterMetrics
 from tierline.router.sessions import SessionKeys
 from tierline.router.strategies.base import Strategy
 from tierline.router.tls import EndpointTls
+from tierline.router.tokens import TokenLadder
 
 if TYPE_CHECKING:
     from tierline.router.admin.api import AdminApi
@@ -84,6 +85,8 @@ class Services:
     certificate: Certificate | None = None
     """Shown to clients; ``None`` where their connections are plain."""
     endpoint_tls: EndpointTls = field(init=False)
+    tokens: TokenLadder | None = None
+    """``None`` where the strategy needs no tokens."""
     sessions: SessionKeys = field(init=False)
     invocation_path: bytes = field(init=False)
     """Where ``/invocations`` goes; empty: where its body belongs."""

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, Self, TypeAlias
 import xxhash
 
 from tierline.router.endpoints import Endpoint
+from tierline.router.events.keys import PromptTokens
 from tierline.router.prompt import (
     BLOCK_BYTES,
     BYTES_PER_TOKEN,
@@ -46,7 +47,7 @@ class RoutingRequest:
         When it came, by the clock of :attr:`Endpoint.joined_at`.
     """
 
-    __slots__ = ("_blocks", "_fields", "_prompt_bytes", "_whole", "model", "now", "session")
+    __slots__ = ("_blocks", "_fields", "_prompt_bytes", "_whole", "model", "now", "session", "tokens")
 
     def __init__(self, fields: RequestFields | None = None, session: bytes = b"", *, now: float = 0.0) -> None:
         self._fields = fields
@@ -56,6 +57,8 @@ class RoutingRequest:
         self.model = (fields.model or "") if fields is not None else ""
         self.session = session
         self.now = now
+        self.tokens: PromptTokens | None = None
+        """The prompt's tokens, where somebody found them before a strategy is asked."""
 
     @classmethod
     def of_blocks(cls, blocks: list[int], *, session: bytes, now: float) -> Self:
@@ -65,6 +68,11 @@ class RoutingRequest:
         request._whole = blocks[-1] if blocks else 0
         request._prompt_bytes = len(blocks) * BLOCK_BYTES
         return request
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether serving it leaves a prompt's KV in a cache."""
+        return self._fields is not None and bool(self._fields.prompt or self._fields.messages)
 
     @property
     def blocks(self) -> list[int]:
@@ -81,8 +89,16 @@ class RoutingRequest:
 
     @property
     def prompt_tokens(self) -> int:
-        """The prompt's length in tokens, estimated from its bytes; 0 as long as nobody asked for its blocks."""
-        return self._prompt_bytes // BYTES_PER_TOKEN
+        """The prompt's length in tokens; without :attr:`tokens` estimated from its bytes, and 0 as long as nobody asked
+        for its blocks."""
+        return self._prompt_bytes // BYTES_PER_TOKEN if self.tokens is None else len(self.tokens)
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of one block of this prompt, on average; as for :attr:`prompt_tokens`."""
+        if self.tokens is None or not self._prompt_bytes:
+            return BLOCK_BYTES // BYTES_PER_TOKEN
+        return max(1, len(self.tokens) * BLOCK_BYTES // self._prompt_bytes)
 
     def _hash(self) -> None:
         fields = self._fields

@@ -22,7 +22,12 @@ from tierline.router.index import PrefixIndex
 from tierline.router.prompt import BLOCK_BYTES, BYTES_PER_TOKEN
 from tierline.router.strategies.base import Decision, RoutingRequest, Weighed, load_bounds, rendezvous, share
 
+Held = tuple[int, int, int]
+"""Of one endpoint: leading blocks of the prompt that it holds, tokens that this saves it from computing, and tokens
+that it will read from a cache. The last two differ where reading costs. A plain tuple: each request makes one for
+each."""
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
+_NOTHING: Held = (0, 0, 0)
 SAME_SPEED = 0.7
 """An endpoint at least this fast, as a share of the fastest, counts as equally fast: what is measured scatters, and
 small differences would draw all new prompts to one endpoint."""
@@ -60,45 +65,58 @@ class PrefixAware:
 
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
-        blocks, prompt_tokens = request.blocks, request.prompt_tokens
-        steps = self.index.match(blocks)
+        blocks = request.blocks
+        prompt_tokens = request.prompt_tokens
+        held = self.held(request, endpoints)
         template = self._templates.depth(blocks)
+        template_tokens = template * request.block_tokens
         bounds = load_bounds(endpoints, request.now)
         fastest = max([endpoint.prefill_rate or 0.0 for endpoint in endpoints])
 
-        best: list[tuple[Endpoint, int]] = []
+        best: list[tuple[Endpoint, Held]] = []
         best_cost: tuple[float, int] | None = None
         deepest = 0
         weighed: list[Weighed] = []
-        for endpoint, bound in zip(endpoints, bounds, strict=True):
-            depth = _depth(steps, endpoint.bit) if steps else 0
+        for endpoint, bound, found in zip(endpoints, bounds, held, strict=True):
+            depth, saved, _ = found
             if depth > deepest:
                 deepest = depth
             if endpoint.inflight > bound:
                 weighed.append((endpoint, None, depth))
                 continue
-            uncached = prompt_tokens - (depth if depth > template else template) * BLOCK_TOKENS
+            uncached = prompt_tokens - (saved if saved > template_tokens else template_tokens)
             cost = (_seconds(endpoint.queued_tokens + RECOMPUTING * uncached, endpoint, fastest), endpoint.inflight)
             weighed.append((endpoint, cost[0], depth))
             if best_cost is None or cost < best_cost:
-                best, best_cost = [(endpoint, depth)], cost
+                best, best_cost = [(endpoint, found)], cost
             elif cost == best_cost:
-                best.append((endpoint, depth))
+                best.append((endpoint, found))
 
-        endpoint, depth = best[0]
+        endpoint, (depth, saved, predicted) = best[0]
         if len(best) > 1:
             key = blocks[template] if template < len(blocks) else request.prompt_hash
-            endpoint, depth = max(best, key=lambda tied: rendezvous(key, tied[0], share(tied[0], request.now)))
+            endpoint, (depth, saved, predicted) = max(
+                best, key=lambda tied: rendezvous(key, tied[0], share(tied[0], request.now))
+            )
         return Decision(
             endpoint,
             _reason(depth, deepest, template, len(blocks)),
             total_blocks=len(blocks),
             matched_blocks=depth,
             best_blocks=deepest,
-            uncached_tokens=prompt_tokens - depth * BLOCK_TOKENS,
-            predicted_cached_tokens=depth * BLOCK_TOKENS,
+            uncached_tokens=prompt_tokens - saved,
+            predicted_cached_tokens=predicted,
             weighed=weighed,
         )
+
+    def held(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> list[Held]:
+        """Return what each of ``endpoints`` holds of the prompt."""
+        steps = self.index.match(request.blocks)
+        if not steps:
+            return [_NOTHING] * len(endpoints)
+        depths = [_depth(steps, endpoint.bit) for endpoint in endpoints]
+        size = request.block_tokens
+        return [(depth, depth * size, depth * size) for depth in depths]
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold the prompt from now on: requests behind this one should follow it."""

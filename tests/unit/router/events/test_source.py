@@ -267,3 +267,18 @@ def test_a_degraded_source_is_exact_again_when_its_engine_clears_its_cache() -> 
     assert source.state is SourceState.DEGRADED
     source.received(2, msgspec.msgpack.encode([1.0, [{"type": "AllBlocksCleared"}]]))
     assert (source.state, known(source)) == (SourceState.EXACT, set())
+
+
+def test_a_source_is_not_believed_while_a_replay_runs() -> None:
+    source, publisher = make(), Publisher()
+    for _ in range(9):
+        publisher.publish()
+    source.connected()
+    source.replayed(0, publisher.sent[0])
+    assert (source.is_exact, source.is_telling) == (False, False)
+    for sequence in range(1, 9):
+        source.replayed(sequence, publisher.sent[sequence])
+    source.replay_ended()
+    assert (source.is_exact, source.is_telling) == (True, True)
+    source.received(20, publisher.sent[0])
+    assert (source.is_exact, source.is_telling) == (False, False)

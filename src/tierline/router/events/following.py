@@ -1,0 +1,111 @@
+"""Listens to each endpoint's KV events as long as the endpoint is here, and shows in the metrics how that stands."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tierline import logs
+from tierline.router.endpoints import Endpoint
+from tierline.router.events.addresses import parse_addresses
+from tierline.router.events.source import EventSource, SourceState
+from tierline.router.events.subscriber import EventSubscriptions
+
+if TYPE_CHECKING:
+    from tierline.router.strategies.kvaware import KvAware
+    from tierline.router.tokens import TokenLadder
+
+log = logs.get(__name__)
+
+_PREFIX = "tierline_router_kv"
+
+
+class EventFollower(Collector):
+    """A companion of the set of endpoints (:class:`~tierline.router.membership.Companion`) for a strategy.
+
+    An endpoint without an address of events is routed to by the approximate index; that is said once, when it joins.
+    """
+
+    def __init__(self, strategy: "KvAware", ladder: "TokenLadder", subscriptions: EventSubscriptions) -> None:
+        self._strategy = strategy
+        self._ladder = ladder
+        self._subscriptions = subscriptions
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def joined(self, endpoint: Endpoint) -> None:
+        """Subscribe."""
+        if endpoint.kv_events is None:
+            log.warning("endpoint has no kv_events: what it holds is guessed", endpoint=endpoint.url)
+            return
+        sources = self._subscriptions.add(endpoint.url, parse_addresses(endpoint.kv_events))
+        self._strategy.sources[endpoint.url] = sources
+
+    def left(self, endpoint: Endpoint) -> None:
+        """Forget all that was told."""
+        if self._strategy.sources.pop(endpoint.url, None) is not None:
+            task = asyncio.get_running_loop().create_task(self._subscriptions.remove(endpoint.url))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def close(self) -> None:
+        """End all subscriptions."""
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        await self._subscriptions.close()
+
+    def collect(self) -> Iterable[Metric]:
+        """See :class:`prometheus_client.registry.Collector`."""
+        sources = [
+            (endpoint, str(rank), source)
+            for endpoint, of_endpoint in self._strategy.sources.items()
+            for rank, source in enumerate(of_endpoint)
+        ]
+        state = GaugeMetricFamily(
+            f"{_PREFIX}_source_state", "1 for the state that a source is in", labels=("endpoint", "rank", "state")
+        )
+        for endpoint, rank, source in sources:
+            for candidate in SourceState:
+                state.add_metric((endpoint, rank, candidate.value), source.state is candidate)
+        yield state
+        blocks = GaugeMetricFamily(f"{_PREFIX}_source_blocks", "Blocks held", labels=("endpoint", "rank"))
+        waiting = GaugeMetricFamily(
+            f"{_PREFIX}_source_waiting_blocks", "Blocks whose parent is unknown", labels=("endpoint", "rank")
+        )
+        lag = GaugeMetricFamily(
+            f"{_PREFIX}_event_lag_seconds", "Age of the last batch when it was applied", labels=("endpoint", "rank")
+        )
+        events = CounterMetricFamily(f"{_PREFIX}_events", "What became of events", labels=("endpoint", "rank", "kind"))
+        for endpoint, rank, source in sources:
+            blocks.add_metric((endpoint, rank), len(source.blocks))
+            waiting.add_metric((endpoint, rank), source.blocks.waiting)
+            lag.add_metric((endpoint, rank), source.lag_s)
+            for kind, count in _counts(source, self._malformed(endpoint, int(rank))).items():
+                events.add_metric((endpoint, rank, kind), count)
+        yield from (blocks, waiting, lag, events)
+        yield GaugeMetricFamily(f"{_PREFIX}_index_bytes", "Memory of the exact index", self._strategy.blocks.size_bytes)
+        yield _counter("lookups", "Endpoints weighed, by what was known", "known", self._strategy.lookups.items())
+        yield _counter("prompts", "Prompts by where their tokens came from", "rung", self._ladder.rungs.items())
+        yield _counter("given_up", "Prompts without tokens", "reason", self._ladder.given_up.items())
+
+    def _malformed(self, endpoint: str, rank: int) -> int:
+        return self._subscriptions.by_endpoint[endpoint][rank].malformed
+
+
+def _counts(source: EventSource, malformed: int) -> dict[str, int]:
+    return {
+        "batch": source.messages,
+        "gap": source.gaps,
+        "restart": source.restarts,
+        "malformed": malformed + source.unreadable,
+        "unknown": source.unknown,
+        "ignored": source.blocks.ignored,
+        "orphan": source.blocks.orphans_dropped,
+    }
+
+
+def _counter(name: str, text: str, label: str, counts: Iterable[tuple[str, int]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"{_PREFIX}_{name}", text, labels=(label,))
+    for value, count in counts:
+        family.add_metric((value,), count)
+    return family

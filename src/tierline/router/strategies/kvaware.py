@@ -1,0 +1,194 @@
+"""Prefix affinity by what engines say that they hold: the cost of ``prefixaware``, with its depths from KV events.
+
+For each endpoint and each request the best that is known counts: where all of an endpoint's sources are *exact*, their
+index; where one is *degraded*, which makes the index a lower bound, the longer of index and guess; else, or when the
+prompt's tokens are not known, the guess of ``prefixaware``, which goes on learning all the while.
+
+Two rules beside it:
+
+- **A tier costs what reading from it costs**: a block saves its tokens times its tier's weight. Blocks count up to the
+  first that no tier has; one behind a block of a slower tier counts as that tier's.
+- **Sent is expected**: blocks of a prompt that was just sent count as held there for two seconds, or until its events
+  say so. Requests with a new prefix that come at once would part otherwise.
+
+An engine of several data-parallel ranks chooses one by itself: the mean over its ranks is what to expect.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import msgspec
+
+from tierline.router.endpoints import Endpoint
+from tierline.router.events.index import BlockIndex, Tier
+from tierline.router.events.source import EventSource
+from tierline.router.strategies.base import Decision, RoutingRequest
+from tierline.router.strategies.prefixaware import Held, PrefixAware
+
+TIER_WEIGHTS: Mapping[Tier, float] = {Tier.GPU: 1.0, Tier.HOST: 0.8, Tier.STORAGE: 0.3, Tier.SHARED: 0.6}
+_SLOWER = tuple(TIER_WEIGHTS)[1:]
+EXPECTED_SECONDS = 2.0
+KV_INDEX_BYTES = 512 * 1024**2
+"""Room for 950,000 blocks at worst, 2.5 million typically."""
+
+
+class KvAware(PrefixAware):
+    """Routes by an exact index where there is one.
+
+    Parameters
+    ----------
+    endpoints, index_bytes
+        As for :class:`~tierline.router.strategies.prefixaware.PrefixAware`.
+    kv_index_bytes
+        Memory for the exact index.
+
+    Attributes
+    ----------
+    lookups
+        Counter: endpoints weighed, by what was known of each: ``exact``, ``bound``, ``approximate``.
+    """
+
+    name = "kvaware"
+
+    def __init__(self, endpoints: int, index_bytes: int, kv_index_bytes: int) -> None:
+        super().__init__(endpoints, index_bytes)
+        self.blocks = BlockIndex(kv_index_bytes)
+        self.sources: dict[str, Sequence[EventSource]] = {}
+        """By the URL of the endpoint that they tell about."""
+        self.lookups: Counter[str] = Counter()
+
+    def held(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> list[Held]:
+        """See :class:`~tierline.router.strategies.prefixaware.PrefixAware`."""
+        guesses = super().held(request, endpoints)
+        if request.tokens is None:
+            self.lookups["approximate"] += len(endpoints)
+            return guesses
+        sources_of, held, exact, bounds = self.sources.get, [], 0, 0
+        lookup = _Lookup(self.blocks, request, [sources_of(endpoint.url, ()) for endpoint in endpoints])
+        block_tokens, total = request.block_tokens, len(request.blocks)
+        for endpoint, sources, guess in zip(endpoints, lookup.sources, guesses, strict=True):
+            found = lookup.tokens(endpoint, sources)
+            if found is None:
+                held.append(guess)
+                continue
+            saved, predicted = found
+            told = min(total, predicted // block_tokens), saved, predicted
+            for source in sources:
+                if not source.is_exact:
+                    bounds += 1
+                    held.append(told if saved >= guess[1] else guess)
+                    break
+            else:
+                exact += 1
+                held.append(told)
+        self.lookups["exact"] += exact
+        self.lookups["bound"] += bounds
+        self.lookups["approximate"] += len(endpoints) - exact - bounds
+        return held
+
+    def placed(self, request: RoutingRequest, decision: Decision) -> None:
+        """Expect the endpoint to hold the prompt from now on."""
+        super().placed(request, decision)
+        sources = self.sources.get(decision.endpoint.url, ())
+        if request.tokens is None or len(sources) != 1:  # of several ranks nobody knows which one gets it
+            return
+        blocks = sources[0].blocks
+        if blocks.block_tokens is not None:
+            keys = request.tokens.keys(blocks.block_tokens, adapter_of(request.model, decision.endpoint))
+            blocks.expect(keys, request.now, request.now + EXPECTED_SECONDS)
+
+    def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
+        """Expect the endpoint to hold no more of the prompt than before."""
+        super().withdrawn(request, decision)
+        for source in self.sources.get(decision.endpoint.url, ()):
+            size = source.blocks.block_tokens
+            if request.tokens is not None and size is not None:
+                source.blocks.unexpect(request.tokens.keys(size, adapter_of(request.model, decision.endpoint)))
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Forget what was guessed. What was told stays: sources notice themselves when an engine is another one."""
+        super().forget(endpoint)
+        for source in self.sources.get(endpoint.url, ()):
+            source.blocks.expected.clear()
+
+
+class _Lookup:
+    """One request's questions to the index. What endpoints with equal blocks have in common is asked for once.
+
+    Parameters
+    ----------
+    index
+        The index.
+    request
+        With its tokens.
+    sources
+        Of each candidate.
+    """
+
+    def __init__(self, index: BlockIndex, request: RoutingRequest, sources: Sequence[Sequence[EventSource]]) -> None:
+        self.sources = sources
+        self._index = index
+        self._request = request
+        self._reach = 0
+        for of_endpoint in sources:
+            for source in of_endpoint:
+                self._reach |= source.blocks.bit
+        self._chains: dict[tuple[int, str | None], tuple[list[int], list[dict[int, int]]]] = {}
+
+    def tokens(self, endpoint: Endpoint, sources: Sequence[EventSource]) -> tuple[int, int] | None:
+        """Return the tokens that an endpoint is saved from computing and those that it reads from its caches.
+
+        ``None`` where nobody can tell.
+        """
+        if not sources:
+            return None
+        saved = 0.0
+        predicted = 0
+        adapter = adapter_of(self._request.model, endpoint)
+        for source in sources:
+            if not source.is_telling:
+                return None
+            blocks = source.blocks
+            size = blocks.block_tokens
+            if size is None:  # it holds nothing yet, and never said how large its blocks are
+                continue
+            keys, depths = self._chains.get((size, adapter)) or self._ask(size, adapter)
+            depth = depths[Tier.GPU].get(blocks.bit, 0)
+            if blocks.expected:
+                depth += blocks.expected_run(keys, depth, self._request.now)
+            saved += depth * size
+            if depths[-1] is not depths[0]:
+                for tier in _SLOWER:
+                    deeper = depths[tier].get(blocks.bit, 0)
+                    if deeper > depth:
+                        saved += (deeper - depth) * size * TIER_WEIGHTS[tier]
+                        depth = deeper
+            predicted += depth * size
+        if len(sources) > 1:
+            return int(saved / len(sources)), predicted // len(sources)
+        return int(saved), predicted
+
+    def _ask(self, size: int, adapter: str | None) -> tuple[list[int], list[dict[int, int]]]:
+        assert self._request.tokens is not None
+        keys = self._request.tokens.keys(size, adapter)
+        found = self._chains[size, adapter] = keys, self._index.match(keys, self._reach)
+        return found
+
+
+class _Card(msgspec.Struct):
+    parent: str | None = None
+
+
+@lru_cache(maxsize=1024)
+def _parent(card: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(card, type=_Card).parent
+    except msgspec.DecodeError:
+        return None
+
+
+def adapter_of(model: str, endpoint: Endpoint) -> str | None:
+    """Return the adapter that a model's name means at an endpoint: vLLM's cards of adapters name what they adapt."""
+    card = endpoint.model_cards.get(model)
+    return None if card is None or _parent(card) is None else model

@@ -1,0 +1,196 @@
+"""``kvaware`` before simulated engines that publish KV events over ZeroMQ: what it predicts is what they report."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from tests import ports
+
+from tierline.router.config import RouterConfig
+from tierline.router.server import RouterServer, running
+from tierline.router.strategies.kvaware import KvAware
+from tierline.stack.simulated_engine import SimulatedEngineConfig, make_app
+
+MODEL = "simulated-model"
+PAGE = Path(__file__).parents[3] / "docs/kvaware.md"
+IDS = list(range(1000, 1200))
+TEXT = "a document that everybody asks about, sentence by sentence. " * 20
+
+
+@dataclass
+class World:
+    """A router, its engines, and a client."""
+
+    server: RouterServer
+    engines: list[str]
+    http: aiohttp.ClientSession
+
+    @property
+    def strategy(self) -> KvAware:
+        strategy = self.server.services.strategy
+        assert isinstance(strategy, KvAware)
+        return strategy
+
+    async def ask(self, path: str = "/v1/completions", url: str | None = None, **body: Any) -> "Answer":
+        body = {"model": MODEL, "max_tokens": 1, **body}
+        url = url or f"http://{self.server.host}:{self.server.port}"
+        async with self.http.post(url + path, json=body) as response:
+            assert response.status == 200, await response.text()
+            usage = (await response.json())["usage"]
+            headers = response.headers
+        await asyncio.sleep(0.05)  # its events are under way
+        return Answer(
+            headers.get("x-tierline-endpoint", url),
+            headers.get("x-tierline-reason", ""),
+            int(headers.get("x-tierline-predicted-cached-tokens", "0")),
+            usage["prompt_tokens_details"]["cached_tokens"],
+        )
+
+
+@dataclass
+class Answer:
+    endpoint: str
+    reason: str
+    predicted: int
+    cached: int
+
+
+@contextlib.asynccontextmanager
+async def engine(events: str) -> AsyncIterator[str]:
+    config = SimulatedEngineConfig(
+        port=ports.free_port(), prefill_rate=1e6, decode_rate=1000, cache_blocks=200, kv_events_endpoint=events
+    )
+    runner = web.AppRunner(make_app(config), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, config.host, config.port).start()
+    try:
+        yield f"http://{config.host}:{config.port}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with contextlib.AsyncExitStack() as stack:
+        events = [f"ipc://{tmp_path}/events-{number}" for number in range(2)]
+        engines = [await stack.enter_async_context(engine(address)) for address in events]
+        config = RouterConfig(
+            port=0,
+            endpoints=tuple(engines),
+            strategy="kv-aware",
+            kv_events=tuple(f"{url}={address}" for url, address in zip(engines, events, strict=True)),
+            health_interval_s=0.1,
+            shutdown_timeout_s=0.2,
+        )
+        server = await stack.enter_async_context(running(config))
+        world = World(server, engines, await stack.enter_async_context(aiohttp.ClientSession()))
+        await until_heard(world)
+        yield world
+
+
+async def until_heard(world: World) -> None:
+    """Until health checks have said what is served, and all that each engine holds was told."""
+    endpoints = world.server.services.endpoints.all
+    sources = [source for sources in world.strategy.sources.values() for source in sources]
+    while not all(source.is_exact for source in sources) or not all(endpoint.is_up for endpoint in endpoints):
+        for url in world.engines:  # what was published before anybody listened is gone with this
+            async with world.http.post(f"{url}/reset_prefix_cache") as response:
+                assert response.status == 200
+            await world.ask(url=url, prompt=[1] * 17)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"prompt": IDS}, id="ids"),
+        pytest.param({"prompt": TEXT}, id="text"),
+        pytest.param({"prompt": IDS, "cache_salt": "tenant"}, id="salt"),
+    ],
+)
+async def test_what_is_predicted_is_what_the_engine_reports(world: World, body: dict[str, Any]) -> None:
+    cold = await world.ask(**body)
+    assert (cold.predicted, cold.cached) == (0, 0)
+    warm = await world.ask(**body)
+    assert warm.endpoint == cold.endpoint
+    assert warm.predicted == warm.cached > 150
+
+
+async def test_a_chat_is_predicted_too_and_its_next_turn(world: World) -> None:
+    messages = [{"role": "user", "content": TEXT}]
+    cold = await world.ask("/v1/chat/completions", messages=messages)
+    warm = await world.ask("/v1/chat/completions", messages=messages)
+    assert (cold.predicted, warm.predicted) == (0, warm.cached)
+    messages += [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "and now?"}]
+    turn = await world.ask("/v1/chat/completions", messages=messages)
+    assert turn.endpoint == cold.endpoint
+    assert turn.predicted == turn.cached > 150
+
+
+async def test_what_an_engine_holds_counts_whoever_sent_it_there(world: World) -> None:
+    for url in world.engines:
+        prompt = [hash(url) % 1000, *IDS]
+        await world.ask(url=url, prompt=prompt)
+        answer = await world.ask(prompt=prompt)
+        assert (answer.endpoint, answer.reason) == (url, "prefix")
+        assert answer.predicted == answer.cached == 192
+
+
+async def test_another_salt_and_the_same_tokens_are_another_prompt(world: World) -> None:
+    await world.ask(prompt=IDS, cache_salt="one")
+    other = await world.ask(prompt=IDS, cache_salt="another")
+    assert (other.predicted, other.cached) == (0, 0)
+
+
+async def test_what_an_engine_evicted_or_cleared_is_not_expected(world: World) -> None:
+    first = await world.ask(prompt=IDS)
+    for number in range(40):
+        await world.ask(url=first.endpoint, prompt=[number, *range(5000, 5300)])
+    evicted = await world.ask(prompt=IDS)
+    assert evicted.predicted == (0 if evicted.endpoint == first.endpoint else evicted.cached) == 0
+    warm = await world.ask(prompt=IDS)
+    assert warm.predicted == warm.cached == 192
+    for url in world.engines:
+        async with world.http.post(f"{url}/reset_prefix_cache") as response:
+            assert (await response.json())["success"]
+        await world.ask(url=url, prompt=[1] * 17)  # an engine tells with its next step
+    cleared = await world.ask(prompt=IDS)
+    assert (cleared.predicted, cleared.cached) == (0, 0)
+
+
+async def test_what_has_no_tokens_is_guessed(world: World) -> None:
+    for _ in range(2):
+        answer = await world.ask(prompt=TEXT, truncate_prompt_tokens=500)
+    assert answer.reason == "prefix"
+    ladder = world.server.services.tokens
+    assert ladder is not None
+    assert ladder.given_up == {"truncated": 2}
+
+
+async def test_the_metrics_tell_states_and_counts(world: World) -> None:
+    await world.ask(prompt=IDS)
+    async with world.http.get(f"http://{world.server.host}:{world.server.port}/metrics") as response:
+        page = await response.text()
+    labels = f'endpoint="{world.engines[0]}",rank="0"'
+    assert f'tierline_router_kv_source_state{{{labels},state="exact"}} 1.0' in page
+    assert 'tierline_router_kv_prompts_total{rung="ids"} 1.0' in page
+    assert 'tierline_router_kv_lookups_total{known="exact"} 2.0' in page
+    await world.ask(prompt=IDS, truncate_prompt_tokens=5)
+    async with world.http.get(f"http://{world.server.host}:{world.server.port}/metrics") as response:
+        exported = set(re.findall(r"^(tierline_router_kv_\w+){", await response.text(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `(tierline_router_kv_\w+)`", PAGE.read_text(), re.MULTILINE))
+    assert documented == exported | {"tierline_router_kv_index_bytes"}
+
+
+async def test_an_endpoint_that_is_removed_is_listened_to_no_more(world: World) -> None:
+    membership, endpoints = world.server.membership, world.server.services.endpoints
+    membership.remove(endpoints.all[0])
+    await asyncio.sleep(0.1)
+    assert list(world.strategy.sources) == world.engines[1:]
+    assert len(list(world.strategy.blocks.sources)) == 1
