@@ -44,7 +44,8 @@ LINES = st.sampled_from([
         b"transfer-encoding" + rest
         for rest in (
             b": chunked", b": Chunked", b" : chunked", b":chunked", b": xchunked", b": chunked, identity",
-            b": identity", b": gzip, chunked", b": chunked\x0b", b":\tchunked", b": \x00chunked", b': "chunked"', b": chunked;q=1",
+            b": identity",
+            b": gzip, chunked", b": chunked\x0b", b":\tchunked", b": \x00chunked", b': "chunked"', b": chunked;q=1",
         )
     ],
     b"Content-Length: 26", b"Transfer-Encoding: chunked", b"content_length: 5", b" content-length: 5",
