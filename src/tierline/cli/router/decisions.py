@@ -127,8 +127,6 @@ def _fields(headers: list[str]) -> dict[str, str]:
 def _row(entry: "DecisionEntry") -> tuple[str, ...]:
     from datetime import UTC, datetime
 
-    from tierline.cli.printing import duration
-
     choice = entry.choice
     predicted = "-" if choice is None else f"{choice.predicted_cached_tokens:,}"
     actual = "-" if entry.actual_cached_tokens is None else f"{entry.actual_cached_tokens:,}"
@@ -144,8 +142,8 @@ def _row(entry: "DecisionEntry") -> tuple[str, ...]:
         "-" if choice is None else _blocks(choice),
         f"{predicted} / {actual}",
         str(entry.status),
-        duration(entry.ttft_s),
-        duration(entry.seconds),
+        "-" if entry.ttft_s is None else f"{1000 * entry.ttft_s:,.0f} ms",
+        f"{1000 * entry.seconds:,.0f} ms",
         ", ".join(trouble) or "-",
     )
 

@@ -41,8 +41,7 @@ class Weighed(msgspec.Struct, kw_only=True):
 
     endpoint: str
     cost: float | None
-    """Seconds of prefill in front of the request there, its own included, or tokens as long as no endpoint's speed is
-    known; ``None``: it had too many requests to be asked."""
+    """What the strategy weighs; the least wins. ``None``: it had too many requests to be asked."""
     matched_blocks: int
 
 
