@@ -75,6 +75,7 @@ async def main() -> None:
             shared_memory_directory=folder,
             shared_memory_name="segment",
             capacity=256 * MIB,
+            scrub_rate=0,
         )
         async with running_node(config) as node:
             store = node.service.store
