@@ -49,7 +49,7 @@ class Grant:
     rights
         Patterns of buckets, by right.
     is_known
-        The holder showed a token; only such may see what concerns the node as a whole.
+        The holder showed a token; where there are tokens, only such may see what concerns the node as a whole.
     """
 
     name: str
@@ -127,7 +127,7 @@ class Access:
             raise AccessDenied("a token that this node does not know" if token else "this node asks for a token")
         return found
 
-    def require(self, authorization: bytes | None, bucket: str | None, right: Right | None) -> None:
+    def require(self, authorization: bytes | None, bucket: str | None, right: Right | None) -> Grant:
         """Check the ``Authorization`` header of a request.
 
         Parameters
@@ -136,6 +136,11 @@ class Access:
             The bucket concerned; ``None``: every bucket.
         right
             What is needed there; ``None``: any token, whatever its rights.
+
+        Returns
+        -------
+        Grant
+            What whoever asks may do.
 
         Raises
         ------
@@ -147,18 +152,21 @@ class Access:
             raise HttpRefusal(HTTPStatus.FORBIDDEN, f"{grant.name} may not {right} bucket {bucket or EVERY_BUCKET}")
         if right is None and not grant.is_known:
             raise _unauthorized("this node asks for a token")
+        return grant
 
-    def admit(self, route: routes.Route, authorization: bytes | None) -> None:
-        """Check that a request may have its route; raises as :meth:`require`."""
+    def admit(self, route: routes.Route, authorization: bytes | None) -> Grant:
+        """Check that a request may have its route, and return what whoever asks may do; raises as :meth:`require`."""
         if self.is_unrestricted:
-            return
+            return _EVERYTHING
         match route:
             case routes.Health() | routes.Readiness():
-                return
+                return _NOTHING
             case routes.Stats() | routes.Metrics():
-                self.require(authorization, None, None)
+                grant = self.require(authorization, None, None)
             case routes.ReleaseLease() | routes.RenewLease():
-                self._authenticate(authorization)  # ids are secrets of their holders, who need not show a token twice
+                grant = self._authenticate(
+                    authorization
+                )  # ids are secrets of their holders, who need not show a token twice
             case (
                 routes.AcquireLease(bucket)
                 | routes.LeasePrefix(bucket)
@@ -168,20 +176,21 @@ class Access:
                 | routes.ExplainObject(bucket)
                 | routes.ListObjects(bucket)
             ):
-                self.require(authorization, bucket, Right.READ)
+                grant = self.require(authorization, bucket, Right.READ)
             case routes.PutObject(bucket):
-                self.require(authorization, bucket, Right.WRITE)
+                grant = self.require(authorization, bucket, Right.WRITE)
             case (
                 routes.DeleteObject(bucket)
                 | routes.FlushObjects(bucket)
                 | routes.PinObject(bucket)
                 | routes.UnpinObject(bucket)
             ):
-                self.require(authorization, bucket, Right.ADMIN)
+                grant = self.require(authorization, bucket, Right.ADMIN)
             case routes.ListLeases() | routes.ListNamespaces():  # with ids of leases, and salts of tenants
-                self.require(authorization, None, Right.ADMIN)
+                grant = self.require(authorization, None, Right.ADMIN)
             case _:
                 assert_never(route)
+        return grant
 
     def _authenticate(self, authorization: bytes | None) -> Grant:
         try:
@@ -259,7 +268,7 @@ class _Tokens:
         return found
 
 
-_EVERYTHING = Grant("everybody", dict.fromkeys(Right, (EVERY_BUCKET,)))
+_EVERYTHING = Grant("everybody", dict.fromkeys(Right, (EVERY_BUCKET,)), is_known=False)
 _NOTHING = Grant("nobody", {}, is_known=False)
 
 

@@ -6,7 +6,7 @@ The rule inside: an answer that takes long is made in slices, and the event loop
 import asyncio
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import msgspec
 
@@ -30,6 +30,13 @@ MAX_REPLY_EXTENTS = 16_384
 """A prefix lease ends here: its JSON takes the loop two milliseconds."""
 
 
+class Asker(NamedTuple):
+    """Who asks over HTTP: the name its leases are listed under, and the one they are counted under."""
+
+    name: str
+    payer: str
+
+
 class Administration:
     """Serves these routes for all connections.
 
@@ -44,7 +51,7 @@ class Administration:
         self._store = service.store
         self._lease_requests = msgspec.json.Decoder(http.PrefixLeaseRequest)
 
-    async def answer(self, route: routes.AdminRoute, body: bytes | bytearray, client: str) -> bytes:
+    async def answer(self, route: routes.AdminRoute, body: bytes | bytearray, client: Asker) -> bytes:
         """Return the JSON that answers a route.
 
         Parameters
@@ -69,7 +76,7 @@ class Administration:
                 document = await self._list(route)
             case routes.FlushObjects(every, salt):
                 # Without the salt, which may be a secret.
-                log.info("flush", bucket=every or "every", is_of_one_tenant=salt is not None, client=client)
+                log.info("flush", bucket=every or "every", is_of_one_tenant=salt is not None, client=client.name)
                 document = await self._flush(every, salt)
             case routes.StatObject(bucket, name):
                 document = self._stat(ObjectKey(bucket, name))
@@ -92,17 +99,18 @@ class Administration:
 
     # Leases -------------------------------------------------------------------------------------------------------
 
-    async def _lease_prefix(self, bucket: str, body: bytes | bytearray, client: str) -> bytes:
+    async def _lease_prefix(self, bucket: str, body: bytes | bytearray, client: Asker) -> bytes:
         request = self._decoded(body)
         try:
             run = PrefixRun(
                 self._service,
-                client,
+                client.name,
                 bucket,
                 request.names,
                 ttl_s=request.ttl_s,
                 group_size=request.group_size,
                 max_extents=MAX_REPLY_EXTENTS,
+                payer=client.payer,
             )
         except WireError as error:
             raise HttpRefusal(HTTPStatus.BAD_REQUEST, str(error)) from error

@@ -226,7 +226,9 @@ class NodeConfig(ProgramConfig):
         default=5.0, ge=0, description="pages of a lease that expired are not reused for so long"
     )
     max_leases_per_client: int = Field(
-        default=16_384, ge=1, description="most leases of one client, or of one address over HTTP"
+        default=16_384,
+        ge=1,
+        description="most leases of one connection of the socket; over HTTP, of one token or one address",
     )
     max_object: ByteSize | None = Field(
         default=None, ge=1, description="largest object that is taken; unset: what the segment can hold"

@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 from tierline import logs
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, QuotaExceeded, TooManyLeases
 from tierline.node.access import Access
-from tierline.node.admin import too_many_leases
+from tierline.node.admin import Asker, too_many_leases
 from tierline.node.segments import Segments
 from tierline.node.service import Verdict
 from tierline.node.turns import ReceivingTurns
@@ -171,7 +171,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._owner: Owner = self._service.new_owner()
         self._peer = "http"
-        self._client = self._peer  # of the request under way: whose leases it makes
+        self._client = self._payer = self._peer  # of the request under way: whose leases it makes, who pays for them
         self._phase = _Phase.HEAD
         self._buffer = bytearray(limits.max_head_bytes)
         self._view = memoryview(self._buffer)
@@ -397,9 +397,11 @@ class HttpConnection(asyncio.BufferedProtocol):
             raise HttpRefusal(HTTPStatus.NOT_IMPLEMENTED, "transfer codings are not taken; send a Content-Length")
         route = routes.route(head.method, head.target)
         self._route_name = type(route).__name__
-        self._access.admit(route, head.authorization)
+        grant = self._access.admit(route, head.authorization)
         self._service = self._segments.of(route).service
-        self._client = head.client or self._peer
+        # Anybody can say any name; not so a token's, or an address.
+        self._client = f"http:{head.client}" if head.client else self._peer
+        self._payer = f"token:{grant.name}" if grant.is_known else self._peer
         if isinstance(route, routes.PutObject):
             self._start_upload(ObjectKey(route.bucket, route.name), head)
         elif isinstance(route, routes.LeasePrefix):
@@ -472,7 +474,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         body, self._document = self._document, bytearray()
 
         async def answer() -> None:
-            document = await self._segments.answer(route, body, self._client)
+            document = await self._segments.answer(route, body, Asker(self._client, self._payer))
             self._reply(HTTPStatus.OK, document, http.JSON)
 
         self._start_task(answer)
@@ -569,7 +571,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _take_lease(self, key: ObjectKey, ttl_s: float) -> tuple[str, Leased] | None:
         try:
-            return self._service.store.lease(key, self._client, ttl_s)
+            return self._service.store.lease(key, self._client, ttl_s, payer=self._payer)
         except TooManyLeases as error:
             raise too_many_leases(error) from error
 

@@ -27,8 +27,8 @@ class PrefixRun:
     ----------
     service
         The store and its waiters.
-    holder
-        Whom the lease belongs to.
+    holder, payer
+        Whom the lease belongs to, and whose share of all leases it takes; empty: the holder's.
     bucket, names
         Objects in order, first block first.
     ttl_s
@@ -76,6 +76,7 @@ class PrefixRun:
         group_size: int,
         max_extents: int,
         across_gaps: bool = False,
+        payer: str = "",
     ) -> None:
         if len(names) % group_size:
             raise WireError(f"{len(names)} names in groups of {group_size}; allowed: a multiple")
@@ -91,7 +92,7 @@ class PrefixRun:
         self._slice = max(KEYS_PER_STEP // group_size, 1) * group_size
         self.granted_s = min(ttl_s, self._store.limits.max_ttl_s)
         """Time to live of the lease."""
-        self.lease = self._store.open_lease(holder, self.granted_s)
+        self.lease = self._store.open_lease(holder, self.granted_s, payer=payer)
         self.objects: list[Leased] = []
         self.places: list[int] = []
         """Across gaps: the index of each object's name."""

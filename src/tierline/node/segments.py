@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tierline.node.admin import Administration
+from tierline.node.admin import Administration, Asker
 from tierline.node.buckets import EVERY_BUCKET, covers
 from tierline.node.service import NodeService
 from tierline.wire import admin, routes
@@ -91,7 +91,7 @@ class Segments:
         bucket: str | None = getattr(route, "bucket", None)  # every route about a bucket has it
         return self.first if bucket is None else self.of_bucket(bucket)
 
-    async def answer(self, route: routes.AdminRoute, body: bytes | bytearray, client: str) -> bytes:
+    async def answer(self, route: routes.AdminRoute, body: bytes | bytearray, client: Asker) -> bytes:
         """Return the JSON that answers a route, of all segments where it asks for all; see :class:`Administration`."""
         if len(self._all) > 1:
             match route:
@@ -100,18 +100,22 @@ class Segments:
                 case routes.ListLeases():
                     return await self._page(route, admin.LeasePage, client)
                 case routes.FlushObjects(bucket=None):
-                    removed = [msgspec.json.decode(one, type=admin.Removed).removed for one in await self._each(route)]
+                    removed = [
+                        msgspec.json.decode(one, type=admin.Removed).removed for one in await self._each(route, client)
+                    ]
                     return msgspec.json.encode(admin.Removed(removed=sum(removed)))
                 case routes.ListNamespaces():
-                    found = [msgspec.json.decode(one, type=admin.NamespaceList) for one in await self._each(route)]
+                    found = [
+                        msgspec.json.decode(one, type=admin.NamespaceList) for one in await self._each(route, client)
+                    ]
                     every = [namespace for one in found for namespace in one.namespaces]
                     return msgspec.json.encode(admin.NamespaceList(namespaces=every))
         return await self.of(route).administration.answer(route, body, client)
 
-    async def _each(self, route: routes.AdminRoute) -> list[bytes]:
-        return [await segment.administration.answer(route, b"", "") for segment in self._all]
+    async def _each(self, route: routes.AdminRoute, client: Asker) -> list[bytes]:
+        return [await segment.administration.answer(route, b"", client) for segment in self._all]
 
-    async def _page(self, route: routes.ListObjects | routes.ListLeases, kind: type[Page], client: str) -> bytes:
+    async def _page(self, route: routes.ListObjects | routes.ListLeases, kind: type[Page], client: Asker) -> bytes:
         """Return a page of one segment; the cursor goes on to the next: the segment's place, a dot, its own cursor."""
         place, _, inner = route.cursor.partition(".")
         if route.cursor and not (place.isdecimal() and int(place) < len(self._all)):

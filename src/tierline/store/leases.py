@@ -16,15 +16,19 @@ Item = TypeVar("Item")
 class Lease(Generic[Item]):
     """One lease; ``number`` grows from each to the next.
 
-    ``items`` keeps its numbering: an item given back leaves ``None``; ``live`` counts the others.
+    ``items`` keeps its numbering: an item given back leaves ``None``; ``live`` counts the others. ``payer`` is whose
+    share of all leases it takes; ``None``: nobody's.
     """
 
-    __slots__ = ("deadline", "given", "holder", "id", "items", "live", "number")
+    __slots__ = ("deadline", "given", "holder", "id", "items", "live", "number", "payer")
 
-    def __init__(self, lease_id: str, number: int, holder: str, given: float, deadline: float) -> None:
+    def __init__(
+        self, lease_id: str, number: int, holder: str, payer: str | None, given: float, deadline: float
+    ) -> None:
         self.id = lease_id
         self.number = number
         self.holder = holder
+        self.payer = payer
         self.given = given
         self.deadline = deadline
         self.items: list[Item | None] = []
@@ -41,7 +45,7 @@ class LeaseTable(Generic[Item]):
         by a former one names nothing here. Each id ends with 64 bits of chance: whoever knows an id may release the
         lease, so nobody may come to one by counting.
     most, most_of_holder
-        Live leases, in all and of one holder.
+        Live leases that count, in all and of one payer.
     """
 
     def __init__(self, prefix: str, most: int, most_of_holder: int) -> None:
@@ -52,26 +56,28 @@ class LeaseTable(Generic[Item]):
         self._chances = _chances()
         self._leases: dict[str, Lease[Item]] = {}
         self._by_holder: dict[str, dict[str, None]] = {}
+        self._counted = 0
+        self._of_payer: dict[str, int] = {}
         self._ends: DueWheel[Lease[Item]] = DueWheel()
 
     def __len__(self) -> int:
         return len(self._leases)
 
-    def open(self, holder: str, now: float, deadline: float) -> Lease[Item]:
-        """Start a lease without items. Raises ``TooManyLeases``."""
-        of_holder = self._by_holder.get(holder)
-        if of_holder is None:
-            of_holder = {}
-        elif len(of_holder) >= self._most_of_holder:
-            raise TooManyLeases(f"{holder!r} has {len(of_holder)} live leases, the most one holder may; release some")
-        if len(self._leases) >= self._most:
-            raise TooManyLeases(f"there are {len(self._leases)} live leases, the most there may be; try again later")
+    def open(self, holder: str, now: float, deadline: float, payer: str | None = None) -> Lease[Item]:
+        """Start a lease without items; one that nobody pays for counts nowhere. Raises ``TooManyLeases``."""
+        if payer is not None:
+            paid = self._of_payer.get(payer, 0)
+            if paid >= self._most_of_holder:
+                raise TooManyLeases(f"{payer!r} has {paid} live leases, the most one holder may; release some")
+            if self._counted >= self._most:
+                raise TooManyLeases(f"there are {self._counted} live leases, the most there may be; try again later")
+            self._of_payer[payer] = paid + 1
+            self._counted += 1
         self._count += 1
         lease_id = f"{self._prefix}{self._count:x}-{next(self._chances)}"
-        lease: Lease[Item] = Lease(lease_id, self._count, holder, now, deadline)
+        lease: Lease[Item] = Lease(lease_id, self._count, holder, payer, now, deadline)
         self._leases[lease.id] = lease
-        of_holder[lease.id] = None
-        self._by_holder[holder] = of_holder
+        self._by_holder.setdefault(holder, {})[lease.id] = None
         self._ends.put(lease, deadline)
         return lease
 
@@ -134,6 +140,11 @@ class LeaseTable(Generic[Item]):
         del of_holder[lease.id]
         if not of_holder:
             del self._by_holder[lease.holder]
+        if lease.payer is not None:
+            self._counted -= 1
+            self._of_payer[lease.payer] -= 1
+            if not self._of_payer[lease.payer]:
+                del self._of_payer[lease.payer]
 
 
 def _take(lease: Lease[Item], start: int, stop: int) -> list[Item]:

@@ -298,25 +298,30 @@ class Store:
 
     # Reading ------------------------------------------------------------------------------------------------------
 
-    def lease(self, key: ObjectKey, holder: str, ttl_s: float, *, is_use: bool = True) -> tuple[str, Leased] | None:
+    def lease(
+        self, key: ObjectKey, holder: str, ttl_s: float, *, payer: str = "", is_use: bool = True
+    ) -> tuple[str, Leased] | None:
         """Lease one object: the lease's id and the object, or ``None`` where it is not to be had.
 
         Parameters
         ----------
+        payer
+            Whose share of all leases it takes; empty: the holder's.
         is_use
-            False for a reader who looks after the store itself, and is neither a hit nor a touch.
+            False for a reader who looks after the store itself, and is neither a hit nor a touch; its leases are no
+            client's, and not counted with theirs.
 
         Raises
         ------
         TooManyLeases
-            The holder, or all together, have as many as they may.
+            The payer, or all together, have as many as they may.
         """
         found = self._objects.get(key)
         if found is None or (self._readers.is_quarantine_full and found.is_idle):
             if is_use:
                 self._count_misses(key, 1, found)
             return None
-        lease = self._open_lease(holder, ttl_s)
+        lease = self._open_lease(holder, ttl_s, (payer or holder) if is_use else None)
         run = [found]
         self._leases.add(lease, run)
         self._readers.hold(run, lease.given, is_use=is_use)
@@ -326,12 +331,12 @@ class Store:
             found.account.hits += 1
         return lease.id, found.leased
 
-    def open_lease(self, holder: str, ttl_s: float) -> str:
+    def open_lease(self, holder: str, ttl_s: float, *, payer: str = "") -> str:
         """Start an empty lease and return its id (letters, digits and ``-``); see :meth:`extend_lease`.
 
-        Raises ``TooManyLeases``.
+        It counts as part of ``payer``'s share of all leases; empty: the holder's. Raises ``TooManyLeases``.
         """
-        return self._open_lease(holder, ttl_s).id
+        return self._open_lease(holder, ttl_s, payer or holder).id
 
     def extend_lease(self, lease_id: str, keys: Sequence[ObjectKey], group_size: int = 1) -> builtins.list[Leased]:
         """Add the longest leading run of stored objects of ``keys`` to a lease.
@@ -848,10 +853,10 @@ class Store:
 
     # Leases -------------------------------------------------------------------------------------------------------
 
-    def _open_lease(self, holder: str, ttl_s: float) -> Lease[Entry]:
+    def _open_lease(self, holder: str, ttl_s: float, payer: str | None) -> Lease[Entry]:
         now = self._clock()
         try:
-            lease = self._leases.open(holder, now, now + self._cut(ttl_s))
+            lease = self._leases.open(holder, now, now + self._cut(ttl_s), payer)
         except TooManyLeases:
             self._counters.leases_refused += 1
             raise

@@ -130,8 +130,8 @@ class NodeProcess:
 class HttpClient:
     """One HTTP/1.1 connection; sends what it is told, whole or not."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S)
+    def __init__(self, port: int, from_address: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S, source_address=(from_address, 0))
         self._received = b""
 
     def send(self, data: bytes) -> None:

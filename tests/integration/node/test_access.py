@@ -138,3 +138,22 @@ def test_a_node_tells_how_its_segment_lies_in_memory(tmp_path: Path) -> None:
         assert node.segment.stat().st_mode & 0o777 == 0o660
     finally:
         node.close()
+
+
+def test_leases_are_counted_by_token_and_not_by_what_their_holders_call_themselves(
+    tmp_path: Path, tokens: Path
+) -> None:
+    node = GuardedNode(tmp_path, tokens_file=tokens, max_leases_per_client=2)
+    try:
+        path = "/v1/kv/b/k/leases?ttl_s=30"
+        with node.http() as http:
+            assert http.request("PUT", "/v1/kv/b/k", b"content", bearer(ENGINE))[0] == 200
+            names = ["one", "two", "three"]
+            asked = [
+                http.request("POST", path, b"", f"{bearer(READER)}X-Tierline-Client: {name}\r\n") for name in names
+            ]
+            assert [status for status, _, _ in asked] == [200, 200, 429]
+            assert b"token:reader" in asked[2][2]
+            assert http.request("POST", path, b"", bearer(ENGINE))[0] == 200
+    finally:
+        node.close()

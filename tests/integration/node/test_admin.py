@@ -111,7 +111,7 @@ def test_leases_are_listed_with_who_holds_them(filled: NodeProcess, client: Http
     with filled.connect(client="reader") as reader:
         reader.prefix_lease("team/b", ["n001", "n002"], 30)
         leases = [lease for page in pages(client, "/v1/leases?limit=1") for lease in page["leases"]]
-        assert {lease["holder"].partition("#")[0] for lease in leases} >= {"engine 7", "http:127.0.0.1", "reader"}
+        assert {lease["holder"].partition("#")[0] for lease in leases} >= {"http:engine 7", "http:127.0.0.1", "reader"}
         [ours] = [lease for lease in leases if lease["holder"].startswith("reader#")]
         assert (ours["objects"], ours["bytes"]) == (2, 8)
         assert 0 < ours["expires_in_s"] <= 30
@@ -179,12 +179,32 @@ def test_a_client_with_too_many_leases_is_told_so_and_others_are_not(tmp_path: P
                 http.request("POST", "/v1/kv/b/leases", b'{"names":["k"]}'),
             ):
                 assert (status, headers["retry-after"]) == (429, "1")
-            assert http.request("POST", path, headers="X-Tierline-Client: another\r\n")[0] == 200
+            assert http.request("POST", path, headers="X-Tierline-Client: another\r\n")[0] == 429  # is who it was
+            with HttpClient(node.port, "127.0.0.2") as elsewhere:
+                assert elsewhere.request("POST", path)[0] == 200
             leases = [client.prefix_lease("b", ["k"], 30).lease for _ in range(2)]
             with pytest.raises(TooManyLeases):
                 client.prefix_lease("b", ["k"], 30)
             client.release(leases[0])
             assert client.prefix_lease("b", ["k"], 30).objects
-        assert "tierline_node_leases_refused_total 4.0" in node.get("/metrics")[1].decode()
+        assert "tierline_node_leases_refused_total 5.0" in node.get("/metrics")[1].decode()
+    finally:
+        node.close()
+
+
+def test_no_name_that_a_client_gives_keeps_the_node_from_verifying_what_it_adopted(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, max_leases_per_client=2, quarantine_s=0)
+    try:
+        with node.connect(writer=True) as client:
+            store(client, "k", b"content")
+            store(client, "other", b"x")
+        node.kill()
+        node.start()
+        with node.http() as liar, HttpClient(node.port, "127.0.0.2") as honest:
+            for _ in range(3):
+                liar.request("POST", "/v1/kv/b/other/leases?ttl_s=30", headers="X-Tierline-Client: node:verify\r\n")
+            assert honest.request("POST", "/v1/kv/b/k/leases?ttl_s=30")[0] == 200
+            assert honest.request("GET", "/v1/kv/b/k")[2] == b"content"
+            assert ask(honest, "POST", "/v1/kv/b/k/verify") == (200, {"result": "match"})
     finally:
         node.close()

@@ -9,7 +9,7 @@ import pytest
 
 from tierline.configuration import load
 from tierline.errors import ConfigurationError
-from tierline.node.admin import Administration
+from tierline.node.admin import Administration, Asker
 from tierline.node.config import NodeConfig
 from tierline.node.metrics import NodeMetrics
 from tierline.node.segments import Segments, ServedSegment
@@ -20,6 +20,8 @@ from tierline.wire.http import HttpRefusal
 
 CAPACITY = 4 * 1024 * 1024
 BUCKETS = {"first": ("*",), "a": ("team-a", "team-a/*", "t*"), "b": ("team-b*",)}
+
+ASKER = Asker("test", "test")
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ async def pages(segments: Segments, limit: int) -> list[str]:
     names: list[str] = []
     cursor = ""
     while True:
-        page = json.loads(await segments.answer(routes.ListObjects(None, "", None, cursor, limit), b"", "test"))
+        page = json.loads(await segments.answer(routes.ListObjects(None, "", None, cursor, limit), b"", ASKER))
         names.extend(found["name"] for found in page["objects"])
         cursor = page["cursor"]
         if not cursor:
@@ -100,16 +102,16 @@ async def test_a_listing_of_every_bucket_goes_through_all_segments(segments: Seg
 async def test_flushing_every_bucket_empties_all_segments(segments: Segments) -> None:
     for bucket in ("lmcache", "team-a", "team-b"):
         store(segments, bucket, "k")
-    namespaces = json.loads(await segments.answer(routes.ListNamespaces(), b"", "test"))["namespaces"]
+    namespaces = json.loads(await segments.answer(routes.ListNamespaces(), b"", ASKER))["namespaces"]
     assert {found["bucket"] for found in namespaces} >= {"lmcache", "team-a", "team-b"}
-    assert json.loads(await segments.answer(routes.FlushObjects(None, None), b"", "test")) == {"removed": 3}
+    assert json.loads(await segments.answer(routes.FlushObjects(None, None), b"", ASKER)) == {"removed": 3}
     assert await pages(segments, 10) == []
 
 
 @pytest.mark.parametrize("cursor", ["3.", "x", "-1.", "."])
 async def test_a_cursor_that_no_page_gave_is_refused(segments: Segments, cursor: str) -> None:
     with pytest.raises(HttpRefusal, match="allowed: what the page before gave"):
-        await segments.answer(routes.ListLeases(cursor, 10), b"", "test")
+        await segments.answer(routes.ListLeases(cursor, 10), b"", ASKER)
 
 
 def test_series_are_labelled_where_there_are_several_segments(segments: Segments) -> None:

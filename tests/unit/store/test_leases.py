@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from tierline.errors import UnknownLease
+from tierline.errors import TooManyLeases, UnknownLease
 from tierline.store.leases import LeaseTable
 
 
@@ -80,3 +80,18 @@ def test_a_holder_takes_its_own_leases_along_and_no_others(table: LeaseTable[str
     assert list(table.end_holder("h")) == [["a"], ["c"]]
     assert list(table.end_holder("h")) == []
     assert len(table) == 1
+
+
+def test_leases_are_counted_by_who_pays_for_them_and_not_where_nobody_does() -> None:
+    table: LeaseTable[str] = LeaseTable("e-", most=3, most_of_holder=2)
+    for _ in range(5):
+        table.open("the table's owner", 0.0, 1.0, payer=None)
+    first = table.open("a", 0.0, 1.0, payer="p")
+    table.open("b", 0.0, 1.0, payer="p")
+    with pytest.raises(TooManyLeases, match="'p' has 2 live leases"):
+        table.open("c", 0.0, 1.0, payer="p")
+    table.open("c", 0.0, 1.0, payer="q")
+    with pytest.raises(TooManyLeases, match="there are 3 live leases"):
+        table.open("d", 0.0, 1.0, payer="r")
+    list(table.end_holder("a"))
+    assert first.id != table.open("c", 0.0, 1.0, payer="p").id
