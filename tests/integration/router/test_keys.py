@@ -70,6 +70,7 @@ async def test_the_tenants_salt_is_in_the_body_and_its_key_goes_no_further(file:
         await peer.send(request_bytes(path=path, fields=as_(ANN) + "x-other: 1\r\ntransfer-encoding: chunked\r\n"))
         await peer.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
         assert (await peer.answer()).status == 200
+        assert server.services.held_bytes == 0
     for request in backend.requests:
         assert request.body == body[:-2] + b',"cache_salt":"ann"}\n'
         assert b"authorization" not in request.fields

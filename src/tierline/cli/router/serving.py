@@ -48,6 +48,16 @@ def router(
             show_default="x-session-id, x-user-id, x-amzn-sagemaker-session-id, body:user",
         ),
     ] = None,
+    api_keys_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="YAML or JSON file with the API keys that requests must show."),
+    ] = None,
+    tls_certificate: Annotated[
+        str | None, typer.Option(metavar="FILE", help="PEM file with the certificate that clients are shown.")
+    ] = None,
+    tls_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="PEM file with its key, without a passphrase.")
+    ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -82,6 +92,9 @@ def router(
             "kv_events": kv_events or None,
             "tokenizers": tokenizer or None,
             "session_keys": session_key or None,
+            "api_keys_file": api_keys_file,
+            "tls_certificate": tls_certificate,
+            "tls_key": tls_key,
             "log_level": log_level,
             "log_format": log_format,
         },

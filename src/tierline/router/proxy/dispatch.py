@@ -100,12 +100,14 @@ def dispatch(
         _refuse(services, client, head, error.status, str(error), "invalid_json")
         return None
 
+    is_copied = False
     if key is not None:
         try:
-            body = keyed.apply(services, key, head, fields, body, started_at)
+            salted = keyed.apply(services, key, head, fields, body, started_at)
         except BadMessage as error:
             _refuse(services, client, head, error.status, str(error), error.code, extra=error.extra)
             return None
+        is_copied, body = salted is not body, salted
     fields = fields or RequestFields()
     if fields.model is not None and services.endpoints.all and not services.endpoints.serving(fields.model):
         message = f"The model `{fields.model}` does not exist."
@@ -116,6 +118,9 @@ def dispatch(
         routing = RoutingRequest(fields, session, now=started_at)
     else:
         routing = RoutingRequest(RequestFields(model=fields.model), session, now=started_at)
+    if is_copied:  # what routing reads is in the first one
+        services.held_bytes += len(body)
+        held_bytes += len(body)
     exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at, facade)
     if services.config.trace_share and TRACEPARENT not in head.fields and random() < services.config.trace_share:
         # https://www.w3.org/TR/trace-context/: version, trace, parent, flags (sampled)
