@@ -194,3 +194,40 @@ async def test_an_endpoint_that_is_removed_is_listened_to_no_more(world: World) 
     await asyncio.sleep(0.1)
     assert list(world.strategy.sources) == world.engines[1:]
     assert len(list(world.strategy.blocks.sources)) == 1
+
+
+async def test_an_explanation_knows_the_prompt_s_tokens_as_a_request_would(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.server.services.tokens, "_budget_s", 20.0)
+    body = {"model": MODEL, "prompt": "the same words again and again " * 30}
+    answer = await world.ask(**body)
+    url = f"http://{world.server.host}:{world.server.port}/admin/explain"
+    for prompt in (body["prompt"], body["prompt"] + " and something new " * 20):  # known by now, and still to be asked
+        async with world.http.post(url, json={**body, "prompt": prompt}) as response:
+            assert response.status == 200, await response.text()
+            choice = (await response.json())["choice"]
+        assert choice["endpoint"] == answer.endpoint
+        told = await world.ask(**{**body, "prompt": prompt})
+        assert choice["predicted_cached_tokens"] == told.predicted == told.cached > 0
+
+
+async def test_a_client_that_leaves_while_an_explanation_waits_leaves_nothing_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = world.server.services
+    waiting = asyncio.Event()
+
+    async def wait(*_: object) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(services.tokens, "climb", wait)
+    url = f"http://{world.server.host}:{world.server.port}/admin/explain"
+    asking = asyncio.create_task(world.http.post(url, json={"model": MODEL, "prompt": "never heard of"}))
+    await asyncio.wait_for(waiting.wait(), 10)
+    assert services.held_bytes > 0
+    asking.cancel()
+    async with asyncio.timeout(10):
+        while services.held_bytes:  # noqa: ASYNC110  (the router's own state)
+            await asyncio.sleep(0.01)

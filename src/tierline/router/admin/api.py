@@ -1,12 +1,13 @@
 """``/admin``: what the endpoints are and do, changes of their set, the last decisions, and what would be decided.
 
-Everything here is answered at once, between two requests of the traffic, and asks no endpoint.
+Everything here is answered between two requests of the traffic; an explanation may wait for a prompt's tokens, as long
+as a request would.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from math import isinf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import parse_qs
 
 import msgspec
@@ -21,6 +22,7 @@ from tierline.router.membership import Membership
 from tierline.router.prompt import read_fields
 from tierline.router.specs import plain_url, read_spec
 from tierline.router.strategies.base import RoutingRequest
+from tierline.router.tokens import Question, TokenLadder
 
 if TYPE_CHECKING:
     from tierline.router.proxy.services import Services
@@ -40,6 +42,9 @@ class Reply(NamedTuple):
     """Methods, where the status is 405."""
 
 
+Answer: TypeAlias = Reply | Awaitable[Reply]
+
+
 class AdminApi:
     """Answers requests under ``/admin/``.
 
@@ -55,14 +60,14 @@ class AdminApi:
         self._access = access
         self._services = services
         self._membership = membership
-        self._routes: dict[bytes, dict[bytes, Callable[[RequestHead, bytes], Reply]]] = {
+        self._routes: dict[bytes, dict[bytes, Callable[[RequestHead, bytes], Answer]]] = {
             b"/admin/endpoints": {b"GET": self._endpoints, b"POST": self._add, b"DELETE": self._remove},
             b"/admin/endpoints/drain": {b"POST": self._drain},
             b"/admin/decisions": {b"GET": self._decisions},
             b"/admin/explain": {b"POST": self._explain},
         }
 
-    def answer(self, head: RequestHead, body: bytes) -> Reply:
+    def answer(self, head: RequestHead, body: bytes) -> Answer:
         """Return the answer to a request; nobody learns what there is who may not use it."""
         refusal = self._access.refusal(head)
         if refusal is not None:
@@ -149,23 +154,34 @@ class AdminApi:
             raise ConfigurationError("limit", limit, f"a number from 1 to {DecisionLog.KEPT}")
         return Reply(HTTPStatus.OK, DecisionList(self._services.decisions.latest(int(limit))))
 
-    def _explain(self, head: RequestHead, body: bytes) -> Reply:
+    def _explain(self, head: RequestHead, body: bytes) -> Answer:
         services = self._services
         fields = read_fields(body, services.sessions.decode)
-        session = services.sessions.find(head.fields, fields)
-        now = services.clock()
-        request = RoutingRequest(fields, session, now=now)
-        candidates = services.endpoints.candidates(fields.model, now)
+        request = RoutingRequest(fields, services.sessions.find(head.fields, fields), now=services.clock())
+        ladder = services.tokens
+        question = ladder.at_once(request, body) if ladder is not None and request.has_prompt else None
+        if ladder is None or question is None:
+            return self._explained(request)
+        return self._explained_with_tokens(request, ladder, question)
+
+    async def _explained_with_tokens(self, request: RoutingRequest, ladder: TokenLadder, question: Question) -> Reply:
+        await ladder.climb(request, question)
+        return self._explained(request)
+
+    def _explained(self, request: RoutingRequest) -> Reply:
+        services, now = self._services, self._services.clock()
+        model = request.model or None
+        candidates = services.endpoints.candidates(model, now)
         decision = services.strategy.choose(request, candidates) if candidates else None
         return Reply(
             HTTPStatus.OK,
             Explanation(
                 strategy=services.strategy.name,
                 model=request.model,
-                session=services.decisions.digest(session),
+                session=services.decisions.digest(request.session),
                 prompt_tokens=request.prompt_tokens,
                 choice=choice_of(decision) if decision is not None else None,
-                passed_over=_passed_over(services.endpoints.all, candidates, fields.model, now),
+                passed_over=_passed_over(services.endpoints.all, candidates, model, now),
             ),
         )
 

@@ -18,6 +18,8 @@ from tierline.router.proxy.dispatch import dispatch
 from tierline.router.proxy.services import Services
 
 if TYPE_CHECKING:
+    from tierline.router.admin.api import Reply
+    from tierline.router.proxy.answering import Answering
     from tierline.router.proxy.exchange import Exchange
 
 LINGER_SECONDS = 2.0
@@ -55,7 +57,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: LengthBody | ChunkedBody = LengthBody(0)
         self._pieces: list[bytes] = []
         self._held_bytes = 0
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | Answering[Reply] | None = None
         self._is_advancing = False
         self._is_closing = False
         self._is_facade = False

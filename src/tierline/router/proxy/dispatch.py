@@ -9,12 +9,13 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from tierline.router.admin.api import PREFIX
+from tierline.router.admin.api import PREFIX, Reply
 from tierline.router.http.heads import BadMessage, RequestHead
 from tierline.router.http.replies import JSON
 from tierline.router.keys import ApiKey
 from tierline.router.prompt import RequestFields, read_fields
 from tierline.router.proxy import keyed, sagemaker
+from tierline.router.proxy.answering import Answering
 from tierline.router.proxy.exchange import Exchange
 from tierline.router.proxy.services import TRACEPARENT, Services
 from tierline.router.strategies.base import RoutingRequest
@@ -53,7 +54,7 @@ def dispatch(
     body: bytes | bytearray,
     held_bytes: int,
     key: ApiKey | None,
-) -> Exchange | None:
+) -> Exchange | Answering[Reply] | None:
     """Return the exchange to start, or ``None`` when the request was answered here.
 
     Parameters
@@ -88,8 +89,7 @@ def dispatch(
                 _refuse_method(services, client, head, b"GET")
             return None
         elif path.startswith(PREFIX):
-            _answer_operator(services, client, head, body)
-            return None
+            return _answer_operator(services, client, head, body, held_bytes)
         elif path.startswith(_PASSED_ON) and not _has_dot_segments(path):
             fields = _fields_if_json(services, body)
             name, has_prompt = "other", False
@@ -199,18 +199,24 @@ def _model_cards(services: Services, key: ApiKey | None) -> dict[str, bytes]:
 
 
 def _answer_operator(
-    services: Services, client: "ClientConnection", head: RequestHead, body: bytes | bytearray
-) -> None:
-    assert services.admin is not None
-    answer = services.admin.answer(head, bytes(body))
-    if answer.document is None:
+    services: Services, client: "ClientConnection", head: RequestHead, body: bytes | bytearray, held_bytes: int
+) -> Answering[Reply] | None:
+    def write(answer: Reply) -> None:
+        if answer.document is not None:
+            services.metrics.request_answered("admin", answer.status)
+            client.write_reply(answer.status, msgspec.json.encode(answer.document), keep_alive=head.keep_alive)
+            return
         extra = b"allow: %b\r\n" % answer.allowed if answer.allowed else b""
         if answer.status == HTTPStatus.UNAUTHORIZED:
             extra = b"www-authenticate: Bearer\r\n"
         _refuse(services, client, head, answer.status, answer.message, answer.status.name.lower(), extra=extra)
-        return
-    services.metrics.request_answered("admin", answer.status)
-    client.write_reply(answer.status, msgspec.json.encode(answer.document), keep_alive=head.keep_alive)
+
+    assert services.admin is not None
+    answer = services.admin.answer(head, bytes(body))
+    if isinstance(answer, Reply):
+        write(answer)
+        return None
+    return Answering(services, client, answer, write, keep_alive=head.keep_alive, held_bytes=held_bytes)
 
 
 def _refuse_method(services: Services, client: "ClientConnection", head: RequestHead, allowed: bytes) -> None:
