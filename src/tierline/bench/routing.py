@@ -163,7 +163,7 @@ class _Replayed:
         return _Setting(percent, blocks, hits, (prefill_s + decode_s) / self._endpoints / LOAD / lasts_s)
 
     def _replay(self, name: str, arriving: Sequence[Arrival], setting: _Setting) -> Figures:
-        index_bytes = self._endpoints * setting.blocks * ROUTER_BLOCKS * PLACEMENT_BYTES
+        index_bytes = 2 * self._endpoints * setting.blocks * ROUTER_BLOCKS * PLACEMENT_BYTES
         strategy = build_strategy(name, self._endpoints, index_bytes)
         fleet = Fleet(strategy, self._endpoints, setting.blocks, self._model)
         served = fleet.serve(arriving, setting.time_scale)
@@ -200,8 +200,8 @@ def _notes(options: BenchOptions) -> list[str]:
         f"{LOAD:.0%} of the time. Who hits less has more to do, and may fall behind.",
         "Imbalance: of what was computed of the prompts that came within a minute, the largest part of an engine over "
         "the mean, averaged over minutes that brought work for half of their time or more.",
-        "prefixaware remembers as much as the engines hold (--index-bytes). Traces do not tell sessions: a prompt that "
-        "goes on where another one ended is taken for the same conversation.",
+        "prefixaware has room to remember twice what the engines hold (--index-bytes). Traces do not tell sessions: "
+        "what goes on where another prompt ended is taken for the same conversation.",
     ]
     if not options.traces:
         notes.append("The traffic is generated: it compares strategies, and says nothing about a service.")

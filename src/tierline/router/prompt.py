@@ -108,9 +108,31 @@ class _Message(msgspec.Struct, gc=False):
     tool_call_id: str | None = None
 
 
+class _Link(msgspec.Struct, gc=False):
+    url: str
+
+
+class _Sound(msgspec.Struct, gc=False):
+    data: str
+
+
 class _Part(msgspec.Struct, gc=False):
     type: str = ""
     text: str | None = None
+    image_url: _Link | str | None = None
+    video_url: _Link | str | None = None
+    audio_url: _Link | str | None = None
+    input_audio: _Sound | None = None
+
+    def content(self) -> str | None:
+        """Return what an image, a film or a recording is, or where; how else it is described changes no token."""
+        if self.input_audio is not None:
+            return self.input_audio.data
+        link = self.image_url or self.video_url or self.audio_url
+        url = link.url if isinstance(link, _Link) else link
+        if url is not None and url.startswith("data:"):
+            return url.partition(",")[2] or url  # the same bytes, whatever they are said to be
+        return url
 
 
 _decode_messages = msgspec.json.Decoder(list[_Message]).decode
@@ -141,14 +163,17 @@ def _canonical_chat(raw: msgspec.Raw, tools: msgspec.Raw) -> Iterator[bytes]:
 
 
 def _canonical_part(raw: msgspec.Raw) -> bytes:
-    """Text as it is, everything else (images, audio) by the hash of its content."""
+    """Text as it is; images, films and sound by the hash of their content, or of their URL; the unknown as written."""
     try:
         part = _decode_part(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        part = None
-    if part is not None and part.type == "text" and part.text is not None:
+        return xxhash.xxh3_128_digest(_without_blanks(raw))
+    if part.type == "text" and part.text is not None:
         return _utf8(part.text)
-    return xxhash.xxh3_128_digest(_without_blanks(raw))
+    content = part.content()
+    if content is None:
+        return xxhash.xxh3_128_digest(_without_blanks(raw))
+    return part.type.encode() + xxhash.xxh3_128_digest(_utf8(content))
 
 
 def _without_blanks(raw: msgspec.Raw) -> bytes:

@@ -90,6 +90,36 @@ def test_an_image_counts_by_its_content_whatever_its_size() -> None:
     assert len(prompt_of(messages=[user([part])])) < 64
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+            {"image_url": {"url": "data:image/jpeg;base64,AAAA"}, "type": "image_url"},
+        ),
+        (
+            {"type": "image_url", "image_url": {"url": "http://host/a.png"}},
+            {"type": "image_url", "image_url": "http://host/a.png"},
+        ),
+        (
+            {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+            {"input_audio": {"format": "mp3", "data": "AAAA"}, "type": "input_audio"},
+        ),
+    ],
+    ids=["data URL", "http URL", "sound"],
+)
+def test_the_same_content_is_the_same_however_it_is_described(one: object, other: object) -> None:
+    assert prompt_of(messages=[user([one])]) == prompt_of(messages=[user([other])])
+
+
+def test_an_image_sent_and_an_image_elsewhere_differ() -> None:
+    parts = [
+        {"type": kind, kind: {"url": url}} for kind in ("image_url", "video_url") for url in ("data:,a", "data:,b")
+    ]
+    parts.append({"type": "image_url", "image_url": {"url": "http://host/a"}})
+    assert len({prompt_of(messages=[user([part])]) for part in parts}) == len(parts)
+
+
 def test_token_ids_take_four_bytes_each() -> None:
     assert len(prompt_of(prompt=[1, 2, 70_000])) == 12
     assert prompt_of(prompt=[1, 2, 3]).startswith(prompt_of(prompt=[1, 2]))
