@@ -1,6 +1,7 @@
 """The node store dies at the worst moment and is started again: what was committed is there, nothing else is."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -125,6 +126,8 @@ def test_adopted_bytes_that_were_spoiled_are_never_served_over_http(node: NodePr
         segment.write(b"lies")
     node.start()
     with node.http() as http:
+        status, _, body = http.request("POST", "/v1/kv/b/leases", b'{"names": ["sound", "spoiled", "sound"]}')
+        assert (status, [leased["size"] for leased in json.loads(body)["objects"]]) == (200, [MIB])
         assert http.request("POST", "/v1/kv/b/spoiled/leases?timeout_ms=1000&ttl_s=1")[0] == 404
         assert http.request("GET", "/v1/kv/b/spoiled")[0] == 404
         assert http.request("GET", "/v1/kv/b/sound")[2] == b"y" * MIB

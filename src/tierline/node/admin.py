@@ -12,7 +12,7 @@ import msgspec
 
 from tierline import logs
 from tierline.errors import TooManyLeases, UnknownLease, WireError
-from tierline.node.prefix_run import PrefixRun
+from tierline.node.prefix_run import MAX_WAIT_S, PrefixRun
 from tierline.node.service import NodeService
 from tierline.node.waiting import within
 from tierline.prefix import tenant_of
@@ -111,16 +111,20 @@ class Administration:
                 group_size=request.group_size,
                 max_extents=MAX_REPLY_EXTENTS,
                 payer=client.payer,
+                verifies_later=False,
             )
         except WireError as error:
             raise HttpRefusal(HTTPStatus.BAD_REQUEST, str(error)) from error
         except TooManyLeases as error:
             raise too_many_leases(error) from error
         try:
+            loop = asyncio.get_running_loop()
+            end = loop.time() + (within(request.timeout_ms / 1000) if request.timeout_ms else MAX_WAIT_S)
             while run.gather():  # noqa: ASYNC110
                 await asyncio.sleep(0)
             if request.timeout_ms:
-                await run.extend(within(request.timeout_ms / 1000))
+                await run.extend(end - loop.time())
+            await run.keep_verified(end - loop.time())
         except UnknownLease as error:  # its time to live was shorter than this took
             raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, str(error)) from error
         except BaseException:

@@ -554,16 +554,19 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     async def _lease_later(self, key: ObjectKey, found: tuple[str, Leased] | None, wait_s: float, ttl_s: float) -> None:
         """Lease an object that is being written, or whose bytes nobody has verified since they were adopted."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (within(wait_s) if wait_s else routes.MAX_WAIT_MS / 1000)
         if found is None:
             if not await self._service.committed(key, within(wait_s)):
                 raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being written")
             found = self._take_lease(key, ttl_s)
         if found is not None and not found[1].is_verified:
             self._ungranted = found[0]
-            if await self._service.verify(found[1], "adoption") is not Verdict.MATCH:
-                self._release_ungranted()
-                found = None
-        self._ungranted = ""
+            verdict = await self._service.verify_within(found[1], end - loop.time())
+            self._release_ungranted()  # it may have ended meanwhile, and lives no longer for having waited
+            if verdict is None:
+                raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being compared with its checksum")
+            found = self._take_lease(key, ttl_s) if verdict is Verdict.MATCH else None
         if found is None:
             self._miss(key)
         else:

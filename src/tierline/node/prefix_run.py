@@ -9,7 +9,7 @@ from functools import partial
 from itertools import repeat
 
 from tierline.errors import WireError
-from tierline.node.service import NodeService
+from tierline.node.service import NodeService, Verdict
 from tierline.store import Leased, ObjectKey
 
 KEYS_PER_STEP = 64
@@ -39,6 +39,9 @@ class PrefixRun:
         The run ends where it has more, so that its reply is not too long.
     across_gaps
         Go on behind groups that are not complete; ``places`` says what was there, and nothing is waited for.
+    verifies_later
+        Adopted objects are verified when there is time, for a reader who verifies anyway; else see
+        :meth:`keep_verified`.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class PrefixRun:
         "_service",
         "_slice",
         "_store",
+        "_verifies_later",
         "granted_s",
         "lease",
         "objects",
@@ -77,6 +81,7 @@ class PrefixRun:
         max_extents: int,
         across_gaps: bool = False,
         payer: str = "",
+        verifies_later: bool = True,
     ) -> None:
         if len(names) % group_size:
             raise WireError(f"{len(names)} names in groups of {group_size}; allowed: a multiple")
@@ -88,6 +93,7 @@ class PrefixRun:
         self._across_gaps = across_gaps
         self._extents_left = max_extents
         self._is_cut = False
+        self._verifies_later = verifies_later
         self._next = 0
         self._slice = max(KEYS_PER_STEP // group_size, 1) * group_size
         self.granted_s = min(ttl_s, self._store.limits.max_ttl_s)
@@ -118,7 +124,7 @@ class PrefixRun:
         self.objects += found
         for leased in found:
             self._extents_left -= len(leased.extents)
-            if not leased.is_verified:
+            if not leased.is_verified and self._verifies_later:
                 self._service.verify_later(leased)
         self._is_cut = self._extents_left < 0
         return len(found)
@@ -142,6 +148,26 @@ class PrefixRun:
             if not await self._service.committed(key, end - loop.time()):
                 break
         self._store.renew(self.lease, self.granted_s)
+
+    async def keep_verified(self, wait_s: float) -> None:
+        """Compare adopted objects with their checksums, ``wait_s`` in all; the run ends before the first that fails.
+
+        Raises ``UnknownLease`` where the lease has ended meanwhile.
+        """
+        max_ttl_s = self._store.limits.max_ttl_s
+        loop = asyncio.get_running_loop()
+        end = loop.time() + min(MAX_WAIT_S, max_ttl_s / 2, wait_s)
+        for index, leased in enumerate(self.objects):
+            if leased.is_verified:
+                continue
+            self._store.renew(self.lease, max_ttl_s)
+            if await self._service.verify_within(leased, end - loop.time()) is not Verdict.MATCH:
+                kept = index - index % self._group_size
+                self._store.release(self.lease, kept)
+                del self.objects[kept:]
+                break
+        if self.objects:
+            self._store.renew(self.lease, self.granted_s)
 
     def finish(self) -> str:
         """Return the lease's id; a lease on nothing is released, and its id empty."""

@@ -75,7 +75,8 @@ class NodeService:
         """How late the loop served a timer last, worst of the last second."""
         self._connections = itertools.count(1)
         self._verifying: dict[tuple[ObjectKey, int], asyncio.Task[Verdict]] = {}
-        self._background: set[asyncio.Task[Verdict]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._background_turn = asyncio.Lock()
         self._lacks_room = asyncio.Event()
         self._checksums = ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify")
         self._is_open = True
@@ -146,12 +147,23 @@ class NodeService:
             task.add_done_callback(lambda _: self._verifying.pop(identity, None))
         return await asyncio.shield(task)
 
+    async def verify_within(self, leased: Leased, wait_s: float) -> Verdict | None:
+        """Verify an adopted object for a reader who waits so long and no longer; ``None``: it goes on behind him."""
+        try:
+            return await asyncio.wait_for(self.verify(leased, "adoption"), max(wait_s, 0.001))  # begun in any case
+        except TimeoutError:
+            return None
+
     def verify_later(self, leased: Leased) -> None:
         """Verify an adopted object that nobody has verified, when there is time; for readers who verify anyway."""
         if len(self._background) < _MAX_BACKGROUND_VERIFICATIONS:
-            task = asyncio.create_task(self.verify(leased, "adoption"))
+            task = asyncio.create_task(self._verify_in_turn(leased))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
+
+    async def _verify_in_turn(self, leased: Leased) -> None:
+        async with self._background_turn:  # so that those who wait have at most one of these before them
+            await self.verify(leased, "adoption")
 
     async def verify_key(self, key: ObjectKey, occasion: Occasion) -> Verdict:
         """Verify the object now stored under ``key``. Raises ``TooManyLeases``."""
@@ -197,8 +209,9 @@ class NodeService:
                 continue
             await asyncio.sleep(stat.size / bytes_per_s)  # before it, so that no start costs more than its share
             with contextlib.suppress(TooManyLeases):  # then another time
-                if await self.verify_key(key, "scrub") is not Verdict.MISSING:
-                    self.scrubbed_bytes += stat.size
+                async with self._background_turn:
+                    if await self.verify_key(key, "scrub") is not Verdict.MISSING:
+                        self.scrubbed_bytes += stat.size
 
     def stop_verifying(self) -> None:
         """Wait for the checksum under way, in a thread, and start no other; needed before :meth:`close`."""
@@ -227,9 +240,9 @@ class NodeService:
         if found is None:
             return Verdict.MISSING
         lease, current = found
-        if current.checksum != leased.checksum:
+        if current.extents != leased.extents or (current.is_verified and occasion == "adoption"):
             self.store.release(lease)
-            return Verdict.MISSING
+            return Verdict.MISSING if current.extents != leased.extents else Verdict.MATCH
         views = self.store.views(current.extents)
         try:
             loop = asyncio.get_running_loop()
