@@ -82,7 +82,7 @@ class Membership:
         known = self._endpoints.find(spec.url)
         if known is not None and known.is_draining:
             known.is_draining = False
-            known.apply(spec, source)
+            self._apply(known, spec, source)
             log.info("endpoint serves again", endpoint=known.url, source=source)
             return known
         endpoint = self._endpoints.add(spec, source=source, joined_at=joined_at)
@@ -91,6 +91,16 @@ class Membership:
             companion.joined(endpoint)
         log.info("endpoint added", endpoint=endpoint.url, source=source)
         return endpoint
+
+    def _apply(self, endpoint: Endpoint, spec: EndpointSpec, source: str) -> None:
+        if endpoint.kv_events == spec.kv_events:
+            endpoint.apply(spec, source)
+            return
+        for companion in self.companions:  # who listens there begins anew
+            companion.left(endpoint)
+        endpoint.apply(spec, source)
+        for companion in self.companions:
+            companion.joined(endpoint)
 
     def drain(self, endpoint: Endpoint) -> None:
         """Let it have no new requests; it is removed when those that it has are over."""
@@ -149,7 +159,7 @@ class Membership:
     def _want(self, spec: EndpointSpec, source: str, joined_at: float) -> None:
         known = self._endpoints.find(spec.url)
         if known is not None and known.source == source and not known.is_draining:
-            known.apply(spec, source)
+            self._apply(known, spec, source)
             log.info("endpoint changed", endpoint=known.url, source=source)
             return
         try:

@@ -15,6 +15,7 @@ from tests import ports
 
 from tierline.router.config import RouterConfig
 from tierline.router.server import RouterServer, running
+from tierline.router.specs import EndpointSpec
 from tierline.router.strategies.kvaware import KvAware
 from tierline.stack.simulated_engine import SimulatedEngineConfig, make_app
 
@@ -231,3 +232,18 @@ async def test_a_client_that_leaves_while_an_explanation_waits_leaves_nothing_be
     async with asyncio.timeout(10):
         while services.held_bytes:  # noqa: ASYNC110  (the router's own state)
             await asyncio.sleep(0.01)
+
+
+async def test_an_endpoint_whose_events_move_is_listened_to_at_the_new_place(world: World, tmp_path: Path) -> None:
+    moved = f"ipc://{tmp_path}/moved"
+    async with engine(moved) as url:
+        membership = world.server.membership
+        membership.follow("file", [EndpointSpec(url=url, kv_events=f"ipc://{tmp_path}/nobody")])
+        before = world.strategy.sources[url]
+        membership.follow("file", [EndpointSpec(url=url, kv_events=moved, weight=2)])
+        assert world.strategy.sources[url] is not before
+        await until_heard(World(world.server, [*world.engines, url], world.http))
+        await world.ask(url=url, prompt=IDS)
+        async with asyncio.timeout(10):
+            while len(world.strategy.sources[url][0].blocks) < len(IDS) // 16:  # noqa: ASYNC110  (events are under way)
+                await asyncio.sleep(0.01)

@@ -227,9 +227,12 @@ class EventSubscriptions:
         self.by_endpoint[endpoint] = subscribers
         return [subscriber.source for subscriber in subscribers]
 
-    async def remove(self, endpoint: str) -> None:
-        """Stop listening, and forget what was told."""
-        for subscriber in self.by_endpoint.pop(endpoint, ()):
+    def remove(self, endpoint: str) -> Coroutine[Any, Any, None]:
+        """Have the endpoint no more, from now on; what is returned stops listening and forgets what was told."""
+        return self._close(self.by_endpoint.pop(endpoint, []))
+
+    async def _close(self, subscribers: Sequence[EventSubscriber]) -> None:
+        for subscriber in subscribers:
             await subscriber.close()
             self.index.close(subscriber.source.blocks)
 
