@@ -53,6 +53,7 @@ class SessionKeys:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = tuple(map(_parted, keys))
+        self._encoded = {name: name.encode() for _, name in self._keys}
         self.headers: Collection[bytes] = frozenset(
             b"cookie" if kind == COOKIE else name.encode() for kind, name in self._keys if kind != BODY
         )
@@ -61,7 +62,7 @@ class SessionKeys:
         for kind, name in self._keys:
             if kind == BODY and name not in self._attributes:
                 attribute = self._attributes[name] = f"session_{len(more)}"
-                more.append((attribute, msgspec.Raw, msgspec.field(name=name, default_factory=msgspec.Raw)))
+                more.append((attribute, msgspec.Raw, msgspec.field(name=name, default=msgspec.Raw())))
         fields = cast("type[RequestFields]", msgspec.defstruct("SessionFields", more, bases=(RequestFields,), gc=False))
         self.decode: Callable[[bytes], RequestFields] = msgspec.json.Decoder(fields).decode
 
@@ -71,9 +72,9 @@ class SessionKeys:
             if kind == BODY:
                 session = _text(getattr(fields, self._attributes[name], None))
             elif kind == COOKIE:
-                session = _cookie(head.get(b"cookie", b""), name.encode())
+                session = _cookie(head.get(b"cookie", b""), self._encoded[name])
             else:
-                session = head.get(name.encode(), b"")
+                session = head.get(self._encoded[name], b"")
             if session and session != _NEW:
                 return session
         return b""
@@ -89,6 +90,8 @@ def _parted(key: str) -> tuple[str, str]:
 def _text(value: object) -> bytes:
     """Return a string's or a number's text; anything else names no session."""
     if isinstance(value, msgspec.Raw):
+        if not value:  # most requests: to find out by decoding would cost an exception
+            return b""
         try:
             value = msgspec.json.decode(value, type=str | int)
         except (msgspec.DecodeError, UnicodeDecodeError):
