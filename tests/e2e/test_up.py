@@ -1,11 +1,13 @@
 """``tierline up`` with two real vLLM replicas: a prefix computed by one is a hit on the other, also after restarts."""
 
 import json
+import re
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -29,7 +31,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSt
     port, node_port = free_ports(2)
     # A machine that runs tests may be too busy to look a prefix up in the usual time.
     transfer = kv_transfer_config(default_socket_path(node_port), lookup_budget_ms=1000)
-    arguments = ["--node-port", str(node_port), "--cache-size", "256MiB"]
+    arguments = ["--node-port", str(node_port), "--cache-size", "256MiB", "--strategy", "kvaware"]
     arguments += ["--engine-argument", f"--kv-transfer-config={json.dumps(transfer)}"]
     with running_up(port, arguments, tmp_path / "output") as ready:
         yield ready
@@ -60,6 +62,38 @@ def test_what_one_replica_computed_is_a_hit_on_the_other_and_after_both_were_res
     through_the_router, cached = ask(stack.router.url, stack)
     assert through_the_router == text
     assert cached >= 2 * CHUNK_TOKENS
+
+    wait_until_exact(stack)
+    with openai.OpenAI(base_url=f"{stack.router.url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+        text_of: Any = {"model": str(stack.model), "max_tokens": 1}
+        document = predicted_and_cached(client.completions.with_raw_response.create(prompt=DOCUMENT, **text_of))
+        ids = predicted_and_cached(client.completions.with_raw_response.create(prompt=[7] * 300, **text_of))
+        ids_again = predicted_and_cached(client.completions.with_raw_response.create(prompt=[7] * 300, **text_of))
+        messages: Any = [{"role": "user", "content": DOCUMENT[:1500]}]
+        chat = client.chat.completions.with_raw_response
+        predicted_and_cached(chat.create(messages=messages, **text_of))
+        chat_again = predicted_and_cached(chat.create(messages=messages, **text_of))
+    assert document[0] == document[1] >= 2 * CHUNK_TOKENS
+    assert ids == (0, 0)
+    assert ids_again[0] == ids_again[1] >= CHUNK_TOKENS
+    assert chat_again[0] == chat_again[1] >= CHUNK_TOKENS
+
+
+def predicted_and_cached(answer: Any) -> tuple[int, int]:
+    """Return what the router expected to be read from a cache, and what vLLM says was."""
+    time.sleep(0.5)  # its events are under way
+    usage = answer.parse().usage
+    return int(answer.headers["x-tierline-predicted-cached-tokens"]), usage.prompt_tokens_details.cached_tokens or 0
+
+
+def wait_until_exact(stack: RunningStack) -> None:
+    """Return once the router has heard all that both replicas hold; they were restarted while it listened."""
+    while True:
+        with urllib.request.urlopen(f"{stack.router.url}/metrics", timeout=10) as response:
+            page = response.read().decode()
+        if len(re.findall(r'^tierline_router_kv_source_state{.*state="exact"} 1.0', page, re.MULTILINE)) == 2:
+            return
+        time.sleep(0.1)
 
 
 def wait_until_stored(stack: RunningStack) -> None:

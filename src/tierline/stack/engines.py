@@ -33,6 +33,20 @@ class EngineCommand:
     environment: dict[str, str]
 
 
+@dataclass(frozen=True)
+class EventAddresses:
+    """Where a replica publishes KV events, and sends them again, for a router that routes by them."""
+
+    events: str
+    replay: str
+
+
+def require_pyzmq() -> None:
+    """Raise :class:`UsageError` where pyzmq is not installed; does not import it."""
+    if importlib.util.find_spec("zmq") is None:
+        raise UsageError("--strategy kvaware needs pyzmq: pip install 'tierline[kvaware]'")
+
+
 def require_vllm() -> None:
     """Raise :class:`UsageError` where vLLM is not installed; does not import it."""
     if importlib.util.find_spec("vllm") is None:
@@ -50,6 +64,7 @@ def vllm_cpu_command(
     threads: int,
     kv_cache_bytes: int,
     kv_transfer: Mapping[str, object] | None,
+    kv_events: EventAddresses | None,
     dtype: str,
     dev_mode: bool,
     arguments: Sequence[str],
@@ -70,6 +85,8 @@ def vllm_cpu_command(
         The engine's own KV cache; vLLM takes whole GiB, so it is rounded up.
     kv_transfer
         Value of ``--kv-transfer-config``; ``None`` runs without a node store.
+    kv_events
+        Where it publishes KV events; ``None``: nowhere.
     dtype
         Of weights, activations and KV; see :func:`fastest_dtype`.
     dev_mode
@@ -90,6 +107,9 @@ def vllm_cpu_command(
     ]
     if kv_transfer is not None:
         argv += ["--kv-transfer-config", json.dumps(kv_transfer)]
+    if kv_events is not None:
+        published = {"enable_kv_cache_events": True, "endpoint": kv_events.events, "replay_endpoint": kv_events.replay}
+        argv += ["--kv-events-config", json.dumps(published)]
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": str(-(-kv_cache_bytes // _GIB)),
         # Its own binding would give every replica the same processors.
@@ -113,10 +133,11 @@ def fastest_dtype() -> str:
     return "auto" if machine.computes_bfloat16() else "float32"
 
 
-def simulated_command(*, model: str, port: int) -> EngineCommand:
-    """Return how to start a simulated engine."""
+def simulated_command(*, model: str, port: int, kv_events: EventAddresses | None) -> EngineCommand:
+    """Return how to start a simulated engine; it publishes KV events once, and has no replay."""
     argv = [sys.executable, "-m", "tierline", "simulate-engine", "--host", ENGINE_HOST, "--port", str(port)]
-    return EngineCommand([*argv, "--model", model], {})
+    published = ["--kv-events-endpoint", kv_events.events] if kv_events is not None else []
+    return EngineCommand([*argv, "--model", model, *published], {})
 
 
 def weights_bytes(model: Path) -> int:

@@ -80,11 +80,13 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
         When the default model cannot be made.
     """
     routed_to = config.endpoints or [f"http://{engines.ENGINE_HOST}:{config.port}"]  # its replicas' ports come later
-    load(RouterConfig, None, {"strategy": config.strategy, "endpoints": routed_to}, {})
+    strategy = load(RouterConfig, None, {"strategy": config.strategy, "endpoints": routed_to}, {}).strategy
     if config.engine == "simulated":
         load(SimulatedEngineConfig, None, {"model": config.model}, {})
     machine.require_port(config.host, config.port, "--port")
     starts_vllm = config.engine == "vllm" and not config.endpoints
+    if strategy == "kvaware":
+        engines.require_pyzmq()
     if starts_vllm:
         engines.require_vllm()
         if config.connector != "tierline":
@@ -107,7 +109,8 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
     transfers = [kv_transfer] * len(ports.replicas)
     if ports.caches:
         transfers = [lmcache.kv_transfer_config(port) for port in ports.caches]
-    replicas = _replicas(config, name, chosen, ports.replicas, transfers)
+    events = [_events(config, number) if strategy == "kvaware" else None for number in range(len(ports.replicas))]
+    replicas = _replicas(config, name, chosen, ports.replicas, transfers, events)
     return StackPlan(
         config=config,
         folder=stack_folder(config.port),
@@ -118,7 +121,7 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
         kv_transfer=kv_transfer,
         caches=_caches(config, ports),
         replicas=replicas,
-        router=_router(config, config.endpoints or [replica.url for replica in replicas]),
+        router=_router(config, config.endpoints or [replica.url for replica in replicas], events),
         model_name=name,
         model_folder=chosen,
     )
@@ -209,13 +212,14 @@ def _replicas(
     folder: Path | None,
     ports: Sequence[int],
     transfers: Sequence[Mapping[str, object] | None],
+    events: Sequence[engines.EventAddresses | None],
 ) -> list[PlannedChild]:
     threads = max(1, machine.usable_cpus() // config.replicas)
     joined = lmcache.VLLM_ARGUMENTS if config.connector != "tierline" else ()
     planned = []
-    for number, (port, transfer) in enumerate(zip(ports, transfers, strict=True), start=1):
+    for number, (port, transfer, published) in enumerate(zip(ports, transfers, events, strict=True), start=1):
         if folder is None:
-            command = engines.simulated_command(model=str(name), port=port)
+            command = engines.simulated_command(model=str(name), port=port, kv_events=published)
         else:
             command = engines.vllm_cpu_command(
                 model=folder,
@@ -224,6 +228,7 @@ def _replicas(
                 threads=threads,
                 kv_cache_bytes=config.engine_cache_size,
                 kv_transfer=transfer,
+                kv_events=published,
                 dtype=engines.fastest_dtype(),
                 dev_mode=config.engine_dev_mode,
                 arguments=[*joined, *config.engine_arguments],
@@ -233,11 +238,26 @@ def _replicas(
     return planned
 
 
-def _router(config: UpConfig, endpoints: list[str]) -> PlannedChild:
+def _events(config: UpConfig, number: int) -> engines.EventAddresses:
+    """UNIX sockets: events have prompts in them, and nobody but this user may listen."""
+    path = f"ipc://{runtime_folder()}/tierline-up-{config.port}-{number + 1}"
+    return engines.EventAddresses(f"{path}.events", f"{path}.replay")
+
+
+def _router(
+    config: UpConfig, endpoints: Sequence[str], events: Sequence[engines.EventAddresses | None]
+) -> PlannedChild:
+    replay = config.engine == "vllm"
+    addresses = [
+        f"{url}={published.events}" + (f"?replay={published.replay}" if replay else "")
+        for url, published in zip(endpoints, events, strict=False)
+        if published is not None
+    ]
     argv = [
         *(sys.executable, "-m", "tierline", "router", "--host", config.host, "--port", str(config.port)),
         *("--strategy", config.strategy),
         *(part for endpoint in endpoints for part in ("--endpoint", endpoint)),
+        *(part for address in addresses for part in ("--kv-events", address)),
         *("--log-level", config.log_level, "--log-format", config.log_format),
     ]
     # What listens everywhere is reached on loopback.

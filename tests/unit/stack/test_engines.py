@@ -22,6 +22,7 @@ def vllm_command(**changes: Any) -> engines.EngineCommand:
         "threads": 1,
         "kv_cache_bytes": 1024**3,
         "kv_transfer": None,
+        "kv_events": None,
         "dtype": "float32",
         "dev_mode": False,
         "arguments": [],
@@ -38,6 +39,18 @@ def test_a_replica_is_joined_by_one_flag_alone() -> None:
     assert json.loads(value_after("--kv-transfer-config", with_cache)) == {"kv_role": "kv_both"}
     without = [part for part in with_cache if part not in with_cache[with_cache.index("--kv-transfer-config") :]]
     assert vllm_command().argv == without
+
+
+def test_a_replica_publishes_kv_events_where_it_is_told() -> None:
+    events = engines.EventAddresses("ipc:///run/a.events", "ipc:///run/a.replay")
+    assert json.loads(value_after("--kv-events-config", vllm_command(kv_events=events).argv)) == {
+        "enable_kv_cache_events": True,
+        "endpoint": "ipc:///run/a.events",
+        "replay_endpoint": "ipc:///run/a.replay",
+    }
+    assert value_after("--kv-events-endpoint", engines.simulated_command(model="m", port=1, kv_events=events).argv) == (
+        "ipc:///run/a.events"
+    )
 
 
 def test_the_engine_s_cache_is_rounded_up_to_whole_gibibytes() -> None:
