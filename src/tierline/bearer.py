@@ -13,6 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tierline.errors import AccessDenied, ConfigurationError, UsageError
 
 MIN_TOKEN_CHARACTERS = 16
+_OF_WORDS = {
+    hashlib.sha256(word).hexdigest()
+    for word in (b"", b"\n", b"password", b"test", b"foo", b"secret", b"token", b"admin")
+}
+"""Digests that are in examples everywhere, once in ours too: with them anybody would get in."""
 
 
 def bearer_token(authorization: bytes | None) -> bytes:
@@ -68,6 +73,8 @@ class TokenEntry(Strict):
         """
         if (self.token is None) == (self.sha256 is None):
             raise ConfigurationError(where, self.name, "either token or sha256, and not both")
+        if self.sha256 in _OF_WORDS:
+            raise ConfigurationError(where, self.name, "the SHA-256 of a token of chance; this is a common word's")
         return hashlib.sha256(self.token.encode()).digest() if self.token else bytes.fromhex(self.sha256 or "")
 
 

@@ -153,3 +153,20 @@ def test_two_nodes_never_share_a_port_a_socket_or_a_segment(node: NodeProcess, t
     assert "Traceback" not in second.stderr
     assert node.is_ready()
     assert node.socket.exists()
+
+
+def test_nobody_but_the_writer_itself_frees_what_it_may_be_writing_into(node: NodeProcess) -> None:
+    writer = node.connect(writer=True, client="engine")
+    writer.grant(MIB, 1)
+    node.kill()
+    node.start()
+    orphaned = {"client": "engine", "pid": os.getpid(), "size_bytes": MIB}
+    node.connect(client="engine").close()  # reads only
+    say_its_name = (
+        "import sys; from tierline.client import NodeClient; NodeClient(sys.argv[1], writer=True, client='engine')"
+    )
+    subprocess.run([sys.executable, "-c", say_its_name, str(node.socket)], check=True, timeout=60)
+    assert node.stats["orphans"] == [orphaned]
+    with node.connect(writer=True, client="engine"):
+        assert node.stats["orphans"] == []
+    writer.close()

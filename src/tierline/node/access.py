@@ -61,6 +61,11 @@ class Grant:
         patterns = self.rights.get(right, ())
         return EVERY_BUCKET in patterns or covers(patterns, bucket)  # the first is what nearly all have, and quick
 
+    @property
+    def is_for_all(self) -> bool:
+        """Some right is held on every bucket, so that the names of all may be seen."""
+        return any(EVERY_BUCKET in patterns for patterns in self.rights.values())
+
     def require(self, bucket: str, right: Right) -> None:
         """Raise ``AccessDenied`` unless ``right`` is held on ``bucket``, which may be a pattern."""
         if not self.allows(bucket, right):
@@ -213,6 +218,11 @@ class Pass:
     def __init__(self, access: Access, token: str) -> None:
         self._access = access
         self._token = token.encode()
+
+    @property
+    def grant(self) -> Grant:
+        """What the client may do now; raises ``AccessDenied``."""
+        return _EVERYTHING if self._access.is_unrestricted else self._access.grant_of(self._token)
 
     def require_segment(self, buckets: Collection[str], *, writable: bool) -> None:
         """Check that the client may map a segment that holds ``buckets``, given as patterns.

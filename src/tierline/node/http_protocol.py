@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 
 from tierline import logs
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, QuotaExceeded, TooManyLeases
-from tierline.node.access import Access
+from tierline.node.access import Access, Grant
 from tierline.node.admin import Asker, too_many_leases
 from tierline.node.segments import Segments
 from tierline.node.service import Verdict
@@ -99,11 +99,11 @@ _Bodiless = (
 class Pages(Protocol):
     """The documents that operators read."""
 
-    def stats(self) -> bytes:
-        """Return JSON."""
+    def stats(self, grant: Grant) -> bytes:
+        """Return JSON, as far as somebody with these rights may see it."""
 
-    def metrics(self) -> tuple[bytes, str]:
-        """Return the exposition and its content type."""
+    def metrics(self, grant: Grant) -> tuple[bytes, str]:
+        """Return the exposition, as far as somebody with these rights may see it, and its content type."""
 
 
 class _Phase(Enum):
@@ -407,11 +407,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif isinstance(route, routes.LeasePrefix):
             self._with_document(head, partial(self._administer, route))
         elif head.content_length:
-            self._ignore_body(head, head.content_length, partial(self._act, route))
+            self._ignore_body(head, head.content_length, partial(self._act, route, grant))
         else:
-            self._act(route)
+            self._act(route, grant)
 
-    def _act(self, route: _Bodiless) -> None:
+    def _act(self, route: _Bodiless, grant: Grant) -> None:
         """Do what a request asks for whose body, if it had any, is out of the way."""
         match route:
             case routes.AcquireLease(bucket, name, wait_s, ttl_s):
@@ -423,9 +423,9 @@ class HttpConnection(asyncio.BufferedProtocol):
             case routes.DeleteObject(bucket, name):
                 self._delete(ObjectKey(bucket, name))
             case routes.Stats():
-                self._reply(HTTPStatus.OK, self._pages.stats(), http.JSON)
+                self._reply(HTTPStatus.OK, self._pages.stats(grant), http.JSON)
             case routes.Metrics():
-                self._reply(HTTPStatus.OK, *self._pages.metrics())
+                self._reply(HTTPStatus.OK, *self._pages.metrics(grant))
             case routes.Health():
                 self._reply(HTTPStatus.OK, b"ok\n", http.TEXT)
             case routes.Readiness():

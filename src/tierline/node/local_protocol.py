@@ -27,7 +27,7 @@ from tierline.errors import (
     UnknownSlot,
     WireError,
 )
-from tierline.node.access import Pass
+from tierline.node.access import Grant, Pass
 from tierline.node.prefix_run import MAX_WAIT_S, PrefixRun
 from tierline.node.segments import ServedSegment
 from tierline.node.service import Verdict
@@ -83,7 +83,7 @@ class LocalConnection(asyncio.Protocol):
     observer
         Hears of each request.
     stats
-        Makes the document of ``Describe``.
+        Makes the document of ``Describe``, as far as the client may see it.
     connections
         The open connections of the server; this one adds and removes itself.
     """
@@ -98,7 +98,7 @@ class LocalConnection(asyncio.Protocol):
         *,
         max_reserved_bytes: int,
         observer: SocketObserver,
-        stats: Callable[[], bytes],
+        stats: Callable[[Grant], bytes],
         connections: set["LocalConnection"],
     ) -> None:
         self.hello = hello
@@ -284,7 +284,7 @@ class LocalConnection(asyncio.Protocol):
                 self._answer_later(request, received, self._suspect(request))
                 return None
             case messages.Describe():
-                return messages.Description(request.id, self._stats())
+                return messages.Description(request.id, self._stats(self._rights.grant))
 
     def _prefix_lease(self, request: messages.PrefixLease, received: float) -> Steps | Reply | None:
         run = PrefixRun(

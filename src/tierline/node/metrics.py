@@ -68,7 +68,17 @@ class NodeMetrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(_SegmentsCollector(segments) if segments else _StoreCollector(service))
+        self._registry.register(
+            _SegmentsCollector({name: _StoreCollector(each) for name, each in segments.items()})
+            if segments
+            else _StoreCollector(service)
+        )
+        self._of_buckets = CollectorRegistry()
+        self._of_buckets.register(
+            _SegmentsCollector({name: _BucketsCollector(each) for name, each in segments.items()})
+            if segments
+            else _BucketsCollector(service)
+        )
         self._registry.register(
             _NodeCollector(service, open_connections, failed_reloads, certificate_expires, failed_duties)
         )
@@ -108,9 +118,12 @@ class NodeMetrics:
         """Count one answered request of the UNIX socket."""
         self._socket.add(verb, outcome, seconds)
 
-    def exposition(self) -> tuple[bytes, str]:
-        """Return the text of ``GET /metrics`` and its content type."""
-        return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST
+    def exposition(self, *, with_buckets: bool = True) -> tuple[bytes, str]:
+        """Return the text of ``GET /metrics`` and its content type; without buckets, no name of one is in it."""
+        text = exposition.generate_latest(self._registry)
+        if with_buckets:
+            text += exposition.generate_latest(self._of_buckets)
+        return text, exposition.CONTENT_TYPE_LATEST
 
 
 class _Requests(Collector):
@@ -181,7 +194,6 @@ class _StoreCollector(Collector):
 
     def __init__(self, service: NodeService) -> None:
         self._service = service
-        self._named: set[str] = set()
 
     def collect(self) -> Iterator[Metric]:
         stats = self._service.store.stats()
@@ -237,7 +249,6 @@ class _StoreCollector(Collector):
             {str(reason): count for reason, count in stats.evictions.items()},
         )
         yield _counter("tierline_node_reclaims", "Times that room was made ahead of need", self._service.reclaims)
-        yield from self._buckets()
         yield _gauge("tierline_node_remembered_objects", "Objects gone whose fate is known", stats.ghost_entries)
         yield self._verifications()
         yield _counter("tierline_node_scrubbed_bytes", "Objects verified in turn", self._service.scrubbed_bytes)
@@ -259,7 +270,33 @@ class _StoreCollector(Collector):
             self._service.is_named,
         )
 
-    def _buckets(self) -> Iterator[Metric]:
+    def _verifications(self) -> Metric:
+        family = CounterMetricFamily(
+            "tierline_node_verifications",
+            "Objects compared with their checksum, by occasion and result",
+            labels=["occasion", "result"],
+        )
+        for occasion, result in itertools.product(get_args(Occasion), (Verdict.MATCH, Verdict.MISMATCH)):
+            family.add_metric([occasion, result], self._service.verifications[occasion, result])
+        return family
+
+    def _waits(self) -> Metric:
+        family = CounterMetricFamily(
+            "tierline_node_waits", "Waits for a key being written that are over", labels=["kind", "outcome"]
+        )
+        for kind, outcome in itertools.product(get_args(Kind), ("settled", "timeout")):
+            family.add_metric([kind, outcome], self._service.waiters.ended[kind, outcome])
+        return family
+
+
+class _BucketsCollector(Collector):
+    """Reads what each bucket of one store has."""
+
+    def __init__(self, service: NodeService) -> None:
+        self._service = service
+        self._named: set[str] = set()
+
+    def collect(self) -> Iterator[Metric]:
         """Buckets by name while there are few; with more, those that came first, or had most, keep theirs for good.
 
         Names that changed would make counters of the others jump.
@@ -286,24 +323,6 @@ class _StoreCollector(Collector):
             for label, figures in labelled.items():
                 family.add_sample(f"{family.name}{'_total' * (index > 1)}", {"bucket": label}, figures[index])
             yield family
-
-    def _verifications(self) -> Metric:
-        family = CounterMetricFamily(
-            "tierline_node_verifications",
-            "Objects compared with their checksum, by occasion and result",
-            labels=["occasion", "result"],
-        )
-        for occasion, result in itertools.product(get_args(Occasion), (Verdict.MATCH, Verdict.MISMATCH)):
-            family.add_metric([occasion, result], self._service.verifications[occasion, result])
-        return family
-
-    def _waits(self) -> Metric:
-        family = CounterMetricFamily(
-            "tierline_node_waits", "Waits for a key being written that are over", labels=["kind", "outcome"]
-        )
-        for kind, outcome in itertools.product(get_args(Kind), ("settled", "timeout")):
-            family.add_metric([kind, outcome], self._service.waiters.ended[kind, outcome])
-        return family
 
 
 class _NodeCollector(Collector):
@@ -346,10 +365,10 @@ class _NodeCollector(Collector):
 
 
 class _SegmentsCollector(Collector):
-    """Reads the counts of several stores; each sample gets the name of its segment as a label."""
+    """Reads the counts of several stores, one collector each; each sample gets its segment's name as a label."""
 
-    def __init__(self, services: Mapping[str, NodeService]) -> None:
-        self._collectors = {name: _StoreCollector(service) for name, service in services.items()}
+    def __init__(self, collectors: Mapping[str, Collector]) -> None:
+        self._collectors = collectors
 
     def collect(self) -> Iterator[Metric]:
         for of_each in zip(*(collector.collect() for collector in self._collectors.values()), strict=True):

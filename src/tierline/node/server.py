@@ -30,7 +30,7 @@ from tierline.certificates import Certificate
 from tierline.configuration import format_byte_size
 from tierline.duties import Duties
 from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
-from tierline.node.access import Access, Pass
+from tierline.node.access import Access, Grant, Pass, Right
 from tierline.node.admin import Administration
 from tierline.node.config import NodeConfig, SegmentConfig
 from tierline.node.garbage import only_young_garbage
@@ -41,7 +41,7 @@ from tierline.node.metrics import NodeMetrics
 from tierline.node.segments import Segments, ServedSegment
 from tierline.node.service import NodeService
 from tierline.node.turns import ReceivingTurns
-from tierline.store import PAGE_BYTES, SegmentOptions, Store, StoreLimits
+from tierline.store import NO_PID, PAGE_BYTES, SegmentOptions, Store, StoreLimits
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
 
@@ -245,8 +245,8 @@ class Node:
             local_connection.close()
         await asyncio.sleep(0)  # lets the transports say that they are closed
 
-    def stats(self) -> bytes:
-        """Return the document of ``GET /v1/stats``."""
+    def stats(self, grant: Grant) -> bytes:
+        """Return the document of ``GET /v1/stats``; names of others are for who has a right on every bucket."""
         config, store = self._config, self.service.store
         document = {
             "node": config.node_name,
@@ -269,6 +269,7 @@ class Node:
                     "store": segment.service.store.stats(),
                 }
                 for segment in self.segments
+                if grant.is_for_all or all(grant.allows(bucket, Right.READ) for bucket in segment.buckets)
             ],
             "eviction": config.eviction,
             "store": store.stats(),
@@ -279,22 +280,26 @@ class Node:
                 "connections": [
                     {
                         "client": connection.hello.client,
-                        "pid": connection.owner.pid,
+                        "pid": connection.owner.pid if connection.owner.pid < NO_PID else 0,
                         "writer": connection.hello.writer,
                         "segment": connection.segment.name,
                         "slots": connection.slots,
                         "reserved_bytes": connection.reserved_bytes,
                     }
-                    for connection in self._local_connections
+                    for connection in (self._local_connections if grant.is_for_all else ())
                 ],
             },
-            "orphans": [orphan._asdict() for orphan in store.orphaned_owners()],
+            "orphans": [
+                orphan._asdict()
+                for segment in (self.segments if grant.is_for_all else ())
+                for orphan in segment.service.store.orphaned_owners()
+            ],
         }
         return msgspec.json.encode(document)
 
-    def metrics(self) -> tuple[bytes, str]:
-        """Return the text of ``GET /metrics`` and its content type."""
-        return self._metrics.exposition()
+    def metrics(self, grant: Grant) -> tuple[bytes, str]:
+        """Return the text of ``GET /metrics`` and its content type; series by bucket as in :meth:`stats`."""
+        return self._metrics.exposition(with_buckets=grant.is_for_all)
 
     # HTTP ---------------------------------------------------------------------------------------------------------
 
@@ -344,10 +349,12 @@ class Node:
             self._turn_away(sock, hello.client, error)
             return
         store = segment.service.store
-        pid, _, _ = _PEER_CREDENTIALS.unpack(
+        pid, uid, _ = _PEER_CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         )
-        freed = store.release_orphans(hello.client)
+        process = pid or NO_PID | (uid % NO_PID)
+        # Whoever else says this name may be a reader, or another: whose slots they were may be writing into them.
+        freed = store.release_orphans(hello.client, process) if hello.writer else 0
         if freed:
             log.info("a client is back after a restart of the node", client=hello.client, slots_freed=freed)
         welcome = Welcome(
@@ -376,7 +383,7 @@ class Node:
             segment,
             (lambda bucket: self.segments.of_bucket(bucket) is segment) if len(self.segments) > 1 else None,
             hello,
-            pid,
+            process,
             rights,
             max_reserved_bytes=self._config.reserved_limit(store.segment.size),
             observer=self._metrics,
@@ -608,8 +615,8 @@ async def _receive_exactly(sock: socket.socket, length: int) -> bytes:
 
 def _free_orphans_of_the_gone(store: Store) -> None:
     for orphan in store.orphaned_owners():
-        if orphan.pid and not _is_alive(orphan.pid):
-            freed = store.release_orphans(orphan.client)
+        if 0 < orphan.pid < NO_PID and not _is_alive(orphan.pid):
+            freed = store.release_orphans(orphan.client, orphan.pid)
             log.info("a client of the former process is gone", client=orphan.client, slots_freed=freed)
 
 

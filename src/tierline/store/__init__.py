@@ -3,6 +3,7 @@
 from tierline.store.eviction import PolicyName
 from tierline.store.extents import MAX_FRAGMENTS, PAGE_BYTES
 from tierline.store.objects import (
+    NO_PID,
     BucketRules,
     Explanation,
     Extent,
@@ -27,6 +28,7 @@ from tierline.store.store import Store
 
 __all__ = [
     "MAX_FRAGMENTS",
+    "NO_PID",
     "PAGE_BYTES",
     "BucketRules",
     "Explanation",

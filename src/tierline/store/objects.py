@@ -32,7 +32,8 @@ class Owner(NamedTuple):
     connection
         Number of the connection, unique in this process of the node.
     pid
-        Process of the client as the kernel tells it; 0 where unknown.
+        Process of the client as the kernel tells it; 0 where unknown. Where it tells the user only (of a process in
+        another PID namespace), :data:`NO_PID` and the user's number.
     """
 
     client: str
@@ -203,8 +204,15 @@ class Explanation(NamedTuple):
     detail: str
 
 
+NO_PID = 1 << 31
+"""Above every process' number; see :class:`Owner`."""
+
+
 class Orphan(NamedTuple):
-    """A client of a former process that may still be writing into ``size_bytes`` of the segment."""
+    """A client of a former process that may still be writing into ``size_bytes`` of the segment.
+
+    One for each process (or user, see :class:`Owner`) that had slots under the client's name.
+    """
 
     client: str
     pid: int

@@ -562,14 +562,24 @@ class Store:
 
         The caller releases a client that says hello again under its name, or whose process is gone.
         """
-        return [
-            Orphan(client, records[-1].pid, sum(pages_for(record.size) for record in records) * PAGE_BYTES)
-            for client, records in self._orphans.items()
-        ]
+        pages: dict[tuple[str, int], int] = {}
+        for client, records in self._orphans.items():
+            for record in records:
+                pages[client, record.pid] = pages.get((client, record.pid), 0) + pages_for(record.size)
+        return [Orphan(client, pid, count * PAGE_BYTES) for (client, pid), count in pages.items()]
 
-    def release_orphans(self, client: str) -> int:
-        """Free the slots that a client held in a former process; returns how many."""
-        records = self._orphans.pop(client, [])
+    def release_orphans(self, client: str, pid: int | None = None) -> int:
+        """Free the slots that a client held in a former process; returns how many.
+
+        Parameters
+        ----------
+        pid
+            Only those of this process (or user, see :class:`Owner`); ``None``: all that go by the client's name.
+        """
+        found = self._orphans.pop(client, [])
+        if kept := [record for record in found if pid is not None and record.pid != pid]:
+            self._orphans[client] = kept
+        records = [record for record in found if pid is None or record.pid == pid]
         for record in records:
             self._journal.erase(record.number)
             self._allocator.free(record.runs)

@@ -1,5 +1,6 @@
 """A node with tokens, as its clients meet it, and where a node will not listen."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,11 +16,13 @@ from tierline.client import AsyncNodeClient, NodeClient
 from tierline.errors import AccessDenied
 
 ENGINE, READER, OPERATOR = "engine-0123456789", "reader-0123456789", "operator-0123456789"
+TENANT = "tenant-0123456789"
 TOKENS = f"""
 tokens:
   - {{name: engine, token: {ENGINE}, rights: {{"*": [read, write]}}}}
   - {{name: reader, token: {READER}, rights: {{"*": [read]}}}}
   - {{name: operator, token: {OPERATOR}, rights: {{"*": [admin]}}}}
+  - {{name: tenant, token: {TENANT}, rights: {{team-a: [read]}}}}
 """
 
 
@@ -157,3 +160,19 @@ def test_leases_are_counted_by_token_and_not_by_what_their_holders_call_themselv
             assert http.request("POST", path, b"", bearer(ENGINE))[0] == 200
     finally:
         node.close()
+
+
+def test_names_of_others_are_seen_by_who_has_a_right_on_every_bucket(node: GuardedNode) -> None:
+    def seen(token: str) -> tuple[bool, bool, bool, bool]:
+        with node.http() as http:
+            text = http.request("GET", "/metrics", headers=bearer(token))[2]
+            stats = json.loads(http.request("GET", "/v1/stats", headers=bearer(token))[2])
+        assert b"tierline_node_capacity_bytes" in text
+        assert stats["store"]["objects"] == 1
+        clients = [client["client"] for client in stats["socket"]["connections"]]
+        return b"merger-2026" in text, bool(stats["segments"]), clients == ["engine-7"], "merger" in json.dumps(stats)
+
+    with node.connect(writer=True, token=ENGINE, client="engine-7") as engine:
+        store(engine, "k", b"x", bucket="merger-2026")
+        assert seen(READER) == seen(OPERATOR) == (True, True, True, False)
+        assert seen(TENANT) == (False, False, False, False)

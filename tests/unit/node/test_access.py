@@ -187,6 +187,7 @@ def test_a_file_that_becomes_unusable_leaves_the_former_tokens_in_force(file: Pa
         ("tokens: [{name: a, token: short}]", r"tokens\.0\.token: got '\(not shown\)'; allowed: 16 printable"),
         ("tokens: [{name: a, token: 0123 456789012345}]", r"got '\(not shown\)'; allowed: .*without spaces"),
         ("tokens: [{name: a, sha256: ABC}]", r"tokens\.0\.sha256: .* allowed: the SHA-256 of a token, 64 digits"),
+        (f"tokens: [{{name: a, sha256: {hashlib.sha256(b'password').hexdigest()}}}]", "a common word's"),
         ("tokens: [{name: a}]", r"tokens\.0: got 'a'; allowed: either token or sha256"),
         (
             f"tokens: [{{name: a, token: {ENGINE}}}, {{name: b, token: {ENGINE}}}]",

@@ -12,7 +12,7 @@ from tests.ports import free_port
 from tierline import duties
 from tierline.duties import Duties
 from tierline.node import server
-from tierline.node.access import Access
+from tierline.node.access import Access, Grant
 from tierline.node.config import NodeConfig
 from tierline.node.http_protocol import HttpConnection
 from tierline.node.listening import Listener
@@ -52,7 +52,7 @@ async def failures(node: Node, duty: str, at_least: int = 1) -> bool:
     deadline = time.monotonic() + 20.0
     sample = f'tierline_node_failed_duties_total{{duty="{duty}"}}'
     while time.monotonic() < deadline:
-        lines = node.metrics()[0].decode().splitlines()
+        lines = node.metrics(Grant("test", {}))[0].decode().splitlines()
         found = next(float(line.split()[1]) for line in lines if line.startswith(sample))
         if found >= at_least:
             return True

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tierline.node.access import Access
+from tierline.node.access import Access, Grant
 from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.metrics import NodeMetrics
 from tierline.node.segments import Segments
@@ -63,10 +63,10 @@ class Recorder(asyncio.Transport):
 
 
 class NoPages:
-    def stats(self) -> bytes:
+    def stats(self, grant: Grant) -> bytes:
         return b"{}"
 
-    def metrics(self) -> tuple[bytes, str]:
+    def metrics(self, grant: Grant) -> tuple[bytes, str]:
         return b"", ""
 
 

@@ -4,7 +4,7 @@ import pytest
 from tests.unit.store.conftest import PAGES, ManualClock
 
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, UnknownLease, UnknownSlot
-from tierline.store import PAGE_BYTES, Leased, ObjectKey, Owner, Slot, Store, StoreLimits
+from tierline.store import NO_PID, PAGE_BYTES, Leased, ObjectKey, Owner, Slot, Store, StoreLimits
 
 HTTP = Owner("", 1)
 ENGINE = Owner("engine", 2, 4711)
@@ -551,6 +551,18 @@ def test_pages_a_client_may_still_be_writing_rest_until_it_is_known_that_it_does
     assert store.release_orphans("engine") == 2
     assert store.release_orphans("engine") == 0
     store.write(key(2), PAGES * PAGE_BYTES, HTTP)
+
+
+def test_slots_of_one_name_are_freed_process_by_process(open_store: OpenStore) -> None:
+    store = open_store()
+    store.write(key(1), 3 * PAGE_BYTES, ENGINE)
+    store.write(key(2), PAGE_BYTES, Owner("engine", 2, NO_PID + 1000))
+    store = open_store()
+
+    assert store.orphaned_owners() == [("engine", 4711, 3 * PAGE_BYTES), ("engine", NO_PID + 1000, PAGE_BYTES)]
+    assert store.release_orphans("engine", 1) == 0
+    assert store.release_orphans("engine", NO_PID + 1000) == 1
+    assert store.orphaned_owners() == [("engine", 4711, 3 * PAGE_BYTES)]
 
 
 def test_a_lease_of_a_former_process_is_unknown_and_its_release_is_well(open_store: OpenStore) -> None:
