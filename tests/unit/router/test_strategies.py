@@ -201,25 +201,6 @@ def test_what_waits_at_an_endpoint_is_remembered_beside_what_its_engine_holds() 
     assert held == [4] * 5
 
 
-def test_less_is_believed_of_an_endpoint_whose_answers_fall_short_and_more_again_when_they_do_not() -> None:
-    strategy, endpoints = prefix_aware(1)
-    endpoints[0].capacity_blocks, endpoints[0].block_tokens = 400, 16  # 100 blocks of ours
-
-    def remembered_after(answers: int, told_of_predicted: float) -> int:
-        for _ in range(answers):
-            endpoints[0].cache_told(20_000, int(20_000 * told_of_predicted))
-            route(strategy, endpoints, ask(blocks("prompt ", 120)))
-        return strategy.choose(ask(blocks("prompt ", 120)), endpoints).matched_blocks
-
-    assert remembered_after(20, 0.6) == 100  # tokens of six bytes: all was there
-    assert remembered_after(7, 0.3) < 60
-    assert remembered_after(100, 0.3) == 5
-    assert 5 < remembered_after(20, 0.6) < 40
-    assert remembered_after(100, 0.6) == 100
-    strategy.forget(endpoints[0])
-    assert remembered_after(1, 0.0) == 100
-
-
 def test_a_template_is_forgotten_when_nobody_uses_it() -> None:
     strategy, endpoints = prefix_aware(2)
     system = blocks("You are helpful. ", 8)

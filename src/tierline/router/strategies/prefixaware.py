@@ -7,7 +7,7 @@ the cache saves. What it computes anew costs others too: each token keeps waitin
 copy takes the place of something else. Hence the factor. Four rules around it:
 
 - **Capacity**: of an endpoint no more is believed than what waits there and what its engine's cache can hold, what was
-  used last. Where its answers say that less was cached than was predicted, less is believed.
+  used last.
 - **Bounded load**: an endpoint with more requests in flight than 1.25 times the mean, and a few, is not a candidate.
 - **Templates**: a block at which half of all new prompts part ways (a system prompt that everybody has) ends a
   *template*, which every endpoint will hold soon; up to there a match counts for nothing, on nobody.
@@ -43,14 +43,6 @@ TEMPLATE_WINDOW = 64
 prompt that goes on where an earlier one ended is no beginning: it parts from the known where nobody else does."""
 
 
-BELIEF_TOKENS = 16_384
-"""Predicted to be cached, by answers that say what was: then an endpoint's belief is looked at again."""
-BELIEF_MET = 0.8
-BELIEF_LESS, BELIEF_MORE = 0.9, 0.01
-BELIEF_LEAST = 0.05
-BEST_FADES = 0.999
-"""Below four fifths of the best that came true, a tenth less is believed; else a hundredth of all more."""
-
 _Parting = tuple[int, int]
 """How many blocks of a prompt were known, and the last of them."""
 
@@ -71,7 +63,6 @@ class PrefixAware:
     def __init__(self, endpoints: int, index_bytes: int) -> None:
         self.index = PrefixIndex(endpoints, index_bytes)
         self._templates = _Templates()
-        self._beliefs = _Beliefs()
 
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
@@ -134,9 +125,7 @@ class PrefixAware:
         if blocks:
             window = TEMPLATE_WINDOW * self.index.endpoints
             self._templates.parted(blocks, decision.best_blocks, request.prompt_hash, window)
-            self.index.place(
-                decision.endpoint.position, blocks, self._beliefs.limit(decision.endpoint, self.index.capacity)
-            )
+            self.index.place(decision.endpoint.position, blocks, _capacity(decision.endpoint))
 
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold no more of the prompt than before."""
@@ -145,7 +134,6 @@ class PrefixAware:
     def forget(self, endpoint: Endpoint) -> None:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
         self.index.forget(endpoint.position)
-        self._beliefs.forget(endpoint)
 
 
 class _Templates:
@@ -201,55 +189,14 @@ class _Templates:
                 self._frequent.pop(parting, None)
 
 
-class _Belief:
-    """What is believed of one endpoint, and what its answers had said by then."""
+def _capacity(endpoint: Endpoint) -> int | None:
+    """Return how many blocks are to be remembered of the endpoint, where its engine says how much it holds.
 
-    __slots__ = ("actual", "part", "predicted")
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.part = 1.0
-        """Of what its engine says that it holds, or of what the index has room for."""
-        self.predicted = endpoint.predicted_cached_tokens
-        self.actual = endpoint.actual_cached_tokens
-
-
-class _Beliefs:
-    """How much of its prompts each endpoint is believed to hold, corrected by what its answers say was cached.
-
-    An engine may keep less than it says: running requests take room, others send to it too. Where answers fall short of
-    what was predicted, less is believed, at once; where they do not, more again, slowly. Predicted tokens are estimated
-    from bytes, which languages differ in by more than caches do. So what counts is not what answers say of a prediction
-    but how that compares with the best that any endpoint has said lately: before a cache is full, everything is there.
+    What waits there is remembered from when it was sent, and has displaced nothing yet.
     """
-
-    def __init__(self) -> None:
-        self._beliefs: dict[int, _Belief] = {}
-        self._best = 0.0
-        """Most of a prediction that came true; fades, for texts change."""
-
-    def limit(self, endpoint: Endpoint, room: int) -> int:
-        """Return how many blocks of the index are to be remembered of the endpoint, of at most ``room``."""
-        belief = self._beliefs.get(endpoint.position)
-        if belief is None:
-            belief = self._beliefs[endpoint.position] = _Belief(endpoint)
-        predicted = endpoint.predicted_cached_tokens - belief.predicted
-        if predicted >= BELIEF_TOKENS:
-            met = (endpoint.actual_cached_tokens - belief.actual) / predicted
-            self._best = max(met, self._best * BEST_FADES)
-            if met < BELIEF_MET * self._best:
-                belief.part = max(BELIEF_LEAST, belief.part * BELIEF_LESS)
-            else:
-                belief.part = min(1.0, belief.part + BELIEF_MORE)
-            belief.predicted, belief.actual = endpoint.predicted_cached_tokens, endpoint.actual_cached_tokens
-        if endpoint.capacity_blocks is not None and endpoint.block_tokens is not None:
-            held = endpoint.capacity_blocks * endpoint.block_tokens * belief.part
-            # What still waits there is remembered from when it was sent, and has displaced nothing yet.
-            return min(room, int(held + endpoint.queued_tokens) // BLOCK_TOKENS)
-        return int(room * belief.part)
-
-    def forget(self, endpoint: Endpoint) -> None:
-        """The endpoint begins anew, or another one takes its place."""
-        self._beliefs.pop(endpoint.position, None)
+    if endpoint.capacity_blocks is None or endpoint.block_tokens is None:
+        return None
+    return (endpoint.capacity_blocks * endpoint.block_tokens + endpoint.queued_tokens) // BLOCK_TOKENS
 
 
 def _depth(steps: Sequence[tuple[int, int]], bit: int) -> int:
