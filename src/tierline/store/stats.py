@@ -15,6 +15,8 @@ MissReason = Literal[
     "flushed",
     "corrupt",
     "lost_at_restart",
+    "other_tenant",
+    "other_layout",
     "quarantine_full",
     "behind_a_miss",
 ]

@@ -881,7 +881,7 @@ class Store:
         elif key in self._writing:
             reason = "being_written"
         else:
-            reason = self._history.reason(key)
+            reason = self._history.reason(key, self._objects)
         self._counters.misses += 1
         self._counters.misses_by_reason[reason] += 1
         self._namespaces.of(key).misses += 1

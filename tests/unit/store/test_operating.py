@@ -415,6 +415,11 @@ def test_the_same_tokens_under_another_tenant_or_layout_are_pointed_at(store: St
     assert store.explain(ObjectKey("kv", "m@00010000@0@9e@other")).kind == "never_stored"
     assert store.explain(ObjectKey("elsewhere", "m@00010000@0@9f@other")).kind == "never_stored"
 
+    for missed in ("m@00010000@0@9f@other", "m@00020000@0@9f@acme", "m@00010000@0@9e@other"):
+        assert store.lease(ObjectKey("kv", missed), "reader", 1) is None
+    counted = {reason: count for reason, count in store.stats().misses_by_reason.items() if count}
+    assert counted == {"other_tenant": 1, "other_layout": 1, "never_stored": 1}
+
 
 def test_misses_are_counted_by_reason(open_store: OpenStore) -> None:
     store = open_store(rules={"kv": BucketRules(quota=Quota(hard_objects=3))})
