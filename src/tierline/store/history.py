@@ -44,6 +44,150 @@ class Fate(IntEnum):
         return "quota" if self in (Fate.QUOTA_EVICTED, Fate.QUOTA_REFUSED) else self.name.lower()
 
     @property
+    def reason(self) -> EvictionReason:
+        """The word for it among what went, for those that did."""
+        return "space" if self is Fate.EVICTED else cast("EvictionReason", self.kind)
+
+
+class Ghost(NamedTuple):
+    """What is remembered of one object: its fate, when that was, and then its age and how long it had been idle."""
+
+    fate: Fate
+    when: float
+    age_s: float
+    idle_s: float
+
+
+class GhostLog:
+    """Fates by key.
+
+    Invariant: a key has at most one row. ``overwritten_until`` is the latest time of a fate that gave way to another:
+    all later ones are here.
+
+    Parameters
+    ----------
+    size_bytes
+        Memory for all rows; less than eight of them are none.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._sets = size_bytes // (ROW_BYTES * _WAYS)
+        rows = self._sets * _WAYS
+        # Pages of zeros that nobody has written yet take no memory; an array would write them.
+        self._digests = memoryview(bytearray(8 * rows)).cast("Q")
+        self._whens = memoryview(bytearray(8 * rows)).cast("d")
+        self._ages = memoryview(bytearray(4 * rows)).cast("f")
+        self._idles = memoryview(bytearray(4 * rows)).cast("f")
+        self._fates = bytearray(rows)
+        self._next_way = bytearray(self._sets)
+        self._count = 0
+        self.overwritten_until: float | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def note(self, key: ObjectKey, fate: Fate, when: float, age_s: float = 0.0, idle_s: float = 0.0) -> None:
+        """Remember a fate; it takes the place of what was remembered of the key."""
+        if not self._sets:
+            return
+        digest = _digest(key)
+        row = self._row(digest)
+        if row is None:
+            first = digest % self._sets * _WAYS
+            way = self._next_way[digest % self._sets]
+            self._next_way[digest % self._sets] = (way + 1) % _WAYS
+            row = first + way
+            if self._fates[row]:
+                self.overwritten_until = max(self._whens[row], self.overwritten_until or self._whens[row])
+            else:
+                self._count += 1
+        self._digests[row] = digest
+        self._whens[row] = when
+        self._ages[row] = age_s
+        self._idles[row] = idle_s
+        self._fates[row] = fate
+
+    def find(self, key: ObjectKey) -> Ghost | None:
+        """Return what is remembered of a key."""
+        row = self._row(_digest(key)) if self._sets else None
+        if row is None:
+            return None
+        return Ghost(Fate(self._fates[row]), self._whens[row], self._ages[row], self._idles[row])
+
+    def _row(self, digest: int) -> int | None:
+        first = digest % self._sets * _WAYS
+        ways = self._digests[first : first + _WAYS].tolist()
+        if digest not in ways:
+            return None
+        row = first + ways.index(digest)
+        return row if self._fates[row] else None
+
+
+class Frames:
+    """The frames of names that were committed, by bucket: under which other names could the same tokens be?
+
+    Of more than ``MOST_FRAMES`` those that came last.
+    """
+
+    def __init__(self) -> None:
+        self._frames: dict[tuple[str, NameFrame], None] = {}
+        self._latest_bucket = self._latest_tail = ""  # mostly the same as the one before
+
+    def note(self, key: ObjectKey) -> None:
+        """Remember the frame of a committed object's name."""
+        tail = key.name[CHAIN_DIGITS:]
+        if tail == self._latest_tail and key.bucket == self._latest_bucket and key.name.find("@") == CHAIN_DIGITS:
+            return
+        split = split_name(key.name)
+        if split is None:
+            return
+        frame = (key.bucket, split[0])
+        if not split[0].before:  # a name of ours
+            self._latest_bucket, self._latest_tail = key.bucket, tail
+        if frame in self._frames:
+            return
+        if len(self._frames) >= MOST_FRAMES:
+            del self._frames[next(iter(self._frames))]
+        self._frames[frame] = None
+
+    def others(self, key: ObjectKey) -> Iterator[ObjectKey]:
+        """Yield the keys that the same tokens would have for another tenant, layout or rank, latest frames first."""
+        split = split_name(key.name)
+        if split is None:
+            return
+        frame, content = split
+        for bucket, other in reversed(self._frames):
+            if bucket == key.bucket and other != frame:
+                yield ObjectKey(bucket, f"{other.before}{content}{other.after}")
+
+
+class History:
+    """What is known of keys that are not stored.
+
+    Parameters
+    ----------
+    size_bytes
+        Memory of the log of ghosts.
+    since
+        When it begins.
+    """
+
+    def __init__(self, size_bytes: int, since: float) -> None:
+        self._ghosts = GhostLog(size_bytes)
+        self._frames = Frames()
+        self._since = since
+
+    def __len__(self) -> int:
+        return len(self._ghosts)
+
+    def published(self, key: ObjectKey) -> None:
+        """Note that an object was committed."""
+        self._frames.note(key)
+
+    def note(self, key: ObjectKey, fate: Fate, when: float, age_s: float = 0.0, idle_s: float = 0.0) -> None:
+        """Note what became of an object."""
+        self._ghosts.note(key, fate, when, age_s, idle_s)
+
     def reason(self, key: ObjectKey, stored: Container[ObjectKey]) -> MissReason:
         """Return in one word why a key, which nobody is writing, is not stored."""
         ghost = self._ghosts.find(key)
