@@ -46,13 +46,23 @@ class World:
             assert response.status == 200, await response.text()
             usage = (await response.json())["usage"]
             headers = response.headers
-        await asyncio.sleep(0.05)  # its events are under way
+        await self._settled()
         return Answer(
             headers.get("x-tierline-endpoint", url),
             headers.get("x-tierline-reason", ""),
             int(headers.get("x-tierline-predicted-cached-tokens", "0")),
             usage["prompt_tokens_details"]["cached_tokens"],
         )
+
+    async def _settled(self) -> None:
+        """Until no more events come."""
+        before = -1
+        while before != (told := self._told()):
+            before = told
+            await asyncio.sleep(0.1)
+
+    def _told(self) -> int:
+        return sum(source.messages for sources in self.strategy.sources.values() for source in sources)
 
 
 @dataclass
@@ -151,8 +161,8 @@ async def test_another_salt_and_the_same_tokens_are_another_prompt(world: World)
 
 async def test_what_an_engine_evicted_or_cleared_is_not_expected(world: World) -> None:
     first = await world.ask(prompt=IDS)
-    for number in range(40):
-        await world.ask(url=first.endpoint, prompt=[number, *range(5000, 5300)])
+    others = (world.ask(url=first.endpoint, prompt=[number, *range(5000, 5300)]) for number in range(40))
+    await asyncio.gather(*others)
     evicted = await world.ask(prompt=IDS)
     assert evicted.predicted == (0 if evicted.endpoint == first.endpoint else evicted.cached) == 0
     warm = await world.ask(prompt=IDS)
