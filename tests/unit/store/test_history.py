@@ -48,5 +48,5 @@ def test_frames_are_bounded_and_the_latest_are_kept() -> None:
     others = list(frames.others(ObjectKey("kv", "model@00010000@0@ff@me")))
 
     assert len(others) == MOST_FRAMES
-    assert others[-1] == ObjectKey("kv", f"model@00010000@0@ff@tenant-{2 * MOST_FRAMES - 1}")
+    assert others[0] == ObjectKey("kv", f"model@00010000@0@ff@tenant-{2 * MOST_FRAMES - 1}")
     assert list(frames.others(ObjectKey("kv", "no frame"))) == []
