@@ -232,7 +232,12 @@ def _leave_something(directory: Path) -> dict[ObjectKey, Essence]:
 
 
 def _essence(store: Store) -> dict[ObjectKey, Essence]:
-    return {key: (o.leased.size, o.leased.checksum, o.leased.extents) for key, o in store._objects.items()}
+    essence: dict[ObjectKey, Essence] = {}
+    for listed in store.list().objects:
+        found = store.lease(listed.key, "reader", 1)
+        assert found is not None
+        essence[listed.key] = (found[1].size, found[1].checksum, found[1].extents)
+    return essence
 
 
 def _change(path: Path, changes: bytes) -> None:

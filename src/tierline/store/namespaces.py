@@ -151,7 +151,7 @@ class Namespaces:
         rules: Mapping[str, BucketRules],
         default_rules: BucketRules,
         shared: Partition,
-        make_policy: Callable[[Quota], EvictionPolicy[ObjectKey]],
+        make_policy: Callable[[Quota], EvictionPolicy[str]],
         most: int,
     ) -> None:
         self._rules = rules

@@ -1,7 +1,6 @@
 """Objects that compete for room with each other alone: one eviction policy, and those that are pinned against it."""
 
 from tierline.store.eviction import EvictionPolicy
-from tierline.store.objects import ObjectKey
 
 
 class Partition:
@@ -12,9 +11,9 @@ class Partition:
 
     __slots__ = ("pinned", "pinned_pages", "policy")
 
-    def __init__(self, policy: EvictionPolicy[ObjectKey]) -> None:
+    def __init__(self, policy: EvictionPolicy[str]) -> None:
         self.policy = policy
-        self.pinned: dict[ObjectKey, int] = {}
+        self.pinned: dict[str, int] = {}
         self.pinned_pages = 0
 
     @property
@@ -22,16 +21,16 @@ class Partition:
         """Pages of what the policy lists, and of what is pinned and idle."""
         return self.policy.evictable_pages + self.pinned_pages
 
-    def shelve(self, key: ObjectKey, pages: int) -> None:
+    def shelve(self, key: str, pages: int) -> None:
         """Keep a pinned object, which is idle and held out of the policy, until nothing else is left."""
         self.pinned[key] = pages
         self.pinned_pages += pages
 
-    def unshelve(self, key: ObjectKey) -> None:
+    def unshelve(self, key: str) -> None:
         """Take a pinned object out again; the policy still holds it out."""
         self.pinned_pages -= self.pinned.pop(key)
 
-    def victim(self) -> ObjectKey | None:
+    def victim(self) -> str | None:
         """Choose the object to go, and forget it: the policy's choice, else what has been pinned and idle longest."""
         key = self.policy.victim()
         if key is None and self.pinned:

@@ -4,15 +4,16 @@ The order: first whoever asks, if it is over its soft quota; then whoever is ove
 whose own choice was touched longest ago. With more than ``SAMPLE`` partitions as many of them are compared, in turn.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import inf
 from typing import TypeVar
 
-from tierline.store.entries import Entry
+from tierline.store.eviction import EvictionPolicy
+from tierline.store.index import KeyIndex
 from tierline.store.namespaces import Account, Namespaces
-from tierline.store.objects import ObjectKey
 from tierline.store.partition import Partition
+from tierline.store.rows import Rows
 from tierline.store.wheel import DueWheel
 
 SAMPLE = 32
@@ -28,14 +29,15 @@ class Room:
 
     Parameters
     ----------
-    entries
+    index
         All committed objects.
     """
 
-    def __init__(self, entries: Mapping[ObjectKey, Entry], namespaces: Namespaces) -> None:
-        self._entries = entries
+    def __init__(self, rows: Rows, index: KeyIndex, namespaces: Namespaces) -> None:
+        self._rows = rows
+        self._index = index
         self._namespaces = namespaces
-        self._pins: DueWheel[Entry] = DueWheel()
+        self._pins: DueWheel[int] = DueWheel()
         self.evictable_pages = 0
         self.pinned_pages = 0
         self._shelved_pages = 0
@@ -45,74 +47,108 @@ class Room:
         """Pages of what can go without touching a pinned object."""
         return self.evictable_pages - self._shelved_pages
 
-    def insert(self, entry: Entry) -> None:
+    def insert(self, row: int) -> None:
         """List a new object, which is idle."""
-        entry.account.policy.insert(entry.leased.key, entry.pages)
-        self.evictable_pages += entry.pages
+        pages = self._rows.pages[row]
+        self._rows.accounts[row].policy.insert(self._rows.keys[row], pages)
+        self.evictable_pages += pages
 
-    def hold_out(self, entries: Iterable[Entry]) -> None:
+    def hold_out(self, row: int) -> None:
+        """Note that an object is idle no more."""
+        self.evictable_pages -= self._rows.pages[row]
+        if row in self._rows.pinned_until:
+            self._unshelve(row)
+        else:
+            self._rows.accounts[row].policy.hold_out(self._rows.keys[row])
+
+    def hold_out_all(self, rows: Sequence[int]) -> None:
         """Note that objects are idle no more."""
-        pages = 0
-        for entry in entries:
-            pages += entry.pages
-            if entry.pinned_until:
-                self._unshelve(entry)
-            else:
-                entry.account.policy.hold_out(entry.leased.key)
-        self.evictable_pages -= pages
+        self.evictable_pages -= sum(map(self._rows.pages.__getitem__, rows))
+        pinned = self._rows.pinned_until
+        if pinned and not pinned.keys().isdisjoint(rows):
+            for row in rows:
+                if row in pinned:
+                    self._unshelve(row)
+            rows = [row for row in rows if row not in pinned]
+        for policy, keys in self._by_policy(rows):
+            policy.hold_out_all(keys)
 
-    def put_back(self, entry: Entry) -> None:
+    def use(self, row: int) -> None:
+        """Note a use of an object, which is not idle."""
+        self._rows.accounts[row].policy.use(self._rows.keys[row])
+
+    def use_all(self, rows: Sequence[int]) -> None:
+        """Note a use of objects, which are not idle."""
+        for policy, keys in self._by_policy(rows):
+            policy.use_all(keys)
+
+    def put_back(self, row: int) -> None:
         """Note that an object is idle again."""
-        self.evictable_pages += entry.pages
-        if entry.pinned_until:
-            self._shelve(entry)
+        self.evictable_pages += self._rows.pages[row]
+        if row in self._rows.pinned_until:
+            self._shelve(row)
         else:
-            entry.account.policy.put_back(entry.leased.key)
+            self._rows.accounts[row].policy.put_back(self._rows.keys[row])
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, row: int) -> None:
         """Forget an object that is gone for another reason than room."""
-        if entry.is_idle:
-            self.evictable_pages -= entry.pages
-            if entry.pinned_until:
-                self._unshelve(entry)
-        self._end_pin(entry)
-        entry.account.policy.remove(entry.leased.key)
+        is_pinned = row in self._rows.pinned_until
+        if not self._rows.readers[row]:
+            self.evictable_pages -= self._rows.pages[row]
+            if is_pinned:
+                self._unshelve(row)
+        if is_pinned:
+            self._end_pin(row)
+        self._rows.accounts[row].policy.remove(self._rows.keys[row])
 
-    def pin(self, entry: Entry, until: float) -> None:
+    def pin(self, row: int, until: float) -> None:
         """Keep an object until a time, or until nothing unpinned is evictable; a later pin replaces this one."""
-        if entry.pinned_until:
-            self._pins.discard(entry, entry.pinned_until)
+        former = self._rows.pinned_until.get(row)
+        if former is not None:
+            self._pins.discard(row, former)
         else:
-            self.pinned_pages += entry.pages
-            if entry.is_idle:
-                entry.account.policy.hold_out(entry.leased.key)
-                self._shelve(entry)
-        entry.pinned_until = until
-        self._pins.put(entry, until)
+            self.pinned_pages += self._rows.pages[row]
+            if not self._rows.readers[row]:
+                self._rows.accounts[row].policy.hold_out(self._rows.keys[row])
+                self._shelve(row)
+        self._rows.pinned_until[row] = until
+        self._pins.put(row, until)
 
-    def unpin(self, entry: Entry) -> None:
+    def unpin(self, row: int) -> None:
         """End a pin; what is idle is listed again."""
-        if entry.is_idle:
-            self._unshelve(entry)
-            entry.account.policy.put_back(entry.leased.key)
-        self._end_pin(entry)
+        if not self._rows.readers[row]:
+            self._unshelve(row)
+            self._rows.accounts[row].policy.put_back(self._rows.keys[row])
+        self._end_pin(row)
 
-    def pins_due(self, now: float) -> Iterator[Entry]:
+    def pins_due(self, now: float) -> Iterator[int]:
         """Yield objects whose pin has run out, for :meth:`unpin`."""
         return self._pins.take_due(now)
 
-    def victim(self, account: Account | None = None, *, takes_pinned: bool = True) -> Entry | None:
+    def victim(self, account: Account | None = None, *, takes_pinned: bool = True) -> int | None:
         """Choose an object to go for a write that is charged to an account, and forget it."""
         partition = self._unpinned(account) if self.unpinned_pages else None
         if partition is None and takes_pinned:
             partition = self._pinned(self._namespaces.partitions)
         return self._take(partition)
 
-    def victim_of(self, level: Account, account: Account) -> Entry | None:
+    def victim_of(self, level: Account, account: Account) -> int | None:
         """Choose an object charged to ``level`` to go, of the writer's own partition first, and forget it."""
         if account.partition in level.partitions and account.partition.evictable_pages:
             return self._take(account.partition)
         return self._take(self._oldest(level.partitions) or self._pinned(level.partitions))
+
+    def _by_policy(self, rows: Sequence[int]) -> Iterator[tuple[EvictionPolicy[str], list[str]]]:
+        """Yield the keys of objects by the policy that orders them."""
+        keys = self._rows.keys
+        if len(self._namespaces.partitions) == 1:
+            if rows:
+                yield self._rows.accounts[rows[0]].policy, [keys[row] for row in rows]
+            return
+        by_policy: dict[EvictionPolicy[str], list[str]] = {}
+        for row in rows:
+            by_policy.setdefault(self._rows.accounts[row].policy, []).append(keys[row])
+        yield from by_policy.items()
 
     def _unpinned(self, account: Account | None) -> Partition | None:
         partitions = self._namespaces.partitions
@@ -134,8 +170,11 @@ class Room:
             touched = inf
             for partition in candidates:
                 key = partition.policy.peek()
-                if key is not None and self._entries[key].touched < touched:
-                    oldest, touched = partition, self._entries[key].touched
+                if key is None:
+                    continue
+                last_touched = self._rows.touched[self._index.row(key)]
+                if last_touched < touched:
+                    oldest, touched = partition, last_touched
             if oldest is not None or len(partitions) <= SAMPLE:
                 return oldest
         return None
@@ -145,30 +184,30 @@ class Room:
         """Return a partition that has a pinned object to give."""
         return next((partition for partition in partitions if partition.pinned), None)
 
-    def _take(self, partition: Partition | None) -> Entry | None:
+    def _take(self, partition: Partition | None) -> int | None:
         key = None if partition is None else partition.victim()
         if key is None:
             return None
-        entry = self._entries[key]
-        self.evictable_pages -= entry.pages
-        if entry.pinned_until:
-            self._shelved_pages -= entry.pages
-            self._end_pin(entry)
-        return entry
+        row = self._index.row(key)
+        pages = self._rows.pages[row]
+        self.evictable_pages -= pages
+        if row in self._rows.pinned_until:
+            self._shelved_pages -= pages
+            self._end_pin(row)
+        return row
 
-    def _shelve(self, entry: Entry) -> None:
-        entry.account.partition.shelve(entry.leased.key, entry.pages)
-        self._shelved_pages += entry.pages
+    def _shelve(self, row: int) -> None:
+        pages = self._rows.pages[row]
+        self._rows.accounts[row].partition.shelve(self._rows.keys[row], pages)
+        self._shelved_pages += pages
 
-    def _unshelve(self, entry: Entry) -> None:
-        entry.account.partition.unshelve(entry.leased.key)
-        self._shelved_pages -= entry.pages
+    def _unshelve(self, row: int) -> None:
+        self._rows.accounts[row].partition.unshelve(self._rows.keys[row])
+        self._shelved_pages -= self._rows.pages[row]
 
-    def _end_pin(self, entry: Entry) -> None:
-        if entry.pinned_until:
-            self._pins.discard(entry, entry.pinned_until)
-            self.pinned_pages -= entry.pages
-            entry.pinned_until = 0.0
+    def _end_pin(self, row: int) -> None:
+        self._pins.discard(row, self._rows.pinned_until.pop(row))
+        self.pinned_pages -= self._rows.pages[row]
 
 
 def _in_turn(items: dict[Item, None]) -> list[Item]:

@@ -14,11 +14,11 @@ goes first is the subject of ``room.py``, who pays of ``namespaces.py``, what is
 
 import builtins
 import gc
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Self
 
@@ -33,9 +33,8 @@ from tierline.errors import (
 )
 from tierline.store.adoption import Adoption, adopt
 from tierline.store.catalog import Catalog
-from tierline.store.entries import Entry, OpenSlot
 from tierline.store.eviction import POLICIES, EvictionPolicy, PolicyName
-from tierline.store.extents import PAGE_BYTES, PageAllocator, Run, extents_of, pages_for, runs_of, split_runs
+from tierline.store.extents import PAGE_BYTES, PageAllocator, Run, extents_of, pages_for, split_runs
 from tierline.store.history import Fate, History
 from tierline.store.journal import Journal, Record
 from tierline.store.leases import Lease, LeaseTable
@@ -61,7 +60,9 @@ from tierline.store.partition import Partition
 from tierline.store.placement import SegmentOptions
 from tierline.store.readers import Readers
 from tierline.store.room import Room
+from tierline.store.rows import Rows
 from tierline.store.segment import DEFAULTS, Segment
+from tierline.store.slots import OpenSlot, SlotTable
 from tierline.store.stats import Counters, MissReason, StoreStats
 from tierline.store.wheel import DueWheel
 
@@ -113,8 +114,9 @@ class Store:
         self._wall_clock = wall_clock
         self._limits = limits or StoreLimits()
         self._pages = segment.size // PAGE_BYTES - 1  # the first one is the segment's header
-        self._catalog = Catalog()
-        self._objects = self._catalog.by_key
+        self._rows = Rows()
+        self._catalog = Catalog(self._rows)
+        self._index = self._catalog.index
         self._namespaces = Namespaces(
             rules or {},
             default_rules or BucketRules(),
@@ -122,19 +124,15 @@ class Store:
             self._policy_for,
             self._limits.max_namespaces,
         )
-        self._room = Room(self._objects, self._namespaces)
+        self._room = Room(self._rows, self._index, self._namespaces)
         self._history = History(self._limits.ghost_log_bytes, clock())
-        self._leases: LeaseTable[Entry] = LeaseTable(
+        self._leases: LeaseTable[int] = LeaseTable(
             f"{journal.epoch:016x}-", self._limits.max_leases, self._limits.max_leases_per_holder
         )
-        self._readers = Readers(self._room, self._limits, self._pages)
-        self._ends: DueWheel[Entry] = DueWheel()  # of times to live
-        self._slots: dict[int, OpenSlot] = {}
-        self._slots_of: dict[Owner, set[int]] = {}
-        self._writing: dict[ObjectKey, int] = {}
-        self._last_slot = journal.starts << 32  # so that a slot of a former process never names one of this
+        self._readers = Readers(self._rows, self._room, self._limits, self._pages)
+        self._ends: DueWheel[int] = DueWheel()  # of times to live
+        self._slots = SlotTable(journal.starts << 32)  # so that a slot of a former process never names one of this
         self._orphans: dict[str, list[Record]] = {}
-        self._reserved_pages = 0
         self._waits_for_former_leases = True
         self._counters = Counters()
         self._adopt()
@@ -240,7 +238,7 @@ class Store:
         QuotaExceeded
             As in :meth:`write`, for a granted slot; it stays with its owner.
         """
-        opened = self._opened(slot_id, owner)
+        opened = self._slots.get(slot_id, owner)
         size = opened.slot.size if size is None else size
         if not 0 < size <= opened.slot.size:
             raise ObjectTooLarge(f"slot {slot_id} takes 1 to {opened.slot.size} bytes; got {size}")
@@ -271,15 +269,15 @@ class Store:
         self._close_slot(opened)
         self._allocator.free(rest)
         now = self._clock()
-        key = ObjectKey(sys.intern(key.bucket), key.name)  # one copy of it; each request comes with its own
-        leased = Leased(key, size, checksum, extents_of(runs, size), is_verified=True)
-        self._publish(Entry(leased, opened.record, account, now, rests_until=now), account.rules.ttl_s)
+        row = opened.record
+        self._rows.fill(row, size, checksum, runs, account, now=now, born=now, rests_until=now, is_verified=True)
+        self._publish(key, row, account)
         self._counters.commits += 1
         self._counters.commit_bytes += size
 
     def abort(self, slot_id: int, owner: Owner) -> None:
         """Take a slot back; its owner promises that nothing writes into it any more. Raises ``UnknownSlot``."""
-        opened = self._opened(slot_id, owner)
+        opened = self._slots.get(slot_id, owner)
         self._journal.erase(opened.record)
         self._close_slot(opened)
         self._allocator.free(opened.runs)
@@ -287,14 +285,14 @@ class Store:
 
     def end_owner(self, owner: Owner) -> int:
         """Abort every slot of a connection that has ended; returns how many."""
-        slot_ids = list(self._slots_of.get(owner, ()))
+        slot_ids = self._slots.of_owner(owner)
         for slot_id in slot_ids:
             self.abort(slot_id, owner)
         return len(slot_ids)
 
     def slot(self, slot_id: int, owner: Owner) -> Slot:
         """Return an open slot of this owner. Raises ``UnknownSlot``."""
-        return self._opened(slot_id, owner).slot
+        return self._slots.get(slot_id, owner).slot
 
     # Reading ------------------------------------------------------------------------------------------------------
 
@@ -316,20 +314,20 @@ class Store:
         TooManyLeases
             The payer, or all together, have as many as they may.
         """
-        found = self._objects.get(key)
-        if found is None or (self._readers.is_quarantine_full and found.is_idle):
+        row = self._index.get(key)
+        if row is None or (self._readers.is_quarantine_full and not self._rows.readers[row]):
             if is_use:
-                self._count_misses(key, 1, found)
+                self._count_misses(key, 1, row)
             return None
         lease = self._open_lease(holder, ttl_s, (payer or holder) if is_use else None)
-        run = [found]
-        self._leases.add(lease, run)
-        self._readers.hold(run, lease.given, is_use=is_use)
+        self._leases.add(lease, [row])
+        self._readers.hold(row, lease.given, is_use=is_use)
+        leased = self._rows.leased(key, row)
         if is_use:
             self._counters.hits += 1
-            self._counters.hit_bytes += found.leased.size
-            found.account.hits += 1
-        return lease.id, found.leased
+            self._counters.hit_bytes += leased.size
+            self._rows.accounts[row].hits += 1
+        return lease.id, leased
 
     def open_lease(self, holder: str, ttl_s: float, *, payer: str = "") -> str:
         """Start an empty lease and return its id (letters, digits and ``-``); see :meth:`extend_lease`.
@@ -355,26 +353,24 @@ class Store:
             The lease has expired meanwhile.
         """
         lease = self._leases.get(lease_id)
-        run: builtins.list[Entry] = []
-        found: Entry | None = None
-        is_restricted = self._readers.is_quarantine_full
-        for key in keys:
-            found = self._objects.get(key)
-            if found is None or (is_restricted and found.is_idle):
-                self._count_misses(key, len(keys) - len(run), found)
-                break
-            run.append(found)
+        run = self._index.run(keys)
+        if self._readers.is_quarantine_full:
+            run = builtins.list(takewhile(self._rows.readers.__getitem__, run))
+        if len(run) < len(keys):
+            missing = keys[len(run)]
+            self._count_misses(missing, len(keys) - len(run), self._index.get(missing))
         excess = len(run) % group_size
         if excess:  # of a group that is not complete
             del run[-excess:]
             self._count_behind(excess)
-        self._readers.hold(run, self._clock(), is_use=True)
+        self._readers.hold_all(run, self._clock())
+        leased = self._rows.leased_all(keys, run)
         if run:
             self._counters.hits += len(run)
-            self._counters.hit_bytes += sum([held.leased.size for held in run])
-            run[0].account.hits += len(run)
+            self._counters.hit_bytes += sum([held.size for held in leased])
+            self._rows.accounts[run[0]].hits += len(run)
         self._leases.add(lease, run)
-        return [held.leased for held in run]
+        return leased
 
     def renew(self, lease_id: str, ttl_s: float) -> None:
         """Let a lease live ``ttl_s`` from now. Raises ``UnknownLease``."""
@@ -404,16 +400,16 @@ class Store:
 
     def is_stored(self, key: ObjectKey) -> bool:
         """Whether the key holds a committed object. Not a touch."""
-        return key in self._objects
+        return self._index.get(key) is not None
 
     def is_being_written(self, key: ObjectKey) -> bool:
         """Whether a slot that is not committed yet holds the key."""
-        return key in self._writing
+        return self._slots.is_writing(key)
 
     def stat(self, key: ObjectKey) -> ObjectStat | None:
         """Describe a committed object, without touching it."""
-        found = self._objects.get(key)
-        return None if found is None else found.stat(self._clock())
+        row = self._index.get(key)
+        return None if row is None else self._catalog.stat(row, self._clock())
 
     def views(self, extents: Sequence[Extent]) -> builtins.list[memoryview]:
         """Return the writable memory of extents, in order; the caller holds a slot or a lease on them."""
@@ -423,10 +419,10 @@ class Store:
 
     def delete(self, key: ObjectKey) -> bool:
         """Remove an object: hidden at once, its pages come back when nobody can be reading them. False: not there."""
-        found = self._objects.get(key)
-        if found is None:
+        row = self._index.get(key)
+        if row is None:
             return False
-        self._withdraw(found, Fate.DELETED)
+        self._withdraw(row, Fate.DELETED)
         return True
 
     def mark_verified(self, leased: Leased) -> None:
@@ -435,10 +431,10 @@ class Store:
 
     def drop_corrupt(self, leased: Leased) -> bool:
         """Remove an object whose bytes were found not to match. False if just this object is gone already."""
-        found = self._objects.get(leased.key)
-        if found is None or found.leased.extents != leased.extents:
+        row = self._catalog.find(leased)
+        if row is None:
             return False
-        self._withdraw(found, Fate.CORRUPT)
+        self._withdraw(row, Fate.CORRUPT)
         return True
 
     def flush(
@@ -454,12 +450,12 @@ class Store:
             How many objects were removed, and the cursor to go on from, which is empty at the end.
         """
         removed = 0
-        for position, found in self._catalog.scan(cursor):
-            if not found.is_of(bucket, salt):
+        for position, row in self._catalog.scan(cursor):
+            if not self._catalog.is_of(row, bucket, salt):
                 continue
             if removed >= limit:
                 return removed, position
-            self._withdraw(found, Fate.FLUSHED)
+            self._withdraw(row, Fate.FLUSHED)
             removed += 1
         return removed, self._catalog.cursor_behind(cursor)
 
@@ -471,9 +467,9 @@ class Store:
         until = self._clock() + min(ttl_s, self._limits.max_pin_s) if ttl_s > 0 else 0.0
         pinned = 0
         for key in keys:
-            found = self._objects.get(key)
-            if found is not None and until:
-                self._room.pin(found, until)
+            row = self._index.get(key)
+            if row is not None and until:
+                self._room.pin(row, until)
                 pinned += 1
         return pinned
 
@@ -481,9 +477,9 @@ class Store:
         """End the pins of objects; returns how many were pinned."""
         unpinned = 0
         for key in keys:
-            found = self._objects.get(key)
-            if found is not None and found.pinned_until:
-                self._room.unpin(found)
+            row = self._index.get(key)
+            if row is not None and row in self._rows.pinned_until:
+                self._room.unpin(row)
                 unpinned += 1
         return unpinned
 
@@ -622,7 +618,7 @@ class Store:
         for lease in self._leases.after(last):
             if len(page) >= limit or listed >= LISTED_OBJECTS:
                 return LeaseListing(page, str(last))
-            size = sum(item.leased.size for item in lease.items if item is not None)
+            size = sum(self._rows.sizes[item] for item in lease.items if item is not None)
             page.append(LeaseStat(lease.id, lease.holder, lease.live, size, now - lease.given, lease.deadline - now))
             listed += len(lease.items)
             last = lease.number
@@ -635,16 +631,15 @@ class Store:
     def explain(self, key: ObjectKey) -> Explanation:
         """Say why a key is, or is not, in the store."""
         now = self._clock()
-        found = self._objects.get(key)
-        if found is not None:
+        row = self._index.get(key)
+        if row is not None:
+            size, leases, idle_s = self._rows.sizes[row], self._rows.leases(row), now - self._rows.touched[row]
             return Explanation(
-                "stored",
-                now - found.born,
-                f"{found.leased.size} bytes, {found.leases} leases, idle for {now - found.touched:.0f} s",
+                "stored", now - self._rows.born[row], f"{size} bytes, {leases} leases, idle for {idle_s:.0f} s"
             )
-        if key in self._writing:
+        if self._slots.is_writing(key):
             return Explanation("being_written", None, "a writer holds the key and has not committed yet")
-        return self._history.explain(key, now, self._eviction, self._objects)
+        return self._history.explain(key, now, self._eviction, self._index)
 
     def scrub_next(self) -> ObjectKey | None:
         """Return the next object in turn to compare with its checksum; ``None`` if none was met."""
@@ -661,11 +656,11 @@ class Store:
             resting_bytes=self._resting_pages * PAGE_BYTES,
             quarantined_bytes=self._readers.quarantined_pages * PAGE_BYTES,
             pinned_bytes=self._room.pinned_pages * PAGE_BYTES,
-            reserved_bytes=self._reserved_pages * PAGE_BYTES,
+            reserved_bytes=self._slots.pages * PAGE_BYTES,
             orphaned_bytes=sum(pages_for(record.size) for record in orphans) * PAGE_BYTES,
             retired_bytes=self._readers.retired_pages * PAGE_BYTES,
             largest_free_bytes=self._allocator.largest_run * PAGE_BYTES,
-            objects=len(self._objects),
+            objects=len(self._index),
             fragments=self._catalog.fragments,
             slots=len(self._slots),
             orphaned_slots=len(orphans),
@@ -688,9 +683,9 @@ class Store:
         self._history.note(key, fate, self._clock())
 
     def _refuse_taken(self, key: ObjectKey) -> None:
-        if key in self._objects:
+        if key in self._index:
             raise AlreadyStored(f"{key.bucket}/{key.name} is stored already; delete it first to write it anew")
-        if key in self._writing:
+        if self._slots.is_writing(key):
             raise BeingWritten(f"{key.bucket}/{key.name} is being written by another; wait for it or skip")
 
     def _open_slot(self, size: int, owner: Owner, key: ObjectKey | None) -> Slot:
@@ -706,36 +701,20 @@ class Store:
             self._allocator.free(runs)
             self._counters.refusals += isinstance(error, NoSpace)
             raise
-        self._last_slot += 1
-        slot = Slot(self._last_slot, size, extents_of(runs, size))
-        self._slots[slot.id] = OpenSlot(slot, owner, key, account, runs, record)
-        self._slots_of.setdefault(owner, set()).add(slot.id)
-        self._reserved_pages += pages_for(size)
-        if key is not None and account is not None:
-            self._writing[key] = slot.id
+        slot = Slot(self._slots.next_id(), size, extents_of(runs, size))
+        self._slots.open(OpenSlot(slot, owner, key, account, runs, record))
+        if account is not None:
             self._namespaces.reserve(account, pages_for(size))
         return slot
 
-    def _opened(self, slot_id: int, owner: Owner) -> OpenSlot:
-        opened = self._slots.get(slot_id)
-        if opened is None or opened.owner != owner:
-            raise UnknownSlot(f"no slot {slot_id}: committed or aborted before, or another connection's")
-        return opened
-
     def _close_slot(self, opened: OpenSlot) -> None:
-        del self._slots[opened.slot.id]
-        of_owner = self._slots_of[opened.owner]
-        of_owner.remove(opened.slot.id)
-        if not of_owner:
-            del self._slots_of[opened.owner]
-        if opened.key is not None and opened.account is not None:
-            del self._writing[opened.key]
+        self._slots.close(opened)
+        if opened.account is not None:
             self._namespaces.unreserve(opened.account, pages_for(opened.slot.size))
-        self._reserved_pages -= pages_for(opened.slot.size)
 
     # Room ---------------------------------------------------------------------------------------------------------
 
-    def _policy_for(self, quota: Quota) -> EvictionPolicy[ObjectKey]:
+    def _policy_for(self, quota: Quota) -> EvictionPolicy[str]:
         """Make the policy of a partition, which never has more pages than its hard quota."""
         pages = self._pages
         if quota.hard_bytes is not None:
@@ -790,7 +769,7 @@ class Store:
             raise self._no_space(pages)
         self._evict(victim, Fate.EVICTED)
 
-    def _evict(self, victim: Entry, fate: Fate) -> None:
+    def _evict(self, victim: int, fate: Fate) -> None:
         """Remove an object that :class:`Room` chose; nobody reads it, so its pages are free at once."""
         self._unlist(victim, fate)
         self._free(victim)
@@ -816,7 +795,7 @@ class Store:
             f"free, {self._room.evictable_pages} evictable"
             + (f" in {wait:.0f} s (leases given before the restart may still be read)" if wait > 0 else "")
             + f", {self._readers.leased_pages} leased, {self._resting_pages} resting after a lease, "
-            f"{self._reserved_pages} being written, {self._readers.retired_pages} deleted but read; try again later"
+            f"{self._slots.pages} being written, {self._readers.retired_pages} deleted but read; try again later"
         )
 
     @property
@@ -825,45 +804,46 @@ class Store:
 
     # Objects ------------------------------------------------------------------------------------------------------
 
-    def _publish(self, new: Entry, ttl_s: float | None) -> None:
-        """List an object; ``ttl_s`` is how long it may still live."""
-        self._catalog.add(new)
-        self._room.insert(new)
-        self._namespaces.add(new.account, new.pages)
-        self._history.published(new.leased.key)
-        if ttl_s is not None:
-            new.expires_at = self._clock() + ttl_s
-            self._ends.put(new, new.expires_at)
+    def _publish(self, key: ObjectKey, row: int, account: Account) -> None:
+        """List an object whose row is filled."""
+        self._catalog.add(key, row)
+        self._room.insert(row)
+        self._namespaces.add(account, self._rows.pages[row])
+        self._history.published(key)
+        if (expires_at := self._rows.expires_at(row)) is not None:
+            self._ends.put(row, expires_at)
 
-    def _unlist(self, gone: Entry, fate: Fate) -> None:
+    def _unlist(self, row: int, fate: Fate) -> None:
         """Hide an object from lookups and count it as gone; its pages and its record are the caller's."""
         now = self._clock()
-        self._catalog.remove(gone)
-        self._namespaces.subtract(gone.account, gone.pages)
+        rows, account = self._rows, self._rows.accounts[row]
+        self._history.note(self._catalog.key(row), fate, now, now - rows.born[row], now - rows.touched[row])
+        self._catalog.remove(row)
+        self._namespaces.subtract(account, rows.pages[row])
         self._counters.evictions[fate.reason] += 1
-        gone.account.evictions += fate in (Fate.EVICTED, Fate.QUOTA_EVICTED)
-        self._history.note(gone.leased.key, fate, now, now - gone.born, now - gone.touched)
-        if gone.expires_at is not None:
-            self._ends.discard(gone, gone.expires_at)
+        account.evictions += fate in (Fate.EVICTED, Fate.QUOTA_EVICTED)
+        if (expires_at := self._rows.expires_at(row)) is not None:
+            self._ends.discard(row, expires_at)
 
-    def _withdraw(self, gone: Entry, fate: Fate) -> None:
+    def _withdraw(self, row: int, fate: Fate) -> None:
         """Remove an object that may be read: its pages rest until they cannot be."""
-        self._room.remove(gone)
-        self._unlist(gone, fate)
-        if gone.is_idle and gone.rests_until <= self._clock():
-            self._free(gone)
+        self._room.remove(row)
+        self._unlist(row, fate)
+        if not self._rows.readers[row] and self._rows.rests_until[row] <= self._clock():
+            self._free(row)
         else:
-            self._journal.retire(gone.record)
-            self._readers.retire(gone)
+            self._journal.retire(row)
+            self._readers.retire(row)
 
-    def _free(self, gone: Entry) -> None:
+    def _free(self, row: int) -> None:
         """Free the pages of an object that is gone and that nobody can be reading."""
-        self._journal.erase(gone.record)
-        self._allocator.free(runs_of(gone.leased.extents))
+        self._journal.erase(row)
+        self._allocator.free(self._rows.runs(row))
+        self._rows.clear(row)
 
     # Leases -------------------------------------------------------------------------------------------------------
 
-    def _open_lease(self, holder: str, ttl_s: float, payer: str | None) -> Lease[Entry]:
+    def _open_lease(self, holder: str, ttl_s: float, payer: str | None) -> Lease[int]:
         now = self._clock()
         try:
             lease = self._leases.open(holder, now, now + self._cut(ttl_s), payer)
@@ -873,12 +853,12 @@ class Store:
         self._counters.leases_given += 1
         return lease
 
-    def _count_misses(self, key: ObjectKey, misses: int, found: Entry | None) -> None:
-        """Count a key that was not to be had and those behind it; ``found`` if it is stored all the same."""
+    def _count_misses(self, key: ObjectKey, misses: int, row: int | None) -> None:
+        """Count a key that was not to be had and those behind it; ``row`` if it is stored all the same."""
         reason: MissReason
-        if found is not None:
+        if row is not None:
             reason = "quarantine_full"
-        elif key in self._writing:
+        elif self._slots.is_writing(key):
             reason = "being_written"
         else:
             reason = self._history.reason(key, self._objects)
@@ -912,23 +892,32 @@ class Store:
             self._journal.erase(record.number)
             self._history.note(record.key, Fate.LOST_AT_RESTART, now)
         for record in adoption.committed:
-            adopted = self._adopted(record, now)
-            ttl_s = adopted.account.rules.ttl_s
-            age_s = max(wall - record.created, 0.0)  # a clock that was put back makes nothing younger
-            adopted.born = now - age_s
-            self._publish(adopted, None if ttl_s is None else ttl_s - age_s)
+            born = now - max(wall - record.created, 0.0)  # a clock that was put back makes nothing younger
+            self._publish(record.key, record.number, self._fill(record, now, born))
         for record in adoption.retired:
-            self._readers.retire(self._adopted(record, now))
+            self._fill(record, now, now)
+            self._readers.retire(record.number)
         for record in adoption.orphaned:
             self._orphans.setdefault(record.client, []).append(record)
             self._history.note(record.key, Fate.LOST_AT_RESTART, now)
         self._counters.adopted = len(adoption.committed)
         self._counters.dropped = self._journal.dropped + adoption.contradictory
 
-    def _adopted(self, record: Record, now: float) -> Entry:
-        extents = extents_of(record.runs, record.size)
-        leased = Leased(record.key, record.size, record.checksum, extents, is_verified=False)
-        return Entry(leased, record.number, self._namespaces.of(record.key), now, self._evicts_from)
+    def _fill(self, record: Record, now: float, born: float) -> Account:
+        """Fill the row of an object that was adopted; returns who is charged for it."""
+        account = self._namespaces.of(record.key)
+        self._rows.fill(
+            record.number,
+            record.size,
+            record.checksum,
+            record.runs,
+            account,
+            now=now,
+            born=born,
+            rests_until=self._evicts_from,
+            is_verified=False,
+        )
+        return account
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Things that fall due at a time, a quarter of a second coarse; never early, and as cheap for a million as for one."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
@@ -33,6 +33,17 @@ class DueWheel(Generic[Item]):
         if spoke is None:
             spoke = self._make_spoke(tick)
         spoke[item] = None
+
+    def put_all(self, items: Sequence[Item], due: float) -> None:
+        """File items, in their order, under one time."""
+        if not items:
+            return
+        tick = _tick(due)
+        spoke = self._spokes.get(tick)
+        if spoke is None:
+            spoke = self._make_spoke(tick)
+        for item in items:
+            spoke[item] = None
 
     def discard(self, item: Item, due: float) -> None:
         """Take out an item that was put with this time, if it is still there."""

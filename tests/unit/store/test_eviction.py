@@ -298,3 +298,30 @@ def test_an_object_whose_lease_was_no_use_keeps_its_standing() -> None:
         policy.put_back(number)
 
     assert policy.victim() == 1
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+@given(data=st.data())
+def test_many_at_once_are_as_one_after_the_other(name: PolicyName, data: st.DataObject) -> None:
+    at_once: EvictionPolicy[int] = POLICIES[name](CAPACITY)
+    one_by_one: EvictionPolicy[int] = POLICIES[name](CAPACITY)
+    listed = set(range(CAPACITY))
+    for number in listed:
+        at_once.insert(number, 1 + number % 3)
+        one_by_one.insert(number, 1 + number % 3)
+    for _ in range(data.draw(st.integers(0, 6))):
+        held = data.draw(st.lists(st.sampled_from(sorted(listed)), unique=True))
+        used = [number for number in held if data.draw(st.booleans())]
+        at_once.hold_out_all(held)
+        at_once.use_all(used)
+        for number in held:
+            one_by_one.hold_out(number)
+        for number in used:
+            one_by_one.use(number)
+        assert at_once.evictable_pages == one_by_one.evictable_pages
+        for number in held:
+            at_once.put_back(number)
+            one_by_one.put_back(number)
+
+    assert at_once.evictable_pages == one_by_one.evictable_pages
+    assert [at_once.victim() for _ in listed] == [one_by_one.victim() for _ in listed]

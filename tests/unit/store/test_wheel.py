@@ -74,3 +74,13 @@ def test_any_order_of_putting_and_discarding_leaves_what_was_not_discarded(steps
         item for item, at in due.items() if at <= 5 * TICK_SECONDS
     )
     assert sorted(wheel.take_due(1e9)) == sorted(item for item, at in due.items() if at > 5 * TICK_SECONDS)
+
+
+def test_many_at_once_come_as_if_put_one_after_the_other() -> None:
+    wheel: DueWheel[str] = DueWheel()
+    wheel.put_all([], 1.0)
+    wheel.put_all("ca", 1.0)
+    wheel.put("b", 1.0)
+    wheel.put_all("", 0.5)
+
+    assert list(wheel.take_due(2.0)) == ["c", "a", "b"]

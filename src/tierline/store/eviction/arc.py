@@ -13,6 +13,8 @@ brackets. Departures from it, because objects have sizes and writers take their 
   prefixes that were used would evict its own first blocks while its last ones are written, and be worth nothing.
 """
 
+from collections.abc import Sequence
+
 from tierline.store.eviction.base import EvictionPolicy, Key
 from tierline.store.eviction.ghosts import Ghosts
 from tierline.store.eviction.recency import RecencyQueue
@@ -69,11 +71,26 @@ class AdaptiveReplacement(EvictionPolicy[Key]):
         assert pages is not None
         self._often_held[key] = pages
 
+    def hold_out_all(self, keys: Sequence[Key]) -> None:
+        """Take out of their lists, which are remembered."""
+        missing = self._once.move_all(keys, self._once_held)
+        if missing:
+            missing = self._often.move_all(missing, self._often_held)
+            assert not missing
+
     def use(self, key: Key) -> None:
         """Note as seen often."""
         pages = self._once_held.pop(key, None)
         if pages is not None:
             self._often_held[key] = pages
+
+    def use_all(self, keys: Sequence[Key]) -> None:
+        """Note as seen often."""
+        take, often_held = self._once_held.pop, self._often_held
+        for key in keys:
+            pages = take(key, None)
+            if pages is not None:
+                often_held[key] = pages
 
     def put_back(self, key: Key) -> None:
         """List as the most recent of those seen once, or often."""

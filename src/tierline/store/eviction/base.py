@@ -1,7 +1,7 @@
 """The interface of eviction policies: they order keys, and know neither pages' places, nor leases, nor time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -29,9 +29,19 @@ class EvictionPolicy(ABC, Generic[Key]):
     def hold_out(self, key: Key) -> None:
         """Take a listed object out of the order."""
 
+    def hold_out_all(self, keys: Sequence[Key]) -> None:
+        """Take listed objects out of the order, one after the other."""
+        for key in keys:
+            self.hold_out(key)
+
     @abstractmethod
     def use(self, key: Key) -> None:
         """Count a use of an object that is held out: whoever uses one has a lease on it."""
+
+    def use_all(self, keys: Sequence[Key]) -> None:
+        """Count a use of each of these objects, which are held out."""
+        for key in keys:
+            self.use(key)
 
     @abstractmethod
     def put_back(self, key: Key) -> None:

@@ -1,5 +1,7 @@
 """Least recently used: the object goes whose last use, or commit, is longest ago."""
 
+from collections.abc import Sequence
+
 from tierline.store.eviction.base import EvictionPolicy, Key
 from tierline.store.eviction.recency import RecencyQueue
 
@@ -26,8 +28,16 @@ class LeastRecentlyUsed(EvictionPolicy[Key]):
         assert pages is not None
         self._held[key] = pages
 
+    def hold_out_all(self, keys: Sequence[Key]) -> None:
+        """Take out of the queue."""
+        missing = self._queue.move_all(keys, self._held)
+        assert not missing
+
     def use(self, key: Key) -> None:
         """Change nothing: what is held out will be the most recent anyway."""
+
+    def use_all(self, keys: Sequence[Key]) -> None:
+        """Change nothing."""
 
     def put_back(self, key: Key) -> None:
         """List as most recent."""

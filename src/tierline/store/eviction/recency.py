@@ -1,6 +1,7 @@
 """A queue of keys in the order of their last use, which knows how many pages they have; policies are made of these."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Generic
 
 from tierline.store.eviction.base import Key
@@ -29,6 +30,21 @@ class RecencyQueue(Generic[Key]):
         if pages is not None:
             self.pages -= pages
         return pages
+
+    def move_all(self, keys: Iterable[Key], held: dict[Key, int]) -> list[Key]:
+        """Take keys out, with their pages, into ``held``; returns those that are not here."""
+        take = self._pages_of.pop
+        missing: list[Key] = []
+        taken = 0
+        for key in keys:
+            pages = take(key, None)
+            if pages is None:
+                missing.append(key)
+            else:
+                held[key] = pages
+                taken += pages
+        self.pages -= taken
+        return missing
 
     @property
     def oldest(self) -> Key:
