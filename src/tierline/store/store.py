@@ -861,7 +861,7 @@ class Store:
         elif self._slots.is_writing(key):
             reason = "being_written"
         else:
-            reason = self._history.reason(key, self._objects)
+            reason = self._history.reason(key, self._index)
         self._counters.misses += 1
         self._counters.misses_by_reason[reason] += 1
         self._namespaces.of(key).misses += 1
