@@ -139,6 +139,7 @@ class OpenSlot:
 class OpenLease:
     id: str
     holder: str
+    payer: str | None  # whose share of all leases it takes, if it takes any
     given: float
     deadline: float
     objects: list[Kept | None] = field(default_factory=list)
@@ -338,15 +339,19 @@ class StoreMachine(RuleBasedStateMachine):
         holder=HOLDERS,
         ttl_s=TTLS,
         group_size=st.sampled_from([1, 1, 2, 3]),
+        payer=st.sampled_from(["", "", "reader", "payer"]),
     )
-    def lease(self, keys: list[ObjectKey], is_of_stored: bool, holder: str, ttl_s: float, group_size: int) -> None:
+    def lease(
+        self, keys: list[ObjectKey], is_of_stored: bool, holder: str, ttl_s: float, group_size: int, payer: str
+    ) -> None:
         if is_of_stored and self.stored:
             keys = [picked(list(self.stored), ALL_KEYS.index(key)) for key in keys]
-        lease_id = self._try(self._refusal_of_lease(holder), lambda: self.store.open_lease(holder, ttl_s))
+        expected = self._refusal_of_lease(payer or holder)
+        lease_id = self._try(expected, lambda: self.store.open_lease(holder, ttl_s, payer=payer))
         if lease_id is None:
             self.counted["leases_refused"] += 1
             return
-        opened = self._given(lease_id, holder, ttl_s)
+        opened = self._given(lease_id, holder, payer or holder, ttl_s)
         self._extend(opened, keys[: len(keys) - len(keys) % group_size or None], group_size)
 
     @operation(when=lambda self: self.open_leases, index=INDEXES, keys=st.lists(KEYS, min_size=1, max_size=3))
@@ -361,12 +366,13 @@ class StoreMachine(RuleBasedStateMachine):
             if is_use:
                 self._missed(key, 1, 0)
             return
-        expected = self._refusal_of_lease(holder)
+        payer = holder if is_use else None  # who looks after the store itself takes nobody's share
+        expected = self._refusal_of_lease(payer)
         given = self._try(expected, lambda: self.store.lease(key, holder, ttl_s, is_use=is_use))
         if given is None:
             self.counted["leases_refused"] += 1
             return
-        self._hold(self._given(given[0], holder, ttl_s), [found], [given[1]], is_use=is_use)
+        self._hold(self._given(given[0], holder, payer, ttl_s), [found], [given[1]], is_use=is_use)
 
     @operation(
         weight=2,
@@ -704,9 +710,11 @@ class StoreMachine(RuleBasedStateMachine):
                 return QuotaExceeded
         return None
 
-    def _refusal_of_lease(self, holder: str) -> type[StoreError] | None:
-        of_holder = sum(opened.holder == holder for opened in self.open_leases)
-        is_full = of_holder >= self.limits.max_leases_per_holder or len(self.open_leases) >= self.limits.max_leases
+    def _refusal_of_lease(self, payer: str | None) -> type[StoreError] | None:
+        if payer is None:
+            return None
+        paid = [opened.payer for opened in self.open_leases if opened.payer is not None]
+        is_full = paid.count(payer) >= self.limits.max_leases_per_holder or len(paid) >= self.limits.max_leases
         return TooManyLeases if is_full else None
 
     def _is_withheld(self, found: Kept) -> bool:
@@ -866,8 +874,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.open_slots.remove(opened)
         self.ended_slots.append((opened.slot.id, opened.owner))
 
-    def _given(self, lease_id: str, holder: str, ttl_s: float) -> OpenLease:
-        opened = OpenLease(lease_id, holder, self.clock.now, self.clock.now + min(ttl_s, self.limits.max_ttl_s))
+    def _given(self, lease_id: str, holder: str, payer: str | None, ttl_s: float) -> OpenLease:
+        opened = OpenLease(lease_id, holder, payer, self.clock.now, self.clock.now + min(ttl_s, self.limits.max_ttl_s))
         assert lease_id not in self.ended_leases
         self.open_leases.append(opened)
         self.counted["leases_given"] += 1
