@@ -33,8 +33,7 @@ class EndpointSpec(BaseModel):
     models
         Names that it serves; ``None``: those that its ``/v1/models`` lists.
     kv_events
-        Where it publishes KV events (:mod:`~tierline.router.events.addresses`); a change counts from when the endpoint
-        joins anew.
+        Where it publishes KV events (:mod:`~tierline.router.events.addresses`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -83,7 +83,9 @@ class EventSource:
         self._replay_from: int | None = None
         self._after_replay: SourceState | None = None
         """What a replay from the start makes of it, once it has ended."""
-        self._is_verified = self._is_unanswered = False
+        self._is_connected = self._is_verified = self._is_from_start = False
+        self._was_told_all = False
+        """Whether the publisher sent again all that it has, since the connection began or a replay failed."""
         self._replays = 0
 
     @property
@@ -103,13 +105,15 @@ class EventSource:
 
     @property
     def wants_replay(self) -> bool:
-        """Whether the last replay failed and another one might not."""
-        return self._is_unanswered and not self.awaits_replay
+        """Whether a replay might still make it exact."""
+        may_help = self.state is not SourceState.EXACT and not self._was_told_all
+        return may_help and self._has_replay and self._is_connected and not self.awaits_replay
 
     # The connection ---------------------------------------------------------------------------------------------------
 
     def connected(self) -> int | None:
         """There is a connection; messages may have been missed before it."""
+        self._is_connected, self._was_told_all = True, False
         self._last_live = None
         self._replayed_until = self._replays = 0
         return self._ask() if self._has_replay else None
@@ -118,7 +122,7 @@ class EventSource:
         """The connection broke."""
         if self.state is not SourceState.LOST:
             self._before_loss, self.state = self.state, SourceState.LOST
-        self._is_unanswered = False
+        self._is_connected = False
         self._end_replay()
         self._drop_held()
 
@@ -190,6 +194,7 @@ class EventSource:
         """Ask from the last message that was applied, to recognise its publisher, or from the start."""
         self._replays += 1
         self._replay_from = 0 if self._next is None else max(0, self._next - 1)
+        self._is_from_start = self._next is None
         self._is_verified = not self._next
         return self._replay_from
 
@@ -217,7 +222,8 @@ class EventSource:
         if self._replay_from is None:
             return None
         asked_from = self._replay_from
-        self._is_unanswered = False
+        if self._is_from_start:
+            self._was_told_all = True
         if self._after_replay is not None:
             self.state = self._after_replay
         self._end_replay()
@@ -240,7 +246,7 @@ class EventSource:
         """The publisher did not answer, or not to the end."""
         if self._replay_from is None:
             return None
-        self._is_unanswered = True
+        self._was_told_all = False
         self._end_replay()
         self._replays = REPLAYS_IN_A_ROW
         return self._take_held()

@@ -4,7 +4,7 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tierline.router.events.index import PLACEMENT_BYTES, BlockIndex, Tier
@@ -221,6 +221,7 @@ STEPS = st.lists(
 @pytest.mark.parametrize("has_replay", [True, False])
 @settings(max_examples=150, deadline=None)
 @given(steps=STEPS, buffer=st.sampled_from([0, 2, 1000]), seed=st.integers(0, 9))
+@example(steps=["lose", "publish", "lose", "fail"], buffer=1000, seed=0)
 def test_whatever_happens_exact_means_exact_and_nothing_false_is_ever_known(
     has_replay: bool, steps: list[str], buffer: int, seed: int
 ) -> None:
