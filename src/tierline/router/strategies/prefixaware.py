@@ -34,8 +34,8 @@ SAME_SPEED = 0.7
 small differences would draw all new prompts to one endpoint."""
 RECOMPUTING = 8.0
 """What a token costs that is computed though another endpoint has it, in tokens that wait. Replays of a chat trace
-(docs/routing.md): at 1, 60 % of what one large cache would hit, at 8, 88 %, and the median time to first token falls by
-a third; at 16 the same hits, and a longer tail."""
+(docs/routing.md): at 1, two thirds of what one large cache would hit, at 8 seven eighths, and beyond only a longer
+tail of times to first token."""
 TEMPLATE_PARTINGS = 16
 TEMPLATE_SHARE = 0.5
 TEMPLATE_WINDOW = 64
