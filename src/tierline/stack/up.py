@@ -172,6 +172,8 @@ class Stack:
         patterns = (self.plan.segment, f"{self.plan.segment}.*", f"{LMCACHE_MEMORY_PREFIX}{self.plan.segment}.*")
         for pattern in patterns:
             leftovers += SHARED_MEMORY.glob(pattern)
+        for ending in ("events", "replay"):  # vLLM leaves its sockets behind
+            leftovers += self.plan.control.parent.glob(f"{self.plan.segment}-*.{ending}")
         if self.plan.node_socket:  # it is still there if the store was killed
             leftovers.append(self.plan.node_socket)
         for leftover in leftovers:

@@ -213,3 +213,17 @@ def test_a_port_in_use_is_found_before_anything_starts(up: Start, state_folder: 
         assert program.wait_for_exit() == 2
     assert program.output == f"tierline: {flag}: port {port} on 127.0.0.1 is in use; give another one\n"
     assert not state_folder.exists()
+
+
+def test_with_kvaware_the_router_hears_what_the_replicas_hold(simulated_stack: Start) -> None:
+    program, stack = simulated_stack("--replicas", "1", "--strategy", "kvaware", "--no-cache")
+    left = stack.control.parent / f"{stack.control.stem}-9.replay"  # as an engine that was killed leaves it
+    left.touch()
+    with client_of(stack) as client:
+        for _ in range(2):
+            answer = client.chat.completions.with_raw_response.create(**QUESTION)
+            time.sleep(0.5)  # its events are under way
+    usage = answer.parse().usage
+    assert int(answer.headers["x-tierline-predicted-cached-tokens"]) == usage.prompt_tokens_details.cached_tokens > 0
+    assert program.interrupt() == 0
+    assert not list(stack.control.parent.glob(f"{stack.control.stem}-*"))
