@@ -170,3 +170,17 @@ def test_nobody_but_the_writer_itself_frees_what_it_may_be_writing_into(node: No
     with node.connect(writer=True, client="engine"):
         assert node.stats["orphans"] == []
     writer.close()
+
+
+def test_an_operator_sees_orphans_that_nobody_can_come_back_for_and_frees_them(node: NodeProcess) -> None:
+    with node.connect(writer=True, client="engine") as writer:
+        writer.grant(MIB, 2)
+        node.kill()
+        node.start()
+        with node.http() as http:
+            orphan = {"client": "engine", "pid": os.getpid(), "size_bytes": 2 * MIB}
+            assert json.loads(http.request("GET", "/v1/orphans")[2]) == {"orphans": [orphan]}
+            assert json.loads(http.request("DELETE", "/v1/orphans?client=another")[2]) == {"removed": 0}
+            assert json.loads(http.request("DELETE", "/v1/orphans?client=engine")[2]) == {"removed": 2}
+            assert json.loads(http.request("GET", "/v1/orphans")[2]) == {"orphans": []}
+    assert node.stats["store"]["orphaned_bytes"] == 0

@@ -30,6 +30,8 @@ from tierline.wire.admin import (
     NodeStats,
     NotStored,
     ObjectPage,
+    OrphanEntry,
+    OrphanList,
     Pinned,
     Removed,
     StoredObject,
@@ -122,6 +124,14 @@ class NodeAdmin:
             cursor = page.cursor
             if not cursor or len(found) >= limit:
                 return LeasePage(leases=found, cursor=cursor)
+
+    async def orphans(self) -> list[OrphanEntry]:
+        """Return the clients of a former process of the node that may be writing still."""
+        return (await self._call("GET", "/v1/orphans", OrphanList)).orphans
+
+    async def release_orphans(self, client: str) -> int:
+        """Free the slots of such a client, which writes no more; returns how many."""
+        return (await self._call("DELETE", f"/v1/orphans?{_query({'client': client})}", Removed)).removed
 
     # Objects ------------------------------------------------------------------------------------------------------
 

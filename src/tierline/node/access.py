@@ -191,7 +191,8 @@ class Access:
                 | routes.UnpinObject(bucket)
             ):
                 grant = self.require(authorization, bucket, Right.ADMIN)
-            case routes.ListLeases() | routes.ListNamespaces():  # with ids of leases, and salts of tenants
+            # With ids of leases, salts of tenants, and names of clients.
+            case routes.ListLeases() | routes.ListNamespaces() | routes.ListOrphans() | routes.ReleaseOrphans():
                 grant = self.require(authorization, None, Right.ADMIN)
             case _:
                 assert_never(route)

@@ -16,7 +16,7 @@ from tierline.node.prefix_run import MAX_WAIT_S, PrefixRun
 from tierline.node.service import NodeService
 from tierline.node.waiting import within
 from tierline.prefix import tenant_of
-from tierline.store import Leased, LeaseStat, NamespaceStats, ObjectKey, ObjectStat
+from tierline.store import NO_PID, Leased, LeaseStat, NamespaceStats, ObjectKey, ObjectStat, Orphan
 from tierline.wire import admin, http, routes
 from tierline.wire.http import HttpRefusal
 
@@ -91,6 +91,11 @@ class Administration:
                 document = await self._verify(ObjectKey(bucket, name))
             case routes.ListLeases(cursor, limit):
                 document = self._leases(cursor, limit)
+            case routes.ListOrphans():
+                document = admin.OrphanList(orphans=list(map(orphan_entry, self._store.orphaned_owners())))
+            case routes.ReleaseOrphans(of_client):
+                log.info("orphans released", of=of_client, client=client.name)
+                document = admin.Removed(removed=self._store.release_orphans(of_client))
             case routes.ListNamespaces():
                 document = admin.NamespaceList(namespaces=list(map(_namespace, self._store.namespaces())))
             case _:
@@ -247,6 +252,12 @@ def _lease(stat: LeaseStat) -> admin.LeaseEntry:
         age_s=round(stat.age_s, 3),
         expires_in_s=round(stat.expires_in_s, 3),
     )
+
+
+def orphan_entry(orphan: Orphan) -> admin.OrphanEntry:
+    """Return what operators are told of one."""
+    pid = orphan.pid if orphan.pid < NO_PID else 0
+    return admin.OrphanEntry(client=orphan.client, pid=pid, size_bytes=orphan.size_bytes)
 
 
 def _namespace(stats: NamespaceStats) -> admin.NamespaceFigures:

@@ -99,7 +99,12 @@ class Segments:
                     return await self._page(route, admin.ObjectPage, client)
                 case routes.ListLeases():
                     return await self._page(route, admin.LeasePage, client)
-                case routes.FlushObjects(bucket=None):
+                case routes.ListOrphans():
+                    lists = [msgspec.json.decode(one, type=admin.OrphanList) for one in await self._each(route, client)]
+                    return msgspec.json.encode(
+                        admin.OrphanList(orphans=[each for one in lists for each in one.orphans])
+                    )
+                case routes.FlushObjects(bucket=None) | routes.ReleaseOrphans():
                     removed = [
                         msgspec.json.decode(one, type=admin.Removed).removed for one in await self._each(route, client)
                     ]

@@ -31,7 +31,7 @@ from tierline.configuration import format_byte_size
 from tierline.duties import Duties
 from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
 from tierline.node.access import Access, Grant, Pass, Right
-from tierline.node.admin import Administration
+from tierline.node.admin import Administration, orphan_entry
 from tierline.node.config import NodeConfig, SegmentConfig
 from tierline.node.garbage import only_young_garbage
 from tierline.node.http_protocol import HttpConnection, HttpLimits
@@ -232,15 +232,20 @@ class Node:
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """Close the store, then everything that is connected to it."""
+        """Close the stores, all at once, and what is connected to them.
+
+        HTTP goes first, for its bodies are received into a segment that another process may adopt as soon as it is
+        closed; clients of the socket go last, for their slots stay open in the journal.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for segment in self.segments:
-            await asyncio.get_running_loop().run_in_executor(None, segment.service.stop_verifying)
-            segment.service.close()
         for http_connection in list(self._http_connections):
             http_connection.close()
+        for segment in self.segments:
+            await asyncio.get_running_loop().run_in_executor(None, segment.service.stop_verifying)
+        for segment in self.segments:
+            segment.service.close()
         for local_connection in list(self._local_connections):
             local_connection.close()
         await asyncio.sleep(0)  # lets the transports say that they are closed
@@ -290,7 +295,7 @@ class Node:
                 ],
             },
             "orphans": [
-                orphan._asdict()
+                msgspec.to_builtins(orphan_entry(orphan))
                 for segment in (self.segments if grant.is_for_all else ())
                 for orphan in segment.service.store.orphaned_owners()
             ],

@@ -252,6 +252,23 @@ class LeasePage(Body, frozen=True, kw_only=True):
     cursor: str = ""
 
 
+# Orphans ----------------------------------------------------------------------------------------------------------
+
+
+class OrphanEntry(Body, frozen=True, kw_only=True):
+    """A client of a former process of the node that may be writing still; process 0: nobody knows which."""
+
+    client: str
+    pid: int
+    size_bytes: int
+
+
+class OrphanList(Body, frozen=True, kw_only=True):
+    """``GET /v1/orphans``."""
+
+    orphans: list[OrphanEntry]
+
+
 # Namespaces -------------------------------------------------------------------------------------------------------
 
 

@@ -141,6 +141,16 @@ class ListNamespaces(NamedTuple):
     """``GET /v1/buckets``: what each tenant of each bucket has."""
 
 
+class ListOrphans(NamedTuple):
+    """``GET /v1/orphans``: slots of clients of a former process that may still be writing."""
+
+
+class ReleaseOrphans(NamedTuple):
+    """``DELETE /v1/orphans?client=…``: somebody knows that this client writes no more."""
+
+    client: str
+
+
 class Stats(NamedTuple):
     """``GET /v1/stats``."""
 
@@ -169,6 +179,8 @@ AdminRoute = (
     | VerifyObject
     | ListLeases
     | ListNamespaces
+    | ListOrphans
+    | ReleaseOrphans
 )
 """Routes whose answer is a JSON document, made by :mod:`tierline.node.admin`."""
 
@@ -228,6 +240,9 @@ def route(method: str, target: bytes) -> Route:
         case [b"v1", b"buckets"]:
             _require(method, ("GET",))
             return ListNamespaces()
+        case [b"v1", b"orphans"]:
+            _require(method, ("GET", "DELETE"))
+            return ListOrphans() if method == "GET" else ReleaseOrphans(_value("client", _parameters(query)))
         case [b"v1", b"stats"]:
             _require(method, ("GET",))
             return Stats()

@@ -74,6 +74,8 @@ LEASE = routes.AcquireLease("team-b", "k", 1.0, 1.0)
         (ENGINE, routes.PinObject("b", "k", 1.0), 403),
         (ENGINE, routes.ListLeases("", 1), 403),
         (ENGINE, routes.ListNamespaces(), 403),
+        (ENGINE, routes.ListOrphans(), 403),
+        (ENGINE, routes.ReleaseOrphans("client"), 403),
         (OPERATOR, GET, 403),
     ],
 )

@@ -2,7 +2,7 @@
 
 import typer
 
-from tierline.cli.node import leases, objects, overview, removal, serving, top, transfer, verification
+from tierline.cli.node import leases, objects, orphans, overview, removal, serving, top, transfer, verification
 
 app = typer.Typer(
     name="node",
@@ -20,6 +20,7 @@ app.command(short_help="List objects.")(objects.ls)
 app.command(short_help="All that is known of one object.")(objects.stat)
 app.command(short_help="Why a key is there, or why it was a miss.")(objects.explain)
 app.command(short_help="Who holds what, and for how long.")(leases.leases)
+app.command(short_help="Who may be writing since before a restart.")(orphans.orphans)
 app.command(short_help="Keep objects for a time.")(objects.pin)
 app.command(short_help="End a pin.")(objects.unpin)
 app.command(short_help="Read an object.")(transfer.get)
