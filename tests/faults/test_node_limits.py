@@ -10,6 +10,9 @@ import pytest
 from tests.faults.metrics import metric
 from tests.integration.node.processes import MIB, WITHIN_S, NodeProcess, head, wait_until
 
+from tierline.client import Refusal
+from tierline.errors import NodeUnavailable, WireError
+
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
@@ -139,5 +142,26 @@ def test_far_too_many_connections_are_closed_on_and_those_before_are_served(tmp_
             connection.close()
         wait_until(node.is_ready)
         assert reached(node, "max_connections") >= 190
+    finally:
+        node.close()
+
+
+def test_clients_of_the_socket_meet_the_limits_too(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, max_object="1MiB", max_connections=3, max_connections_per_address=3)
+    try:
+        with (
+            node.connect(writer=True) as first,
+            node.connect(writer=True) as second,
+            node.connect(writer=True) as third,
+        ):
+            assert first.reserve("b", ["large"], [MIB + 1]) == [Refusal.TOO_LARGE]
+            assert first.grant(MIB + 1, 1) == []
+            with pytest.raises((WireError, NodeUnavailable)):
+                node.connect()
+            assert [len(client.grant(MIB, 64)) for client in (first, second, third)] == [32, 16, 0]
+        wait_until(lambda: node.stats["store"]["slots"] == 0)
+        with node.connect(writer=True) as later:
+            assert len(later.grant(MIB, 64)) == 32
+        assert reached(node, "max_connections") == 1
     finally:
         node.close()

@@ -231,7 +231,7 @@ class NodeConfig(ProgramConfig):
         description="most leases of one connection of the socket; over HTTP, of one token or one address",
     )
     max_object: ByteSize | None = Field(
-        default=None, ge=1, description="largest object that is taken; unset: what the segment can hold"
+        default=None, ge=1, description="largest object, or slot, that is taken; unset: what the segment can hold"
     )
     max_reserved: ByteSize | None = Field(
         default=None, ge=1, description="most bytes one connection may hold in open slots; unset: half the capacity"
@@ -357,6 +357,10 @@ class NodeConfig(ProgramConfig):
     def reserved_limit(self, segment_bytes: int) -> int:
         """Return how many bytes one connection may hold in open slots of a segment."""
         return self.max_reserved if self.max_reserved is not None else segment_bytes // 2
+
+    def reserved_limit_of_all(self, segment_bytes: int) -> int:
+        """Return how many bytes all connections together may hold so: a quarter stays for what is stored."""
+        return max(self.reserved_limit(segment_bytes), segment_bytes // 4 * 3)
 
     def all_segments(self) -> list[SegmentConfig]:
         """Return the first segment, which has every bucket that no other names, and the further ones."""

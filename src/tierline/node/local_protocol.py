@@ -64,7 +64,8 @@ class SocketObserver(Protocol):
 class LocalConnection(asyncio.Protocol):
     """Serves one client that has been welcomed.
 
-    Invariant: ``reserved_bytes`` counts the pages of the connection's open slots.
+    Invariant: ``reserved_bytes`` counts the pages of the connection's open slots, and ``granted_bytes`` of its service
+    those of all connections.
 
     Parameters
     ----------
@@ -80,6 +81,10 @@ class LocalConnection(asyncio.Protocol):
         What the client may do.
     max_reserved_bytes
         Most that the connection's open slots may hold.
+    max_reserved_bytes_of_all
+        Most that those of all connections may hold; ``None``: whatever there is.
+    max_object_bytes
+        Most that one slot may hold; ``None``: whatever there is.
     observer
         Hears of each request.
     stats
@@ -97,6 +102,8 @@ class LocalConnection(asyncio.Protocol):
         rights: Pass,
         *,
         max_reserved_bytes: int,
+        max_reserved_bytes_of_all: int | None = None,
+        max_object_bytes: int | None = None,
         observer: SocketObserver,
         stats: Callable[[Grant], bytes],
         connections: set["LocalConnection"],
@@ -112,6 +119,8 @@ class LocalConnection(asyncio.Protocol):
         self._service = service
         self._store = service.store
         self._max_reserved_bytes = max_reserved_bytes
+        self._max_reserved_bytes_of_all = max_reserved_bytes_of_all
+        self._max_object_bytes = max_object_bytes
         self._observer = observer
         self._stats = stats
         self._connections = connections
@@ -166,7 +175,7 @@ class LocalConnection(asyncio.Protocol):
         for task in self._tasks:
             task.cancel()
         self._slots.clear()
-        self.reserved_bytes = 0
+        self._reserve_bytes(-self.reserved_bytes)
         self._service.end_owner(self.owner)
         self._service.end_holder(self.holder)
 
@@ -417,18 +426,27 @@ class LocalConnection(asyncio.Protocol):
         pages_bytes = -(-size // PAGE_BYTES) * PAGE_BYTES
         if self._is_refused:  # the turn of one who has gone came before the end of its wait: nobody would end the slot
             return Refusal.NO_SPACE
+        if self._max_object_bytes is not None and size > self._max_object_bytes:
+            return Refusal.TOO_LARGE
         if self.reserved_bytes + pages_bytes > self._max_reserved_bytes:
+            return Refusal.NO_SPACE
+        of_all = self._max_reserved_bytes_of_all
+        if of_all is not None and self._service.granted_bytes + pages_bytes > of_all:
             return Refusal.NO_SPACE
         try:
             slot = allocate()
         except StoreError as error:
             return _refusal(error)
         self._slots[slot.id] = pages_bytes
-        self.reserved_bytes += pages_bytes
+        self._reserve_bytes(pages_bytes)
         return messages.Slot(slot.id, slot.size, cast("list[Extent]", slot.extents))
 
     def _forget_slot(self, slot: int) -> None:
-        self.reserved_bytes -= self._slots.pop(slot, 0)
+        self._reserve_bytes(-self._slots.pop(slot, 0))
+
+    def _reserve_bytes(self, more: int) -> None:
+        self.reserved_bytes += more
+        self._service.granted_bytes += more
 
     def _require_held(self, request: Request, holds: Callable[[str], bool]) -> None:
         """Refuse a bucket of another segment: its bytes are not in what the client has mapped."""

@@ -176,6 +176,7 @@ class Node:
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._turns = ReceivingTurns()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._greeting = 0
         self._name_troubles: dict[str, str] = {}
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -335,7 +336,19 @@ class Node:
                 log.error("cannot accept a client", error=str(error))
                 await asyncio.sleep(WATCH_INTERVAL_S)
                 continue
-            self._spawn(self._welcome(sock))
+            if len(self._local_connections) + self._greeting >= self._config.max_connections:
+                self._metrics.limit_reached("max_connections")
+                reason = f"{self._config.max_connections} clients are connected already; try again later"
+                self._turn_away(sock, "", WireError(reason))
+                continue
+            self._greeting += 1
+            self._spawn(self._greet(sock))
+
+    async def _greet(self, sock: socket.socket) -> None:
+        try:
+            await self._welcome(sock)
+        finally:
+            self._greeting -= 1
 
     async def _welcome(self, sock: socket.socket) -> None:
         """Greet one client and hand its socket to a connection."""
@@ -391,6 +404,8 @@ class Node:
             process,
             rights,
             max_reserved_bytes=self._config.reserved_limit(store.segment.size),
+            max_reserved_bytes_of_all=self._config.reserved_limit_of_all(store.segment.size),
+            max_object_bytes=self._config.max_object,
             observer=self._metrics,
             stats=self.stats,
             connections=self._local_connections,

@@ -63,6 +63,8 @@ class NodeService:
         """Objects whose bytes were compared with their checksum, by occasion and result."""
         self.waiters = KeyWaiters(store.is_being_written)
         """Those who wait for a key that is being written."""
+        self.granted_bytes = 0
+        """Pages that clients of the UNIX socket hold in open slots."""
         self.scrubbed_bytes = 0
         """Bytes of the objects that the scrub has verified."""
         self.reclaims = 0
