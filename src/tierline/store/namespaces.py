@@ -165,6 +165,7 @@ class Namespaces:
         self._latest_frame = ("", "")  # what names of ours have around their chain, mostly the same as the one before
         self._latest: Account
         self._empty: OrderedDict[Namespace, None] = OrderedDict()  # to be forgotten, the longest empty first
+        self._deserted: dict[str, None] = {}  # buckets whose others have nothing left: to be forgotten without tenants
         self.partitions: dict[Partition, None] = {shared: None}
         self.over_soft: dict[Account, None] = {}
 
@@ -221,13 +222,18 @@ class Namespaces:
                     self.over_soft.pop(charged, None)
             charged = charged.bucket
         account.is_empty = not (account.objects or account.reserved_objects)
-        if account.is_empty and not was_empty and account.namespace in self._namespaces:
-            self._empty[account.namespace] = None
+        if account.is_empty and not was_empty:
+            if account.namespace in self._namespaces:
+                self._empty[account.namespace] = None
+            else:
+                self._deserted[account.namespace.bucket] = None
         elif was_empty and not account.is_empty:
             self._empty.pop(account.namespace, None)
 
     def _open(self, namespace: Namespace) -> Account:
         self._latest_frame = ("", "")
+        while self._deserted:  # not when it was deserted: a commit ends one charge before it makes the next
+            self._forget_bucket(self._deserted.popitem()[0])
         others = self._others.get(namespace.bucket if namespace.bucket in self._buckets else OTHERS)
         if others is not None and not others.is_empty:  # of objects that may be this one's: its quota is theirs
             return others
@@ -284,12 +290,17 @@ class Namespaces:
             del bucket.partitions[account.partition]
             del self.partitions[account.partition]
         bucket.tenants -= 1
-        if bucket.tenants == 0 and not (bucket.objects or bucket.reserved_objects):
-            name = bucket.namespace.bucket
-            self._others.pop(name, None)
-            for partition in bucket.partitions:
-                del self.partitions[partition]
-            del self._buckets[name]
+        self._forget_bucket(namespace.bucket)
+
+    def _forget_bucket(self, name: str) -> None:
+        """Drop a bucket's account, and that of its others, if it has neither tenants nor anything else."""
+        bucket = self._buckets.get(name)
+        if bucket is None or bucket.tenants or bucket.objects or bucket.reserved_objects:
+            return
+        self._others.pop(name, None)
+        for partition in bucket.partitions:
+            del self.partitions[partition]
+        del self._buckets[name]
 
 
 def _ratio(used: int, bound: int | None) -> float:

@@ -207,6 +207,18 @@ def test_empty_namespaces_make_way_for_new_ones(open_store: OpenStore) -> None:
     assert [each.namespace.bucket for each in store.namespaces()] == ["bucket4", "bucket5"]
 
 
+def test_a_bucket_whose_others_went_last_is_forgotten_like_any(open_store: OpenStore) -> None:
+    store = open_store(limits=StoreLimits(max_namespaces=1))
+    for number in range(20):
+        own, of_others = (put(store, key(0, tenant, f"bucket{number}")) for tenant in ("a", "b"))
+        store.delete(own)
+        newcomer = put(store, key(0, "x", "kv"))
+        store.delete(newcomer)
+        store.delete(of_others)
+
+    assert len(store.namespaces()) <= 2
+
+
 def test_a_tenant_counted_with_the_others_never_has_its_quota_twice(open_store: OpenStore) -> None:
     rules = {"kv": BucketRules(tenant_quota=Quota(hard_objects=2))}
     store = open_store(limits=StoreLimits(max_namespaces=1), rules=rules)

@@ -895,12 +895,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._hold(opened, [self.stored[key] for key in run], given, is_use=True)
 
     def _missed(self, key: ObjectKey, misses: int, incomplete: int) -> None:
-        if key in self.stored:
-            reason = "quarantine_full"
-        elif key in self._being_written():
-            reason = "being_written"
-        else:
-            reason = self.fates.get(key, "never_stored") if self.limits.ghost_log_bytes else "never_stored"
+        reason = "quarantine_full" if key in self.stored else min(self._kinds(key))
         self.missed[reason] += 1
         self.missed["behind_a_miss"] += misses - 1 + incomplete
         self.counted["misses"] += misses + incomplete
