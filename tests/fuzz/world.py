@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -20,12 +21,15 @@ CAPACITY = (PAGES + 1) * PAGE_BYTES
 KNOWN = {"small": b"k" * 100, "pages": bytes(range(256)) * 600}
 """What bucket ``b`` holds at the start."""
 
+SOCKET = socket.socket()
+"""What connections set options of: of one that leads nowhere, for no byte of theirs goes over it."""
+
 
 class Recorder(asyncio.Transport):
     """A client that takes every byte at once, and says no more than it is made to."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({"socket": SOCKET})
         self.sent = bytearray()
         self._is_closing = False
         self._is_reading = True
