@@ -47,11 +47,19 @@ class AsyncNodeClient:
         timeout_s: float = 1.0,
         token: str = "",
         segment: str = "",
+        bucket: str = "",
     ) -> Self:
         """Connect, greet and map; parameters and errors as of :class:`~tierline.client.NodeClient`."""
         name = client if client is not None else new_client_name()
         opened = await asyncio.to_thread(
-            open_connection, socket_path, name, writer=writer, timeout_s=timeout_s, token=token, segment=segment
+            open_connection,
+            socket_path,
+            name,
+            writer=writer,
+            timeout_s=timeout_s,
+            token=token,
+            segment=segment,
+            bucket=bucket,
         )
         self = cls(opened, name, timeout_s)
         opened.sock.setblocking(False)

@@ -56,7 +56,9 @@ class NodeClient:
         What a node that asks for tokens is shown; it decides what this client may do.
     segment
         Name of the segment to map, of a node that has several; only buckets in it can be read and written. Default: the
-        node's first.
+        one that ``bucket`` is in.
+    bucket
+        The bucket that this client will use. Default, where no segment is named either: one of the first segment.
 
     Raises
     ------
@@ -93,11 +95,18 @@ class NodeClient:
         timeout_s: float = 1.0,
         token: str = "",
         segment: str = "",
+        bucket: str = "",
     ) -> None:
         self.client = client if client is not None else new_client_name()
         self.timeout_s = timeout_s
         opened = open_connection(
-            socket_path, self.client, writer=writer, timeout_s=timeout_s, token=token, segment=segment
+            socket_path,
+            self.client,
+            writer=writer,
+            timeout_s=timeout_s,
+            token=token,
+            segment=segment,
+            bucket=bucket,
         )
         self.mapping = opened.mapping
         """The node's segment in this process."""

@@ -37,7 +37,14 @@ def new_client_name() -> str:
 
 
 def open_connection(
-    socket_path: str | Path, client: str, *, writer: bool, timeout_s: float, token: str = "", segment: str = ""
+    socket_path: str | Path,
+    client: str,
+    *,
+    writer: bool,
+    timeout_s: float,
+    token: str = "",
+    segment: str = "",
+    bucket: str = "",
 ) -> Opened:
     """Connect, greet and map.
 
@@ -58,7 +65,7 @@ def open_connection(
     try:
         sock.settimeout(timeout_s)
         sock.connect(str(socket_path))
-        sock.sendall(encode_frame(Hello(PROTOCOL_VERSION, client, writer, token, segment)))
+        sock.sendall(encode_frame(Hello(PROTOCOL_VERSION, client, writer, token, segment, bucket)))
         welcome = _receive_welcome(sock, descriptors, deadline)
         mapping = SegmentMapping(descriptors[0], welcome.segment_bytes, writable=writer)
     except OSError as error:

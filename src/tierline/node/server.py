@@ -270,6 +270,7 @@ class Node:
             "segments": [
                 {
                     "name": segment.name,
+                    "epoch": segment.service.store.epoch,
                     "buckets": segment.buckets,
                     "bytes": segment.service.store.segment.size,
                     "store": segment.service.store.stats(),
@@ -413,6 +414,8 @@ class Node:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
 
     def _segment_for(self, hello: Hello) -> ServedSegment:
+        if hello.bucket and not hello.segment:
+            return self.segments.of_bucket(hello.bucket)
         segment = self.segments.named(hello.segment)
         if segment is None:
             raise WireError(f"no segment {hello.segment!r} at this node")

@@ -70,6 +70,7 @@ class ServedSegment(Body, frozen=True, kw_only=True):
     """One of a node's segments: the patterns of the buckets in it, and what its store holds and has done."""
 
     name: str
+    epoch: int = 0
     buckets: list[str]
     bytes: int
     store: StoreFigures

@@ -61,7 +61,9 @@ class Hello(Message, frozen=True):
     token
         Where the node asks for tokens: the client's.
     segment
-        Name of the segment whose descriptor is wanted; empty for the node's first.
+        Name of the segment whose descriptor is wanted; empty for the one that ``bucket`` is in.
+    bucket
+        Bucket that this client will use; empty, where no segment is named either, for the node's first segment.
     """
 
     version: int
@@ -69,6 +71,7 @@ class Hello(Message, frozen=True):
     writer: bool = False
     token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN_CHARACTERS)] = ""
     segment: Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)] = ""
+    bucket: Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)] = ""
 
     def __repr__(self) -> str:  # goes into logs and messages, where a token must not
         return f"Hello(version={self.version}, client={self.client!r}, writer={self.writer})"

@@ -1,9 +1,11 @@
 """Our L2 adapter of LMCache's multiprocess mode beside LMCache's own, both made by LMCache itself, on a real node."""
 
+import json
 import os
 import select
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -258,3 +260,24 @@ def test_an_adapter_starts_without_its_node_and_finds_it_later(tmp_path: Path, s
 def test_a_wrong_parameter_stops_lmcache_with_its_name(node: NodeProcess) -> None:
     with pytest.raises(ValueError, match="max_connections must be a positive integer"):
         Client(spec_of("plugin", node, max_connections=0))
+
+
+def test_a_bucket_with_a_segment_of_its_own_is_read_out_of_that(tmp_path: Path, start: Callable[..., Client]) -> None:
+    name = f"tierline-test-{uuid.uuid4().hex[:12]}"
+    segments = json.dumps([{"name": name, "capacity": "16MiB", "buckets": ["team-a"]}])
+    node = NodeProcess(tmp_path, grace_s=0, segments=segments)
+    try:
+        client, keys = start("plugin", node, bucket="team-a"), keys_of("own-segment")
+        client.store(keys, 7)
+
+        assert client.look_up(keys) == list(range(CHUNKS))
+        assert client.load(keys) == (list(range(CHUNKS)), [7] * CHUNKS)
+        client.unlock(keys)
+        first, own = node.stats["segments"]
+        assert (first["store"]["objects"], own["store"]["objects"]) == (0, CHUNKS)
+        assert len(node.stats["socket"]["connections"]) == 1
+        client.adapter.close()
+    finally:
+        node.close()
+        for left in Path("/dev/shm").glob(f"{name}*"):
+            left.unlink()

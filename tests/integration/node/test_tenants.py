@@ -90,6 +90,8 @@ def test_every_bucket_is_served_from_its_segment_and_adopted_into_it(tmp_path: P
         assert [found[segment]["leases"] for segment in found] == [0, 0]
         with node.connect() as client, pytest.raises(WireError, match="bucket team-a is not in segment"):
             client.prefix_lease("team-a", ["k"], 1)
+        with node.connect(bucket="team-a") as client:
+            assert load(client, "k", bucket="team-a") == b"team-a" * 1000
         assert f'tierline_node_objects{{segment="{name}"}} 1.0' in node.get("/metrics")[1].decode()
 
         node.kill()

@@ -187,22 +187,22 @@ class Node:
 
     async def _connect(self) -> Way:
         """Find out whether the node is on this machine and lets us map its segment; join it the better way."""
-        path, epoch = await self._locate_socket()
+        path, epochs = await self._locate_socket()
         if path is not None:
             try:
                 way = await SharedMemoryWay.connect(path, self._client, self._settings, self._executor)
             except (AccessDenied, SegmentError) as error:
                 self._warnings.warn("no shared memory, hence HTTP", error)
             else:
-                if epoch in (None, way.epoch):
+                if epochs is None or way.epoch in epochs:
                     _log.info("Tierline: %s is joined through shared memory, by %s", self.url, path)
                     return way
                 await way.close()  # another node has its socket under the path that this one has on its machine
         _log.info("Tierline: %s is joined over HTTP", self.url)
         return HttpWay(self._session, self.url, self._settings, self._requests)
 
-    async def _locate_socket(self) -> tuple[str | None, int | None]:
-        """Return the UNIX socket as configured, or as the node states it with its epoch, if it can be opened here."""
+    async def _locate_socket(self) -> tuple[str | None, set[int] | None]:
+        """Return the UNIX socket as configured, or as the node states it with its epochs, if it can be opened here."""
         if self._settings.shared_memory_name is None:
             return None, None
         if self._settings.socket is not None:
@@ -212,7 +212,8 @@ class Node:
             reply.raise_for_status()
             stated = msgspec.json.decode(await reply.read(), type=_Stated)
         path = stated.socket.path
-        return (path, stated.epoch) if os.access(path, os.R_OK | os.W_OK) else (None, None)
+        epochs = {stated.epoch, *(segment.epoch for segment in stated.segments)}
+        return (path, epochs) if os.access(path, os.R_OK | os.W_OK) else (None, None)
 
 
 class Nodes:
@@ -350,8 +351,13 @@ class _Socket(msgspec.Struct):
     path: str
 
 
+class _Segment(msgspec.Struct):
+    epoch: int
+
+
 class _Stated(msgspec.Struct):
     """What of ``/v1/stats`` is read here."""
 
     epoch: int
     socket: _Socket
+    segments: list[_Segment] = []

@@ -38,7 +38,12 @@ class SharedMemoryWay:
             Nobody answers, or the node does not want us, or its segment cannot be mapped.
         """
         node = await AsyncNodeClient.connect(
-            path, client=client, writer=True, timeout_s=settings.lookup_timeout_ms / 1000, token=settings.token
+            path,
+            client=client,
+            writer=True,
+            timeout_s=settings.lookup_timeout_ms / 1000,
+            token=settings.token,
+            bucket=settings.bucket,
         )
         return cls(node, settings, executor)
 

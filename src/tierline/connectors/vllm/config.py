@@ -23,7 +23,7 @@ class ConnectorConfig(msgspec.Struct, frozen=True, kw_only=True):
     bucket
         The store's bucket for this cache.
     segment
-        Name of the segment that the bucket is in, at a node that has several; empty for its first.
+        Name of the segment that the bucket is in, at a node that has several; empty to let the node say.
     token_file
         File that holds the bearer token, at a node that asks for one; read with every connection.
     lookup_budget_ms

@@ -252,6 +252,7 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
             timeout_s=timeout_s,
             token=self._config.token(),
             segment=self._config.segment,
+            bucket=self._config.bucket,
         )
 
     def _evict(self, block_ids: set[int]) -> None:
