@@ -346,27 +346,36 @@ class Node:
             self._spawn(self._greet(sock))
 
     async def _greet(self, sock: socket.socket) -> None:
+        connection = None
         try:
-            await self._welcome(sock)
+            connection = await self._welcome(sock)
         finally:
             self._greeting -= 1
+        if connection is None:
+            return
+        self._local_connections.add(connection)  # at once: it counts as greeted or as connected, never as both
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+        except BaseException:
+            self._local_connections.discard(connection)
+            raise
 
-    async def _welcome(self, sock: socket.socket) -> None:
-        """Greet one client and hand its socket to a connection."""
+    async def _welcome(self, sock: socket.socket) -> LocalConnection | None:
+        """Greet one client; returns the connection that its socket is for, ``None`` where it was turned away."""
         since = time.monotonic()
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 hello = await _receive_hello(sock)
         except (OSError, WireError, TimeoutError) as error:
             self._turn_away(sock, "", error)
-            return
+            return None
         rights = Pass(self.access, hello.token)
         try:
             segment = self._segment_for(hello)
             rights.require_segment(segment.buckets, writable=hello.writer)
         except (AccessDenied, WireError) as error:
             self._turn_away(sock, hello.client, error)
-            return
+            return None
         store = segment.service.store
         pid, uid, _ = _PEER_CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
@@ -389,16 +398,16 @@ class Node:
         except OSError as error:
             reason = f"the node cannot open its segment any more: {error.strerror}; who changed {store.segment.path}?"
             self._turn_away(sock, hello.client, SegmentError(reason))
-            return
+            return None
         try:
             socket.send_fds(sock, [encode_frame(welcome)], [descriptor])
         except OSError as error:
             self._turn_away(sock, hello.client, error)
-            return
+            return None
         finally:
             os.close(descriptor)
         self._metrics.socket_request(Hello.__name__, "ok", time.monotonic() - since)
-        connection = LocalConnection(
+        return LocalConnection(
             segment,
             (lambda bucket: self.segments.of_bucket(bucket) is segment) if len(self.segments) > 1 else None,
             hello,
@@ -411,7 +420,6 @@ class Node:
             stats=self.stats,
             connections=self._local_connections,
         )
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
 
     def _segment_for(self, hello: Hello) -> ServedSegment:
         if hello.bucket and not hello.segment:
