@@ -19,7 +19,15 @@ from http import HTTPStatus
 from typing import Any, Protocol, cast
 
 from tierline import logs
-from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, QuotaExceeded, TooManyLeases
+from tierline.errors import (
+    AlreadyStored,
+    BeingWritten,
+    NoSpace,
+    ObjectTooLarge,
+    QuotaExceeded,
+    TooManyLeases,
+    UnknownLease,
+)
 from tierline.node.access import Access, Grant
 from tierline.node.admin import Asker, too_many_leases
 from tierline.node.segments import Segments
@@ -39,6 +47,8 @@ ALONE_S = 0.0001
 """The loop had nothing else to do if it comes back so soon."""
 TURN_S = 0.001
 """A request that took longer ends the connection's turn, as does one that has another behind it."""
+MOST_EMPTY_LINES = 4
+"""Before a request; one is common behind a body, many are no client's."""
 SEND_BYTES = 256 * 1024
 MAX_IGNORED_BODY_BYTES = 64 * 1024
 """A body that a request needs not have, as some clients send with POST."""
@@ -196,6 +206,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._ungranted = ""  # a lease that no reply has handed out yet
         self._is_advancing = False
         self._is_turn_over = False  # others are served before the next request is looked at
+        self._empty_lines = 0
         self._is_unread = False  # the last reply has not been taken yet
         self._drained = asyncio.Event()
         self._drained.set()
@@ -241,7 +252,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._upload.advance(nbytes)
             self._received_bytes += nbytes
             missing = self._upload.missing
-            if self._wakes_at > missing:
+            if self._wakes_at > 1 and self._wakes_at > missing:
                 self._wake_at(1)
             if missing:
                 self._extend_deadline()
@@ -363,15 +374,20 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _start_request(self) -> bool:
         """Take one head off the buffer and act on it; False if it is not whole yet."""
-        while self._filled >= 2 and self._buffer.startswith(
-            b"\r\n"
-        ):  # RFC 9112, 2.2: ignore empty lines before a request
-            self._consume(2)
+        empty = 0
+        while 2 * empty + 2 <= self._filled and self._buffer.startswith(b"\r\n", 2 * empty):
+            empty += 1
+        if empty:  # RFC 9112, 2.2: those before a request are ignored
+            self._consume(2 * empty)
+            self._empty_lines += empty
         end = self._buffer.find(http.HEAD_END, 0, self._filled)
         self._started = time.monotonic()
         self._received_bytes = 0
         self._route_name = ""
         self._head = None
+        if self._empty_lines > MOST_EMPTY_LINES:
+            self._refuse(HttpRefusal(HTTPStatus.BAD_REQUEST, "empty lines where a request was expected"), close=True)
+            return True
         if end < 0:
             if self._filled == len(self._buffer):
                 self._observer.limit_reached("max_head")
@@ -384,6 +400,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 )
             return False
         end += len(http.HEAD_END)
+        self._empty_lines = 0
         try:
             head = self._head = http.parse_head(self._view[:end])
             self._consume(end)
@@ -468,7 +485,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif self._after_document is not None:
             act, self._after_document = self._after_document, None
             self._phase = _Phase.HEAD
+            self._act_behind_body(act)
+
+    def _act_behind_body(self, act: Callable[[], None]) -> None:
+        try:
             act()
+        except HttpRefusal as refusal:
+            self._refuse(refusal)
 
     def _administer(self, route: routes.AdminRoute) -> None:
         body, self._document = self._document, bytearray()
@@ -563,10 +586,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         if found is not None and not found[1].is_verified:
             self._ungranted = found[0]
             verdict = await self._service.verify_within(found[1], end - loop.time())
-            self._release_ungranted()  # it may have ended meanwhile, and lives no longer for having waited
+            if verdict is Verdict.MATCH and self._renew(found[0], ttl_s):  # else it lived no longer for having waited
+                self._ungranted = ""
+            else:
+                self._release_ungranted()
+                found = self._take_lease(key, ttl_s) if verdict is Verdict.MATCH else None
             if verdict is None:
                 raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being compared with its checksum")
-            found = self._take_lease(key, ttl_s) if verdict is Verdict.MATCH else None
         if found is None:
             self._miss(key)
         else:
@@ -577,6 +603,14 @@ class HttpConnection(asyncio.BufferedProtocol):
             return self._service.store.lease(key, self._client, ttl_s, payer=self._payer)
         except TooManyLeases as error:
             raise too_many_leases(error) from error
+
+    def _renew(self, lease: str, ttl_s: float) -> bool:
+        """Let a lease live so long from now; False where it has ended."""
+        try:
+            self._service.store.renew(lease, ttl_s)
+        except UnknownLease:
+            return False
+        return True
 
     def _release_ungranted(self) -> None:
         if self._ungranted:
@@ -608,26 +642,29 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     async def _send_object(self, key: ObjectKey) -> None:
         """Send the bytes under a lease that outlives them: a reply takes no longer than its TTL."""
-        found = self._take_lease(key, self._service.store.limits.max_ttl_s)
+        store = self._service.store  # behind the reply, the next request may be for another segment
+        found = self._take_lease(key, store.limits.max_ttl_s)
         if found is None:
             self._miss(key)
             return
         lease, leased = found
         try:
-            if not leased.is_verified and await self._service.verify(leased, "adoption") is not Verdict.MATCH:
-                self._miss(key)
-                return
-            self._set_transfer_deadline(leased.size, at_most_s=self._service.store.limits.max_ttl_s)
+            if not leased.is_verified:
+                verdict = await self._service.verify(leased, "adoption")
+                if verdict is not Verdict.MATCH or not self._renew(lease, store.limits.max_ttl_s):
+                    self._miss(key)
+                    return
+            self._set_transfer_deadline(leased.size, at_most_s=store.limits.max_ttl_s)
             self._send_head(HTTPStatus.OK, leased.size, http.BYTES, {"ETag": _entity_tag(leased.checksum)})
             transport = self._require_transport()
-            for view in self._service.store.views(leased.extents):
+            for view in store.views(leased.extents):
                 for start in range(0, view.nbytes, SEND_BYTES):
                     transport.write(view[start : start + SEND_BYTES])
                     await self._drained.wait()
                     await asyncio.sleep(0)  # a fast reader would otherwise keep the loop to itself
             self._end_reply(HTTPStatus.OK, leased.size)
         finally:
-            self._service.store.release(lease)
+            store.release(lease)
 
     def _delete(self, key: ObjectKey) -> None:
         if self._service.store.delete(key):
@@ -773,7 +810,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if not self._discard_left and self._after_discard is not None:
             then, self._after_discard = self._after_discard, None
             self._phase = _Phase.HEAD
-            then()
+            self._act_behind_body(then)
 
     def _linger(self) -> None:
         """Close, but not before the client had time to read the reply: closing on unread bytes would reset it."""

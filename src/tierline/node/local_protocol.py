@@ -290,6 +290,8 @@ class LocalConnection(asyncio.Protocol):
             case messages.Renew():
                 return self._renew(request)
             case messages.Suspect():
+                if not self._may_wait():  # it has sent so many that another one may be heard of later
+                    return messages.Done(request.id, 0)
                 self._answer_later(request, received, self._suspect(request))
                 return None
             case messages.Describe():
@@ -390,7 +392,7 @@ class LocalConnection(asyncio.Protocol):
         return messages.Done(request.id, aborted)
 
     async def _suspect(self, request: messages.Suspect) -> Reply:
-        verdict = await self._service.verify_key(ObjectKey(request.bucket, request.name), "suspect")
+        verdict = await self._service.suspect(ObjectKey(request.bucket, request.name))
         return messages.Done(request.id, int(verdict is Verdict.MISMATCH))
 
     def _delete(self, request: messages.Delete) -> Steps:

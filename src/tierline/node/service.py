@@ -178,6 +178,11 @@ class NodeService:
         finally:
             self.store.release(lease)
 
+    async def suspect(self, key: ObjectKey) -> Verdict:
+        """Verify an object that a reader found changed. Raises ``TooManyLeases``."""
+        async with self._background_turn:
+            return await self.verify_key(key, "suspect")
+
     def verifications_by_result(self) -> dict[str, int]:
         """Return how many objects were compared with their checksum, by result."""
         results = (Verdict.MATCH, Verdict.MISMATCH)

@@ -159,6 +159,7 @@ class Namespaces:
         self._shared = shared
         self._make_policy = make_policy
         self._most = most
+        self.nobody = Account(Namespace("", ""), Quota(), default_rules, shared, None)
         self._namespaces: dict[Namespace, Account] = {}
         self._buckets: dict[str, Account] = {}
         self._others: dict[str, Account] = {}

@@ -33,12 +33,17 @@ class Rows:
 
     Its eviction policy lists an object exactly while it is idle, committed and not pinned.
 
+    Parameters
+    ----------
+    nobody
+        Stands for the account of a row that holds no object: accounts of tenants that are gone shall be forgotten.
+
     Attributes
     ----------
     keys
         Text of the key of each committed object, the very one that index and policy have; empty in any other row.
     accounts
-        Who is charged for it; any, in a row that holds no object.
+        Who is charged for it.
     readers
         ``LEASE`` times its leases, and how it rests; zero while it is idle.
     pages, hits, touched, born
@@ -51,7 +56,8 @@ class Rows:
         Of those that are pinned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nobody: Account) -> None:
+        self._nobody = nobody
         self.keys: list[str] = []
         self.accounts: list[Account] = []
         self.readers: list[int] = []
@@ -85,7 +91,7 @@ class Rows:
         is_verified: bool,
     ) -> None:
         """Write the row of a new object, without its key."""
-        self._reach(row, account)
+        self._reach(row)
         self.accounts[row] = account
         self.readers[row] = 0
         self.pages[row] = pages_for(size)
@@ -100,14 +106,14 @@ class Rows:
         if len(runs) > 1:
             self._fragmented[row] = extents_of(runs, size)
 
-    def _reach(self, row: int, account: Account) -> None:
+    def _reach(self, row: int) -> None:
         """Lengthen the columns so far that they have this row."""
         self._used = max(self._used, row + 1)
         if row < len(self.keys):
             return
         more = row + _GROWTH - len(self.keys)
         self.keys += [""] * more
-        self.accounts += [account] * more
+        self.accounts += [self._nobody] * more
         for numbers in (self.readers, self.pages, self.hits):
             numbers += [0] * more
         for column in (self.touched, self.born, self.rests_until, self.sizes, self.checksums, self._starts):
@@ -117,6 +123,7 @@ class Rows:
     def clear(self, row: int) -> None:
         """Forget an object whose pages nobody can be reading."""
         self._fragmented.pop(row, None)
+        self.accounts[row] = self._nobody
 
     def leases(self, row: int) -> int:
         """Return how many leases an object is under."""

@@ -114,9 +114,6 @@ class Store:
         self._wall_clock = wall_clock
         self._limits = limits or StoreLimits()
         self._pages = segment.size // PAGE_BYTES - 1  # the first one is the segment's header
-        self._rows = Rows()
-        self._catalog = Catalog(self._rows)
-        self._index = self._catalog.index
         self._namespaces = Namespaces(
             rules or {},
             default_rules or BucketRules(),
@@ -124,6 +121,9 @@ class Store:
             self._policy_for,
             self._limits.max_namespaces,
         )
+        self._rows = Rows(self._namespaces.nobody)
+        self._catalog = Catalog(self._rows)
+        self._index = self._catalog.index
         self._room = Room(self._rows, self._index, self._namespaces)
         self._history = History(self._limits.ghost_log_bytes, clock())
         self._leases: LeaseTable[int] = LeaseTable(

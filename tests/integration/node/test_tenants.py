@@ -86,6 +86,9 @@ def test_every_bucket_is_served_from_its_segment_and_adopted_into_it(tmp_path: P
                 memory = (Path("/dev/shm") / name if bucket == "team-a" else node.segment).read_bytes()
                 assert memory[extent["offset"] : extent["offset"] + extent["len"]] == bucket.encode() * 1000
                 assert http.request("POST", f"/v1/leases/{granted['id']}/release")[0] == 200
+            targets = ["/v1/kv/team-a/k", "/v1/kv/lmcache/k"] * 10
+            http.send(b"".join(f"GET {target} HTTP/1.1\r\n\r\n".encode() for target in targets))
+            assert [http.receive()[0] for _ in targets] == [200] * 20
         found = {segment["name"]: segment["store"] for segment in node.stats["segments"]}
         assert [found[segment]["leases"] for segment in found] == [0, 0]
         with node.connect() as client, pytest.raises(WireError, match="bucket team-a is not in segment"):

@@ -143,3 +143,24 @@ async def test_who_waits_for_a_comparison_has_at_most_one_in_the_background_befo
     comparisons.go_on.set()
     assert (await reply(transport))[0] == 200
     assert comparisons.begun.index(1005) <= 1
+
+
+async def test_a_lease_that_waited_for_a_comparison_is_one_use(service: NodeService, comparisons: Comparisons) -> None:
+    comparisons.go_on.set()
+    connection, transport = connect(service)
+    receive(connection, b"POST /v1/kv/b/k0/leases?ttl_s=30 HTTP/1.1\r\n\r\n")
+    assert (await reply(transport))[0] == 200
+    assert (service.store.stats().hits, service.store.stats().hit_bytes) == (1, 1000)
+
+
+async def test_a_reply_that_waited_for_a_comparison_has_all_its_time_under_its_lease(
+    service: NodeService, comparisons: Comparisons
+) -> None:
+    connection, transport = connect(service)
+    left_s: list[float] = []
+    transport.after_write = lambda: left_s.extend(lease.expires_in_s for lease in service.store.leases().leases)
+    receive(connection, b"GET /v1/kv/b/k0 HTTP/1.1\r\n\r\n")
+    await asyncio.sleep(1)
+    comparisons.go_on.set()
+    assert (await reply(transport))[0] == 200
+    assert left_s[0] > service.store.limits.max_ttl_s - 0.9

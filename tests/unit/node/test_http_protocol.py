@@ -13,7 +13,7 @@ from tierline.node.segments import Segments
 from tierline.node.service import NodeService
 from tierline.node.turns import ReceivingTurns
 from tierline.node.upload import RECEIVE_BYTES
-from tierline.store import ObjectKey, Store
+from tierline.store import ObjectKey, Store, StoreLimits
 
 CAPACITY = 4 * 1024 * 1024
 
@@ -197,3 +197,32 @@ async def test_who_does_not_take_a_reply_is_made_no_other_and_is_given_up_in_tim
     assert not transport.is_aborted
     connection.enforce_deadline(time.monotonic() + 12)
     assert transport.is_aborted
+
+
+async def test_a_few_empty_lines_before_a_request_are_ignored_and_many_are_refused(service: NodeService) -> None:
+    connection, transport = connect(service)
+    receive(connection, b"\r\n\r\n" + HEAD)
+    assert transport.sent.startswith(b"HTTP/1.1 200 ")
+
+    transport.sent = b""
+    for _ in range(5):
+        receive(connection, b"\r\n")
+    assert transport.sent.startswith(b"HTTP/1.1 400 ")
+    assert b"Connection: close" in transport.sent
+
+
+async def test_a_refusal_behind_a_body_in_two_pieces_is_answered_like_any(shared_memory: Path) -> None:
+    service = NodeService(
+        Store.open(shared_memory, "segment", CAPACITY, clock=time.monotonic, limits=StoreLimits(max_leases=0))
+    )
+    owner = service.new_owner()
+    slot = service.write(ObjectKey("b", "k"), 1000, owner)
+    service.commit(slot.id, owner, 0, ObjectKey("b", "k"), 1000)
+    connection, transport = connect(service)
+
+    receive(connection, b"POST /v1/kv/b/k/leases?ttl_s=9 HTTP/1.1\r\nContent-Length: 2\r\n\r\n")
+    receive(connection, b"{}")
+
+    assert transport.sent.startswith(b"HTTP/1.1 429 ")
+    service.stop_verifying()
+    service.close()

@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -5,7 +6,7 @@ from tests.unit.store.conftest import PAGES, ManualClock
 
 from tierline.errors import NoSpace, QuotaExceeded
 from tierline.store import PAGE_BYTES, BucketRules, Namespace, ObjectKey, Owner, Quota, Store, StoreLimits
-from tierline.store.namespaces import OTHERS, WHOLE
+from tierline.store.namespaces import OTHERS, WHOLE, Account
 
 HTTP = Owner("", 1)
 ENGINE = Owner("engine", 2, 4711)
@@ -230,3 +231,17 @@ def test_a_tenant_counted_with_the_others_never_has_its_quota_twice(open_store: 
         put(store, key(number, "late"))
 
     assert stored(store, "late", 5) == [3, 4]
+
+
+def test_rows_of_objects_that_are_gone_keep_no_tenant_s_account(open_store: OpenStore) -> None:
+    def accounts() -> int:
+        gc.collect()
+        return sum(isinstance(found, Account) for found in gc.get_objects())
+
+    others = accounts()
+    store = open_store(limits=StoreLimits(max_namespaces=1))
+    for count in range(8, 0, -1):
+        for wanted in [put(store, key(number, f"tenant-{count}")) for number in range(count)]:
+            store.delete(wanted)
+
+    assert accounts() - others <= 4
