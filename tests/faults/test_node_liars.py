@@ -5,6 +5,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from tests.faults.metrics import metric
 from tests.integration.node.processes import MIB, WITHIN_S, HttpClient, NodeProcess, head, load, store, wait_until
@@ -154,6 +155,29 @@ def test_a_checksum_that_is_a_lie_is_found_by_the_first_reader_and_costs_the_obj
         assert load(client, "lie") is None
     assert metric(node, found) == before + 1
     assert metric(node, 'tierline_node_evictions_total{reason="corrupt"}') >= 1
+
+
+def test_a_client_that_suspects_without_end_waits_for_a_bounded_number_of_comparisons(node: NodeProcess) -> None:
+    with node.connect(writer=True) as client, socket.socket(socket.AF_UNIX) as liar:
+        store(client, "suspected", b"x" * (8 * MIB))
+        liar.settimeout(WITHIN_S)
+        liar.connect(str(node.socket))
+        liar.sendall(encode_frame(messages.Hello(messages.PROTOCOL_VERSION, "liar")))
+        liar.recv(65536)
+        count = 2000
+        liar.sendall(b"".join(encode_frame(messages.Suspect(n, "b", "suspected")) for n in range(1, count + 1)))
+        answered: list[int] = []
+        received = b""
+        while len(answered) < count:
+            received += liar.recv(65536)
+            while len(received) >= 4 and len(received) >= 4 + int.from_bytes(received[:4], "little"):
+                end = 4 + int.from_bytes(received[:4], "little")
+                answered.append(msgspec.msgpack.decode(received[4:end])[1])
+                received = received[end:]
+        assert sorted(answered) == list(range(1, count + 1))
+        assert answered.index(count) < answered.index(256)  # beyond the bound they are answered at once
+        client.delete("b", ["suspected"])
+    wait_until(lambda: is_idle(node))
 
 
 def test_positions_and_times_that_make_no_sense_give_back_nothing_and_hold_nothing(node: NodeProcess) -> None:

@@ -1,18 +1,14 @@
-"""How a command of ``tierline node`` reaches its node: the options that all of them have, and one run of the loop.
-
-A token comes from a file, the environment or a flag, and appears in no message.
-"""
+"""How a command of ``tierline node`` reaches its node: the options that all of them have, and one run of the loop."""
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from tierline.cli.asking import read_token, with_options
 from tierline.errors import AccessDenied, UsageError
 
 if TYPE_CHECKING:
@@ -81,15 +77,7 @@ def options(
     UsageError
         The token's file cannot be read, or there are two tokens.
     """
-    if token_file is not None:
-        if token:
-            raise UsageError("--token-file: there is a token already, from --token or TIERLINE_NODE_TOKEN; keep one")
-        try:
-            token = token_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise UsageError(f"--token-file: cannot read {token_file}: {reason}") from error
-    return Target(url, token, ca, certificate, json)
+    return Target(url, read_token(token, token_file, "TIERLINE_NODE_TOKEN"), ca, certificate, json)
 
 
 def asks_node(work: Callable[Concatenate["NodeAdmin", "Output", P], Awaitable[None]]) -> Callable[..., None]:
@@ -97,27 +85,18 @@ def asks_node(work: Callable[Concatenate["NodeAdmin", "Output", P], Awaitable[No
 
     The command has the coroutine's parameters but the first two, and those of :func:`options` after them.
     """
-    shared = inspect.signature(options).parameters
-    own = list(inspect.signature(work).parameters.values())[2:]
 
-    @wraps(work)
-    def command(**given: Any) -> None:
+    def run(target: Target, given: dict[str, Any]) -> None:
         from tierline.cli.printing import Output
         from tierline.client.admin import NodeAdmin
 
-        target = options(**{name: given.pop(name) for name in shared})
-
-        async def run() -> None:
+        async def ask() -> None:
             async with NodeAdmin(target.url, token=target.token, ca=target.ca, certificate=target.certificate) as node:
                 await work(node, Output(is_json=target.is_json), **given)  # type: ignore[call-arg]
 
         try:
-            asyncio.run(run())
+            asyncio.run(ask())
         except AccessDenied as error:
             raise UsageError(f"{error}; tokens are taken from --token-file and TIERLINE_NODE_TOKEN") from error
 
-    # Typer reads both: what the command takes, and the types of that.
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *shared.values()]]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
+    return with_options(work, options, run)

@@ -1,20 +1,16 @@
-"""How a command of ``tierline router`` reaches its router: the options that all of them have, and the requests.
-
-A token comes from a file, the environment or a flag, and appears in no message.
-"""
+"""How a command of ``tierline router`` reaches its router: the options that all of them have, and the requests."""
 
 import asyncio
-import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 
+from tierline.cli.asking import read_token, with_options
 from tierline.errors import AccessDenied, RouterRefused, RouterUnavailable, UsageError, WireError
 
 if TYPE_CHECKING:
@@ -145,15 +141,7 @@ def options(
     UsageError
         The token's file cannot be read, or there are two tokens.
     """
-    if token_file is not None:
-        if token:
-            raise UsageError("--token-file: there is a token already, from --token or TIERLINE_ROUTER_TOKEN; keep one")
-        try:
-            token = token_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise UsageError(f"--token-file: cannot read {token_file}: {reason}") from error
-    return RouterAdmin(url.rstrip("/"), token, ca), json
+    return RouterAdmin(url.rstrip("/"), read_token(token, token_file, "TIERLINE_ROUTER_TOKEN"), ca), json
 
 
 def asks_router(work: Callable[Concatenate[RouterAdmin, "Output", P], Awaitable[None]]) -> Callable[..., None]:
@@ -161,21 +149,14 @@ def asks_router(work: Callable[Concatenate[RouterAdmin, "Output", P], Awaitable[
 
     The command has the coroutine's parameters but the first two, and those of :func:`options` after them.
     """
-    shared = inspect.signature(options).parameters
-    own = list(inspect.signature(work).parameters.values())[2:]
 
-    @wraps(work)
-    def command(**given: Any) -> None:
+    def run(target: tuple[RouterAdmin, bool], given: dict[str, Any]) -> None:
         from tierline.cli.printing import Output
 
-        router, is_json = options(**{name: given.pop(name) for name in shared})
+        router, is_json = target
         try:
             asyncio.run(work(router, Output(is_json=is_json), **given))  # type: ignore[arg-type,call-arg]
         except AccessDenied as error:
             raise UsageError(f"{error} Tokens are taken from --token-file and TIERLINE_ROUTER_TOKEN.") from error
 
-    # Typer reads both: what the command takes, and the types of that.
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *shared.values()]]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
+    return with_options(work, options, run)
