@@ -40,7 +40,7 @@ def http(node: NodeProcess) -> Iterator[HttpClient]:
 
 def is_idle(node: NodeProcess) -> bool:
     stats = node.stats["store"]
-    return (stats["slots"], stats["leases"], stats["reserved_bytes"]) == (0, 0, 0)
+    return not any(stats[held] for held in ("slots", "leases", "reserved_bytes", "retired_bytes"))
 
 
 # Lengths over HTTP ----------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_a_reservation_larger_than_the_segment_is_refused(node: NodeProcess) -> 
             [outcome] = client.reserve("b", ["huge"], [size])
             assert outcome in (Refusal.NO_SPACE, Refusal.TOO_LARGE)
             assert client.grant(size, 3) == []
-        assert is_idle(node)
+        wait_until(lambda: is_idle(node))
 
 
 def test_a_slot_of_another_connection_can_be_neither_committed_nor_aborted(node: NodeProcess) -> None:
@@ -248,7 +248,7 @@ def test_a_thousand_half_open_connections_hold_up_nobody_and_are_closed_in_time(
                 greeting.connect(str(node.socket))
                 greeting.sendall(b"\x20")
                 greetings.append(greeting)
-        content = os.urandom(MIB)
+        content = os.urandom(MIB // 16)  # far from the watermark, where what was stored would rightly be evicted
         with node.http() as http, node.connect(writer=True) as client:
             for number in range(50):
                 name = f"among-{number % 8}-{content[:4].hex()}"
