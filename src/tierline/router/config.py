@@ -77,6 +77,9 @@ class RouterConfig(ProgramConfig):
     endpoint_key: Path | None = Field(
         default=None, validate_default=True, description="PEM file with its key, without a passphrase"
     )
+    endpoint_api_key_file: Path | None = Field(
+        default=None, description="file with the API key that endpoints ask for; read again when it changes"
+    )
     trace_share: float = Field(
         default=0.0, ge=0, le=1, description="share of the requests without traceparent for which a trace is begun"
     )

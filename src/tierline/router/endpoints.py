@@ -8,6 +8,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tierline.errors import EndpointConflict
@@ -45,6 +46,8 @@ class Endpoint:
         Of :data:`ROLES`, those it takes.
     kv_events
         Where it publishes KV events, as ZeroMQ writes addresses; ``None`` where it does not.
+    api_key_file
+        With the key that it asks of the router; ``None``: the router's setting.
     source
         Who wants it here: ``flags``, ``file`` or ``admin``.
     joined_at
@@ -56,6 +59,7 @@ class Endpoint:
     weight: float = 1.0
     roles: frozenset[Role] = ROLES
     kv_events: str | None = None
+    api_key_file: Path | None = None
     source: str = "flags"
     joined_at: float = -inf
     host: str = field(init=False)
@@ -113,6 +117,7 @@ class Endpoint:
     def apply(self, spec: EndpointSpec, source: str) -> None:
         """Take over what is said of it from outside."""
         self.weight, self.roles, self.kv_events, self.source = spec.weight, spec.roles, spec.kv_events, source
+        self.api_key_file = spec.api_key_file
         if spec.models is not None or self.models_are_given:
             self.models = spec.models
         self.models_are_given = spec.models is not None

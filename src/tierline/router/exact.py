@@ -42,7 +42,7 @@ class ExactRouting:
         subscriptions = EventSubscriptions(strategy.blocks, time.time)
         folders = dict(entry.split("=", 1) for entry in config.tokenizers)
         tokenizers = {model: LocalTokenizer(Path(folder)) for model, folder in folders.items()}
-        ladder = TokenLadder(services.endpoints, tokenizers, tls=services.endpoint_tls)
+        ladder = TokenLadder(services.endpoints, tokenizers, tls=services.endpoint_tls, keys=services.endpoint_keys)
         return cls(ladder, EventFollower(strategy, ladder, subscriptions))
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from tierline import logs
 from tierline.duties import Duties
 from tierline.router.capacity import cache_capacity
+from tierline.router.endpointkeys import EndpointKeys
 from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
 from tierline.router.strategies.base import Strategy
 from tierline.router.tls import EndpointTls
@@ -44,17 +45,27 @@ class HealthChecker:
         Guards the checks.
     tls
         For ``https`` endpoints.
+    keys
+        For endpoints that ask for one.
     interval_s, timeout_s
         Between two checks of one endpoint, and for each of its requests.
     """
 
     def __init__(
-        self, strategy: Strategy, duties: Duties, *, interval_s: float, timeout_s: float, tls: EndpointTls
+        self,
+        strategy: Strategy,
+        duties: Duties,
+        *,
+        interval_s: float,
+        timeout_s: float,
+        tls: EndpointTls,
+        keys: EndpointKeys,
     ) -> None:
         self._strategy = strategy
         self._duties = duties
         self._interval_s = interval_s
         self._tls = tls
+        self._keys = keys
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
         self._next_warning: dict[str, float] = {}
@@ -91,7 +102,12 @@ class HealthChecker:
             await asyncio.sleep(self._interval_s)
 
     def _get(self, endpoint: Endpoint, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        return self._session.get(endpoint.url + path, ssl=self._tls.context if endpoint.is_encrypted else True)
+        return self._session.get(
+            endpoint.url + path,
+            headers=self._keys.fields(endpoint),
+            ssl=self._tls.context if endpoint.is_encrypted else True,
+            allow_redirects=False,  # a key is shown to nobody else
+        )
 
     async def check(self, endpoint: Endpoint) -> None:
         """Check one endpoint, once."""

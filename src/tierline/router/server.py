@@ -127,8 +127,9 @@ class RouterServer:
     async def _reload(self) -> None:
         """Follow the files with keys and certificates; in a thread, for reading many keys takes a while."""
         services = self.services
-        files = [file for file in (services.keys, services.certificate, services.endpoint_tls) if file is not None]
-        while files:
+        every = (services.keys, services.certificate, services.endpoint_tls, services.endpoint_keys)
+        files = [file for file in every if file is not None]
+        while True:
             await asyncio.sleep(RELOAD_SECONDS)
             with self._duties.guarded("files"):
                 for file in files:
@@ -172,6 +173,7 @@ async def start(config: RouterConfig) -> RouterServer:
         interval_s=config.health_interval_s,
         timeout_s=config.health_timeout_s,
         tls=services.endpoint_tls,
+        keys=services.endpoint_keys,
     )
     membership = Membership(endpoints, strategy, services.pools, build_pool, services.clock)
     membership.companions.append(health)

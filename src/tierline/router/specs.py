@@ -3,12 +3,14 @@
 A wrong value is named with its place: ``endpoints.yaml[2].weight``.
 """
 
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tierline.errors import ConfigurationError
+from tierline.errors import ConfigurationError, UsageError
+from tierline.router.endpointkeys import read_key
 from tierline.router.events.addresses import parse_addresses
 
 MAX_ENDPOINTS = 256
@@ -34,6 +36,8 @@ class EndpointSpec(BaseModel):
         Names that it serves; ``None``: those that its ``/v1/models`` lists.
     kv_events
         Where it publishes KV events (:mod:`~tierline.router.events.addresses`).
+    api_key_file
+        File with the key that it asks of the router; ``None``: the router's setting.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +47,17 @@ class EndpointSpec(BaseModel):
     roles: frozenset[Role] = Field(default=ROLES, min_length=1)
     models: frozenset[str] | None = Field(default=None, min_length=1)
     kv_events: str | None = None
+    api_key_file: Path | None = None
+
+    @field_validator("api_key_file")
+    @classmethod
+    def _holds_a_key(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            try:
+                read_key(file, "api_key_file")
+            except UsageError as error:
+                raise ValueError(f"a file with an API key ({error})") from None
+        return file
 
     @field_validator("kv_events")
     @classmethod
@@ -90,7 +105,7 @@ def read_spec(content: object, where: str) -> EndpointSpec:
     if isinstance(content, str):
         content = {"url": content}
     if not isinstance(content, dict):
-        raise ConfigurationError(where, content, "a URL, or a mapping with url, weight, roles, models, kv_events")
+        raise ConfigurationError(where, content, f"a URL, or a mapping with {', '.join(EndpointSpec.model_fields)}")
     try:
         return EndpointSpec.model_validate(content)
     except ValidationError as error:

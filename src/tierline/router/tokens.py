@@ -21,6 +21,7 @@ import msgspec
 import xxhash
 
 from tierline import logs
+from tierline.router.endpointkeys import EndpointKeys
 from tierline.router.endpoints import Endpoints
 from tierline.router.events.keys import PromptTokens, token_bytes
 from tierline.router.strategies.base import RoutingRequest
@@ -63,6 +64,8 @@ class TokenLadder:
         Of this router's own, by the name of a model.
     tls
         For endpoints that speak it.
+    keys
+        For endpoints that ask for one.
     budget_s
         How long a request waits.
     cache_bytes
@@ -82,6 +85,7 @@ class TokenLadder:
         tokenizers: Mapping[str, LocalTokenizer],
         *,
         tls: EndpointTls,
+        keys: EndpointKeys,
         budget_s: float = BUDGET_SECONDS,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
@@ -90,6 +94,7 @@ class TokenLadder:
         self._endpoints = endpoints
         self._tokenizers = tokenizers
         self._tls = tls
+        self._keys = keys
         self._budget_s = budget_s
         self._cache = _TokenCache(cache_bytes)
         self._searches: dict[bytes, asyncio.Task[str]] = {}
@@ -179,8 +184,9 @@ class TokenLadder:
             async with self._session.post(
                 f"{endpoint.url}/tokenize",
                 data=msgspec.json.encode(question.asked),
-                headers={"content-type": "application/json"},
+                headers={"content-type": "application/json", **self._keys.fields(endpoint)},
                 ssl=self._tls.context if endpoint.is_encrypted else True,
+                allow_redirects=False,
             ) as response:
                 if response.status != 200:
                     return None

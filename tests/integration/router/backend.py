@@ -31,6 +31,7 @@ class Received:
         return {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
 
 
+_CHECKS = (b"GET /health HTTP/1.1", b"GET /v1/models HTTP/1.1", b"GET /metrics HTTP/1.1")
 Behaviour = Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -75,6 +76,8 @@ class Backend:
     metrics: bytes = b""
     behave: Behaviour = field(default_factory=lambda: answering(whole()))
     requests: list[Received] = field(default_factory=list)
+    checks: list[Received] = field(default_factory=list)
+    """The last 50 requests for health, models and metrics."""
     connections: int = 0
     """Opened for requests other than health checks, models and metrics."""
     port: int = 0
@@ -111,6 +114,8 @@ class Backend:
                 head = (await reader.readuntil(b"\r\n\r\n"))[:-4]
                 request = Received(head, b"")
                 request.body = await reader.readexactly(int(request.fields.get(b"content-length", b"0")))
+                if request.first_line in _CHECKS:
+                    self.checks = [*self.checks[-49:], request]
                 if request.first_line == b"GET /health HTTP/1.1":
                     writer.write(whole())
                 elif request.first_line == b"GET /v1/models HTTP/1.1":

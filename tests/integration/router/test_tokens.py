@@ -13,6 +13,7 @@ from aiohttp import web
 from tests import ports
 
 from tierline.errors import UsageError
+from tierline.router.endpointkeys import EndpointKeys
 from tierline.router.endpoints import Endpoints
 from tierline.router.strategies import RoutingRequest
 from tierline.router.tls import EndpointTls
@@ -67,7 +68,8 @@ async def world(folder: Path | None = None, **options: Any) -> AsyncIterator[Wor
     tokenizers = {"m": LocalTokenizer(folder)} if folder is not None else {}
     # A machine that runs tests may be too busy to answer in 20 ms.
     settings: dict[str, Any] = {"budget_s": 5.0, **options}
-    ladder = TokenLadder(endpoints, tokenizers, tls=EndpointTls(None, None, None), **settings)
+    keys = EndpointKeys(None, endpoints)
+    ladder = TokenLadder(endpoints, tokenizers, tls=EndpointTls(None, None, None), keys=keys, **settings)
     try:
         yield World(ladder, engine)
     finally:

@@ -58,6 +58,9 @@ def router(
     tls_key: Annotated[
         str | None, typer.Option(metavar="FILE", help="PEM file with its key, without a passphrase.")
     ] = None,
+    endpoint_api_key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File with the API key that replicas ask for.")
+    ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -95,6 +98,7 @@ def router(
             "api_keys_file": api_keys_file,
             "tls_certificate": tls_certificate,
             "tls_key": tls_key,
+            "endpoint_api_key_file": endpoint_api_key_file,
             "log_level": log_level,
             "log_format": log_format,
         },

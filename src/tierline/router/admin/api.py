@@ -96,6 +96,8 @@ class AdminApi:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return _wrong(HTTPStatus.BAD_REQUEST, f"request body: {error}")
         try:
+            if isinstance(content, dict) and "api_key_file" in content:  # it would have any file read, and sent
+                raise ConfigurationError("endpoint.api_key_file", content["api_key_file"], "in the endpoints file only")
             endpoint = self._membership.add(read_spec(content, "endpoint"), "admin")
         except EndpointConflict as error:
             return _wrong(HTTPStatus.CONFLICT, str(error))

@@ -46,6 +46,8 @@ class FileSource:
         self._content: bytes | None = content
         """What was read last; ``None`` when nothing could be."""
         self._specs = _parse(content, path)
+        self._is_refused = False
+        """What was read last cannot be used; it is tried again, for it may name a file that is still to come."""
 
     async def wanted_sets(self) -> AsyncIterator[Sequence[EndpointSpec]]:
         """See :class:`~tierline.router.discovery.base.Source`."""
@@ -65,14 +67,18 @@ class FileSource:
                 self._failed(error)
             self._content = None
             return None
-        if content == self._content:
+        is_known = content == self._content
+        if is_known and not self._is_refused:
             return None
         self._content = content
         try:
             specs = _parse(content, self._path)
         except UsageError as error:
-            self._failed(error)
+            self._is_refused = True
+            if not is_known:
+                self._failed(error)
             return None
+        self._is_refused = False
         log.info("endpoints file read", file=str(self._path), endpoints=len(specs))
         return specs
 

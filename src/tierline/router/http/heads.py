@@ -158,7 +158,11 @@ class RequestHead(_Head):
 
     def drop(self, *names: bytes) -> None:
         """Forward the fields of these lower-case names no more."""
-        self.lines = [line for line in self.lines if line.partition(b":")[0].lower() not in names]
+        self.lines = self.lines_without(*names)
+
+    def lines_without(self, *names: bytes) -> list[bytes]:
+        """Return the end-to-end fields that have none of these lower-case names."""
+        return [line for line in self.lines if line.partition(b":")[0].lower() not in names]
 
     def on_url(self, url: bytes) -> None:  # noqa: D102
         self.target += url

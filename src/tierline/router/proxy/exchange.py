@@ -16,6 +16,7 @@ from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
+from tierline.router.keys import AUTHORIZATION
 from tierline.router.prompt import BYTES_PER_TOKEN
 from tierline.router.proxy import sagemaker
 from tierline.router.proxy.sagemaker import Facade
@@ -321,11 +322,14 @@ class Exchange:
     def _send(self, connection: UpstreamConnection) -> None:
         assert self.decision is not None
         self._upstream = connection
-        head, body = self.head, self._body
+        head, body, endpoint = self.head, self._body, self.decision.endpoint
+        authorization = self._services.endpoint_keys.authorization(endpoint)
         lines = [
-            b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, self._target, self.decision.endpoint.authority),
-            *head.lines,
+            b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, self._target, endpoint.authority),
+            *(head.lines if authorization is None else head.lines_without(AUTHORIZATION)),
         ]
+        if authorization:
+            lines.append(b"authorization: %b\r\n" % authorization)
         if REQUEST_ID not in head.fields:
             lines.append(b"x-request-id: %b\r\n" % self.request_id)
         if body or head.length is not None or head.is_chunked:

@@ -9,6 +9,7 @@ from tierline.router.admin.access import WANTED_FIELDS
 from tierline.router.admission import Admission
 from tierline.router.config import RouterConfig
 from tierline.router.decisions import DecisionLog
+from tierline.router.endpointkeys import EndpointKeys
 from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKeys
 from tierline.router.metrics import RouterMetrics
@@ -85,6 +86,7 @@ class Services:
     certificate: Certificate | None = None
     """Shown to clients; ``None`` where their connections are plain."""
     endpoint_tls: EndpointTls = field(init=False)
+    endpoint_keys: EndpointKeys = field(init=False)
     tokens: TokenLadder | None = None
     """``None`` where the strategy needs no tokens."""
     sessions: SessionKeys = field(init=False)
@@ -103,6 +105,7 @@ class Services:
         )
         config = self.config
         self.endpoint_tls = EndpointTls(config.endpoint_ca, config.endpoint_certificate, config.endpoint_key)
+        self.endpoint_keys = EndpointKeys(config.endpoint_api_key_file, self.endpoints)
         if config.tls_certificate is not None and config.tls_key is not None:
             self.certificate = Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
         if self.config.api_keys_file is not None:
