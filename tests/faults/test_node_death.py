@@ -117,21 +117,25 @@ def test_a_put_under_way_may_end_while_the_node_stops(node: NodeProcess) -> None
 
 def test_adopted_bytes_that_were_spoiled_are_never_served_over_http(node: NodeProcess) -> None:
     with node.connect(writer=True) as client:
-        store(client, "spoiled", os.urandom(MIB))
+        for name in ("spoiled", "spoiled too"):
+            store(client, name, os.urandom(MIB))
         store(client, "sound", b"y" * MIB)
-        offset = client.prefix_lease("b", ["spoiled"], 1).objects[0].extents[0].offset
+        leased = client.prefix_lease("b", ["spoiled", "spoiled too"], 1)
     node.kill()
     with node.segment.open("r+b") as segment:
-        segment.seek(offset + 1000)
-        segment.write(b"lies")
+        for found in leased.objects:
+            segment.seek(found.extents[0].offset + 1000)
+            segment.write(b"lies")
     node.start()
     with node.http() as http:
         status, _, body = http.request("POST", "/v1/kv/b/leases", b'{"names": ["sound", "spoiled", "sound"]}')
         assert (status, [leased["size"] for leased in json.loads(body)["objects"]]) == (200, [MIB])
+        asked = b'{"names": ["spoiled too", "sound", "absent", "sound"], "across_gaps": true}'
+        assert json.loads(http.request("POST", "/v1/kv/b/leases", asked)[2])["places"] == [1, 3]
         assert http.request("POST", "/v1/kv/b/spoiled/leases?timeout_ms=1000&ttl_s=1")[0] == 404
         assert http.request("GET", "/v1/kv/b/spoiled")[0] == 404
         assert http.request("GET", "/v1/kv/b/sound")[2] == b"y" * MIB
-    assert node.stats["verifications"] == {"mismatch": 1, "match": 1}
+    assert node.stats["verifications"] == {"mismatch": 2, "match": 1}
 
 
 @pytest.mark.parametrize("shared", ["port", "socket", "segment"])

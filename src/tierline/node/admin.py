@@ -115,6 +115,7 @@ class Administration:
                 ttl_s=request.ttl_s,
                 group_size=request.group_size,
                 max_extents=MAX_REPLY_EXTENTS,
+                across_gaps=request.across_gaps,
                 payer=client.payer,
                 verifies_later=False,
             )
@@ -127,7 +128,7 @@ class Administration:
             end = loop.time() + (within(request.timeout_ms / 1000) if request.timeout_ms else MAX_WAIT_S)
             while run.gather():  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            if request.timeout_ms:
+            if request.timeout_ms and run.awaits():
                 await run.extend(end - loop.time())
             await run.keep_verified(end - loop.time())
         except UnknownLease as error:  # its time to live was shorter than this took
@@ -136,7 +137,7 @@ class Administration:
             run.release()
             raise
         objects = [_fragments(leased) for leased in run.objects]
-        return msgspec.json.encode(http.PrefixLeaseReply(run.finish(), objects, run.granted_s))
+        return msgspec.json.encode(http.PrefixLeaseReply(run.finish(), objects, run.granted_s, run.places))
 
     def _decoded(self, body: bytes | bytearray) -> http.PrefixLeaseRequest:
         try:

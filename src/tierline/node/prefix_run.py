@@ -152,20 +152,28 @@ class PrefixRun:
     async def keep_verified(self, wait_s: float) -> None:
         """Compare adopted objects with their checksums, ``wait_s`` in all; the run ends before the first that fails.
 
-        Raises ``UnknownLease`` where the lease has ended meanwhile.
+        Across gaps only the group goes that has it. Raises ``UnknownLease`` where the lease has ended meanwhile.
         """
         max_ttl_s = self._store.limits.max_ttl_s
         loop = asyncio.get_running_loop()
         end = loop.time() + min(MAX_WAIT_S, max_ttl_s / 2, wait_s)
+        unsound: set[int] = set()
         for index, leased in enumerate(self.objects):
-            if leased.is_verified:
+            group = index - index % self._group_size
+            if leased.is_verified or group in unsound:
                 continue
             self._store.renew(self.lease, max_ttl_s)
-            if await self._service.verify_within(leased, end - loop.time()) is not Verdict.MATCH:
-                kept = index - index % self._group_size
-                self._store.release(self.lease, kept)
-                del self.objects[kept:]
+            if await self._service.verify_within(leased, end - loop.time()) is Verdict.MATCH:
+                continue
+            if not self._across_gaps:
+                self._store.release(self.lease, group)
+                del self.objects[group:]
                 break
+            self._store.release(self.lease, group, group + self._group_size)
+            unsound.add(group)
+        for group in sorted(unsound, reverse=True):
+            del self.objects[group : group + self._group_size]
+            del self.places[group : group + self._group_size]
         if self.objects:
             self._store.renew(self.lease, self.granted_s)
 

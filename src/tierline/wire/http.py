@@ -156,12 +156,16 @@ class LeaseReply(msgspec.Struct, frozen=True):
 
 
 class PrefixLeaseRequest(msgspec.Struct, frozen=True):
-    """Body of a prefix lease: ``names`` in order, first block first; ``timeout_ms`` waits for commits under way."""
+    """Body of a prefix lease: ``names`` in order, first block first; ``timeout_ms`` waits for commits under way.
+
+    With ``across_gaps`` it goes on behind a group that is not complete, and waits for nobody.
+    """
 
     names: Names
     ttl_s: Seconds = 30.0
     group_size: Count = 1
     timeout_ms: Wait = 0.0
+    across_gaps: bool = False
 
 
 class LeasedFragments(msgspec.Struct, frozen=True):
@@ -173,11 +177,15 @@ class LeasedFragments(msgspec.Struct, frozen=True):
 
 
 class PrefixLeaseReply(msgspec.Struct, frozen=True):
-    """Body of a granted prefix lease: one object for each leading name; without any, ``id`` is empty."""
+    """Body of a granted prefix lease: one object for each leading name; without any, ``id`` is empty.
+
+    Across gaps ``places`` has the index of each object's name; else it is empty.
+    """
 
     id: str
     objects: list[LeasedFragments]
     ttl_s: float
+    places: list[int] = []
 
 
 class ErrorReply(msgspec.Struct, frozen=True, omit_defaults=True):

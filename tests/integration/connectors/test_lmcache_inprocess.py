@@ -33,6 +33,8 @@ CHUNK_TOKENS = 64
 KV_SHAPE = (4, 2, CHUNK_TOKENS, 2, 128)
 OBJECT_SHAPE = torch.Size([2, 4, CHUNK_TOKENS, 256])
 OBJECT_BYTES = OBJECT_SHAPE.numel() * 2
+WAYS: list[dict[str, Any]] = [{}, {"sagemaker_hyperpod_shared_memory_name": None}]
+WAYS_NAMES = ["shared memory", "HTTP"]
 STOCK_CLIENT = Path(__file__).parents[1] / "node" / "inprocess_client.py"
 
 
@@ -139,10 +141,14 @@ def keys_of(test: int, count: int) -> list[Any]:
     return [CacheEngineKey("org/model", 1, 0, 1000 * test + number, torch.bfloat16) for number in range(count)]
 
 
-def test_a_lookup_and_the_reads_that_follow_are_one_lease(node: NodeProcess, start: Callable[..., Engine]) -> None:
-    engine, keys = start(node), keys_of(1, 8)
+@pytest.mark.parametrize("extra", WAYS, ids=WAYS_NAMES)
+def test_a_lookup_and_the_reads_that_follow_are_one_lease(
+    extra: dict[str, Any], node: NodeProcess, start: Callable[..., Engine]
+) -> None:
+    engine, keys = start(node, **extra), keys_of(30 if extra else 1, 8)
     engine.store(keys)
     assert engine.backend.batched_contains([*keys, *keys_of(2, 1)]) == 8
+    assert node.stats["store"]["leases"] == 1
     assert engine.load(keys) == list(range(8))
     assert {name: engine.stats[name] for name in ("leases", "lookups", "loaded")} == {
         "leases": 1,
@@ -152,10 +158,11 @@ def test_a_lookup_and_the_reads_that_follow_are_one_lease(node: NodeProcess, sta
     wait_until(lambda: node.stats["store"]["leases"] == 0)
 
 
+@pytest.mark.parametrize("extra", WAYS, ids=WAYS_NAMES)
 def test_without_a_lookup_reads_share_a_lease_and_what_is_absent_is_a_miss(
-    node: NodeProcess, start: Callable[..., Engine]
+    extra: dict[str, Any], node: NodeProcess, start: Callable[..., Engine]
 ) -> None:
-    engine, keys = start(node), keys_of(3, 4)
+    engine, keys = start(node, **extra), keys_of(31 if extra else 3, 4)
     engine.store(keys)
     asked = [keys[0], *keys_of(4, 1), *keys[2:]]
     assert engine.load(asked) == [0, None, 2, 3]
@@ -165,12 +172,13 @@ def test_without_a_lookup_reads_share_a_lease_and_what_is_absent_is_a_miss(
     assert engine.number_in(engine.backend.get_blocking(keys[1])) == 1
 
 
+@pytest.mark.parametrize("extra", WAYS, ids=WAYS_NAMES)
 def test_what_a_lookup_found_stays_readable_whatever_is_stored_meanwhile(
-    tmp_path: Path, start: Callable[..., Engine]
+    extra: dict[str, Any], tmp_path: Path, start: Callable[..., Engine]
 ) -> None:
     node = NodeProcess(tmp_path, capacity="16MiB")
     try:
-        engine, keys = start(node), keys_of(5, 8)
+        engine, keys = start(node, **extra), keys_of(5, 8)
         engine.store(keys)
         assert engine.backend.batched_contains(keys) == 8
         for batch in range(10):
@@ -238,7 +246,7 @@ def stock_objects(node: NodeProcess) -> list[Any]:
     return keys_of(0, 8)
 
 
-@pytest.mark.parametrize("extra", [{}, {"sagemaker_hyperpod_shared_memory_name": None}], ids=["shared memory", "GET"])
+@pytest.mark.parametrize("extra", WAYS, ids=WAYS_NAMES)
 def test_what_lmcache_s_own_connector_stored_is_read_and_the_other_way_round(
     extra: dict[str, Any], node: NodeProcess, stock_objects: list[Any], start: Callable[..., Engine]
 ) -> None:

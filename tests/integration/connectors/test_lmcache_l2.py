@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.integration.node.processes import NodeProcess, wait_until
+from tests.integration.node.test_tls import AUTHORITY, TlsNode, write_certificate
 
 pytest.importorskip("torch")
 pytest.importorskip("lmcache")
@@ -194,14 +195,34 @@ def test_many_lookups_at_once_all_end(kind: str, node: NodeProcess, start: Calla
     wait_until(lambda: ended(node.stats["store"]))
 
 
-def test_by_get_nothing_is_leased_and_the_bytes_are_the_same(node: NodeProcess, start: Callable[..., Client]) -> None:
+def test_over_http_a_lookup_is_one_lease_too_and_the_bytes_are_the_same(
+    node: NodeProcess, start: Callable[..., Client]
+) -> None:
     client, keys = start("plugin", node, shared_memory_name=None), keys_of("get", 4)
     assert client.store(keys[:3], 9).is_successful()
     assert client.look_up(keys) == [0, 1, 2]
     assert client.adapter.report_status()["shared_memory"] == [False]
-    assert node.stats["store"]["leases"] == 0
+    assert [lease["objects"] for lease in json.loads(node.get("/v1/leases")[1])["leases"]] == [3]
     assert client.load(keys) == ([0, 1, 2], [9, 9, 9])
     client.unlock(keys[:3])
+    wait_until(lambda: node.stats["store"]["leases"] == 0)
+
+
+def test_over_https_a_node_is_trusted_by_the_authorities_that_are_named(
+    tmp_path: Path, start: Callable[..., Client]
+) -> None:
+    node = TlsNode(tmp_path, **write_certificate(tmp_path))
+    AUTHORITY.cert_pem.write_to_path(tmp_path / "authority.pem")
+    secure: dict[str, Any] = {"url": f"tierline://https://127.0.0.1:{node.port}", "shared_memory_name": None}
+    try:
+        client, keys = start("plugin", node, ca_file=str(tmp_path / "authority.pem"), **secure), keys_of("tls", 2)
+        assert client.store(keys, 5).is_successful()
+        assert client.look_up(keys) == [0, 1]
+        assert client.load(keys) == ([0, 1], [5, 5])
+        client.unlock(keys)
+        assert start("plugin", node, **secure).look_up(keys) == []
+    finally:
+        node.close()
 
 
 def test_a_socket_can_be_named_where_the_node_states_another_path(

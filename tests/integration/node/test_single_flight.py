@@ -218,6 +218,18 @@ def test_a_prefix_is_leased_over_http_and_waits_for_what_is_being_written(
     assert node.stats["store"]["leases"] == 0
 
 
+def test_across_gaps_a_lease_over_http_says_which_names_are_there(node: NodeProcess, writer: NodeClient) -> None:
+    store(writer, "gap-1", CONTENT[:10])
+    store(writer, "gap-3", CONTENT[:30])
+    asked = {"names": [f"gap-{number}" for number in range(5)], "across_gaps": True, "timeout_ms": 1000}
+    with node.http() as http:
+        status, _, body = http.request("POST", "/v1/kv/b/leases", json.dumps(asked).encode())
+        lease = json.loads(body)
+        assert (status, lease["places"], [found["size"] for found in lease["objects"]]) == (200, [1, 3], [10, 30])
+        assert http.request("POST", f"/v1/leases/{lease['id']}/release")[0] == 200
+    assert node.stats["store"]["leases"] == 0
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"{}", b"[]", b'{"names":[1]}', b'{"names":["a"],"ttl_s":0}', b'{"names":["a","b","c"],"group_size":2}'],

@@ -160,8 +160,15 @@ def test_every_setting_is_in_the_documentation() -> None:
     page = (Path(__file__).parents[3] / "docs" / "lmcache.md").read_text()
     for name in DEFAULTS:
         assert f"`sagemaker_hyperpod_{name}`" in page
-    for key in ("use_https", "socket", "token", "url", "lease_wait_timeout_ms"):
+    for key in ("use_https", "socket", "token", "ca_file", "url", "lease_wait_timeout_ms"):
         assert f"{key}`" in page
+
+
+def test_authorities_that_cannot_be_read_are_said_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "no.pem").write_text("not a certificate")
+    for name in ("no.pem", "absent.pem"):
+        with pytest.raises(ValueError, match=rf"ca_file '.*{name}'"):
+            settings.read_extra_config({"tierline_ca_file": str(tmp_path / name)}, "tierline://https://a:1")
 
 
 def test_one_socket_is_not_taken_for_two_node_stores() -> None:

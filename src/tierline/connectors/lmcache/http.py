@@ -1,6 +1,7 @@
-"""The way to a node store that is not on this machine, or whose memory is not to be read: ``HEAD``, ``GET``, ``PUT``.
+"""The way to a node store that is not on this machine, or whose memory is not to be read: a lease, ``GET``, ``PUT``.
 
-Rule: nothing is held between a lookup and the read that follows; an object that goes in between is a miss.
+Rule: one request for a lookup, and its lease until the last read, as through shared memory. A lease whose answer
+nobody waited for any more ends with its time to live.
 """
 
 import asyncio
@@ -9,16 +10,16 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 import xxhash
 from yarl import URL
 
 from tierline.connectors.lmcache.settings import Settings
 from tierline.connectors.lmcache.ways import Found, Holding, Prepare, Written
-from tierline.errors import AccessDenied, NodeUnavailable
+from tierline.errors import AccessDenied, NodeUnavailable, StoreError, WireError
+from tierline.wire.http import PrefixLeaseReply, PrefixLeaseRequest
 
-NAMES_AT_ONCE = 16
-"""Names that a lookup of a leading run asks for side by side; the first miss ends it."""
-
+_MESSAGE_CHARACTERS = 200
 _REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
@@ -35,35 +36,50 @@ class HttpWay:
         Bucket, pieces of a ``PUT``, token.
     requests
         Bounds what is under way, over all node stores.
+    client
+        Who holds the leases, as operators see it.
     """
 
     is_open = True
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, settings: Settings, requests: asyncio.Semaphore
+        self, session: aiohttp.ClientSession, url: str, settings: Settings, requests: asyncio.Semaphore, client: str
     ) -> None:
         self._session = session
+        self._url = url
         self._bucket_url = f"{url}/v1/kv/{quote(settings.bucket, safe='')}"
+        self._leases_url = URL(f"{self._bucket_url}/leases", encoded=True)
         self._settings = settings
         self._requests = requests
+        self._headers = {"X-Tierline-Client": client}
+        if settings.token:
+            self._headers["Authorization"] = f"Bearer {settings.token}"
 
     async def find(self, names: Sequence[str], *, across_gaps: bool) -> Holding:
-        """One ``HEAD`` a name."""
-        holding = Holding(self)
-        step = len(names) if across_gaps else NAMES_AT_ONCE
-        for start in range(0, len(names), max(step, 1)):
-            asked = names[start : start + step]
-            answers = await asyncio.gather(*(self._head(name) for name in asked))
-            for place, found in enumerate(answers, start):
-                if found is not None:
-                    holding.found[place] = found
-                elif not across_gaps:
-                    return holding
-        return holding
+        """One prefix lease, whatever the number of names."""
+        asked = asyncio.get_running_loop().time()
+        lease = PrefixLeaseRequest(list(names), self._settings.lease_ttl_s, across_gaps=across_gaps)
+        async with (
+            self._requests,
+            self._session.post(self._leases_url, data=msgspec.json.encode(lease), headers=self._headers) as reply,
+        ):
+            if reply.status != HTTPStatus.OK:
+                _raise_for_node(reply)
+                raise StoreError(f"a lookup of {len(names)} names: {(await reply.text())[:_MESSAGE_CHARACTERS]}")
+            leased = msgspec.json.decode(await reply.read(), type=PrefixLeaseReply)
+        places = leased.places if across_gaps else range(len(leased.objects))
+        try:
+            found = {
+                place: Found(names[place], item.size, int(item.checksum, 16))
+                for place, item in zip(places, leased.objects, strict=True)
+            }
+        except (IndexError, ValueError) as error:
+            raise WireError(f"a lease that does not fit the {len(names)} names asked for: {error}") from error
+        return Holding(self, found, leased.id, asked + leased.ttl_s)
 
     async def read(self, found: Found, header_bytes: int, prepare: Prepare) -> bool:
         """``GET`` into the destination, summed as it comes."""
-        async with self._requests, self._session.get(self._url(found.name), headers=self._headers()) as reply:
+        async with self._requests, self._session.get(self._object_url(found.name), headers=self._headers) as reply:
             if reply.status != HTTPStatus.OK or reply.content_length is None or _checksum(reply) is None:
                 _raise_for_node(reply)
                 return False
@@ -80,7 +96,10 @@ class HttpWay:
             return filled == destination.nbytes and hasher.intdigest() == _checksum(reply)
 
     async def release(self, holding: Holding) -> None:
-        """Nothing was held."""
+        """Give the lease back."""
+        url = URL(f"{self._url}/v1/leases/{holding.lease}/release", encoded=True)
+        async with self._requests, self._session.post(url, headers=self._headers) as reply:
+            _raise_for_node(reply)
 
     async def write(self, names: Sequence[str], contents: Sequence[Sequence[memoryview]]) -> list[Written]:
         """One ``PUT`` an object."""
@@ -89,18 +108,10 @@ class HttpWay:
     async def close(self) -> None:
         """The session belongs to the caller."""
 
-    async def _head(self, name: str) -> Found | None:
-        async with self._requests, self._session.head(self._url(name), headers=self._headers()) as reply:
-            checksum = _checksum(reply)
-            if reply.status != HTTPStatus.OK or reply.content_length is None or checksum is None:
-                _raise_for_node(reply)
-                return None
-            return Found(name, reply.content_length, checksum)
-
     async def _put(self, name: str, parts: Sequence[memoryview]) -> Written:
-        headers = {"Content-Length": str(sum(part.nbytes for part in parts)), **self._headers()}
+        headers = {"Content-Length": str(sum(part.nbytes for part in parts)), **self._headers}
         body = _pieces(parts, self._settings.put_stream_chunk_bytes)
-        async with self._requests, self._session.put(self._url(name), data=body, headers=headers) as reply:
+        async with self._requests, self._session.put(self._object_url(name), data=body, headers=headers) as reply:
             if reply.status == HTTPStatus.OK:
                 return Written.STORED
             if reply.status == HTTPStatus.CONFLICT:
@@ -108,11 +119,8 @@ class HttpWay:
             _raise_for_node(reply)
             return Written.REFUSED
 
-    def _url(self, name: str) -> URL:
+    def _object_url(self, name: str) -> URL:
         return URL(f"{self._bucket_url}/{quote(name, safe='')}", encoded=True)
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._settings.token}"} if self._settings.token else {}
 
 
 def _raise_for_node(reply: aiohttp.ClientResponse) -> None:

@@ -36,7 +36,14 @@ NAMES_PER_WRITE = 8
 KEEPALIVE_S = 30.0
 """How long an idle HTTP connection is kept; nodes keep theirs 75 s."""
 
-_FAILURES = (TierlineError, OSError, aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError)
+_FAILURES = (
+    TierlineError,
+    OSError,
+    aiohttp.ClientError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+    msgspec.MsgspecError,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -199,7 +206,7 @@ class Node:
                     return way
                 await way.close()  # another node has its socket under the path that this one has on its machine
         _log.info("Tierline: %s is joined over HTTP", self.url)
-        return HttpWay(self._session, self.url, self._settings, self._requests)
+        return HttpWay(self._session, self.url, self._settings, self._requests, self._client)
 
     async def _locate_socket(self) -> tuple[str | None, set[int] | None]:
         """Return the UNIX socket as configured, or as the node states it with its epochs, if it can be opened here."""
@@ -232,6 +239,7 @@ class Nodes:
             limit=settings.max_connections,
             limit_per_host=settings.max_connections_per_host,
             keepalive_timeout=KEEPALIVE_S,
+            ssl=settings.trust() or True,
         )
         self._session = aiohttp.ClientSession(connector=connector)
         self._executor = ThreadPoolExecutor(COPYING_THREADS, thread_name_prefix="tierline-copy")

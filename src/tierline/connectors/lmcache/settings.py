@@ -6,6 +6,7 @@ configuration moves from one to the other unchanged. The in-process mode has the
 """
 
 import os
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         UNIX socket of the node store, where it is not found under the path that the node itself states.
     token
         What a node that asks for tokens is shown.
+    ca_file
+        PEM file with the authorities that ``https`` nodes' certificates come from; ``None``: the system's.
     """
 
     urls: tuple[str, ...]
@@ -60,10 +63,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_lease_size_mb: float | None = None
     socket: str | None = None
     token: str = ""
+    ca_file: str | None = None
 
     def __post_init__(self) -> None:
+        self.trust()
         if self.socket is not None and len(self.urls) > 1:
             raise ValueError(f"one socket, {self.socket!r}, for {len(self.urls)} node stores; leave it out")
+
+    def trust(self) -> ssl.SSLContext | None:
+        """Return how nodes' certificates are checked; ``None``: as everywhere on this machine."""
+        if self.ca_file is None:
+            return None
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(f"no certificates can be read from ca_file {self.ca_file!r}: {error}") from error
 
     @property
     def max_lease_bytes(self) -> float:
@@ -106,6 +120,7 @@ def read_extra_config(extra_config: Mapping[str, Any], url: str) -> Settings:
         max_lease_size_mb=_get_lease_size(extra_config),
         socket=extra_config.get("tierline_socket"),
         token=str(extra_config.get("tierline_token", "")),
+        ca_file=extra_config.get("tierline_ca_file"),
     )
 
 
@@ -130,7 +145,7 @@ def read_adapter_params(params: Mapping[str, Any]) -> Settings:
     name = params.get("shared_memory_name", "shared_memory")
     if name is not None and (not isinstance(name, str) or not name):
         raise ValueError("shared_memory_name must be a non-empty string")
-    for key in ("socket", "token"):
+    for key in ("socket", "token", "ca_file"):
         if not isinstance(params.get(key, ""), str):
             raise ValueError(f"{key} must be a string")
     size = params.get("max_lease_size_mb")
@@ -150,6 +165,7 @@ def read_adapter_params(params: Mapping[str, Any]) -> Settings:
         max_lease_size_mb=size,
         socket=params.get("socket") or None,
         token=params.get("token", ""),
+        ca_file=params.get("ca_file") or None,
     )
 
 

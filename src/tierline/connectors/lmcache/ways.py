@@ -36,7 +36,7 @@ class Found:
     checksum
         XXH3-64 of its bytes.
     extents
-        Where they are in the segment; empty over HTTP.
+        Where they are in the segment; empty over HTTP, where only the node reads them.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Holding:
     found
         The objects by their place among the names that were asked for.
     lease
-        The lease's id; empty over HTTP, which holds nothing.
+        The lease's id; empty where nothing was there.
     until
         End of the lease, by the event loop's clock.
     taken
