@@ -25,6 +25,7 @@ class _Record(NamedTuple):
     route: str
     model: str
     session: str
+    strategy: str
     decision: Decision | None
     retries: list[str]
     status: int
@@ -35,18 +36,11 @@ class _Record(NamedTuple):
 
 
 class DecisionLog:
-    """Remembers the last :data:`KEPT` requests that went, or should have gone, to an endpoint.
-
-    Parameters
-    ----------
-    strategy
-        Name of the strategy that decides.
-    """
+    """Remembers the last :data:`KEPT` requests that went, or should have gone, to an endpoint."""
 
     KEPT = 512
 
-    def __init__(self, strategy: str) -> None:
-        self._strategy = strategy
+    def __init__(self) -> None:
         self._key = os.urandom(16)
         self._records: deque[_Record] = deque(maxlen=self.KEPT)
 
@@ -60,6 +54,7 @@ class DecisionLog:
                 exchange.route,
                 exchange.model,
                 self.digest(exchange.session),
+                exchange.arm.strategy.name,
                 exchange.decision,
                 exchange.retries,
                 exchange.status,
@@ -85,7 +80,7 @@ class DecisionLog:
             route=record.route,
             model=record.model,
             session=record.session,
-            strategy=self._strategy,
+            strategy=record.strategy,
             choice=choice_of(record.decision) if record.decision is not None else None,
             retries=record.retries,
             status=record.status,

@@ -7,7 +7,6 @@ from pathlib import Path
 from tierline.router.events.following import EventFollower
 from tierline.router.events.subscriber import EventSubscriptions
 from tierline.router.proxy.services import Services
-from tierline.router.strategies.kvaware import KvAware
 from tierline.router.tokenizer import LocalTokenizer
 from tierline.router.tokens import TokenLadder
 
@@ -29,15 +28,15 @@ class ExactRouting:
 
     @classmethod
     def of(cls, services: Services) -> "ExactRouting | None":
-        """Return the parts that the strategy of ``services`` needs; ``None`` where it needs none.
+        """Return the parts that a strategy of ``services`` needs; ``None`` where it needs none.
 
         Raises
         ------
         UsageError
             When a package is missing, or a tokenizer cannot be read.
         """
-        config, strategy = services.config, services.strategy
-        if not isinstance(strategy, KvAware):
+        config, strategy = services.config, services.choosing.kvaware
+        if strategy is None:
             return None
         subscriptions = EventSubscriptions(strategy.blocks, time.time)
         folders = dict(entry.split("=", 1) for entry in config.tokenizers)

@@ -14,9 +14,9 @@ import msgspec
 from tierline import logs
 from tierline.duties import Duties
 from tierline.router.capacity import cache_capacity
+from tierline.router.choosing import Choosing
 from tierline.router.endpointkeys import EndpointKeys
 from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
-from tierline.router.strategies.base import Strategy
 from tierline.router.tls import EndpointTls
 
 log = logs.get(__name__)
@@ -39,7 +39,7 @@ class HealthChecker:
 
     Parameters
     ----------
-    strategy
+    choosing
         Told when an endpoint refuses connections.
     duties
         Guards the checks.
@@ -53,7 +53,7 @@ class HealthChecker:
 
     def __init__(
         self,
-        strategy: Strategy,
+        choosing: Choosing,
         duties: Duties,
         *,
         interval_s: float,
@@ -61,7 +61,7 @@ class HealthChecker:
         tls: EndpointTls,
         keys: EndpointKeys,
     ) -> None:
-        self._strategy = strategy
+        self._choosing = choosing
         self._duties = duties
         self._interval_s = interval_s
         self._tls = tls
@@ -132,7 +132,7 @@ class HealthChecker:
         elif not is_up and was_up is not False:
             log.warning("endpoint is down", endpoint=endpoint.url, why=why)
         if is_refused:
-            self._strategy.forget(endpoint)
+            self._choosing.forget(endpoint)
 
     async def _learn_models(self, endpoint: Endpoint) -> None:
         """Ask for the models; an endpoint that cannot say is healthy all the same, and keeps what is known of it."""

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from tierline import logs
 from tierline.errors import EndpointConflict
+from tierline.router.choosing import Choosing
 from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.proxy.upstream import UpstreamPool
 from tierline.router.specs import EndpointSpec
-from tierline.router.strategies.base import Strategy
 
 log = logs.get(__name__)
 
@@ -39,7 +39,7 @@ class Membership:
     ----------
     endpoints
         The set.
-    strategy
+    choosing
         Forgets an endpoint that is removed, and again, before its position is another's, what was reported since.
     pools
         Of connections, by :attr:`Endpoint.position`.
@@ -52,13 +52,13 @@ class Membership:
     def __init__(
         self,
         endpoints: Endpoints,
-        strategy: Strategy,
+        choosing: Choosing,
         pools: dict[int, UpstreamPool],
         build_pool: Callable[[Endpoint], UpstreamPool],
         clock: Callable[[], float],
     ) -> None:
         self._endpoints = endpoints
-        self._strategy = strategy
+        self._choosing = choosing
         self._pools = pools
         self._build_pool = build_pool
         self._clock = clock
@@ -113,7 +113,7 @@ class Membership:
         self._endpoints.remove(endpoint)
         for companion in self.companions:
             companion.left(endpoint)
-        self._strategy.forget(endpoint)
+        self._choosing.forget(endpoint)
         self._pools[endpoint.position].close()
         self._leaving.append(endpoint)
         log.info("endpoint removed", endpoint=endpoint.url, running=endpoint.inflight)
@@ -125,7 +125,7 @@ class Membership:
                 self.remove(endpoint)
         for endpoint in [endpoint for endpoint in self._leaving if not endpoint.inflight]:
             self._leaving.remove(endpoint)
-            self._strategy.forget(endpoint)
+            self._choosing.forget(endpoint)
             self._pools.pop(endpoint.position).close()
             self._endpoints.release(endpoint)
 

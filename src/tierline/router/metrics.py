@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from tierline.router.choosing import Choosing
     from tierline.router.endpoints import Endpoint, Endpoints
     from tierline.router.proxy.exchange import Exchange
 
@@ -45,32 +46,45 @@ class Histogram:
             yield bound, float(sum_so_far)
 
 
+class ArmCounts:
+    """What is counted of the requests of one strategy."""
+
+    __slots__ = ("decisions", "queued", "requests", "retries", "ttft")
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, int]] = Counter()
+        """By route and status."""
+        self.decisions: Counter[str] = Counter()
+        """By reason."""
+        self.retries: Counter[str] = Counter()
+        """By reason."""
+        self.queued, self.ttft = Histogram(_SLOW), Histogram(_SLOW)
+
+
 class RouterMetrics(Collector):
     """Everything that the router counts.
 
     Parameters
     ----------
-    strategy
-        Name of the strategy, a label of its decisions.
+    choosing
+        Its arms count for themselves; all together are the router's figures.
     endpoints
         Read when scraped: the series of one that left are gone.
     """
 
-    def __init__(self, strategy: str, endpoints: "Endpoints") -> None:
-        self._strategy = strategy
+    def __init__(self, choosing: "Choosing", endpoints: "Endpoints") -> None:
+        self._choosing = choosing
         self._endpoints = endpoints
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._decisions: Counter[str] = Counter()
-        self._retries: Counter[str] = Counter()
+        self._answered: Counter[tuple[str, int]] = Counter()
+        """Requests by route and status that were no arm's."""
         self._aborts: Counter[str] = Counter()
         self._blocks_total = self._blocks_best = self._blocks_matched = 0
-        self._ttft, self._duration = Histogram(_SLOW), Histogram(_SLOW)
-        self._overhead, self._choosing = Histogram(_FAST), Histogram(_FAST)
+        self._duration = Histogram(_SLOW)
+        self._overhead, self._choices = Histogram(_FAST), Histogram(_FAST)
         self._itl = Histogram(_GAPS)
         self.connections_refused = 0
         self.limits_reached: Counter[str] = Counter()
         """Requests turned away, by the code of the error that they got."""
-        self._queued = Histogram(_SLOW)
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         """Read when scraped: name without prefix → what it is, and where it is read."""
         self.counters: dict[str, tuple[str, Callable[[], int]]] = {}
@@ -88,36 +102,37 @@ class RouterMetrics(Collector):
 
     def exchange_ended(self, exchange: "Exchange") -> None:
         """An exchange with an endpoint is over, well or not."""
-        self._requests[exchange.route, exchange.status] += 1
+        counts = exchange.arm.counts
+        counts.requests[exchange.route, exchange.status] += 1
         decision = exchange.decision
         if decision is not None:
-            self._decisions[decision.reason] += 1
+            counts.decisions[decision.reason] += 1
             self._blocks_total += decision.total_blocks
             self._blocks_best += decision.best_blocks
             self._blocks_matched += decision.matched_blocks
         if exchange.queued_s:
-            self._queued.observe(exchange.queued_s)
+            counts.queued.observe(exchange.queued_s)
         if exchange.overhead_s is not None:
             self._overhead.observe(exchange.overhead_s)
         if exchange.choosing_s is not None:
-            self._choosing.observe(exchange.choosing_s)
+            self._choices.observe(exchange.choosing_s)
         if exchange.itl_s is not None:
             self._itl.observe(exchange.itl_s)
         if exchange.is_event_stream and exchange.answered_at:
-            self._ttft.observe(exchange.answered_at - exchange.started_at)
+            counts.ttft.observe(exchange.answered_at - exchange.started_at)
         self._duration.observe(exchange.ended_at - exchange.started_at)
         if exchange.retries:
-            self._retries.update(exchange.retries)
+            counts.retries.update(exchange.retries)
         if exchange.aborted_by:
             self._aborts[exchange.aborted_by] += 1
 
     def request_answered(self, route: str, status: int) -> None:
         """A request was answered by the router itself."""
-        self._requests[route, status] += 1
+        self._answered[route, status] += 1
 
     def request_refused(self, status: int) -> None:
         """A request was refused: it is malformed, too large, or for nothing that is here."""
-        self._requests["refused", status] += 1
+        self._answered["refused", status] += 1
 
     # Scraping ---------------------------------------------------------------------------------------------------------
 
@@ -127,18 +142,24 @@ class RouterMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See :class:`prometheus_client.registry.Collector`."""
-        endpoints = self._endpoints.all
+        endpoints, arms = self._endpoints.all, self._choosing.arms
+        requests = sum((arm.counts.requests for arm in arms), self._answered)
+        retries = sum((arm.counts.retries for arm in arms), Counter[str]())
+        decisions: Counter[tuple[str, ...]] = Counter()
+        for arm in arms:
+            for reason, number in arm.counts.decisions.items():
+                decisions[arm.strategy.name, reason] += number
         yield _counter(
             "requests",
             "Requests by route and status; status 0: the client left before its answer began",
             ("route", "status"),
-            {(route, str(status)): count for (route, status), count in self._requests.items()},
+            {(route, str(status)): count for (route, status), count in requests.items()},
         )
         yield _counter(
             "decisions",
             "Choices of an endpoint",
             ("strategy", "reason"),
-            {(self._strategy, reason): count for reason, count in self._decisions.items()},
+            decisions,
         )
         yield _counter(
             "prompt_blocks",
@@ -146,7 +167,7 @@ class RouterMetrics(Collector):
             ("kind",),
             {("total",): self._blocks_total, ("best",): self._blocks_best, ("matched",): self._blocks_matched},
         )
-        yield _counter("retries", "Further attempts", ("reason",), {(key,): n for key, n in self._retries.items()})
+        yield _counter("retries", "Further attempts", ("reason",), {(key,): n for key, n in retries.items()})
         yield _counter(
             "aborts", "Answers not ended, by who left", ("side",), {(k,): n for k, n in self._aborts.items()}
         )
@@ -157,11 +178,19 @@ class RouterMetrics(Collector):
             ("reason",),
             {(reason,): count for reason, count in self.limits_reached.items()},
         )
-        yield _histogram("queue_seconds", "Spent waiting, by requests that had to wait for a place", self._queued)
-        yield _histogram("ttft_seconds", "From a request to the first byte of its stream's body", self._ttft)
+        yield _histogram(
+            "queue_seconds",
+            "Spent waiting, by requests that had to wait for a place",
+            _sum(arm.counts.queued for arm in arms),
+        )
+        yield _histogram(
+            "ttft_seconds",
+            "From a request to the first byte of its stream's body",
+            _sum(arm.counts.ttft for arm in arms),
+        )
         yield _histogram("duration_seconds", "From a request to the end of its answer", self._duration)
         yield _histogram("overhead_seconds", "From a request to its being sent on, without connecting", self._overhead)
-        yield _histogram("choosing_seconds", "Of this, choosing an endpoint", self._choosing)
+        yield _histogram("choosing_seconds", "Of this, choosing an endpoint", self._choices)
         yield _histogram("itl_seconds", "From one event of a stream to the next, its mean", self._itl)
         yield _counter(
             "cached_tokens",
@@ -214,7 +243,16 @@ class RouterMetrics(Collector):
             yield _counter(name, text, (), {(): count()})
 
 
-def _counter(name: str, text: str, labels: Sequence[str], values: dict[tuple[str, ...], int]) -> CounterMetricFamily:
+def _sum(histograms: "Iterable[Histogram]") -> Histogram:
+    """Return all observations of histograms with the bounds of :data:`_SLOW`."""
+    found = Histogram(_SLOW)
+    for histogram in histograms:
+        found.counts = [sum(pair) for pair in zip(found.counts, histogram.counts, strict=True)]
+        found.total += histogram.total
+    return found
+
+
+def _counter(name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], int]) -> CounterMetricFamily:
     family = CounterMetricFamily(f"tierline_router_{name}", text, labels=labels)
     for label_values, value in values.items():
         family.add_metric(label_values, value)

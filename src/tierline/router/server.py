@@ -15,6 +15,7 @@ from tierline import logs
 from tierline.duties import Duties
 from tierline.router.admin.access import AdminAccess
 from tierline.router.admin.api import AdminApi
+from tierline.router.choosing import Choosing
 from tierline.router.config import RouterConfig
 from tierline.router.discovery import Discovery, FileSource, Source, StaticSource
 from tierline.router.endpoints import Endpoint, Endpoints
@@ -27,8 +28,6 @@ from tierline.router.outliers import OutlierDetector
 from tierline.router.proxy.client import ClientConnection
 from tierline.router.proxy.services import Services
 from tierline.router.proxy.upstream import UpstreamPool
-from tierline.router.strategies import build_strategy
-from tierline.router.strategies.prefixaware import PrefixAware
 
 log = logs.get(__name__)
 
@@ -153,9 +152,9 @@ async def start(config: RouterConfig) -> RouterServer:
     if file is not None:
         sources.append(file)
     endpoints = Endpoints()
-    strategy = build_strategy(config.strategy, max(1, len(config.endpoints)), config.index_bytes, config.kv_index_bytes)
-    metrics = RouterMetrics(strategy.name, endpoints)
-    services = Services(config, endpoints, strategy, metrics, time.monotonic)
+    choosing = Choosing.of(config)
+    metrics = RouterMetrics(choosing, endpoints)
+    services = Services(config, endpoints, choosing, metrics, time.monotonic)
 
     def build_pool(endpoint: Endpoint) -> UpstreamPool:
         return UpstreamPool(
@@ -168,14 +167,14 @@ async def start(config: RouterConfig) -> RouterServer:
     duties = Duties(DUTIES)
     metrics.failed_duties = duties.failures
     health = HealthChecker(
-        strategy,
+        choosing,
         duties,
         interval_s=config.health_interval_s,
         timeout_s=config.health_timeout_s,
         tls=services.endpoint_tls,
         keys=services.endpoint_keys,
     )
-    membership = Membership(endpoints, strategy, services.pools, build_pool, services.clock)
+    membership = Membership(endpoints, choosing, services.pools, build_pool, services.clock)
     membership.companions.append(health)
     exact = ExactRouting.of(services)
     if exact is not None:
@@ -184,14 +183,13 @@ async def start(config: RouterConfig) -> RouterServer:
         metrics.show(exact.follower)
     discovery = Discovery(sources, membership, duties)
     services.admin = AdminApi(AdminAccess(config.admin_token_file, config.host), services, membership)
-    index = strategy.index if isinstance(strategy, PrefixAware) else None
     reads: dict[str, Callable[[], float]] = {
         "client_connections": lambda: len(services.clients),
         "idle_upstream_connections": lambda: sum(map(len, services.pools.values())),
         "held_body_bytes": lambda: services.held_bytes,
         "queued_requests": lambda: services.admission.waiting if services.admission else 0,
-        "index_bytes": lambda: index.size_bytes if index else 0,
-        "index_placements": lambda: len(index) if index else 0,
+        "index_bytes": lambda: choosing.index_bytes,
+        "index_placements": lambda: choosing.index_placements,
     }
     metrics.gauges |= {name: (GAUGES[name], read) for name, read in reads.items()}
     metrics.counters["endpoints_file_failures"] = (

@@ -7,11 +7,13 @@ import pytest
 
 from tierline.configuration import load
 from tierline.errors import ConfigurationError
+from tierline.router.choosing import Arm, Choosing
 from tierline.router.config import RouterConfig
 from tierline.router.endpoints import Endpoints
 from tierline.router.metrics import RouterMetrics
 from tierline.router.server import COUNTERS, GAUGES, within_files
 from tierline.router.strategies import STRATEGIES
+from tierline.router.strategies.session import SessionAffinity
 
 PAGE = (Path(__file__).parents[3] / "docs/router.md").read_text()
 ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
@@ -62,7 +64,7 @@ def test_the_documentation_has_every_setting_with_its_default(key: str) -> None:
 
 
 def test_the_documentation_has_every_metric_and_no_other() -> None:
-    metrics = RouterMetrics("session", Endpoints(["http://a:1"]))
+    metrics = RouterMetrics(Choosing(Arm(SessionAffinity())), Endpoints(["http://a:1"]))
     metrics.gauges |= {name: (text, lambda: 0.0) for name, text in GAUGES.items()}
     metrics.counters |= {name: (text, lambda: 0) for name, text in COUNTERS.items()}
     exported = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics.collect()}

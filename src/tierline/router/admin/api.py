@@ -161,7 +161,9 @@ class AdminApi:
         fields = read_fields(body, services.sessions.decode)
         request = RoutingRequest(fields, services.sessions.find(head.fields, fields), now=services.clock())
         ladder = services.tokens
-        question = ladder.at_once(request, body) if ladder is not None and request.has_prompt else None
+        question = None
+        if ladder is not None and request.has_prompt and services.choosing.arm_of(request).needs_tokens:
+            question = ladder.at_once(request, body)
         if ladder is None or question is None:
             return self._explained(request)
         return self._explained_with_tokens(request, ladder, question)
@@ -174,11 +176,12 @@ class AdminApi:
         services, now = self._services, self._services.clock()
         model = request.model or None
         candidates = services.endpoints.candidates(model, now)
-        decision = services.strategy.choose(request, candidates) if candidates else None
+        strategy = services.choosing.arm_of(request).strategy
+        decision = strategy.choose(request, candidates) if candidates else None
         return Reply(
             HTTPStatus.OK,
             Explanation(
-                strategy=services.strategy.name,
+                strategy=strategy.name,
                 model=request.model,
                 session=services.decisions.digest(request.session),
                 prompt_tokens=request.prompt_tokens,

@@ -71,7 +71,7 @@ class Exchange:
         "_asking", "_before_last", "_body", "_body_framing", "_client", "_connecting", "_events", "_facade",
         "_failed_with", "_held_bytes", "_is_paused", "_is_probe", "_is_resent", "_last", "_may_be_stale", "_may_repeat",
         "_response", "_routing", "_services", "_target", "_ticket", "_tokens_before", "_tried", "_unanswered_tokens",
-        "_upstream", "aborted_by", "actual_cached_tokens", "answered_at", "choosing_s", "decision", "ended_at",
+        "_upstream", "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
         "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority",
         "queued_at", "queued_s", "request_id", "retries", "route", "sent_at", "session", "started_at", "status",
         "tenant", "waited_s",
@@ -114,6 +114,8 @@ class Exchange:
         self._failed_with = ""
         self._before_last = self._last = b""
         self._events = 0
+        self.arm = services.choosing.arm_of(routing)
+        """Whose strategy chooses."""
         self.route = route
         self.model = routing.model
         self.session = routing.session
@@ -167,7 +169,7 @@ class Exchange:
     def start(self) -> None:
         """Send the request to an endpoint, now or when its tokens are known or its turn has come."""
         ladder = self._services.tokens
-        if ladder is not None and self._routing.has_prompt:
+        if ladder is not None and self.arm.needs_tokens and self._routing.has_prompt:
             question = ladder.at_once(self._routing, self._body)
             if question is not None:
                 self._asking = asyncio.get_running_loop().create_task(self._learn_tokens(ladder, question))
@@ -266,10 +268,11 @@ class Exchange:
             self._give_up()
             return
         began = services.clock()
-        decision = services.strategy.choose(self._routing, endpoints)
+        strategy = self.arm.strategy
+        decision = strategy.choose(self._routing, endpoints)
         if self.choosing_s is None:
             self.choosing_s = services.clock() - began
-        services.strategy.placed(self._routing, decision)
+        strategy.placed(self._routing, decision)
         self.decision = decision
         self._tried.append(decision.endpoint)
         self._is_resent = False
@@ -301,7 +304,7 @@ class Exchange:
                 log.warning("endpoint cannot be reached", endpoint=endpoint.url, why=str(error) or "timeout")
             endpoint.connect_failed(clock())
             if isinstance(error, ConnectionRefusedError):  # nothing listens: what it held is gone
-                self._services.strategy.forget(endpoint)
+                self._services.choosing.forget(endpoint)
             # It took the request once and is gone now: perhaps that request is what it cannot bear.
             self.attempt_failed("reset" if self._is_resent else "connect", is_stale=False)
             return
@@ -315,7 +318,7 @@ class Exchange:
         assert decision is not None
         log.warning("no connection to an endpoint can be made", why=why)
         self._close_attempt()
-        self._services.strategy.withdrawn(self._routing, decision)
+        self.arm.strategy.withdrawn(self._routing, decision)
         self._failed_with = "overloaded"
         self._give_up()
 
@@ -371,10 +374,10 @@ class Exchange:
     def _not_served(self, decision: Decision, *, is_ill: bool) -> None:
         """The endpoint gave no answer, or none that is one: the prompt's prefix follows whoever serves it instead."""
         services = self._services
-        services.strategy.withdrawn(self._routing, decision)
+        self.arm.strategy.withdrawn(self._routing, decision)
         if is_ill and decision.endpoint.answer_failed(services.clock()):
             log.warning("endpoint fails to answer and is passed over for a while", endpoint=decision.endpoint.url)
-            services.strategy.forget(decision.endpoint)
+            services.choosing.forget(decision.endpoint)
 
     def _retry_or_give_up(self, reason: str) -> None:
         if reason == "connect" or (reason != "timeout" and self._may_retry(self._untried())):

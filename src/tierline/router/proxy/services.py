@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tierline.certificates import Certificate
 from tierline.router.admin.access import WANTED_FIELDS
 from tierline.router.admission import Admission
+from tierline.router.choosing import Choosing
 from tierline.router.config import RouterConfig
 from tierline.router.decisions import DecisionLog
 from tierline.router.endpointkeys import EndpointKeys
@@ -14,7 +15,6 @@ from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKeys
 from tierline.router.metrics import RouterMetrics
 from tierline.router.sessions import SessionKeys
-from tierline.router.strategies.base import Strategy
 from tierline.router.tls import EndpointTls
 from tierline.router.tokens import TokenLadder
 
@@ -64,7 +64,7 @@ class Services:
 
     config: RouterConfig
     endpoints: Endpoints
-    strategy: Strategy
+    choosing: Choosing
     metrics: RouterMetrics
     clock: Callable[[], float]
     pools: "dict[int, UpstreamPool]" = field(default_factory=dict)
@@ -82,13 +82,13 @@ class Services:
     """``None`` where nobody is asked for a key."""
     admin: "AdminApi | None" = None
     """Set before the first client comes."""
-    decisions: DecisionLog = field(init=False)
+    decisions: DecisionLog = field(default_factory=DecisionLog)
     certificate: Certificate | None = None
     """Shown to clients; ``None`` where their connections are plain."""
     endpoint_tls: EndpointTls = field(init=False)
     endpoint_keys: EndpointKeys = field(init=False)
     tokens: TokenLadder | None = None
-    """``None`` where the strategy needs no tokens."""
+    """``None`` where no strategy needs tokens."""
     sessions: SessionKeys = field(init=False)
     invocation_path: bytes = field(init=False)
     """Where ``/invocations`` goes; empty: where its body belongs."""
@@ -96,7 +96,6 @@ class Services:
     wanted_fields: frozenset[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.decisions = DecisionLog(self.strategy.name)
         self.sessions = SessionKeys(self.config.session_keys)
         self.invocation_path = self.config.invocation_endpoint.encode()
         self.priority_header = (self.config.priority_header or "").encode()
