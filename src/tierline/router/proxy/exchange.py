@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 
 from tierline import logs
 from tierline.router.admission import Ticket, Verdict
-from tierline.router.endpoints import OWN_SHORTAGES, Endpoint
+from tierline.router.endpoints import Endpoint
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
+from tierline.router.http.splicing import Piece
 from tierline.router.keys import AUTHORIZATION
 from tierline.router.prompt import BYTES_PER_TOKEN
 from tierline.router.proxy import sagemaker
+from tierline.router.proxy.attempt import ILL_STATUSES, RETRIED_STATUSES, Attempt
 from tierline.router.proxy.sagemaker import Facade
 from tierline.router.proxy.services import REQUEST_ID, TRACEPARENT, Lane, Services
-from tierline.router.proxy.upstream import UpstreamConnection
 from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import Question, TokenLadder
 from tierline.router.usage import cached_tokens
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
-"""Answers that another endpoint may better: this one was too slow, too busy, or is not well."""
-_ILL_STATUSES = frozenset({502, 503, 504})
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
 _NOTHING = RoutingRequest()
 _FAILURE_STATUSES = {"connect": 503, "overloaded": 503, "timeout": 504}  # every other failure is 502
@@ -45,10 +43,8 @@ class Exchange:
     Invariants
     ----------
     - With limits, ``_ticket`` is set from :meth:`start` to the end; while it waits, no attempt is open.
-    - An *attempt* is open from :meth:`_open` to :meth:`_close_attempt`; at most one is, and its endpoint counts it.
-    - ``_upstream`` is set while an open attempt has a connection; ``_connecting`` while it waits for one.
+    - ``_attempts`` are the attempts that are open: none while it waits, else one.
     - ``has_answered`` turns true with the first byte written to the client; from then on no attempt is opened.
-    - ``_is_resent`` is set while the open attempt repeats, on a new connection, one that broke on a reused one.
     - :meth:`_finish` runs exactly once, whatever happens, and then nothing here refers to a connection or a body.
 
     Parameters
@@ -68,12 +64,11 @@ class Exchange:
     """
 
     __slots__ = (
-        "_asking", "_before_last", "_body", "_body_framing", "_client", "_connecting", "_events", "_facade",
-        "_failed_with", "_held_bytes", "_is_paused", "_is_probe", "_is_resent", "_last", "_may_be_stale", "_may_repeat",
-        "_response", "_routing", "_services", "_target", "_ticket", "_tokens_before", "_tried", "_unanswered_tokens",
-        "_upstream", "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
-        "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority",
-        "queued_at", "queued_s", "request_id", "retries", "route", "sent_at", "session", "started_at", "status",
+        "_asking", "_attempts", "_before_last", "_body", "_client", "_events", "_facade", "_failed_with", "_held_bytes",
+        "_is_paused", "_last", "_may_be_stale", "_may_repeat", "_routing", "_services", "_target", "_ticket", "_tried",
+        "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
+        "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority", "queued_at", "queued_s",
+        "request_id", "retries", "route", "session", "started_at", "status",
         "tenant", "waited_s",
     )  # fmt: skip
 
@@ -96,17 +91,10 @@ class Exchange:
         self._body = body
         self._routing = routing
         self._held_bytes = held_bytes
-        self._upstream: UpstreamConnection | None = None
+        self._attempts: list[Attempt] = []
         self._asking: asyncio.Task[None] | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._response: ResponseHead | None = None
-        self._body_framing: LengthBody | ChunkedBody | UntilCloseBody | None = None
         self._tried: list[Endpoint] = []
-        self._tokens_before = 0
-        self._unanswered_tokens = 0
         self._is_paused = False
-        self._is_probe = False
-        self._is_resent = False
         self._facade = facade
         self._ticket: Ticket | None = None
         self._may_be_stale = True
@@ -139,7 +127,6 @@ class Exchange:
         self.has_answered = False
         self.keep_alive = head.keep_alive
         self.started_at = started_at
-        self.sent_at = 0.0
         self.answered_at = 0.0
         self.ended_at = 0.0
         self.queued_at: float | None = None
@@ -275,57 +262,19 @@ class Exchange:
         strategy.placed(self._routing, decision)
         self.decision = decision
         self._tried.append(decision.endpoint)
-        self._is_resent = False
-        # What must not be sent twice goes on a new connection, which cannot have been closed before it came.
-        self._open(decision, services.pools[decision.endpoint.position].take() if self._may_repeat else None)
+        attempt = Attempt(services, self, decision, may_repeat=self._may_repeat, may_be_stale=self._may_be_stale)
+        self._attempts.append(attempt)
+        attempt.send()
 
-    def _open(self, decision: Decision, connection: UpstreamConnection | None) -> None:
-        endpoint = decision.endpoint
-        self._is_probe = endpoint.is_on_probation
-        self._tokens_before = endpoint.begin(decision.uncached_tokens)
-        self._unanswered_tokens = decision.uncached_tokens
-        if connection is None:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect(endpoint))
-        else:
-            self._send(connection)
+    def request_of(self, attempt: Attempt) -> tuple[bytes, bytes, tuple[Piece, ...]]:
+        """See :class:`~tierline.router.proxy.attempt.Owner`."""
+        head, body = self.head, self._body
+        has_body = body or head.length is not None or head.is_chunked
+        return head.method, self.head_to(attempt.decision.endpoint, len(body) if has_body else None), (body,)
 
-    async def _connect(self, endpoint: Endpoint) -> None:
-        clock = self._services.clock
-        began = clock()
-        try:
-            connection = await self._services.pools[endpoint.position].connect()
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no domain name
-            self._connecting = None
-            self.waited_s += clock() - began
-            if isinstance(error, OSError) and error.errno in OWN_SHORTAGES:
-                self._no_room(str(error))
-                return
-            if endpoint.is_usable(clock()):  # else it has been said
-                log.warning("endpoint cannot be reached", endpoint=endpoint.url, why=str(error) or "timeout")
-            endpoint.connect_failed(clock())
-            if isinstance(error, ConnectionRefusedError):  # nothing listens: what it held is gone
-                self._services.choosing.forget(endpoint)
-            # It took the request once and is gone now: perhaps that request is what it cannot bear.
-            self.attempt_failed("reset" if self._is_resent else "connect", is_stale=False)
-            return
-        self._connecting = None
-        self.waited_s += clock() - began
-        self._send(connection)
-
-    def _no_room(self, why: str) -> None:
-        """No connection can be had from here to anybody: that says nothing of the endpoint."""
-        decision = self.decision
-        assert decision is not None
-        log.warning("no connection to an endpoint can be made", why=why)
-        self._close_attempt()
-        self.arm.strategy.withdrawn(self._routing, decision)
-        self._failed_with = "overloaded"
-        self._give_up()
-
-    def _send(self, connection: UpstreamConnection) -> None:
-        assert self.decision is not None
-        self._upstream = connection
-        head, body, endpoint = self.head, self._body, self.decision.endpoint
+    def head_to(self, endpoint: Endpoint, length: int | None) -> bytes:
+        """Return the head of the request for an endpoint, and of a body of ``length`` bytes; of none for ``None``."""
+        head = self.head
         authorization = self._services.endpoint_keys.authorization(endpoint)
         lines = [
             b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, self._target, endpoint.authority),
@@ -335,41 +284,31 @@ class Exchange:
             lines.append(b"authorization: %b\r\n" % authorization)
         if REQUEST_ID not in head.fields:
             lines.append(b"x-request-id: %b\r\n" % self.request_id)
-        if body or head.length is not None or head.is_chunked:
-            lines.append(b"content-length: %d\r\n\r\n" % len(body))
-        else:
-            lines.append(b"\r\n")
-        connection.send(self, head.method, b"".join(lines), body)
-        self.sent_at = self._services.clock()
+        lines.append(b"\r\n" if length is None else b"content-length: %d\r\n\r\n" % length)
+        return b"".join(lines)
+
+    def attempt_sent(self, attempt: Attempt) -> None:
+        """See :class:`~tierline.router.proxy.attempt.Owner`."""
         if self.overhead_s is None:
-            self.overhead_s = self.sent_at - self.started_at - self.waited_s
+            self.overhead_s = attempt.sent_at - self.started_at - self.waited_s - attempt.waited_s
 
-    def attempt_failed(self, reason: str, *, is_stale: bool) -> None:
-        """The open attempt broke.
-
-        Parameters
-        ----------
-        reason
-            As the metrics call it.
-        is_stale
-            The connection was reused and closed without a byte of answer: probably the endpoint had closed it before
-            the request came, so the same endpoint gets the request again, on a new connection. Believed once only: an
-            endpoint that the request kills looks the same.
-        """
-        decision = self.decision
-        assert decision is not None
-        self._close_attempt()
+    def attempt_failed(self, attempt: Attempt, reason: str) -> None:
+        """See :class:`~tierline.router.proxy.attempt.Owner`."""
+        self._attempts.remove(attempt)
+        self.waited_s += attempt.waited_s
         if self.has_answered:
-            self._break_off(reason)
-        elif is_stale and self._may_be_stale and self._may_repeat:
-            self._may_be_stale = False
-            self._is_resent = True
-            self._open(decision, None)
-        else:
-            if reason != "connect" or not self._failed_with.isdigit():  # a refusal hides no endpoint's answer
-                self._failed_with = reason
-            self._not_served(decision, is_ill=reason not in ("connect", "timeout"))
-            self._retry_or_give_up(reason)
+            self._break_off(attempt, reason)
+            return
+        if reason == "overloaded":
+            self.arm.strategy.withdrawn(self._routing, attempt.decision)
+            self._failed_with = reason
+            self._give_up()
+            return
+        self._may_be_stale = self._may_be_stale and not attempt.is_resent
+        if reason != "connect" or not self._failed_with.isdigit():  # a refusal hides no endpoint's answer
+            self._failed_with = reason
+        self._not_served(attempt.decision, is_ill=reason not in ("connect", "timeout"))
+        self._retry_or_give_up(reason)
 
     def _not_served(self, decision: Decision, *, is_ill: bool) -> None:
         """The endpoint gave no answer, or none that is one: the prompt's prefix follows whoever serves it instead."""
@@ -414,13 +353,6 @@ class Exchange:
             return False
         return bool(endpoints) and services.budget.spend()
 
-    def _close_attempt(self) -> None:
-        assert self.decision is not None
-        self.decision.endpoint.end(self._unanswered_tokens, is_probe=self._is_probe)
-        self._unanswered_tokens = 0
-        self._upstream = None
-        self._response = None
-
     def _give_up(self) -> None:
         """Answer with an error of our own: no endpoint is left to try."""
         failed_with = self._failed_with or "connect"
@@ -448,55 +380,52 @@ class Exchange:
 
     # The response, as the upstream connection reports it --------------------------------------------------------------
 
-    def response_began(self, head: ResponseHead, body: LengthBody | ChunkedBody | UntilCloseBody) -> None:
-        """The head of an answer is there; its first data, or its end, follows."""
-        assert self.decision is not None
-        assert self._upstream is not None
-        if head.status in RETRIED_STATUSES:
-            self._not_served(self.decision, is_ill=head.status in _ILL_STATUSES)
+    def response_began(self, attempt: Attempt, response: ResponseHead) -> None:
+        """See :class:`~tierline.router.proxy.attempt.Owner`."""
+        status = response.status
+        if status not in RETRIED_STATUSES:
+            return
+        self._not_served(attempt.decision, is_ill=status in ILL_STATUSES)
         now = self._services.clock()
         # An answer is worth more than an endpoint that is believed to be down.
-        if head.status in RETRIED_STATUSES and self._may_retry([e for e in self._untried() if e.is_usable(now)]):
-            upstream = self._upstream
-            self._failed_with = str(head.status)
-            self._close_attempt()
-            upstream.abandon()
-            self.retries.append(str(head.status))
+        if self._may_retry([endpoint for endpoint in self._untried() if endpoint.is_usable(now)]):
+            self._failed_with = str(status)
+            self._drop(attempt)
+            self.retries.append(str(status))
             self._try_another()
-            return
-        self._response = head
-        self._body_framing = body
-        self.is_event_stream = head.is_event_stream
 
-    def response_data(self, data: bytes) -> None:
-        """Some of the answer's body; written through at once."""
+    def response_data(self, attempt: Attempt, data: bytes) -> None:
+        """See :class:`~tierline.router.proxy.attempt.Owner`; written through at once."""
         assert self._client is not None
-        if self._facade is not None and self._response is not None and self._rewrites(self._response.status):
-            if self._response.status >= 400:
+        if self._facade is not None:
+            assert attempt.response is not None
+            if attempt.response.status >= 400:
                 self._facade.quote(data)
                 return
-            data = self._facade.part(data)
-        self._client.write(data if self.has_answered else self._answer() + data)
+            if self._facade.streams:
+                data = self._facade.part(data)
+        self._client.write(data if self.has_answered else self._answer(attempt) + data)
         self._before_last, self._last = self._last, data
         if self.is_event_stream:
             self._events += data.count(b"data: ")
 
-    def response_ended(self) -> None:
-        """The answer is whole, and the connection it came on is no longer ours."""
-        assert self.decision is not None
-        assert self._response is not None
-        if self._facade is not None and self._rewrites(self._response.status):
-            self._end_rewritten(self._facade, self._response)
+    def response_ended(self, attempt: Attempt) -> None:
+        """See :class:`~tierline.router.proxy.attempt.Owner`."""
+        response = attempt.response
+        assert response is not None
+        if self._facade is not None and self._rewrites(response.status):
+            self._end_rewritten(attempt, self._facade, response)
         elif not self.has_answered:
             assert self._client is not None
-            self._client.write(self._answer())
-        if self._is_paused and self._upstream is not None:
-            self._upstream.resume()
-        if self._response.status not in _ILL_STATUSES:
-            self.decision.endpoint.answer_succeeded()
+            self._client.write(self._answer(attempt))
+        if self._is_paused:
+            attempt.resume()
+        if response.status not in ILL_STATUSES:
+            attempt.decision.endpoint.answer_succeeded()
         if self.status == 200:
-            self._measure(self.decision)
-        self._close_attempt()
+            self._measure(attempt.decision)
+        self._attempts.remove(attempt)
+        attempt.close()
         self._finish()
 
     def _measure(self, decision: Decision) -> None:
@@ -508,10 +437,10 @@ class Exchange:
         if self._events > 1:
             self.itl_s = (self._services.clock() - self.answered_at) / (self._events - 1)
 
-    def _end_rewritten(self, facade: Facade, response: ResponseHead) -> None:
+    def _end_rewritten(self, attempt: Attempt, facade: Facade, response: ResponseHead) -> None:
         assert self._client is not None
         if response.status < 400:
-            self._client.write((b"" if self.has_answered else self._answer()) + facade.end())
+            self._client.write((b"" if self.has_answered else self._answer(attempt)) + facade.end())
             return
         self.has_answered = True
         self.answered_at = self._services.clock()
@@ -520,21 +449,17 @@ class Exchange:
         request_id = b"x-request-id: %b\r\n" % self.request_id
         self._client.write_reply(self.status, body, keep_alive=self.keep_alive, extra=(request_id, *fields))
 
-    def _answer(self) -> bytes:
+    def _answer(self, attempt: Attempt) -> bytes:
         """Return the head for the client: the point of no return."""
-        response, decision, now = self._response, self.decision, self._services.clock()
+        response, decision, now = attempt.response, attempt.decision, self._services.clock()
         assert response is not None
-        assert decision is not None
         self.has_answered = True
         self.answered_at = now
         self.status = response.status
-        seconds = now - self.sent_at if response.is_event_stream else None
-        decision.endpoint.answered(self._unanswered_tokens, self._tokens_before, seconds)
-        self._unanswered_tokens = 0
-        if self._is_probe and response.status not in _ILL_STATUSES:
-            decision.endpoint.probe_answered()
+        self.is_event_stream = response.is_event_stream
+        attempt.answered(now - attempt.sent_at if response.is_event_stream else None)
         self._release_body()
-        framing = self._framing(response)
+        framing = self._framing(attempt, response)
         return b"".join((
             status_line(response.status, response.reason),
             *(response.lines if self._facade is None else self._facade.head_lines(response)),
@@ -548,9 +473,8 @@ class Exchange:
             ),
         ))  # fmt: skip
 
-    def _framing(self, response: ResponseHead) -> bytes:
+    def _framing(self, attempt: Attempt, response: ResponseHead) -> bytes:
         """Return the hop-by-hop fields for the client, and settle whether its connection lasts."""
-        body = self._body_framing
         if self._facade is not None and self._facade.streams:
             framing = b""
             self.keep_alive = self.keep_alive and self.takes_chunks
@@ -560,7 +484,7 @@ class Exchange:
             framing = b"content-length: %d\r\n" % response.length
         else:
             framing = b""
-            if not isinstance(body, LengthBody):
+            if not isinstance(attempt.body, LengthBody):
                 self.keep_alive = False  # the end of the connection is the end of the body
         if self._services.is_draining:
             self.keep_alive = False
@@ -568,12 +492,12 @@ class Exchange:
             return framing + b"connection: close\r\n"
         return framing if self.takes_chunks else framing + b"connection: keep-alive\r\n"
 
-    def _break_off(self, reason: str) -> None:
+    def _break_off(self, attempt: Attempt, reason: str) -> None:
         """The answer broke in its middle: an event stream ends with an error, any other body short of its framing."""
         assert self._client is not None
         self.aborted_by = "upstream"
         self.keep_alive = False
-        body = self._body_framing
+        body = attempt.body
         message = "The endpoint broke off in the middle of its answer."
         if self._facade is not None and self._facade.streams:
             self._client.write(self._facade.broken(message, reason))
@@ -595,20 +519,20 @@ class Exchange:
         self.keep_alive = False
         self._client = None
         if not self._stops_waiting() and not self._stops_asking():
-            self._drop_attempt()
+            self._drop_all()
         self._finish()
 
     def client_paused(self) -> None:
         """The client does not read as fast as the endpoint writes."""
         self._is_paused = True
-        if self._upstream is not None:
-            self._upstream.pause()
+        for attempt in self._attempts:
+            attempt.pause()
 
     def client_resumed(self) -> None:
         """The client caught up."""
         self._is_paused = False
-        if self._upstream is not None:
-            self._upstream.resume()
+        for attempt in self._attempts:
+            attempt.resume()
 
     def expired(self) -> None:
         """The endpoint had its time, or no place came free in time."""
@@ -619,10 +543,10 @@ class Exchange:
             self._failed_with = "timeout"
             self._give_up()
             return
-        self._drop_attempt()
         self._failed_with = "timeout"
+        attempts = self._drop_all()
         if self.has_answered:
-            self._break_off("timeout")
+            self._break_off(attempts[0], "timeout")
         else:
             self._give_up()
 
@@ -637,14 +561,18 @@ class Exchange:
         self._queue_left()
         return True
 
-    def _drop_attempt(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        upstream = self._upstream
-        self._close_attempt()
-        if upstream is not None:
-            upstream.abandon()
+    def _drop(self, attempt: Attempt) -> None:
+        """End an attempt whose answer is not wanted."""
+        self._attempts.remove(attempt)
+        self.waited_s += attempt.waited_s
+        attempt.drop()
+
+    def _drop_all(self) -> list[Attempt]:
+        """End every attempt, and return them."""
+        attempts, self._attempts = self._attempts, []
+        for attempt in attempts:
+            attempt.drop()
+        return attempts
 
     # The end ----------------------------------------------------------------------------------------------------------
 
@@ -656,7 +584,6 @@ class Exchange:
         if self._services.config.log_level == "debug":
             self._log()
         client, self._client = self._client, None
-        self._body_framing = None
         self._before_last = self._last = b""
         if self._ticket is not None:
             self._ticket = None

@@ -13,7 +13,8 @@ from tierline.router.http.heads import HEAD_END, BadMessage, ResponseHead
 from tierline.router.tls import EndpointTls
 
 if TYPE_CHECKING:
-    from tierline.router.proxy.exchange import Exchange
+    from tierline.router.http.splicing import Piece
+    from tierline.router.proxy.attempt import Attempt
 
 IDLE_SECONDS = 4.0
 """uvicorn, and with it vLLM, closes connections that idle for 5 s; what we close first cannot be closed under us."""
@@ -26,15 +27,15 @@ JOINED_BYTES = 64 * 1024
 class UpstreamConnection(asyncio.Protocol):
     """One connection to an endpoint.
 
-    Invariants: it belongs to one exchange (``_exchange``), or lies idle in its pool, or is closed. ``_head`` is set
+    Invariants: it belongs to one attempt (``_attempt``), or lies idle in its pool, or is closed. ``_head`` is set
     from the end of an answer's head to the end of its body, and ``body`` with it.
     """
 
-    __slots__ = ("_exchange", "_head", "_method", "_pool", "_unread", "body", "idle_since", "is_reused", "transport")
+    __slots__ = ("_attempt", "_head", "_method", "_pool", "_unread", "body", "idle_since", "is_reused", "transport")
 
     def __init__(self, pool: "UpstreamPool") -> None:
         self._pool = pool
-        self._exchange: Exchange | None = None
+        self._attempt: Attempt | None = None
         self._head: ResponseHead | None = None
         self._method = b""
         self._unread = b""
@@ -42,22 +43,20 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_reused = False
         self.idle_since = 0.0
 
-    # What an exchange asks for ----------------------------------------------------------------------------------------
+    # What an attempt asks for ----------------------------------------------------------------------------------------
 
-    def send(self, exchange: "Exchange", method: bytes, head: bytes, body: bytes | bytearray) -> None:
-        """Send a request and hand its answer to ``exchange``."""
-        self._exchange = exchange
+    def send(self, attempt: "Attempt", method: bytes, head: bytes, body: "tuple[Piece, ...]") -> None:
+        """Send a request and hand its answer to ``attempt``."""
+        self._attempt = attempt
         self._method = method
-        if not body:
-            self.transport.write(head)
-        elif len(body) <= JOINED_BYTES:
-            self.transport.write(head + body)
+        if sum(map(len, body)) <= JOINED_BYTES:
+            self.transport.write(b"".join((head, *body)))
         else:
-            self.transport.writelines((head, body))
+            self.transport.writelines((head, *body))
 
     def abandon(self) -> None:
         """The answer is no longer wanted. HTTP/1.1 has one way to say so."""
-        self._exchange = None
+        self._attempt = None
         self.transport.abort()
 
     def pause(self) -> None:
@@ -78,33 +77,33 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See :class:`asyncio.Protocol`."""
-        exchange = self._exchange
-        if exchange is None:
+        attempt = self._attempt
+        if attempt is None:
             self._pool.lost(self)
             self.transport.abort()
             return
         try:
             if self._head is None:
-                rest = self._read_head(data, exchange)
-                if rest is None or self._exchange is not exchange:  # the rest is to come, or a retry was chosen
+                rest = self._read_head(data, attempt)
+                if rest is None or self._attempt is not attempt:  # the rest is to come, or a retry was chosen
                     return
                 data = rest
-            self._relay(data, exchange)
+            self._relay(data, attempt)
         except BadMessage:
-            self._fail(exchange, "malformed")
+            self._fail(attempt, "malformed")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
         self._pool.lost(self)
-        exchange, self._exchange = self._exchange, None
-        if exchange is None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
             return
         if self._head is not None and exc is None and self.body.end():
-            exchange.response_ended()
+            attempt.response_ended()
         else:
-            exchange.attempt_failed("reset", is_stale=self.is_reused and self._head is None and not self._unread)
+            attempt.broke("reset", is_stale=self.is_reused and self._head is None and not self._unread)
 
-    def _read_head(self, data: bytes, exchange: "Exchange") -> bytes | None:
+    def _read_head(self, data: bytes, attempt: "Attempt") -> bytes | None:
         """Return what follows the final head, or ``None`` until it is there."""
         data = self._unread + data if self._unread else data
         while True:
@@ -123,12 +122,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._unread = b""
         self._head = head
         self.body = body_of_response(head, self._method)
-        if isinstance(self.body, ChunkedBody) and not exchange.relays_chunks(head.status):
+        if isinstance(self.body, ChunkedBody) and not attempt.relays_chunks(head.status):
             self.body.payload = bytearray()
-        exchange.response_began(head, self.body)
+        attempt.response_began(head, self.body)
         return data
 
-    def _relay(self, data: bytes, exchange: "Exchange") -> None:
+    def _relay(self, data: bytes, attempt: "Attempt") -> None:
         body = self.body
         taken = body.feed(data)
         is_odd = taken < len(data)
@@ -139,9 +138,9 @@ class UpstreamConnection(asyncio.Protocol):
             body.payload.clear()
         if not body.is_complete:
             if data:
-                exchange.response_data(data)
+                attempt.response_data(data)
             return
-        head, self._head, self._exchange = self._head, None, None
+        head, self._head, self._attempt = self._head, None, None
         assert head is not None
         if self.transport.get_write_buffer_size():
             self.transport.abort()  # close() would wait for an endpoint that may never read the rest of its request
@@ -150,19 +149,19 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._pool.give_back(self)
         if data:
-            exchange.response_data(data)
-        exchange.response_ended()
+            attempt.response_data(data)
+        attempt.response_ended()
 
-    def _fail(self, exchange: "Exchange", reason: str) -> None:
-        self._exchange = None
+    def _fail(self, attempt: "Attempt", reason: str) -> None:
+        self._attempt = None
         self.transport.abort()
-        exchange.attempt_failed(reason, is_stale=False)
+        attempt.broke(reason, is_stale=False)
 
 
 class UpstreamPool:
     """The connections to one endpoint that are idle, the latest used taken first.
 
-    Invariant: every connection in ``_idle`` is open, answers no exchange, and has its reading on. After :meth:`close`
+    Invariant: every connection in ``_idle`` is open, answers no attempt, and has its reading on. After :meth:`close`
     there is none.
     """
 
