@@ -67,9 +67,9 @@ class Exchange:
         "_asking", "_attempts", "_before_last", "_body", "_client", "_events", "_facade", "_failed_with", "_held_bytes",
         "_is_paused", "_last", "_may_be_stale", "_may_repeat", "_routing", "_services", "_target", "_ticket", "_tried",
         "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
-        "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority", "queued_at", "queued_s",
-        "request_id", "retries", "route", "session", "started_at", "status",
-        "tenant", "waited_s",
+        "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority",
+        "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at", "status", "tenant",
+        "waited_s",
     )  # fmt: skip
 
     def __init__(
