@@ -57,7 +57,7 @@ bench-store: $(VENV)/bench.stamp ## Measure the node store beside memcpy, TCP, R
 	@mkdir -p bench-results
 	@$(BIN)/tierline bench store --json bench-results/store.json --markdown bench-results/store.md $(ARGS)
 
-bench-router: $(VENV)/bench.stamp ## First figures of the router beside PyPI's vllm-router
+bench-router: $(VENV)/bench.stamp ## Measure the router beside PyPI's vllm-router and sglang-router and a bare splice (about 12 minutes)
 	@mkdir -p bench-results
 	@$(BIN)/tierline bench router --json bench-results/router.json --markdown bench-results/router.md $(ARGS)
 

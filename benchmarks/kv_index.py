@@ -12,75 +12,26 @@ its own. Processor time, so that a busy machine counts for little.
 import argparse
 import gc
 import random
-import statistics
 import time
 import tracemalloc
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
-from tierline.router.endpoints import Endpoint
+from tierline.bench.router_index import BLOCK_TOKENS, RUN_BLOCKS, fill, fleet, median_ms, new_tokens, stored
 from tierline.router.events.decoding import decode_batch
-from tierline.router.events.index import BlockIndex, SourceBlocks
+from tierline.router.events.index import BlockIndex
 from tierline.router.events.keys import PromptTokens, chain, token_bytes
-from tierline.router.events.source import EventSource, SourceState
 from tierline.router.prompt import read_fields
 from tierline.router.strategies import RoutingRequest
-from tierline.router.strategies.kvaware import KvAware
 
-BLOCK_TOKENS = 16
-RUN_BLOCKS = 128
-"""Blocks of one prompt: 2,048 tokens, a step's worth of prefill."""
 PROMPTS = {"2K": 128, "8K": 512, "32K": 2048, "100K": 6250}
-
-
-def stored(first_name: int, tokens: list[int]) -> bytes:
-    """Return a batch with one event, as vLLM 0.32 encodes it."""
-    blocks = len(tokens) // BLOCK_TOKENS
-    event = {
-        "type": "BlockStored",
-        "block_hashes": [first_name + block for block in range(blocks)],
-        "parent_block_hash": None,
-        "token_ids": tokens,
-        "block_size": BLOCK_TOKENS,
-        "lora_id": None,
-        "medium": "GPU",
-        "lora_name": None,
-        "extra_keys": [None] * blocks,
-        "group_idx": 0,
-        "kv_cache_spec_kind": "full_attention",
-    }
-    return msgspec.msgpack.encode([time.time(), [event], 0])
 
 
 def removed(names: range) -> bytes:
     """Return a batch as vLLM evicts: an event for each block."""
     events = [{"type": "BlockRemoved", "block_hashes": [name], "medium": "GPU", "group_idx": 0} for name in names]
     return msgspec.msgpack.encode([time.time(), events, 0])
-
-
-def fill(sources: list[SourceBlocks], blocks: int) -> float:
-    """Apply events of ``blocks`` different blocks, dealt out in turns; return the seconds."""
-    dice = random.Random(1)
-    spent = 0.0
-    for number in range(blocks // RUN_BLOCKS):
-        tokens = [dice.randrange(150_000) for _ in range(RUN_BLOCKS * BLOCK_TOKENS)]
-        payload = stored(dice.getrandbits(63), tokens)
-        began = time.process_time()
-        sources[number % len(sources)].apply(decode_batch(payload))
-        spent += time.process_time() - began
-    return spent
-
-
-def median_ms(work: Callable[[], object], times: int = 200) -> float:
-    """Return the median of ``times`` runs, in milliseconds."""
-    spent = []
-    for _ in range(times):
-        began = time.process_time()
-        work()
-        spent.append(time.process_time() - began)
-    return 1000 * statistics.median(spent)
 
 
 def main() -> None:
@@ -90,34 +41,28 @@ def main() -> None:
     parser.add_argument("--endpoints", type=int, default=64)
     arguments = parser.parse_args()
 
+    dice = random.Random(1)
     weighed = BlockIndex(2**40)
     sources = [weighed.open() for _ in range(arguments.endpoints)]
     gc.collect()
     tracemalloc.start()
-    fill(sources, arguments.blocks // 10)
+    fill(sources, arguments.blocks // 10, dice)
     traced = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     print(f"bytes a block (allocator, {len(weighed):,} blocks) {traced / len(weighed):10.0f}")
     del weighed, sources
 
-    strategy = KvAware(arguments.endpoints, 2**26, 2**40)
-    index = strategy.blocks
-    endpoints = [Endpoint(f"http://engine-{number}:8000", number) for number in range(arguments.endpoints)]
-    for endpoint in endpoints:
-        told = EventSource(index.open(), has_replay=False, clock=time.time)
-        told.state = SourceState.EXACT
-        strategy.sources[endpoint.url] = [told]
+    index, strategy, endpoints = fleet(arguments.endpoints)
     sources = list(index.sources)
     gc.collect()
     gc.freeze()
-    seconds = fill(sources, arguments.blocks)
+    seconds = fill(sources, arguments.blocks, dice)
     print(f"stored: decoded and applied, blocks/s              {len(index) / seconds:10,.0f}")
     print(f"bytes a block (estimate, {len(index):,} blocks)      {index.size_bytes / len(index):10.0f}")
 
     payloads = [removed(range(start, start + RUN_BLOCKS)) for start in range(0, 128 * RUN_BLOCKS, RUN_BLOCKS)]
-    dice = random.Random(2)
     for start in range(0, 128 * RUN_BLOCKS, RUN_BLOCKS):
-        tokens = [dice.randrange(150_000) for _ in range(RUN_BLOCKS * BLOCK_TOKENS)]
+        tokens = new_tokens(dice, RUN_BLOCKS)
         sources[0].apply(decode_batch(stored(start, tokens)))
     began = time.process_time()
     for payload in payloads:
@@ -127,7 +72,7 @@ def main() -> None:
 
     for label, blocks in PROMPTS.items():
         for holders in (4, arguments.endpoints):
-            tokens = [dice.randrange(150_000) for _ in range(blocks * BLOCK_TOKENS)]
+            tokens = new_tokens(dice, blocks)
             for place, source in enumerate(sources[:holders], start=1):
                 held = max(1, blocks * place // holders)
                 source.apply(decode_batch(stored(dice.getrandbits(62), tokens[: held * BLOCK_TOKENS])))

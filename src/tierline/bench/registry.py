@@ -109,7 +109,7 @@ BENCHES = {
         Bench(
             "routing", "hits, queues and balance of the routing strategies on request traces", "tierline.bench.routing"
         ),
-        Bench("router", "the router's CPU time a request beside the Rust vllm-router", "tierline.bench.router"),
+        Bench("router", "the router's CPU time a request beside the Rust routers of PyPI", "tierline.bench.router"),
     )
 }
 

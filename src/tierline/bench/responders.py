@@ -3,23 +3,32 @@
 They answer at once and always the same, so that all time a client sees is the router's. The splice copies bytes
 between a client and one engine without reading them; no router in Python can cost less.
 
-Run as ``python -m tierline.bench.responders engines PORT…`` and ``… splice PORT ENGINE_PORT…``.
+Run as ``python -m tierline.bench.responders engines PORT…``, ``… splice PORT ENGINE_PORT…`` and ``… events PORT…``,
+which publishes KV events as engines at work do.
 """
 
 import asyncio
 import itertools
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from functools import cache
 from typing import cast
 
 import httptools
 import uvloop
 
+from tierline.router.prompt import BYTES_PER_TOKEN
+from tierline.stack.simulated_engine.kv_events import BlockRemoved, BlockStored, EventBatch, ZmqPublisher
+
 MODEL = "simulated"
 STREAM_MARK = b'"stream":true'
 SSE_CHUNKS = 18
 SSE_INTERVAL_SECONDS = 0.001
+EVENT_INTERVAL_SECONDS = 0.05
+EVENT_BLOCKS = 32
+"""Blocks of 16 tokens that an engine stores in each interval, and evicts as many: a prefill of 10,000 tokens/s."""
 
 _MODELS = b'{"object":"list","data":[{"id":"simulated","object":"model","created":0,"owned_by":"tierline"}]}'
 _COMPLETION = (
@@ -45,6 +54,8 @@ def _chunk(body: bytes) -> bytes:
 _ANSWERS = {
     b"/v1/models": _whole(b"application/json", _MODELS),
     b"/health": _whole(b"application/json", b"{}"),
+    b"/get_server_info": _whole(b"application/json", b"{}"),
+    b"/get_model_info": _whole(b"application/json", b"{}"),
     b"/metrics": _whole(b"text/plain; version=0.0.4", b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"),
 }
 _JSON_ANSWER = _whole(b"application/json", _COMPLETION)
@@ -55,6 +66,13 @@ _SSE_ANSWER = (
 )
 
 
+@cache
+def _tokens(count: int) -> bytes:
+    return _whole(
+        b"application/json", b'{"count":%d,"tokens":[%b]}' % (count, b",".join(b"%d" % n for n in range(count)))
+    )
+
+
 class _Engine(asyncio.Protocol):
     """One connection of a simulated engine."""
 
@@ -63,13 +81,17 @@ class _Engine(asyncio.Protocol):
         self._path = b""
         self._wants_stream = False
         self._seam = b""
+        self._body_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:  # a router that tries whether an engine speaks gRPC
+            self._transport.close()
 
     # Called by httptools:
 
@@ -77,6 +99,7 @@ class _Engine(asyncio.Protocol):
         self._path = url
 
     def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
         # Routers may write the body anew, so the mark can stand anywhere, also across two pieces.
         if not self._wants_stream:
             self._wants_stream = STREAM_MARK in self._seam + body
@@ -85,17 +108,20 @@ class _Engine(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if answer := _ANSWERS.get(self._path):
             self._transport.write(answer)
+        elif self._path == b"/tokenize":
+            self._transport.write(_tokens(self._body_bytes // BYTES_PER_TOKEN))
         elif self._wants_stream:
             self._write_events(iter(_SSE_ANSWER))
         else:
             self._transport.write(_JSON_ANSWER)
         self._wants_stream = False
         self._seam = b""
+        self._body_bytes = 0
 
     def _write_events(self, pieces: Iterator[bytes]) -> None:
         """Write the pieces :data:`SSE_INTERVAL_SECONDS` apart, as an engine's come: a router cannot join them."""
         piece = next(pieces, None)
-        if piece is not None:
+        if piece is not None and not self._transport.is_closing():
             self._transport.write(piece)
             asyncio.get_running_loop().call_later(SSE_INTERVAL_SECONDS, self._write_events, pieces)
 
@@ -160,7 +186,27 @@ async def serve_splice(port: int, engine_ports: list[int]) -> None:
     await asyncio.Event().wait()
 
 
+def publish_events(ports: list[int]) -> None:
+    """Publish events of one engine on each port for ever; each batch goes on with the blocks of the one before."""
+    publishers = [ZmqPublisher(f"tcp://*:{port}") for port in ports]
+    tokens = list(range(16 * EVENT_BLOCKS))
+    for first in itertools.count(1, EVENT_BLOCKS):
+        names = list(range(first, first + EVENT_BLOCKS))
+        gone = [
+            BlockRemoved([name - 100 * EVENT_BLOCKS], "GPU", group_idx=0)
+            for name in names
+            if first > 100 * EVENT_BLOCKS
+        ]
+        tokens[0] = first
+        stored = BlockStored(names, None, tokens, 16, None, "GPU", None, [None] * EVENT_BLOCKS, group_idx=0)
+        for publisher in publishers:
+            publisher.publish(EventBatch(time.time(), [*gone, stored]))
+        time.sleep(EVENT_INTERVAL_SECONDS)
+
+
 if __name__ == "__main__":
     role, *ports = sys.argv[1:]
     numbers = [int(port) for port in ports]
+    if role == "events":
+        publish_events(numbers)
     uvloop.run(serve_engines(numbers) if role == "engines" else serve_splice(numbers[0], numbers[1:]))

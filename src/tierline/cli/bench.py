@@ -40,7 +40,7 @@ def bench(
     Benchmarks:
       document   time to first token of a long document: cold, warm here, warm elsewhere, after a restart
       store      the node store beside memcpy, loopback TCP and Redis
-      router     the router's CPU time a request beside the Rust vllm-router
+      router     the router's CPU time a request beside the Rust routers of PyPI
       routing    hits, time to first token and balance of the routing strategies on request traces
       eviction   hit rates of the eviction policies on request traces, beside a clairvoyant's
 

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tierline.bench.programs import Program, answers, free_ports
+from tierline.bench.routers import PEERS, start_peer
 from tierline.cli.main import app
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -75,13 +78,36 @@ def test_without_redis_and_mooncake_their_rows_say_so(tmp_path: Path, monkeypatc
 
 
 def test_the_router_is_measured_and_a_missing_peer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tierline.bench.router._peer_command", lambda: None)
+    monkeypatch.setattr(
+        "tierline.bench.routers.importlib.util.find_spec", lambda name: None if "_router" in name else 1
+    )
     rows = run_bench("router", tmp_path)
-    ours = rows["CPU a request, prefixaware, SSE, 2 KiB prompts"]
-    assert ours["value"] >= 0
-    assert ours["n"] > 0
-    assert ours["ratio"] is None
-    assert "not installed" in rows["CPU a request, vllm-router"]["note"]
+    for contender in ("roundrobin", "roundrobin, all on", "prefixaware", "prefixaware, all on", "kvaware, all on"):
+        for request in ("JSON, 2 KiB prompts", "SSE, 2 KiB prompts"):
+            for connections in ("1 connection", "16 connections"):
+                ours = rows[f"CPU a request, {contender}, {request}, {connections}"]
+                assert ours["value"] >= 0
+                assert ours["n"] > 0
+                assert ours["ratio"] is None
+            assert rows[f"added latency P50, {contender}, {request}"]["n"] > 0
+    for peer in ("vllm-router", "sglang-router"):
+        missing = rows[f"CPU a request, {peer} round_robin, JSON, 2 KiB prompts, 16 connections"]
+        assert missing["value"] is None
+        assert "not installed" in missing["note"]
+    assert rows["KV events, decoded and applied"]["limit_name"] == "goal"
+
+
+def test_a_peer_is_measured_where_it_is_installed(tmp_path: Path) -> None:
+    installed = [peer for peer in PEERS if peer.why_missing is None]
+    engine, health = (sys.executable, "-m", "tierline.bench.responders", "engines"), "/health"
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    with Program([*engine, str(port)], tmp_path / "engine.log", lambda: answers(url + health)):
+        for peer in installed:
+            running = start_peer(peer.package, peer, "cache_aware", [url], tmp_path)
+            with running.program:
+                assert answers(f"http://127.0.0.1:{running.port}/v1/models")
+                assert answers(running.metrics_url)
 
 
 @pytest.mark.usefixtures("nothing_left_behind")
