@@ -83,6 +83,11 @@ class RouterConfig(ProgramConfig):
     trace_share: float = Field(
         default=0.0, ge=0, le=1, description="share of the requests without traceparent for which a trace is begun"
     )
+    opentelemetry: bool = Field(
+        default=False,
+        validate_default=True,
+        description="send a span of each request and of each attempt by OTLP, as the OTEL_* variables say",
+    )
     api_keys_file: Path | None = Field(
         default=None, description="file with the API keys that requests must show; read again when it changes"
     )
@@ -157,6 +162,13 @@ class RouterConfig(ProgramConfig):
         if value is None and has_certificate and info.field_name != "tls_client_ca":
             raise ValueError(f"a PEM file, for {field} is set")
         return value
+
+    @field_validator("opentelemetry")
+    @classmethod
+    def _decides_alone(cls, opentelemetry: bool, info: ValidationInfo) -> bool:
+        if opentelemetry and info.data.get("trace_share"):
+            raise ValueError("false, or trace_share 0: OTEL_TRACES_SAMPLER says what is traced")
+        return opentelemetry
 
     @field_validator("kv_events")
     @classmethod

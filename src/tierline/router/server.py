@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import uvloop
 
@@ -104,6 +105,8 @@ class RouterServer:
         for pool in services.pools.values():
             pool.close()
         await asyncio.sleep(0)  # connections are lost in the next turn of the loop
+        if services.spans is not None:
+            await services.spans.close()
 
     async def _sweep(self) -> None:
         services = self.services
@@ -181,6 +184,11 @@ async def start(config: RouterConfig) -> RouterServer:
         services.tokens = exact.ladder
         membership.companions.append(exact.follower)
         metrics.show(exact.follower)
+    if config.opentelemetry and not _is_switched_off(os.environ):
+        from tierline.router.tracing.export import SpanExport  # not loaded where it is not used: it takes 0.4 s
+
+        services.spans = SpanExport(services.clock)
+        metrics.show(services.spans)
     discovery = Discovery(sources, membership, duties)
     services.admin = AdminApi(AdminAccess(config.admin_token_file, config.host), services, membership)
     reads: dict[str, Callable[[], float]] = {
@@ -201,6 +209,13 @@ async def start(config: RouterConfig) -> RouterServer:
     await health.start()
     await discovery.start()
     return RouterServer(services, listener, health, membership, discovery, duties, exact)
+
+
+def _is_switched_off(environment: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables say that there shall be no spans."""
+    return environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or (
+        environment.get("OTEL_TRACES_EXPORTER", "").lower() == "none"
+    )
 
 
 @contextlib.asynccontextmanager

@@ -61,6 +61,10 @@ def router(
     endpoint_api_key_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="File with the API key that replicas ask for.")
     ] = None,
+    opentelemetry: Annotated[
+        bool | None,
+        typer.Option("--opentelemetry", help="Send spans of requests by OTLP, as the OTEL_* variables say."),
+    ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -99,6 +103,7 @@ def router(
             "tls_certificate": tls_certificate,
             "tls_key": tls_key,
             "endpoint_api_key_file": endpoint_api_key_file,
+            "opentelemetry": opentelemetry,
             "log_level": log_level,
             "log_format": log_format,
         },

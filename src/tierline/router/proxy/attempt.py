@@ -12,6 +12,7 @@ from tierline.router.endpoints import OWN_SHORTAGES
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import ResponseHead
 from tierline.router.strategies.base import Decision
+from tierline.router.tracing.records import CANCELED, AttemptRecord, RequestRecord
 
 if TYPE_CHECKING:
     from tierline.router.http.splicing import Piece
@@ -27,6 +28,9 @@ ILL_STATUSES = frozenset({502, 503, 504})
 
 class Owner(Protocol):
     """Whose attempt it is."""
+
+    trace: RequestRecord | None
+    """Of the request, where it is traced."""
 
     def request_of(self, attempt: "Attempt") -> "tuple[bytes, bytes, tuple[Piece, ...]]":
         """Return method, head and body, in pieces, of what is to be sent."""
@@ -85,7 +89,8 @@ class Attempt:
 
     __slots__ = (
         "_connecting", "_connection", "_is_probe", "_may_be_stale", "_may_repeat", "_owner", "_services",
-        "_tokens_before", "_unanswered_tokens", "body", "decision", "is_resent", "response", "sent_at", "waited_s",
+        "_span", "_tokens_before", "_unanswered_tokens", "body", "decision", "is_resent", "response", "sent_at",
+        "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +112,9 @@ class Attempt:
         self._is_probe = decision.endpoint.is_on_probation
         self._tokens_before = decision.endpoint.begin(decision.uncached_tokens)
         self._unanswered_tokens = decision.uncached_tokens
+        self._span: AttemptRecord | None = None
+        if owner.trace is not None:
+            self._span = owner.trace.attempt(decision, services.clock())
 
     # What its owner asks for ------------------------------------------------------------------------------------------
 
@@ -152,19 +160,24 @@ class Attempt:
         if self._connection is not None:
             self._connection.resume()
 
-    def close(self) -> None:
-        """Count no more; the connection is nobody's, or another's."""
+    def close(self, failure: str = "") -> None:
+        """Count no more; the connection is nobody's, or another's. ``failure`` says why it broke, if it did."""
         self.decision.endpoint.end(self._unanswered_tokens, is_probe=self._is_probe)
         self._unanswered_tokens = 0
         self._connection = None
+        if self._span is not None:
+            self._span.decision, self._span.failure = self.decision, failure
+            self._span.ended_at = self._services.clock()
+            self._span.status = self.response.status if self.response is not None else 0
+            self._span.is_resent = self.is_resent
 
-    def drop(self) -> None:
+    def drop(self, why: str = CANCELED) -> None:
         """End it: the answer is not wanted."""
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
         connection = self._connection
-        self.close()
+        self.close(why)
         if connection is not None:
             connection.abandon()
 
@@ -181,18 +194,20 @@ class Attempt:
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no domain name
             self._connecting = None
             self.waited_s += clock() - began
-            self.close()
             if isinstance(error, OSError) and error.errno in OWN_SHORTAGES:
+                self.close("overloaded")
                 log.warning("no connection to an endpoint can be made", why=str(error))
                 self._owner.attempt_failed(self, "overloaded")
                 return
+            # It took the request once and is gone now: perhaps that request is what it cannot bear.
+            reason = "reset" if self.is_resent else "connect"
+            self.close(reason)
             if endpoint.is_usable(clock()):  # else it has been said
                 log.warning("endpoint cannot be reached", endpoint=endpoint.url, why=str(error) or "timeout")
             endpoint.connect_failed(clock())
             if isinstance(error, ConnectionRefusedError):  # nothing listens: what it held is gone
                 self._services.choosing.forget(endpoint)
-            # It took the request once and is gone now: perhaps that request is what it cannot bear.
-            self._owner.attempt_failed(self, "reset" if self.is_resent else "connect")
+            self._owner.attempt_failed(self, reason)
             return
         self._connecting = None
         self.waited_s += clock() - began
@@ -201,6 +216,8 @@ class Attempt:
     def _send(self, connection: "UpstreamConnection") -> None:
         self._connection = connection
         method, head, body = self._owner.request_of(self)
+        if self._span is not None and self._owner.trace is not None:
+            head = b"%btraceparent: %b\r\n\r\n" % (head[:-2], self._owner.trace.field_for(self._span))
         connection.send(self, method, head, body)
         self.sent_at = self._services.clock()
         self._owner.attempt_sent(self)
@@ -223,7 +240,7 @@ class Attempt:
             self.is_resent = True
             self._connect_anew()
             return
-        self.close()
+        self.close(reason)
         self._owner.attempt_failed(self, reason)
 
     def relays_chunks(self, status: int) -> bool:

@@ -17,8 +17,9 @@ from tierline.router.prompt import RequestFields, read_fields
 from tierline.router.proxy import keyed, sagemaker
 from tierline.router.proxy.answering import Answering
 from tierline.router.proxy.exchange import Exchange
-from tierline.router.proxy.services import TRACEPARENT, Services
+from tierline.router.proxy.services import Services
 from tierline.router.strategies.base import RoutingRequest
+from tierline.router.tracing.records import TRACEPARENT
 
 if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
@@ -122,7 +123,9 @@ def dispatch(
         services.held_bytes += len(body)
         held_bytes += len(body)
     exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at, facade)
-    if services.config.trace_share and TRACEPARENT not in head.fields and random() < services.config.trace_share:
+    if services.spans is not None:
+        exchange.trace = services.spans.begin(head)
+    elif services.config.trace_share and TRACEPARENT not in head.fields and random() < services.config.trace_share:
         # https://www.w3.org/TR/trace-context/: version, trace, parent, flags (sampled)
         head.fields[TRACEPARENT] = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01".encode()
         head.lines.append(b"traceparent: %b\r\n" % head.fields[TRACEPARENT])

@@ -22,9 +22,10 @@ from tierline.router.prompt import BYTES_PER_TOKEN
 from tierline.router.proxy import sagemaker
 from tierline.router.proxy.attempt import ILL_STATUSES, RETRIED_STATUSES, Attempt
 from tierline.router.proxy.sagemaker import Facade
-from tierline.router.proxy.services import REQUEST_ID, TRACEPARENT, Lane, Services
+from tierline.router.proxy.services import REQUEST_ID, Lane, Services
 from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import Question, TokenLadder
+from tierline.router.tracing.records import CANCELED, TRACEPARENT, RequestRecord
 from tierline.router.usage import cached_tokens
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Exchange:
         "_is_paused", "_last", "_may_be_stale", "_may_repeat", "_routing", "_services", "_target", "_ticket", "_tried",
         "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
         "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority",
-        "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at", "status", "tenant",
+        "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at", "status", "tenant", "trace",
         "waited_s",
     )  # fmt: skip
 
@@ -104,6 +105,7 @@ class Exchange:
         self._events = 0
         self.arm = services.choosing.arm_of(routing)
         """Whose strategy chooses."""
+        self.trace: RequestRecord | None = None
         self.route = route
         self.model = routing.model
         self.session = routing.session
@@ -544,7 +546,7 @@ class Exchange:
             self._give_up()
             return
         self._failed_with = "timeout"
-        attempts = self._drop_all()
+        attempts = self._drop_all("timeout")
         if self.has_answered:
             self._break_off(attempts[0], "timeout")
         else:
@@ -567,11 +569,11 @@ class Exchange:
         self.waited_s += attempt.waited_s
         attempt.drop()
 
-    def _drop_all(self) -> list[Attempt]:
+    def _drop_all(self, why: str = CANCELED) -> list[Attempt]:
         """End every attempt, and return them."""
         attempts, self._attempts = self._attempts, []
         for attempt in attempts:
-            attempt.drop()
+            attempt.drop(why)
         return attempts
 
     # The end ----------------------------------------------------------------------------------------------------------
@@ -581,6 +583,8 @@ class Exchange:
         self._release_body()
         self._services.metrics.exchange_ended(self)
         self._services.decisions.exchange_ended(self)
+        if self.trace is not None and self._services.spans is not None:
+            self._services.spans.ended(self.trace, self)
         if self._services.config.log_level == "debug":
             self._log()
         client, self._client = self._client, None

@@ -17,13 +17,15 @@ from tierline.router.metrics import RouterMetrics
 from tierline.router.sessions import SessionKeys
 from tierline.router.tls import EndpointTls
 from tierline.router.tokens import TokenLadder
+from tierline.router.tracing.records import TRACEPARENT, TRACESTATE
 
 if TYPE_CHECKING:
     from tierline.router.admin.api import AdminApi
     from tierline.router.proxy.client import ClientConnection
     from tierline.router.proxy.upstream import UpstreamPool
+    from tierline.router.tracing.export import SpanExport
 
-REQUEST_ID, CONTENT_TYPE, TRACEPARENT = b"x-request-id", b"content-type", b"traceparent"
+REQUEST_ID, CONTENT_TYPE = b"x-request-id", b"content-type"
 
 
 class RetryBudget:
@@ -89,6 +91,8 @@ class Services:
     endpoint_keys: EndpointKeys = field(init=False)
     tokens: TokenLadder | None = None
     """``None`` where no strategy needs tokens."""
+    spans: "SpanExport | None" = None
+    """``None`` where nothing is traced."""
     sessions: SessionKeys = field(init=False)
     invocation_path: bytes = field(init=False)
     """Where ``/invocations`` goes; empty: where its body belongs."""
@@ -100,7 +104,7 @@ class Services:
         self.invocation_path = self.config.invocation_endpoint.encode()
         self.priority_header = (self.config.priority_header or "").encode()
         self.wanted_fields = frozenset(
-            (*self.sessions.headers, REQUEST_ID, TRACEPARENT, self.priority_header, *WANTED_FIELDS)
+            (*self.sessions.headers, REQUEST_ID, TRACEPARENT, TRACESTATE, self.priority_header, *WANTED_FIELDS)
         )
         config = self.config
         self.endpoint_tls = EndpointTls(config.endpoint_ca, config.endpoint_certificate, config.endpoint_key)
