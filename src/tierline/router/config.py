@@ -56,6 +56,14 @@ class RouterConfig(ProgramConfig):
     retries: int = Field(
         default=2, ge=0, description="further endpoints tried after a reset or a 408, 429, 502, 503 or 504"
     )
+    prefill_threshold: int = Field(
+        default=4096,
+        ge=0,
+        description="tokens to compute from which a prefill endpoint does it for one that only decodes; 0 for any",
+    )
+    prefill_timeout_s: float = Field(
+        default=120.0, gt=0, description="seconds for that; then the decode endpoint computes the prompt itself"
+    )
     invocation_endpoint: str = Field(
         default="", description="path that /invocations goes to at an endpoint; where its body belongs, if empty"
     )

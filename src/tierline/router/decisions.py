@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from tierline.router.admin.documents import Choice, DecisionEntry, Weighed
+from tierline.router.pairs import Pairing
 from tierline.router.strategies.base import Decision
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class _Record(NamedTuple):
     ttft_s: float | None
     seconds: float
     actual_cached_tokens: int | None
+    pairing: Pairing | None
 
 
 class DecisionLog:
@@ -62,6 +64,7 @@ class DecisionLog:
                 exchange.answered_at - exchange.started_at if exchange.answered_at else None,
                 seconds,
                 exchange.actual_cached_tokens,
+                exchange.pairing,
             )
         )
 
@@ -74,6 +77,7 @@ class DecisionLog:
         return hashlib.blake2b(session, digest_size=8, key=self._key).hexdigest() if session else ""
 
     def _entry(self, record: _Record) -> DecisionEntry:
+        pairing = record.pairing
         return DecisionEntry(
             request_id=record.request_id.decode("latin-1"),
             time=record.time,
@@ -88,6 +92,9 @@ class DecisionLog:
             ttft_s=record.ttft_s,
             seconds=record.seconds,
             actual_cached_tokens=record.actual_cached_tokens,
+            pairing="" if pairing is None else pairing.text,
+            prefill=None if pairing is None or pairing.prefill is None else choice_of(pairing.prefill),
+            prefill_s=None if pairing is None or pairing.prefill is None else pairing.seconds,
         )
 
 

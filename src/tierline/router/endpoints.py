@@ -294,14 +294,20 @@ class Endpoints:
             return list(self.all)
         return [endpoint for endpoint in self.all if endpoint.models is None or model in endpoint.models]
 
-    def candidates(self, model: str | None, now: float, tried: Sequence[Endpoint] = ()) -> list[Endpoint]:
+    def candidates(
+        self, model: str | None, now: float, tried: Sequence[Endpoint] = (), *, role: Role = "decode"
+    ) -> list[Endpoint]:
         """Return the endpoints to choose from.
 
-        Those that serve ``model``, can be used and were not ``tried``; when there are none, those that were not tried:
-        one that was given up may be back, what is known may be seconds old, and asking costs a refused connection.
-        Never one that drains.
+        Those that serve ``model`` in this role, can be used and were not ``tried``; when there are none, those that
+        were not tried: one that was given up may be back, what is known may be seconds old, and asking costs a refused
+        connection. Never one that drains.
         """
-        untried = [endpoint for endpoint in self.serving(model) if not endpoint.is_draining and endpoint not in tried]
+        untried = [
+            endpoint
+            for endpoint in self.serving(model)
+            if role in endpoint.roles and not endpoint.is_draining and endpoint not in tried
+        ]
         usable = [endpoint for endpoint in untried if endpoint.is_usable(now)]
         return usable or untried
 
@@ -315,5 +321,5 @@ class Endpoints:
 
     @property
     def is_serving(self) -> bool:
-        """Whether any endpoint passed its last health check."""
-        return any(endpoint.is_up for endpoint in self.all)
+        """Whether any endpoint that can answer requests passed its last health check."""
+        return any(endpoint.is_up and "decode" in endpoint.roles for endpoint in self.all)

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from tierline.router.choosing import Choosing
     from tierline.router.endpoints import Endpoint, Endpoints
+    from tierline.router.pairs import Pairing
     from tierline.router.proxy.exchange import Exchange
 
 _FAST = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
@@ -82,6 +83,9 @@ class RouterMetrics(Collector):
         self._duration = Histogram(_SLOW)
         self._overhead, self._choices = Histogram(_FAST), Histogram(_FAST)
         self._itl = Histogram(_GAPS)
+        self._pairings: Counter[str] = Counter()
+        self._fallbacks: Counter[str] = Counter()
+        self._prefill = Histogram(_SLOW)
         self.connections_refused = 0
         self.limits_reached: Counter[str] = Counter()
         """Requests turned away, by the code of the error that they got."""
@@ -123,8 +127,17 @@ class RouterMetrics(Collector):
         self._duration.observe(exchange.ended_at - exchange.started_at)
         if exchange.retries:
             counts.retries.update(exchange.retries)
+        if exchange.pairing is not None:
+            self._count_pairing(exchange.pairing)
         if exchange.aborted_by:
             self._aborts[exchange.aborted_by] += 1
+
+    def _count_pairing(self, pairing: "Pairing") -> None:
+        self._pairings[pairing.outcome] += 1
+        if pairing.outcome == "paired":
+            self._prefill.observe(pairing.seconds)
+        elif pairing.outcome == "fallback":
+            self._fallbacks[pairing.why] += 1
 
     def request_answered(self, route: str, status: int) -> None:
         """A request was answered by the router itself."""
@@ -171,6 +184,19 @@ class RouterMetrics(Collector):
         yield _counter(
             "aborts", "Answers not ended, by who left", ("side",), {(k,): n for k, n in self._aborts.items()}
         )
+        yield _counter(
+            "pairings",
+            "Requests at endpoints that only decode, by whether another computed the prompt",
+            ("outcome",),
+            {(outcome,): count for outcome, count in self._pairings.items()},
+        )
+        yield _counter(
+            "prefill_fallbacks",
+            "Prompts that no prefill endpoint computed though one should have",
+            ("reason",),
+            {(reason,): count for reason, count in self._fallbacks.items()},
+        )
+        yield _histogram("prefill_seconds", "Spent on having a prompt computed elsewhere", self._prefill)
         yield _counter("connections_refused", "Connections above the limit", (), {(): self.connections_refused})
         yield _counter(
             "limits_reached",

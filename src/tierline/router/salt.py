@@ -1,11 +1,10 @@
-"""``cache_salt`` put into a request's body, with every other byte as it came.
+"""``cache_salt`` put into a request's body: appended as the object's last member, with every other byte as it came.
 
-Rule: only into a JSON object that has been read whole and has no such member, however it spells it.
+Rule: only into a JSON object that has been read whole and has no such member, however it spells it. Last, because where
+two readers disagree on whether a name is ``cache_salt``, the later of two members wins in Python's parser and in ours.
 """
 
 import msgspec
-
-from tierline.router.http.splicing import with_member
 
 
 def with_cache_salt(body: bytes | bytearray, salt: str) -> bytes:
@@ -13,5 +12,10 @@ def with_cache_salt(body: bytes | bytearray, salt: str) -> bytes:
 
     >>> with_cache_salt(b'{"model": "m"} ', "tenant")
     b'{"model": "m","cache_salt":"tenant"} '
+    >>> with_cache_salt(b"{ }", "tenant")
+    b'{ "cache_salt":"tenant"}'
     """
-    return b"".join(with_member(body, "cache_salt", msgspec.json.encode(salt)))
+    end = body.rindex(b"}")  # nothing but blanks can follow
+    comma = b"," if b'"' in body else b""  # a member has a name
+    view = memoryview(body)
+    return b"".join((view[:end], comma, b'"cache_salt":', msgspec.json.encode(salt), view[end:]))

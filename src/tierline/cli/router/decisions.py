@@ -22,6 +22,7 @@ async def list_decisions(
 ) -> None:
     """List the last requests, the latest first: where they went, why, and how it ended.
 
+    PREFILL is the endpoint that computed the prompt for one that only decodes.
     CACHED is tokens of the prompt: predicted / as the engine says in `usage`.
 
     \b
@@ -36,8 +37,8 @@ async def list_decisions(
         output.document(found)
         return
     columns = (
-        "TIME", "REQUEST", "ROUTE", "MODEL", "SESSION", "ENDPOINT", "REASON", ">BLOCKS", ">CACHED", ">STATUS", ">TTFT",
-        ">TOOK", "TROUBLE",
+        "TIME", "REQUEST", "ROUTE", "MODEL", "SESSION", "ENDPOINT", "PREFILL", "REASON", ">BLOCKS", ">CACHED",
+        ">STATUS", ">TTFT", ">TOOK", "TROUBLE",
     )  # fmt: skip
     output.table(columns, [_row(entry) for entry in found.decisions])
 
@@ -83,6 +84,8 @@ async def explain(
         facts.append(("endpoint", "none can be chosen"))
     else:
         facts += [("endpoint", choice.endpoint), ("reason", choice.reason), ("blocks", _blocks(choice))]
+    if found.pairing:
+        facts.append(("prefill", found.pairing if found.prefill is None else f"by {found.prefill.endpoint}"))
     output.facts(facts)
     if choice is not None and choice.weighed:
         output.line("")
@@ -130,7 +133,8 @@ def _row(entry: "DecisionEntry") -> tuple[str, ...]:
     choice = entry.choice
     predicted = "-" if choice is None else f"{choice.predicted_cached_tokens:,}"
     actual = "-" if entry.actual_cached_tokens is None else f"{entry.actual_cached_tokens:,}"
-    trouble = [*entry.retries, *([f"{entry.aborted_by} left"] if entry.aborted_by else [])]
+    pairing = [entry.pairing] if entry.pairing.startswith("fallback") else []
+    trouble = [*entry.retries, *pairing, *([f"{entry.aborted_by} left"] if entry.aborted_by else [])]
     return (
         datetime.fromtimestamp(entry.time, UTC).strftime("%H:%M:%S"),
         entry.request_id,
@@ -138,6 +142,7 @@ def _row(entry: "DecisionEntry") -> tuple[str, ...]:
         entry.model or "-",
         entry.session or "-",
         "-" if choice is None else choice.endpoint,
+        "-" if entry.prefill is None else entry.prefill.endpoint,
         "-" if choice is None else choice.reason,
         "-" if choice is None else _blocks(choice),
         f"{predicted} / {actual}",

@@ -13,15 +13,17 @@ from urllib.parse import parse_qs
 import msgspec
 
 from tierline.errors import ConfigurationError, EndpointConflict
+from tierline.router import pairs
 from tierline.router.admin.access import AdminAccess
 from tierline.router.admin.documents import DecisionList, EndpointList, EndpointState, Explanation, PassedOver
 from tierline.router.decisions import DecisionLog, choice_of
 from tierline.router.endpoints import Endpoint
 from tierline.router.http.heads import BadMessage, RequestHead
 from tierline.router.membership import Membership
+from tierline.router.pairs import Pairing
 from tierline.router.prompt import read_fields
 from tierline.router.specs import plain_url, read_spec
-from tierline.router.strategies.base import RoutingRequest
+from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import Question, TokenLadder
 
 if TYPE_CHECKING:
@@ -165,19 +167,23 @@ class AdminApi:
         if ladder is not None and request.has_prompt and services.choosing.arm_of(request).needs_tokens:
             question = ladder.at_once(request, body)
         if ladder is None or question is None:
-            return self._explained(request)
-        return self._explained_with_tokens(request, ladder, question)
+            return self._explained(request, body)
+        return self._explained_with_tokens(request, body, ladder, question)
 
-    async def _explained_with_tokens(self, request: RoutingRequest, ladder: TokenLadder, question: Question) -> Reply:
+    async def _explained_with_tokens(
+        self, request: RoutingRequest, body: bytes, ladder: TokenLadder, question: Question
+    ) -> Reply:
         await ladder.climb(request, question)
-        return self._explained(request)
+        return self._explained(request, body)
 
-    def _explained(self, request: RoutingRequest) -> Reply:
+    def _explained(self, request: RoutingRequest, body: bytes) -> Reply:
         services, now = self._services, self._services.clock()
         model = request.model or None
         candidates = services.endpoints.candidates(model, now)
         strategy = services.choosing.arm_of(request).strategy
         decision = strategy.choose(request, candidates) if candidates else None
+        pairing = None if decision is None else self._pairing(request, decision, body, now)
+        prefill = None if pairing is None else pairing.prefill
         return Reply(
             HTTPStatus.OK,
             Explanation(
@@ -186,9 +192,24 @@ class AdminApi:
                 session=services.decisions.digest(request.session),
                 prompt_tokens=request.prompt_tokens,
                 choice=choice_of(decision) if decision is not None else None,
+                pairing="" if pairing is None else pairing.text,
+                prefill=None if prefill is None else choice_of(prefill),
                 passed_over=_passed_over(services.endpoints.all, candidates, model, now),
             ),
         )
+
+    def _pairing(self, request: RoutingRequest, decision: Decision, body: bytes, now: float) -> Pairing | None:
+        """Return whether another endpoint would compute the prompt, and which."""
+        services = self._services
+        found = pairs.split(request, decision, body, services.config.prefill_threshold)
+        if not isinstance(found, dict):
+            return found
+        endpoints = services.endpoints.candidates(request.model or None, now, role="prefill")
+        usable = [endpoint for endpoint in endpoints if endpoint.is_usable(now)]
+        if not usable:
+            return Pairing("fallback", "no_endpoint")
+        strategy = services.choosing.arm_of(request).strategy
+        return Pairing("paired", prefill=strategy.choose(request.for_prefill(), usable))
 
 
 def _passed_over(
@@ -199,7 +220,11 @@ def _passed_over(
         if endpoint in candidates:
             continue
         serves = model is None or endpoint.models is None or model in endpoint.models
-        found.append(PassedOver(endpoint.url, _state_of(endpoint, now) if serves else "does not serve the model"))
+        if not serves:
+            why = "does not serve the model"
+        else:
+            why = _state_of(endpoint, now) if "decode" in endpoint.roles else "only prefills"
+        found.append(PassedOver(endpoint.url, why))
     return found
 
 

@@ -83,6 +83,13 @@ class DecisionEntry(msgspec.Struct, kw_only=True):
     seconds: float
     actual_cached_tokens: int | None
     """As the answer's ``usage`` says; ``None`` where it does not."""
+    pairing: str
+    """``paired``: another endpoint computed the prompt; ``short``, ``unsuited: N``, ``fallback: WHY``: none did; empty:
+    the endpoint takes both roles, or there was no prompt."""
+    prefill: Choice | None
+    """The endpoint that computed the prompt, or was tried last."""
+    prefill_s: float | None
+    """What that took."""
 
 
 class DecisionList(msgspec.Struct):
@@ -107,4 +114,8 @@ class Explanation(msgspec.Struct, kw_only=True):
     prompt_tokens: int
     """Estimated; 0 where the strategy does not look at prompts."""
     choice: Choice | None
+    pairing: str
+    """As in :class:`DecisionEntry`; ``fallback`` where no endpoint that prefills can be used."""
+    prefill: Choice | None
+    """The endpoint that would compute the prompt for the chosen one."""
     passed_over: list[PassedOver]

@@ -10,7 +10,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec import Raw
+
 from tierline import logs
+from tierline.router import pairs
 from tierline.router.admission import Ticket, Verdict
 from tierline.router.endpoints import Endpoint
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
@@ -18,11 +21,14 @@ from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
 from tierline.router.http.splicing import Piece
 from tierline.router.keys import AUTHORIZATION
+from tierline.router.pairs import Pairing, PrefillAnswer
 from tierline.router.prompt import BYTES_PER_TOKEN
 from tierline.router.proxy import sagemaker
 from tierline.router.proxy.attempt import ILL_STATUSES, RETRIED_STATUSES, Attempt
+from tierline.router.proxy.prefill import Prefill
 from tierline.router.proxy.sagemaker import Facade
 from tierline.router.proxy.services import REQUEST_ID, Lane, Services
+from tierline.router.specs import ROLES
 from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import Question, TokenLadder
 from tierline.router.tracing.records import CANCELED, TRACEPARENT, RequestRecord
@@ -45,6 +51,8 @@ class Exchange:
     ----------
     - With limits, ``_ticket`` is set from :meth:`start` to the end; while it waits, no attempt is open.
     - ``_attempts`` are the attempts that are open: none while it waits, else one.
+    - ``_prefill`` is set while another endpoint computes the prompt for the open attempt, which is sent after that.
+    - ``_handed`` is what the open attempt is told of where the prompt's KV is; no other attempt is.
     - ``has_answered`` turns true with the first byte written to the client; from then on no attempt is opened.
     - :meth:`_finish` runs exactly once, whatever happens, and then nothing here refers to a connection or a body.
 
@@ -65,12 +73,13 @@ class Exchange:
     """
 
     __slots__ = (
-        "_asking", "_attempts", "_before_last", "_body", "_client", "_events", "_facade", "_failed_with", "_held_bytes",
-        "_is_paused", "_last", "_may_be_stale", "_may_repeat", "_routing", "_services", "_target", "_ticket", "_tried",
+        "_alone", "_asking", "_attempts", "_before_last", "_body", "_client", "_events", "_facade", "_failed_with",
+        "_handed", "_held_bytes", "_is_paused", "_last", "_may_be_stale", "_may_pair", "_may_repeat", "_members",
+        "_prefill", "_routing", "_services", "_target", "_ticket", "_tried",
         "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
-        "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "priority",
-        "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at", "status", "tenant", "trace",
-        "waited_s",
+        "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing",
+        "priority", "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at", "status",
+        "tenant", "trace", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +102,12 @@ class Exchange:
         self._routing = routing
         self._held_bytes = held_bytes
         self._attempts: list[Attempt] = []
+        self._prefill: Prefill | None = None
+        self._alone: Decision | None = None
+        """What was decided for an endpoint that serves the request alone, before another was asked to prefill."""
+        self._members: dict[str, Raw] = {}
+        self._handed = b""
+        self._may_pair = True
         self._asking: asyncio.Task[None] | None = None
         self._tried: list[Endpoint] = []
         self._is_paused = False
@@ -115,6 +130,8 @@ class Exchange:
         """The lowest goes first."""
         self.request_id = head.fields.get(REQUEST_ID) or os.urandom(16).hex().encode()
         self.decision: Decision | None = None
+        self.pairing: Pairing | None = None
+        """Whether another endpoint computed the prompt; ``None`` where that was no question."""
         self.retries: list[str] = []
         """Why each further attempt was made."""
         self.status = 0
@@ -262,17 +279,26 @@ class Exchange:
         if self.choosing_s is None:
             self.choosing_s = services.clock() - began
         strategy.placed(self._routing, decision)
-        self.decision = decision
         self._tried.append(decision.endpoint)
-        attempt = Attempt(services, self, decision, may_repeat=self._may_repeat, may_be_stale=self._may_be_stale)
+        self._handed = b""
+        if decision.endpoint.roles != ROLES and self._may_pair:
+            self._attempt_in_two(decision)
+        else:
+            self._open(decision).send()
+
+    def _open(self, decision: Decision) -> Attempt:
+        attempt = Attempt(self._services, self, decision, may_repeat=self._may_repeat, may_be_stale=self._may_be_stale)
         self._attempts.append(attempt)
-        attempt.send()
+        self.decision = decision
+        return attempt
 
     def request_of(self, attempt: Attempt) -> tuple[bytes, bytes, tuple[Piece, ...]]:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
-        head, body = self.head, self._body
-        has_body = body or head.length is not None or head.is_chunked
-        return head.method, self.head_to(attempt.decision.endpoint, len(body) if has_body else None), (body,)
+        head = self.head
+        body = pairs.decode_body(self._members, self._handed) if self._handed else (self._body,)
+        length = sum(map(len, body))
+        has_body = length or head.length is not None or head.is_chunked
+        return head.method, self.head_to(attempt.decision.endpoint, length if has_body else None), body
 
     def head_to(self, endpoint: Endpoint, length: int | None) -> bytes:
         """Return the head of the request for an endpoint, and of a body of ``length`` bytes; of none for ``None``."""
@@ -288,6 +314,65 @@ class Exchange:
             lines.append(b"x-request-id: %b\r\n" % self.request_id)
         lines.append(b"\r\n" if length is None else b"content-length: %d\r\n\r\n" % length)
         return b"".join(lines)
+
+    # Prefill elsewhere ------------------------------------------------------------------------------------------------
+
+    def _attempt_in_two(self, decision: Decision) -> None:
+        """Send the request to an endpoint with one role: its prompt to another first, if that pays."""
+        if self._target.partition(b"?")[0] in pairs.PATHS:
+            threshold = self._services.config.prefill_threshold
+            found = pairs.split(self._routing, decision, self._body, threshold)
+            if isinstance(found, dict):
+                self._members = found
+                self._begin_prefill(decision)
+                return
+            self.pairing = found
+        self._open(decision).send()
+
+    def _begin_prefill(self, decision: Decision) -> None:
+        """Have the prompt computed for an attempt at the endpoint of ``decision``, which counts there already.
+
+        So nobody else takes its place while it waits, and requests that come meanwhile see it.
+        """
+        assert self._client is not None
+        services = self._services
+        self._alone = decision
+        self._open(decision._replace(uncached_tokens=0))
+        body = pairs.prefill_body(self._members)
+        self._prefill = Prefill(services, self, self._routing.for_prefill(), body, self._prefilled)
+        self._client.deadline = services.clock() + services.config.prefill_timeout_s
+        self._prefill.start()
+
+    def _prefilled(self, answer: PrefillAnswer | None, why: str) -> None:
+        """The prompt is computed, or ``why`` not: then the decode endpoint does it all."""
+        assert self._client is not None
+        assert self._prefill is not None
+        assert self._alone is not None
+        services, (attempt,) = self._services, self._attempts
+        prefill, self._prefill = self._prefill, None
+        if answer is not None:
+            self.pairing = Pairing("paired", "", prefill.decision, prefill.seconds)
+            self._handed = answer.handed
+        else:
+            self.pairing = Pairing("fallback", why, prefill.decision, prefill.seconds)
+            self._may_pair = False
+            self.decision = self._alone
+            attempt.expect(self._alone)
+        self._client.deadline = services.clock() + services.config.response_timeout_s
+        attempt.send()
+
+    def _try_alone(self, attempt: Attempt) -> None:
+        """Ask the same endpoint again, as if nobody had computed the prompt: what it was handed may be the trouble."""
+        assert self.pairing is not None
+        assert self._alone is not None
+        self._drop(attempt)
+        self.retries.append("500")
+        self.pairing = self.pairing._replace(outcome="fallback", why="500")
+        self._may_pair = False
+        self._handed = b""
+        self._open(self._alone).send()
+
+    # What becomes of an attempt ---------------------------------------------------------------------------------------
 
     def attempt_sent(self, attempt: Attempt) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
@@ -309,13 +394,13 @@ class Exchange:
         self._may_be_stale = self._may_be_stale and not attempt.is_resent
         if reason != "connect" or not self._failed_with.isdigit():  # a refusal hides no endpoint's answer
             self._failed_with = reason
-        self._not_served(attempt.decision, is_ill=reason not in ("connect", "timeout"))
+        self.not_served(self._routing, attempt.decision, is_ill=reason not in ("connect", "timeout"))
         self._retry_or_give_up(reason)
 
-    def _not_served(self, decision: Decision, *, is_ill: bool) -> None:
+    def not_served(self, routing: RoutingRequest, decision: Decision, *, is_ill: bool) -> None:
         """The endpoint gave no answer, or none that is one: the prompt's prefix follows whoever serves it instead."""
         services = self._services
-        self.arm.strategy.withdrawn(self._routing, decision)
+        self.arm.strategy.withdrawn(routing, decision)
         if is_ill and decision.endpoint.answer_failed(services.clock()):
             log.warning("endpoint fails to answer and is passed over for a while", endpoint=decision.endpoint.url)
             services.choosing.forget(decision.endpoint)
@@ -386,8 +471,10 @@ class Exchange:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
         status = response.status
         if status not in RETRIED_STATUSES:
+            if status == 500 and self._handed and self._services.budget.spend():
+                self._try_alone(attempt)
             return
-        self._not_served(attempt.decision, is_ill=status in ILL_STATUSES)
+        self.not_served(self._routing, attempt.decision, is_ill=status in ILL_STATUSES)
         now = self._services.clock()
         # An answer is worth more than an endpoint that is believed to be down.
         if self._may_retry([endpoint for endpoint in self._untried() if endpoint.is_usable(now)]):
@@ -434,7 +521,7 @@ class Exchange:
         """Learn what a good answer tells of the engine."""
         if decision.total_blocks:
             self.actual_cached_tokens = cached_tokens(self._before_last, self._last)
-            if self.actual_cached_tokens is not None:
+            if self.actual_cached_tokens is not None and not self._is_paired:
                 decision.endpoint.cache_told(decision.predicted_cached_tokens, self.actual_cached_tokens)
         if self._events > 1:
             self.itl_s = (self._services.clock() - self.answered_at) / (self._events - 1)
@@ -467,6 +554,7 @@ class Exchange:
             *(response.lines if self._facade is None else self._facade.head_lines(response)),
             framing,
             b"" if response.has_request_id else b"x-request-id: %b\r\n" % self.request_id,
+            self._prefill_line(),
             b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
             b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n"
             b"x-tierline-predicted-cached-tokens: %d\r\n\r\n" % (
@@ -474,6 +562,15 @@ class Exchange:
                 decision.predicted_cached_tokens,
             ),
         ))  # fmt: skip
+
+    @property
+    def _is_paired(self) -> bool:
+        return self.pairing is not None and self.pairing.outcome == "paired"
+
+    def _prefill_line(self) -> bytes:
+        if self.pairing is None or self.pairing.outcome != "paired" or self.pairing.prefill is None:
+            return b""
+        return b"x-tierline-prefill-endpoint: %b\r\n" % self.pairing.prefill.endpoint.name
 
     def _framing(self, attempt: Attempt, response: ResponseHead) -> bytes:
         """Return the hop-by-hop fields for the client, and settle whether its connection lasts."""
@@ -521,6 +618,7 @@ class Exchange:
         self.keep_alive = False
         self._client = None
         if not self._stops_waiting() and not self._stops_asking():
+            self._stops_prefill()
             self._drop_all()
         self._finish()
 
@@ -545,6 +643,9 @@ class Exchange:
             self._failed_with = "timeout"
             self._give_up()
             return
+        if self._prefill is not None:
+            self._prefill.expired()
+            return
         self._failed_with = "timeout"
         attempts = self._drop_all("timeout")
         if self.has_answered:
@@ -562,6 +663,13 @@ class Exchange:
         self._ticket = None
         self._queue_left()
         return True
+
+    def _stops_prefill(self) -> None:
+        """Have nothing computed for an attempt that will not be sent."""
+        prefill, self._prefill = self._prefill, None
+        if prefill is not None and self._alone is not None:
+            prefill.drop()
+            self.arm.strategy.withdrawn(self._routing, self._alone)
 
     def _drop(self, attempt: Attempt) -> None:
         """End an attempt whose answer is not wanted."""
@@ -600,6 +708,7 @@ class Exchange:
         self._services.held_bytes -= self._held_bytes
         self._held_bytes = 0
         self._body = b""
+        self._members = {}
         self._routing = _NOTHING  # its fields are views of the body
 
     def _log(self) -> None:

@@ -69,6 +69,13 @@ class RoutingRequest:
         request._prompt_bytes = len(blocks) * BLOCK_BYTES
         return request
 
+    def for_prefill(self) -> "RoutingRequest":
+        """Return the same for the endpoint that computes the prompt for another: its sessions are a matter apart."""
+        request = RoutingRequest(self._fields, b"prefill\0" + self.session if self.session else b"", now=self.now)
+        request._blocks, request._whole, request._prompt_bytes = self._blocks, self._whole, self._prompt_bytes
+        request.tokens = self.tokens
+        return request
+
     @property
     def has_prompt(self) -> bool:
         """Whether serving it leaves a prompt's KV in a cache."""

@@ -1,0 +1,439 @@
+"""Prompts computed by one endpoint for another that only decodes, over real sockets, and every way that can fail."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.integration.router.backend import (
+    DONE,
+    EVENT,
+    STREAM_HEAD,
+    Answer,
+    Backend,
+    Behaviour,
+    Client,
+    Received,
+    answering,
+    answering_then_closing,
+    backends,
+    chat,
+    chunk,
+    client,
+    request_bytes,
+    router,
+    until,
+    until_models_are_known,
+    whole,
+)
+
+from tierline.router.server import RouterServer
+
+PROMPT = "once upon a time " * 2000
+"""34,000 bytes: 8,500 tokens, as they are estimated."""
+SICK: dict[str, Any] = {"health_interval_s": 1000}
+RESETTING = answering_then_closing(b"")
+
+
+def prefilling(**more: object) -> Behaviour:
+    """An endpoint's behaviour that computes prompts, and says so as vLLM's NixlConnector does."""
+    number = 0
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal number
+        number += 1
+        handed = {"do_remote_prefill": True, "do_remote_decode": False, "remote_request_id": str(number)} | more
+        writer.write(whole(body=json.dumps({"choices": [], "kv_transfer_params": handed}).encode()))
+
+    return behave
+
+
+@contextlib.asynccontextmanager
+async def pairs(
+    folder: Path, prefill: Sequence[Backend], decode: Sequence[Backend], both: Sequence[Backend] = (), **settings: Any
+) -> AsyncIterator[tuple[RouterServer, Client]]:
+    file = folder / "endpoints.json"
+    roles = [(prefill, ["prefill"]), (decode, ["decode"]), (both, ["prefill", "decode"])]
+    file.write_text(json.dumps([{"url": backend.url, "roles": role} for some, role in roles for backend in some]))
+    async with router(endpoints_file=file, **settings) as server, client(server) as peer:
+        await until_models_are_known(server)
+        yield server, peer
+        await until(lambda: not any(e.inflight or e.queued_tokens for e in server.services.endpoints.all))
+
+
+def counted(server: RouterServer, name: str) -> float:
+    lines = server.services.metrics.exposition()[0].decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"tierline_router_{name}"))
+
+
+def body_of(received: Received) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(received.body)
+    return body
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/endpoints/e/invocations"])
+async def test_a_long_prompt_is_computed_by_one_and_decoded_by_the_other(
+    tmp_path: Path, path: str, is_stream: bool
+) -> None:
+    answer = whole() if not is_stream else STREAM_HEAD + chunk(EVENT) + chunk(DONE) + b"0\r\n\r\n"
+    asked: dict[str, Any] = {"model": "m", "stream": is_stream, "max_tokens": 9, "min_tokens": 2, "x": {"stream": 1}}
+    asked |= {"prompt": PROMPT} if path == "/v1/completions" else {"messages": [{"role": "user", "content": PROMPT}]}
+    if "chat" in path:
+        asked |= {"max_completion_tokens": 9, "stream_options": {"include_usage": True}}
+    async with (
+        backends(prefilling(remote_port=5600), answering(answer)) as (p, d),
+        pairs(tmp_path, [p], [d]) as (server, peer),
+    ):
+        told = await peer.ask(json.dumps(asked).encode(), path=path)
+        assert counted(server, 'pairings_total{outcome="paired"}') == 1
+        (decision,) = server.services.decisions.latest(5)
+    assert told.status == 200
+    assert (told.fields["x-tierline-endpoint"], told.fields["x-tierline-prefill-endpoint"]) == (d.url, p.url)
+    (first,), (second,) = p.requests, d.requests
+    assert first.first_line == second.first_line
+    assert first.fields[b"x-request-id"] == second.fields[b"x-request-id"]
+    expected = asked | {"max_tokens": 1, "stream": False}
+    expected |= {"max_completion_tokens": 1} if "chat" in path else {}
+    expected = {name: value for name, value in expected.items() if name not in ("stream_options", "min_tokens")}
+    handshake = dict.fromkeys(("remote_engine_id", "remote_block_ids", "remote_host", "remote_port"))
+    handshake |= {"do_remote_decode": True, "do_remote_prefill": False}
+    assert body_of(first) == expected | {"kv_transfer_params": handshake}
+    handed = {"do_remote_prefill": True, "do_remote_decode": False, "remote_request_id": "1", "remote_port": 5600}
+    assert body_of(second) == asked | {"kv_transfer_params": handed}
+    assert decision.pairing == "paired"
+    assert decision.prefill is not None
+    assert decision.prefill.endpoint == p.url
+
+
+async def test_what_the_decode_endpoint_has_cached_is_not_computed_elsewhere(tmp_path: Path) -> None:
+    async with backends(prefilling(), answering(whole())) as (p, d), pairs(tmp_path, [p], [d]) as (server, peer):
+        for prompt in (PROMPT, PROMPT + "and then", "short", PROMPT + "and then " * 2000):
+            assert (await peer.ask(chat(prompt))).status == 200
+        assert counted(server, 'pairings_total{outcome="short"}') == 2
+    assert [len(body_of(received)["messages"][0]["content"]) for received in p.requests] == [
+        len(PROMPT),
+        len(PROMPT) + 9 * 2000,
+    ]
+    assert len(d.requests) == 4
+
+
+@pytest.mark.parametrize("strategy", ["roundrobin", "leastload", "session"])
+async def test_strategies_that_look_at_no_prompt_count_all_of_it(tmp_path: Path, strategy: str) -> None:
+    async with (
+        backends(prefilling(), answering(whole())) as (p, d),
+        pairs(tmp_path, [p], [d], strategy=strategy) as (_, peer),
+    ):
+        for prompt in (PROMPT, "short"):
+            answer = await peer.ask(chat(prompt), fields="x-session-id: ann\r\n")
+            assert answer.fields["x-tierline-endpoint"] == d.url
+    assert (len(p.requests), len(d.requests)) == (1, 2)
+
+
+async def test_with_a_threshold_of_0_every_prompt_is_computed_elsewhere(tmp_path: Path) -> None:
+    async with (
+        backends(prefilling(), answering(whole())) as (p, d),
+        pairs(tmp_path, [p], [d], prefill_threshold=0) as (_, peer),
+    ):
+        for _ in range(2):
+            assert (await peer.ask(chat("hello"))).status == 200
+    assert (len(p.requests), len(d.requests)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n": 2},
+        {"best_of": 3},
+        {"use_beam_search": True},
+        {"echo": True},
+        {"prompt_logprobs": 1},
+        {"prompt_logprobs": 0},
+        {"kv_transfer_params": {"do_remote_decode": True}},
+        {"prompt": [PROMPT, PROMPT]},
+        {"prompt": [[1] * 9000, [2] * 9000]},
+    ],
+    ids=str,
+)
+async def test_what_one_endpoint_must_serve_alone_it_does(tmp_path: Path, more: dict[str, object]) -> None:
+    asked = {"model": "m", "prompt": PROMPT} | more
+    async with backends(prefilling(), answering(whole())) as (p, d), pairs(tmp_path, [p], [d]) as (server, peer):
+        assert (await peer.ask(json.dumps(asked).encode(), path="/v1/completions")).status == 200
+        (decision,) = server.services.decisions.latest(1)
+    assert not p.requests
+    assert body_of(d.requests[0]) == asked
+    assert decision.pairing == f"unsuited: {next(iter(more))}"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n": 1, "best_of": None, "echo": False, "logprobs": 3, "kv_transfer_params": None},
+        {"prompt": [PROMPT]},
+        {"prompt": [7] * 9000},
+        {"tools": [{"type": "function"}], "tool_choice": "required"},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+async def test_what_two_endpoints_can_serve_they_do(tmp_path: Path, more: dict[str, object]) -> None:
+    asked = {"model": "m", "prompt": PROMPT} | more
+    async with backends(prefilling(), answering(whole())) as (p, d), pairs(tmp_path, [p], [d]) as (_, peer):
+        assert (await peer.ask(json.dumps(asked).encode(), path="/v1/completions")).status == 200
+    assert len(p.requests) == len(d.requests) == 1
+    assert body_of(d.requests[0]).keys() == asked.keys() | {"kv_transfer_params"}
+
+
+async def test_other_routes_and_endpoints_with_both_roles_know_no_pairs(tmp_path: Path) -> None:
+    async with backends(*[answering(whole())] * 3) as (p, d, b):
+        async with pairs(tmp_path, [p], [d], prefill_threshold=0) as (server, peer):
+            for path in ("/v1/embeddings", "/tokenize", "/v1/responses"):
+                assert (await peer.ask(chat(PROMPT), path=path)).status == 200
+            assert counted(server, "pairings_total") == 0
+        async with pairs(tmp_path, [p], [], [b], prefill_threshold=0) as (server, peer):
+            assert (await peer.ask(chat(PROMPT))).fields["x-tierline-endpoint"] == b.url
+            assert counted(server, "pairings_total") == 0
+    assert not p.requests
+
+
+async def test_an_endpoint_that_only_prefills_answers_nobody(tmp_path: Path) -> None:
+    async with backends(answering(whole())) as (p,), pairs(tmp_path, [p], []) as (_, peer):
+        assert (await peer.ask(chat("short"))).status == 503
+        assert (await peer.ask(method="GET", path="/health")).status == 503
+    assert not p.requests
+
+
+async def test_prompts_with_one_beginning_are_computed_by_one_endpoint(tmp_path: Path) -> None:
+    async with (
+        backends(*[prefilling()] * 3, *[answering(whole())] * 3) as started,
+        pairs(tmp_path, started[:3], started[3:], prefill_threshold=0) as (_, peer),
+    ):
+        for turn in range(6):
+            assert (await peer.ask(chat(PROMPT + str(turn)))).status == 200
+    assert sorted(len(backend.requests) for backend in started[:3]) == [0, 0, 6]
+
+
+async def test_a_tenants_salt_is_in_both_halves(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("keys: [{name: ann, token: secret-of-ann-0123456789}]\n")
+    async with (
+        backends(prefilling(), answering(whole())) as (p, d),
+        pairs(tmp_path, [p], [d], api_keys_file=keys) as (_, peer),
+    ):
+        fields = "authorization: Bearer secret-of-ann-0123456789\r\ncontent-type: application/json\r\n"
+        assert (await peer.ask(chat(PROMPT), fields=fields)).status == 200
+    salts = {body_of(received)["cache_salt"] for received in (*p.requests, *d.requests)}
+    assert len(salts) == 1
+    assert all(b"authorization" not in received.fields for received in (*p.requests, *d.requests))
+
+
+async def test_limits_count_the_place_of_a_request_whose_prompt_is_being_computed(tmp_path: Path) -> None:
+    let_go = asyncio.Event()
+
+    async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await let_go.wait()
+        await prefilling()(request, reader, writer)
+
+    async with (
+        backends(slow, answering(whole())) as (p, d),
+        pairs(tmp_path, [p], [d], max_inflight_per_endpoint=1, max_queued=5) as (server, peer),
+    ):
+        asking = asyncio.create_task(peer.ask(chat(PROMPT)))
+        await until(lambda: bool(p.requests))
+        assert [endpoint.inflight for endpoint in server.services.endpoints.all] == [1, 1]
+        async with client(server) as other:
+            waiting = asyncio.create_task(other.ask(chat("short")))
+            await until(lambda: server.services.admission is not None and server.services.admission.waiting == 1)
+            assert not d.requests
+            let_go.set()
+            assert [(await task).status for task in (asking, waiting)] == [200, 200]
+
+
+async def test_explain_names_both_endpoints(tmp_path: Path) -> None:
+    async with backends(prefilling(), answering(whole())) as (p, d), pairs(tmp_path, [p], [d]) as (_, peer):
+
+        async def explain(body: bytes) -> dict[str, Any]:
+            asked = request_bytes(body, path="/admin/explain").replace(b"host: router", b"host: localhost:1")
+            await peer.send(asked)
+            document: dict[str, Any] = json.loads((await peer.answer()).body)
+            return document
+
+        long, short, several = [await explain(body) for body in (chat(PROMPT), chat("short"), chat(PROMPT, n=2))]
+    assert (long["choice"]["endpoint"], long["prefill"]["endpoint"], long["pairing"]) == (d.url, p.url, "paired")
+    assert (short["prefill"], short["pairing"]) == (None, "short")
+    assert several["pairing"] == "unsuited: n"
+    assert {"endpoint": p.url, "why": "only prefills"} in short["passed_over"]
+    assert not p.requests
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+def alone(received: Received) -> bool:
+    """Whether the endpoint was told of no KV elsewhere."""
+    return "kv_transfer_params" not in body_of(received)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (RESETTING, "reset"),
+        (answering(b"nonsense\r\n\r\n"), "malformed"),
+        (answering(whole(body=b"no JSON")), "malformed"),
+        (answering(whole(body=b'"' + b"x" * 5 * 1024**2 + b'"')), "malformed"),
+        (answering_then_closing(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"), "reset"),
+        *[(answering(whole(status)), str(status)) for status in (400, 429, 500, 503)],
+    ],
+)
+async def test_where_nobody_computes_the_prompt_the_decode_endpoint_does(
+    tmp_path: Path, fault: Behaviour, why: str
+) -> None:
+    async with (
+        backends(fault, answering(whole())) as (p, d),
+        pairs(tmp_path, [p], [d], **SICK) as (server, peer),
+    ):
+        answer = await peer.ask(chat(PROMPT))
+        assert counted(server, f'prefill_fallbacks_total{{reason="{why}"}}') == 1
+        assert counted(server, 'pairings_total{outcome="fallback"}') == 1
+        assert (await peer.ask(chat("short"))).status == 200, "the connection lasts"
+    assert answer.status == 200
+    assert "x-tierline-prefill-endpoint" not in answer.fields
+    assert p.requests
+    assert alone(d.requests[0])
+
+
+async def test_a_prefill_endpoint_that_fails_is_replaced_by_another(tmp_path: Path) -> None:
+    async with (
+        backends(RESETTING, answering(whole(503)), prefilling(), answering(whole())) as (bad, busy, good, d),
+        pairs(tmp_path, [bad, busy, good], [d], strategy="roundrobin", **SICK) as (server, peer),
+    ):
+        answers = [await peer.ask(chat(PROMPT)) for _ in range(3)]
+        assert counted(server, 'pairings_total{outcome="paired"}') == 3
+    assert {answer.fields["x-tierline-prefill-endpoint"] for answer in answers} == {good.url}
+    assert bad.requests or busy.requests
+    assert not any(alone(received) for received in d.requests)
+
+
+async def test_prefill_endpoints_that_are_gone_cost_one_refused_connection(tmp_path: Path) -> None:
+    async with (
+        backends(prefilling(), answering(whole())) as (p, d),
+        pairs(tmp_path, [p], [d], **SICK) as (server, peer),
+    ):
+        await p.kill()
+        answers = [await peer.ask(chat(f"{number}{PROMPT}")) for number in range(3)]
+        assert counted(server, 'prefill_fallbacks_total{reason="connect"}') == 1
+        assert counted(server, 'prefill_fallbacks_total{reason="no_endpoint"}') == 2
+    assert [answer.status for answer in answers] == [200] * 3
+
+
+async def test_a_prefill_that_takes_too_long_is_given_up_and_done_by_the_decode_endpoint(tmp_path: Path) -> None:
+    async with backends(answering(b""), answering(whole())) as (p, d):
+        p.behave = p.hanging
+        async with pairs(tmp_path, [p], [d], prefill_timeout_s=0.1) as (server, peer):
+            answer = await peer.ask(chat(PROMPT))
+            await asyncio.wait_for(p.left.wait(), 10)
+            assert counted(server, 'prefill_fallbacks_total{reason="timeout"}') == 1
+    assert answer.status == 200
+    assert alone(d.requests[0])
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_client_that_leaves_ends_the_prefill(tmp_path: Path, is_stream: bool) -> None:
+    async with backends(answering(b""), answering(whole())) as (p, d):
+        p.behave = p.hanging
+        async with pairs(tmp_path, [p], [d]) as (server, _):
+            async with client(server) as leaving:
+                await leaving.send(request_bytes(chat(PROMPT, stream=is_stream)))
+                await until(lambda: bool(p.requests))
+            await asyncio.wait_for(p.left.wait(), 10)
+            await until(lambda: counted(server, 'aborts_total{side="client"}') == 1)
+            assert [endpoint.inflight for endpoint in server.services.endpoints.all] == [0, 0]
+    assert not d.requests
+
+
+async def test_a_client_that_leaves_ends_the_decode(tmp_path: Path) -> None:
+    async with backends(prefilling(), answering(b"")) as (p, d):
+        d.behave = d.hanging
+        async with pairs(tmp_path, [p], [d]) as (server, _):
+            async with client(server) as leaving:
+                await leaving.send(request_bytes(chat(PROMPT)))
+                await until(lambda: bool(d.requests))
+            await asyncio.wait_for(d.left.wait(), 10)
+
+
+@pytest.mark.parametrize("fault", [RESETTING, answering(whole(503))], ids=["reset", "503"])
+async def test_another_decode_endpoint_is_handed_kv_anew(tmp_path: Path, fault: Behaviour) -> None:
+    async with (
+        backends(prefilling(), fault, answering(whole())) as (p, bad, good),
+        pairs(tmp_path, [p], [bad, good], strategy="roundrobin", **SICK) as (_, peer),
+    ):
+        answers = [await peer.ask(chat(PROMPT)) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert {answer.fields["x-tierline-endpoint"] for answer in answers} == {good.url}
+    handed = [
+        body_of(received)["kv_transfer_params"]["remote_request_id"] for received in (*bad.requests, *good.requests)
+    ]
+    assert bad.requests
+    assert len(set(handed)) == len(handed) == len(p.requests)
+
+
+async def test_a_decode_endpoint_that_stumbles_over_what_it_was_handed_is_asked_to_do_it_alone(tmp_path: Path) -> None:
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole() if alone(request) else whole(500))
+
+    async with (
+        backends(prefilling(), behave) as (p, d),
+        pairs(tmp_path, [p], [d], **SICK) as (server, peer),
+    ):
+        answer = await peer.ask(chat(PROMPT))
+        assert counted(server, 'prefill_fallbacks_total{reason="500"}') == 1
+    assert answer.status == 200
+    assert (len(p.requests), [alone(received) for received in d.requests]) == (1, [False, True])
+
+
+async def test_a_request_that_is_the_trouble_itself_fails_once_more_and_no_oftener(tmp_path: Path) -> None:
+    async with (
+        backends(prefilling(), answering(whole(500))) as (p, d),
+        pairs(tmp_path, [p], [d], **SICK) as (_, peer),
+    ):
+        assert (await peer.ask(chat(PROMPT))).status == 500
+    assert (len(p.requests), len(d.requests)) == (1, 2)
+
+
+async def test_a_prefill_endpoint_that_hands_over_nothing_shares_a_store_with_the_other(tmp_path: Path) -> None:
+    async with (
+        backends(answering(whole(body=b'{"choices":[],"kv_transfer_params":null}')), answering(whole())) as (p, d),
+        pairs(tmp_path, [p], [d]) as (server, peer),
+    ):
+        answer = await peer.ask(chat(PROMPT))
+        assert counted(server, 'pairings_total{outcome="paired"}') == 1
+    assert answer.fields["x-tierline-prefill-endpoint"] == p.url
+    assert d.requests[0].body == chat(PROMPT)
+
+
+async def test_a_stream_that_breaks_after_its_first_event_is_told_and_not_begun_anew(tmp_path: Path) -> None:
+    broken = answering_then_closing(STREAM_HEAD + chunk(EVENT))
+    async with (
+        backends(prefilling(), broken) as (p, d),
+        pairs(tmp_path, [p], [d]) as (_, peer),
+    ):
+        answer: Answer = await peer.ask(chat(PROMPT, stream=True))
+    assert b"endpoint_reset" in answer.body
+    assert (len(p.requests), len(d.requests)) == (1, 1)
+
+
+async def test_a_decode_endpoint_computes_little_and_a_prefill_endpoint_shows_its_speed(tmp_path: Path) -> None:
+    async with backends(prefilling(), answering(whole())) as (p, d), pairs(tmp_path, [p], [d]) as (server, peer):
+        assert (await peer.ask(chat(PROMPT))).status == 200
+        first, second = server.services.endpoints.all
+        assert first.prefill_rate is not None
+        assert second.prefill_rate is None
+        (decision,) = server.services.decisions.latest(1)
+    assert decision.choice is not None
+    assert decision.prefill is not None
+    assert decision.choice.uncached_tokens == 0
+    assert decision.prefill.uncached_tokens > 8000
+    assert msgspec.json.encode(decision)
