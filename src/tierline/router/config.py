@@ -8,7 +8,8 @@ from typing import ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
-from tierline.router.events.addresses import parse_addresses
+from tierline.router.events.addresses import parse_addresses, parse_controller
+from tierline.router.events.remote import BUDGET_SECONDS
 from tierline.router.sessions import canonical_key, is_field_name
 from tierline.router.specs import plain_url
 from tierline.router.strategies.kvaware import KV_INDEX_BYTES
@@ -48,6 +49,19 @@ class RouterConfig(ProgramConfig):
     )
     tokenizers: tuple[str, ...] = Field(
         default=(), description="for kvaware, folders with models' tokenizers: MODEL=FOLDER"
+    )
+    controller: str | None = Field(
+        default=None,
+        description="for kvaware, a controller that has the index: unix:PATH or HOST:PORT; else the router has its own",
+    )
+    controller_token_file: Path | None = Field(
+        default=None, description="file with the token that the controller asks for"
+    )
+    controller_ca: Path | None = Field(
+        default=None, description="PEM file with the authorities that the controller is trusted by, over TLS"
+    )
+    controller_budget_s: float = Field(
+        default=BUDGET_SECONDS, gt=0, le=1, description="seconds that a request waits for the controller"
     )
     session_keys: tuple[str, ...] = Field(
         default=("x-session-id", "x-user-id", "x-amzn-sagemaker-session-id", "body:user"),
@@ -187,6 +201,11 @@ class RouterConfig(ProgramConfig):
                 raise ValueError("URL=ADDRESS with the URL of an --endpoint")
             parse_addresses(address)
         return entries
+
+    @field_validator("controller")
+    @classmethod
+    def _is_controller(cls, controller: str | None) -> str | None:
+        return controller and str(parse_controller(controller))
 
     @field_validator("tokenizers")
     @classmethod

@@ -1,10 +1,18 @@
-"""What ``kvaware`` needs around it: tokens of prompts, KV events of endpoints, metrics of both; from start to end."""
+"""What ``kvaware`` needs around it: tokens of prompts, KV events of endpoints or a controller that has them, metrics;
+from start to end.
+"""
 
+import os
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tierline.router.config import RouterConfig
+from tierline.router.events.addresses import parse_controller
+from tierline.router.events.asking import AskingLadder, RemoteFollower
 from tierline.router.events.following import EventFollower
+from tierline.router.events.remote import RemoteIndex, controller_tls, read_token
 from tierline.router.events.subscriber import EventSubscriptions
 from tierline.router.proxy.services import Services
 from tierline.router.tokenizer import LocalTokenizer
@@ -24,7 +32,7 @@ class ExactRouting:
     """
 
     ladder: TokenLadder
-    follower: EventFollower
+    follower: EventFollower | RemoteFollower
 
     @classmethod
     def of(cls, services: Services) -> "ExactRouting | None":
@@ -38,13 +46,30 @@ class ExactRouting:
         config, strategy = services.config, services.choosing.kvaware
         if strategy is None:
             return None
-        subscriptions = EventSubscriptions(strategy.blocks, time.time)
         folders = dict(entry.split("=", 1) for entry in config.tokenizers)
         tokenizers = {model: LocalTokenizer(Path(folder)) for model, folder in folders.items()}
-        ladder = TokenLadder(services.endpoints, tokenizers, tls=services.endpoint_tls, keys=services.endpoint_keys)
+        tls, keys = services.endpoint_tls, services.endpoint_keys
+        if config.controller is not None:
+            remote = _remote_index(config)
+            asking = AskingLadder(services.endpoints, tokenizers, remote, tls=tls, keys=keys)
+            return cls(asking, RemoteFollower(strategy, asking, remote))
+        subscriptions = EventSubscriptions(strategy.blocks, time.time)
+        ladder = TokenLadder(services.endpoints, tokenizers, tls=tls, keys=keys)
         return cls(ladder, EventFollower(strategy, ladder, subscriptions))
 
     async def close(self) -> None:
         """End everything."""
         await self.ladder.close()
         await self.follower.close()
+
+
+def _remote_index(config: RouterConfig) -> RemoteIndex:
+    assert config.controller is not None
+    file, authorities = config.controller_token_file, config.controller_ca
+    return RemoteIndex(
+        parse_controller(config.controller),
+        f"router {socket.gethostname()} {os.getpid()}",
+        token="" if file is None else read_token(file),
+        tls=None if authorities is None else controller_tls(authorities),
+        budget_s=config.controller_budget_s,
+    )

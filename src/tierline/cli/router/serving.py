@@ -36,6 +36,20 @@ def router(
             help="For kvaware: where a replica publishes KV events, such as http://a:8000=tcp://a:5557; repeat.",
         ),
     ] = None,
+    controller: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="For kvaware: a controller that listens to KV events instead, unix:PATH or HOST:PORT.",
+        ),
+    ] = None,
+    controller_token_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File with the token that the controller asks for.")
+    ] = None,
+    controller_ca: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="PEM file to trust the controller by; the connection is then TLS."),
+    ] = None,
     tokenizer: Annotated[
         list[str] | None,
         typer.Option(metavar="MODEL=FOLDER", help="For kvaware: a folder with a model's tokenizer; repeat."),
@@ -97,6 +111,9 @@ def router(
             "endpoints_file": endpoints_file,
             "strategy": strategy,
             "kv_events": kv_events or None,
+            "controller": controller,
+            "controller_token_file": controller_token_file,
+            "controller_ca": controller_ca,
             "tokenizers": tokenizer or None,
             "session_keys": session_key or None,
             "api_keys_file": api_keys_file,

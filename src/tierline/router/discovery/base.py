@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from tierline.duties import Duties
-from tierline.router.membership import Membership
 from tierline.router.specs import EndpointSpec
 
 
@@ -22,20 +21,27 @@ class Source(Protocol):
         """
 
 
+class Set(Protocol):
+    """Is brought to what sources want."""
+
+    def follow(self, source: str, specs: Sequence[EndpointSpec], *, from_start: bool = False) -> None:
+        """Take over all that ``source`` wants; ``from_start``: it is what it wanted before this program began."""
+
+
 class Discovery:
     """Keeps a set of endpoints as its sources want it, from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, sources: Sequence[Source], membership: Membership, duties: Duties) -> None:
+    def __init__(self, sources: Sequence[Source], endpoints: Set, duties: Duties) -> None:
         self._duties = duties
         self._sources = sources
-        self._membership = membership
+        self._endpoints = endpoints
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Have each source's first set in force, and follow them from now on."""
         for source in self._sources:
             sets = source.wanted_sets()
-            self._membership.follow(source.name, await anext(sets), from_start=True)
+            self._endpoints.follow(source.name, await anext(sets), from_start=True)
             self._tasks.append(asyncio.create_task(self._follow(source.name, sets)))
 
     async def stop(self) -> None:
@@ -47,4 +53,4 @@ class Discovery:
     async def _follow(self, name: str, sets: AsyncIterator[Sequence[EndpointSpec]]) -> None:
         async for specs in sets:
             with self._duties.guarded("discovery"):
-                self._membership.follow(name, specs)
+                self._endpoints.follow(name, specs)

@@ -1,5 +1,8 @@
-"""Where an engine publishes its KV events, as users write it: ``tcp://10.0.0.1:5557?replay=5558&ranks=8``."""
+"""Addresses as users write them: an engine's KV events, ``tcp://10.0.0.1:5557?replay=5558&ranks=8``; a controller's,
+``unix:/run/controller.sock`` or ``10.0.0.1:9310``.
+"""
 
+import ipaddress
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
@@ -72,3 +75,52 @@ def _of_rank(address: str, rank: int) -> str:
     if parts.scheme != "tcp" or not parts.hostname or parts.hostname == "*" or not parts.port or parts.path:
         raise ValueError(ALLOWED)
     return f"tcp://{_host(address)}:{parts.port + rank}"
+
+
+# Controllers ----------------------------------------------------------------------------------------------------------
+
+CONTROLLER_ALLOWED = "an address like unix:/run/controller.sock or 10.0.0.1:9310"
+
+
+@dataclass(frozen=True)
+class ControllerAddress:
+    """Where a controller listens: at ``path`` in the file system, or, where that is empty, at ``host`` and ``port``."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether only programs of this machine can connect there."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_controller(text: str) -> ControllerAddress:
+    """Return the address; raises ``ValueError`` saying what is allowed.
+
+    >>> parse_controller("[::1]:9310").port, parse_controller("unix:/run/c").path
+    (9310, '/run/c')
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError(CONTROLLER_ALLOWED)
+        return ControllerAddress(path=path)
+    try:
+        parts = urlsplit(f"//{text}")
+        if not parts.hostname or parts.port is None or parts.netloc != text or parts.username is not None:
+            raise ValueError(CONTROLLER_ALLOWED)
+    except ValueError:
+        raise ValueError(CONTROLLER_ALLOWED) from None
+    return ControllerAddress(host=parts.hostname, port=parts.port)

@@ -1,7 +1,7 @@
 """Listens to each endpoint's KV events as long as the endpoint is here, and shows in the metrics how that stands."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -56,40 +56,60 @@ class EventFollower(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See :class:`prometheus_client.registry.Collector`."""
-        sources = [
-            (endpoint, str(rank), source)
-            for endpoint, of_endpoint in self._strategy.sources.items()
-            for rank, source in enumerate(of_endpoint)
-        ]
-        state = GaugeMetricFamily(
-            f"{_PREFIX}_source_state", "1 for the state that a source is in", labels=("endpoint", "rank", "state")
-        )
-        for endpoint, rank, source in sources:
-            for candidate in SourceState:
-                state.add_metric((endpoint, rank, candidate.value), source.state is candidate)
-        yield state
-        blocks = GaugeMetricFamily(f"{_PREFIX}_source_blocks", "Blocks held", labels=("endpoint", "rank"))
-        waiting = GaugeMetricFamily(
-            f"{_PREFIX}_source_waiting_blocks", "Blocks whose parent is unknown", labels=("endpoint", "rank")
-        )
-        lag = GaugeMetricFamily(
-            f"{_PREFIX}_event_lag_seconds", "Age of the last batch when it was applied", labels=("endpoint", "rank")
-        )
-        events = CounterMetricFamily(f"{_PREFIX}_events", "What became of events", labels=("endpoint", "rank", "kind"))
-        for endpoint, rank, source in sources:
-            blocks.add_metric((endpoint, rank), len(source.blocks))
-            waiting.add_metric((endpoint, rank), source.blocks.waiting)
-            lag.add_metric((endpoint, rank), source.lag_s)
-            for kind, count in _counts(source, self._malformed(endpoint, int(rank))).items():
-                events.add_metric((endpoint, rank, kind), count)
-        yield from (blocks, waiting, lag, events)
+        yield from source_families(_PREFIX, self._strategy.sources, self._subscriptions)
         yield GaugeMetricFamily(f"{_PREFIX}_index_bytes", "Memory of the exact index", self._strategy.blocks.size_bytes)
-        yield _counter("lookups", "Endpoints weighed, by what was known", "known", self._strategy.lookups.items())
-        yield _counter("prompts", "Prompts by where their tokens came from", "rung", self._ladder.rungs.items())
-        yield _counter("given_up", "Prompts without tokens", "reason", self._ladder.given_up.items())
+        yield from routing_families(self._strategy, self._ladder)
 
-    def _malformed(self, endpoint: str, rank: int) -> int:
-        return self._subscriptions.by_endpoint[endpoint][rank].malformed
+
+def source_families(
+    prefix: str, sources_of: Mapping[str, Sequence[EventSource]], subscriptions: EventSubscriptions
+) -> Iterator[Metric]:
+    """Yield how each source stands.
+
+    Parameters
+    ----------
+    prefix
+        Of the metrics' names.
+    sources_of
+        By endpoint.
+    subscriptions
+        Which feed them.
+    """
+    sources = [
+        (endpoint, str(rank), source)
+        for endpoint, of_endpoint in sources_of.items()
+        for rank, source in enumerate(of_endpoint)
+    ]
+    state = GaugeMetricFamily(
+        f"{prefix}_source_state", "1 for the state that a source is in", labels=("endpoint", "rank", "state")
+    )
+    for endpoint, rank, source in sources:
+        for candidate in SourceState:
+            state.add_metric((endpoint, rank, candidate.value), source.state is candidate)
+    yield state
+    blocks = GaugeMetricFamily(f"{prefix}_source_blocks", "Blocks held", labels=("endpoint", "rank"))
+    waiting = GaugeMetricFamily(
+        f"{prefix}_source_waiting_blocks", "Blocks whose parent is unknown", labels=("endpoint", "rank")
+    )
+    lag = GaugeMetricFamily(
+        f"{prefix}_event_lag_seconds", "Age of the last batch when it was applied", labels=("endpoint", "rank")
+    )
+    events = CounterMetricFamily(f"{prefix}_events", "What became of events", labels=("endpoint", "rank", "kind"))
+    for endpoint, rank, source in sources:
+        blocks.add_metric((endpoint, rank), len(source.blocks))
+        waiting.add_metric((endpoint, rank), source.blocks.waiting)
+        lag.add_metric((endpoint, rank), source.lag_s)
+        malformed = subscriptions.by_endpoint[endpoint][int(rank)].malformed
+        for kind, count in _counts(source, malformed).items():
+            events.add_metric((endpoint, rank, kind), count)
+    yield from (blocks, waiting, lag, events)
+
+
+def routing_families(strategy: "KvAware", ladder: "TokenLadder") -> Iterator[Metric]:
+    """Yield how far prompts and endpoints were known when requests were routed."""
+    yield _counter("lookups", "Endpoints weighed, by what was known", "known", strategy.lookups.items())
+    yield _counter("prompts", "Prompts by where their tokens came from", "rung", ladder.rungs.items())
+    yield _counter("given_up", "Prompts without tokens", "reason", ladder.given_up.items())
 
 
 def _counts(source: EventSource, malformed: int) -> dict[str, int]:

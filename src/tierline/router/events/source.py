@@ -99,6 +99,15 @@ class EventSource:
         return self.state in (SourceState.EXACT, SourceState.DEGRADED) and not self.awaits_replay
 
     @property
+    def standing(self) -> SourceState:
+        """What can be believed right now: its state, if all of it is in the index and no replay is awaited."""
+        if self.is_exact:
+            return SourceState.EXACT
+        if self.is_telling:
+            return SourceState.DEGRADED
+        return SourceState.LOST if self.state is SourceState.LOST else SourceState.BOOT
+
+    @property
     def awaits_replay(self) -> bool:
         """Whether a replay was asked for and has not ended."""
         return self._replay_from is not None

@@ -34,6 +34,41 @@ SLOW_START_SHARE = 0.1
 kernels are not warm, and a fleet's next cold prompts all at once would be its first queue."""
 
 
+class Found(NamedTuple):
+    """What an endpoint has of a prompt, by what was told of its caches.
+
+    Parameters
+    ----------
+    saved_tokens
+        Tokens that it is saved from computing, each weighed by its tier.
+    predicted_tokens
+        Tokens that it reads from its caches.
+    is_exact
+        Whether that is all; else it has at least so much.
+    """
+
+    saved_tokens: int
+    predicted_tokens: int
+    is_exact: bool
+
+
+class Told(Protocol):
+    """What another process said of a prompt before a strategy is asked."""
+
+    @property
+    def origin(self) -> str:
+        """Who said it, for people."""
+
+    def found(self, endpoint: Endpoint) -> Found | None:
+        """Return what the endpoint has; ``None`` where that is not known."""
+
+    def placed(self, endpoint: Endpoint) -> None:
+        """The prompt is sent to ``endpoint``."""
+
+    def withdrawn(self, endpoint: Endpoint) -> None:
+        """It was not served there."""
+
+
 class RoutingRequest:
     """What a strategy may ask of a request; the prompt is made canonical and hashed only when one does.
 
@@ -47,7 +82,7 @@ class RoutingRequest:
         When it came, by the clock of :attr:`Endpoint.joined_at`.
     """
 
-    __slots__ = ("_blocks", "_fields", "_prompt_bytes", "_whole", "model", "now", "session", "tokens")
+    __slots__ = ("_blocks", "_fields", "_prompt_bytes", "_whole", "model", "now", "session", "tokens", "told")
 
     def __init__(self, fields: RequestFields | None = None, session: bytes = b"", *, now: float = 0.0) -> None:
         self._fields = fields
@@ -59,6 +94,8 @@ class RoutingRequest:
         self.now = now
         self.tokens: PromptTokens | None = None
         """The prompt's tokens, where somebody found them before a strategy is asked."""
+        self.told: Told | None = None
+        """What a controller said of it, where one was asked and answered in time."""
 
     @classmethod
     def of_blocks(cls, blocks: list[int], *, session: bytes, now: float) -> Self:

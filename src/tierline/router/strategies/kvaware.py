@@ -11,6 +11,8 @@ Two rules beside it:
 - **Sent is expected**: blocks of a prompt that was just sent count as held there for two seconds, or until its events
   say so. Requests with a new prefix that come at once would part otherwise.
 
+What is known comes from this process's own index, or, where another process has it, with the request (``told``).
+
 An engine of several data-parallel ranks chooses one by itself: the mean over its ranks is what to expect.
 """
 
@@ -23,7 +25,7 @@ import msgspec
 from tierline.router.endpoints import Endpoint
 from tierline.router.events.index import BlockIndex, Tier
 from tierline.router.events.source import EventSource
-from tierline.router.strategies.base import Decision, RoutingRequest
+from tierline.router.strategies.base import Decision, Found, RoutingRequest
 from tierline.router.strategies.prefixaware import Held, PrefixAware
 
 TIER_WEIGHTS: Mapping[Tier, float] = {Tier.GPU: 1.0, Tier.HOST: 0.8, Tier.STORAGE: 0.3, Tier.SHARED: 0.6}
@@ -64,24 +66,22 @@ class KvAware(PrefixAware):
         if request.tokens is None:
             self.lookups["approximate"] += len(endpoints)
             return guesses
-        sources_of, held, exact, bounds = self.sources.get, [], 0, 0
-        lookup = _Lookup(self.blocks, request, [sources_of(endpoint.url, ()) for endpoint in endpoints])
+        lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources)
+        held, exact, bounds = [], 0, 0
         block_tokens, total = request.block_tokens, len(request.blocks)
-        for endpoint, sources, guess in zip(endpoints, lookup.sources, guesses, strict=True):
-            found = lookup.tokens(endpoint, sources)
+        for endpoint, guess in zip(endpoints, guesses, strict=True):
+            found = lookup.found(endpoint)
             if found is None:
                 held.append(guess)
                 continue
-            saved, predicted = found
+            saved, predicted, is_exact = found
             told = min(total, predicted // block_tokens), saved, predicted
-            for source in sources:
-                if not source.is_exact:
-                    bounds += 1
-                    held.append(told if saved >= guess[1] else guess)
-                    break
-            else:
+            if is_exact:
                 exact += 1
                 held.append(told)
+            else:
+                bounds += 1
+                held.append(told if saved >= guess[1] else guess)
         self.lookups["exact"] += exact
         self.lookups["bound"] += bounds
         self.lookups["approximate"] += len(endpoints) - exact - bounds
@@ -90,6 +90,8 @@ class KvAware(PrefixAware):
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold the prompt from now on."""
         super().placed(request, decision)
+        if request.told is not None:
+            request.told.placed(decision.endpoint)
         sources = self.sources.get(decision.endpoint.url, ())
         if request.tokens is None or len(sources) != 1:  # of several ranks nobody knows which one gets it
             return
@@ -101,6 +103,8 @@ class KvAware(PrefixAware):
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold no more of the prompt than before."""
         super().withdrawn(request, decision)
+        if request.told is not None:
+            request.told.withdrawn(decision.endpoint)
         for source in self.sources.get(decision.endpoint.url, ()):
             size = source.blocks.block_tokens
             if request.tokens is not None and size is not None:
@@ -122,33 +126,42 @@ class _Lookup:
         The index.
     request
         With its tokens.
+    endpoints
+        The candidates.
     sources
-        Of each candidate.
+        By the URL of the endpoint that they tell about.
     """
 
-    def __init__(self, index: BlockIndex, request: RoutingRequest, sources: Sequence[Sequence[EventSource]]) -> None:
-        self.sources = sources
+    def __init__(
+        self,
+        index: BlockIndex,
+        request: RoutingRequest,
+        endpoints: Sequence[Endpoint],
+        sources: Mapping[str, Sequence[EventSource]],
+    ) -> None:
+        self._sources = sources
         self._index = index
         self._request = request
         self._reach = 0
-        for of_endpoint in sources:
-            for source in of_endpoint:
+        for endpoint in endpoints:
+            for source in sources.get(endpoint.url, ()):
                 self._reach |= source.blocks.bit
         self._chains: dict[tuple[int, str | None], tuple[list[int], list[dict[int, int]]]] = {}
 
-    def tokens(self, endpoint: Endpoint, sources: Sequence[EventSource]) -> tuple[int, int] | None:
-        """Return the tokens that an endpoint is saved from computing and those that it reads from its caches.
-
-        ``None`` where nobody can tell.
-        """
+    def found(self, endpoint: Endpoint) -> Found | None:
+        """Return what an endpoint has of the prompt; ``None`` where nobody can tell."""
+        sources = self._sources.get(endpoint.url)
         if not sources:
             return None
+        is_exact = True
         saved = 0.0
         predicted = 0
         adapter = adapter_of(self._request.model, endpoint)
         for source in sources:
-            if not source.is_telling:
-                return None
+            if not source.is_exact:
+                if not source.is_telling:
+                    return None
+                is_exact = False
             blocks = source.blocks
             size = blocks.block_tokens
             if size is None:  # it holds nothing yet, and never said how large its blocks are
@@ -166,14 +179,35 @@ class _Lookup:
                         depth = deeper
             predicted += depth * size
         if len(sources) > 1:
-            return int(saved / len(sources)), predicted // len(sources)
-        return int(saved), predicted
+            return Found(int(saved / len(sources)), predicted // len(sources), is_exact)
+        return Found(int(saved), predicted, is_exact)
 
     def _ask(self, size: int, adapter: str | None) -> tuple[list[int], list[dict[int, int]]]:
         assert self._request.tokens is not None
         keys = self._request.tokens.keys(size, adapter)
         found = self._chains[size, adapter] = keys, self._index.match(keys, self._reach)
         return found
+
+
+def weigh(ranks: Sequence[Sequence[int]], *, is_exact: bool) -> Found:
+    """Return what an engine has of a prompt.
+
+    Parameters
+    ----------
+    ranks
+        For each of its data-parallel ranks, for each tier, how many leading tokens it has there or in a faster one.
+    is_exact
+        Whether that is all.
+    """
+    saved, predicted = 0.0, 0
+    for reached in ranks:
+        depth = 0
+        for tier, weight in TIER_WEIGHTS.items():
+            if reached[tier] > depth:
+                saved += (reached[tier] - depth) * weight
+                depth = reached[tier]
+        predicted += depth
+    return Found(int(saved / len(ranks)), predicted // len(ranks), is_exact)
 
 
 class _Card(msgspec.Struct):

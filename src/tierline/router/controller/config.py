@@ -1,0 +1,85 @@
+"""What the controller can be told. ``docs/kvaware.md`` has an entry for every key; a test holds it to that."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from tierline.configuration import ByteSize, ProgramConfig
+from tierline.router.events.addresses import parse_addresses, parse_controller
+from tierline.router.specs import plain_url
+from tierline.router.strategies.kvaware import KV_INDEX_BYTES
+
+
+class ControllerConfig(ProgramConfig):
+    """Configuration of ``tierline controller``."""
+
+    program = "controller"
+    flags: ClassVar[Mapping[str, str]] = {"endpoints": "--endpoint", "kv_events": "--kv-events"}
+
+    endpoints: tuple[str, ...] = Field(default=(), description="URLs of the engines, spelled as the routers spell them")
+    kv_events: tuple[str, ...] = Field(default=(), description="where endpoints publish KV events: URL=ADDRESS")
+    endpoints_file: Path | None = Field(
+        default=None, description="YAML or JSON file that lists endpoints, as for the router; followed as it changes"
+    )
+    takes_endpoints: bool = Field(
+        default=False, description="whether to listen to the endpoints of the routers that are connected, too"
+    )
+    token_file: Path | None = Field(
+        default=None, description="file with the token that routers must show; read again when it changes"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate that routers are shown over TCP"
+    )
+    tls_key: Path | None = Field(
+        default=None, validate_default=True, description="PEM file with its key, without a passphrase"
+    )
+    listen: tuple[str, ...] = Field(
+        default=("127.0.0.1:9310",), min_length=1, description="where routers connect: unix:PATH or HOST:PORT"
+    )
+    http: str = Field(
+        default="127.0.0.1:9311", description="HOST:PORT of /healthz, /readyz and /metrics; empty for none"
+    )
+    kv_index_bytes: ByteSize = Field(default=KV_INDEX_BYTES, ge=1024**2, description="memory for the index")
+    connections: int = Field(default=1024, ge=1, description="routers' connections at once")
+
+    @field_validator("endpoints")
+    @classmethod
+    def _are_urls(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+        urls = tuple(map(plain_url, endpoints))
+        if len(set(urls)) < len(urls):
+            raise ValueError("each URL once")
+        return urls
+
+    @field_validator("kv_events")
+    @classmethod
+    def _are_addresses(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in entries:
+            url, is_pair, address = entry.partition("=")
+            if not is_pair or url not in info.data.get("endpoints", ()):
+                raise ValueError("URL=ADDRESS with the URL of an --endpoint")
+            parse_addresses(address)
+        return entries
+
+    @field_validator("tls_key")
+    @classmethod
+    def _belongs_to_a_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if (key is None) != (info.data.get("tls_certificate") is None):
+            raise ValueError("a PEM file together with tls_certificate")
+        return key
+
+    @field_validator("listen")
+    @classmethod
+    def _are_protected(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in entries:
+            if not parse_controller(entry).stays_here and info.data.get("token_file") is None:
+                raise ValueError("an address of this machine, or any with a token_file")
+        return entries
+
+    @field_validator("http")
+    @classmethod
+    def _is_host_and_port(cls, http: str) -> str:
+        if http and parse_controller(http).path:
+            raise ValueError("HOST:PORT, or nothing")
+        return http

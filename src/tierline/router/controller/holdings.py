@@ -1,0 +1,209 @@
+"""What a controller knows: its endpoints, who wants them, and how much of a prompt each holds. No sockets of routers.
+
+An endpoint is listened to as long as anybody wants it: the command line, a file, or a router. Where several name
+different addresses of events for one, the first who did decides, until he wants it no more.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from tierline import logs
+from tierline.errors import WireError
+from tierline.router.events.addresses import parse_addresses
+from tierline.router.events.index import BlockIndex, Tier
+from tierline.router.events.messages import (
+    KEY_BYTES,
+    OWN_SCHEME,
+    Asked,
+    Chain,
+    Depths,
+    Lookup,
+    Placed,
+    SourceDepths,
+    Withdrawn,
+    unpack_keys,
+)
+from tierline.router.events.source import EventSource
+from tierline.router.events.subscriber import EventSubscriptions
+from tierline.router.specs import MAX_ENDPOINTS, EndpointSpec
+from tierline.router.strategies.kvaware import EXPECTED_SECONDS
+
+log = logs.get(__name__)
+
+_NOTHING = [0] * len(Tier)
+
+
+class Holdings:
+    """The endpoints and their sources.
+
+    Invariant: an endpoint is in ``sources`` exactly when somebody wants it, with the address in ``_followed``.
+
+    Parameters
+    ----------
+    budget_bytes
+        Memory for the index.
+    wall_clock
+        Seconds since 1970, to which events' timestamps are compared.
+    clock
+        Monotonic, for what is expected.
+
+    Attributes
+    ----------
+    lookups
+        Counter: sources that were asked about, by how far each could be believed.
+    """
+
+    def __init__(self, budget_bytes: int, wall_clock: Callable[[], float], clock: Callable[[], float]) -> None:
+        self.index = BlockIndex(budget_bytes)
+        self.subscriptions = EventSubscriptions(self.index, wall_clock)
+        self.sources: dict[str, Sequence[EventSource]] = {}
+        self.lookups: Counter[str] = Counter()
+        self._clock = clock
+        self._wanted: dict[str, dict[str, str]] = {}
+        self._followed: dict[str, str] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Stop listening."""
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        await self.subscriptions.close()
+
+    # Endpoints --------------------------------------------------------------------------------------------------------
+
+    def follow(self, source: str, specs: Sequence[EndpointSpec], *, from_start: bool = False) -> None:  # noqa: ARG002
+        """Listen to the endpoints that ``source`` wants now, and to those of others no less."""
+        for spec in specs:
+            if spec.kv_events is None:
+                log.warning("endpoint has no kv_events: nothing can be said of it", endpoint=spec.url)
+        self.want(source, {spec.url: spec.kv_events for spec in specs if spec.kv_events is not None})
+
+    def want(self, who: str, addresses: Mapping[str, str]) -> None:
+        """Have the endpoints that ``who`` wants be these.
+
+        Parameters
+        ----------
+        addresses
+            Where they publish KV events, by their URL.
+        """
+        if addresses:
+            self._wanted[who] = dict(addresses)
+        else:
+            self._wanted.pop(who, None)
+        wanted: dict[str, str] = {}
+        for of_one in self._wanted.values():
+            for url, address in of_one.items():
+                wanted.setdefault(url, address)
+        for url, address in list(self._followed.items()):
+            if wanted.get(url) != address:
+                self._leave(url)
+        for url, address in wanted.items():
+            if url not in self._followed:
+                self._join(url, address)
+
+    def _join(self, url: str, address: str) -> None:
+        if len(self._followed) >= MAX_ENDPOINTS:
+            log.warning("endpoint is wanted and cannot be listened to: too many", endpoint=url, most=MAX_ENDPOINTS)
+            return
+        self._followed[url] = address
+        self.sources[url] = self.subscriptions.add(url, parse_addresses(address))
+        log.info("endpoint is listened to", endpoint=url, ranks=len(self.sources[url]))
+
+    def _leave(self, url: str) -> None:
+        del self._followed[url], self.sources[url]
+        task = asyncio.get_running_loop().create_task(self.subscriptions.remove(url))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        log.info("endpoint is listened to no more", endpoint=url)
+
+    # Answering --------------------------------------------------------------------------------------------------------
+
+    def answer(self, lookup: Lookup) -> Depths:
+        """Return what the endpoints of a lookup hold.
+
+        Raises
+        ------
+        WireError
+            The lookup cannot be one.
+        """
+        return Depths(lookup.id, _Answer(self, lookup).endpoints())
+
+    def expect(self, placed: Placed) -> None:
+        """Count with a prompt's blocks that are on their way to be computed."""
+        source = self._only_source(placed.endpoint, placed.chain)
+        if source is not None:
+            now = self._clock()
+            source.blocks.expect(_keys(placed.chain), now, now + EXPECTED_SECONDS)
+
+    def unexpect(self, withdrawn: Withdrawn) -> None:
+        """Count with them no more."""
+        source = self._only_source(withdrawn.endpoint, withdrawn.chain)
+        if source is not None:
+            source.blocks.unexpect(_keys(withdrawn.chain))
+
+    def now(self) -> float:
+        """What is expected until later counts."""
+        return self._clock()
+
+    def _only_source(self, url: str, chain: Chain) -> EventSource | None:
+        """Return the source that the blocks of a chain belong to; of several ranks nobody knows which gets them."""
+        sources = self.sources.get(url, ())
+        if len(sources) != 1 or (OWN_SCHEME, sources[0].blocks.block_tokens) != (chain.scheme, chain.block_tokens):
+            return None
+        return sources[0]
+
+
+class _Answer:
+    """The answer to one lookup. Each chain is followed through the index once, for all endpoints that it is for."""
+
+    def __init__(self, holdings: Holdings, lookup: Lookup) -> None:
+        self._holdings = holdings
+        self._lookup = lookup
+        self._reach = 0
+        for asked in lookup.asked:
+            for source in holdings.sources.get(asked.endpoint, ()):
+                self._reach |= source.blocks.bit
+        self._found: dict[int, tuple[list[int], list[dict[int, int]]]] = {}
+
+    def endpoints(self) -> list[list[SourceDepths]]:
+        """Return what each holds."""
+        sources_of, lookups = self._holdings.sources, self._holdings.lookups
+        answers = []
+        for asked in self._lookup.asked:
+            if any(place >= len(self._lookup.chains) for place in asked.chains):
+                raise WireError("a lookup that names a chain it does not have")
+            answers.append([self._of_source(asked, source) for source in sources_of.get(asked.endpoint, ())])
+            for answer in answers[-1]:
+                lookups[answer.state.value] += 1
+        return answers
+
+    def _of_source(self, asked: Asked, source: EventSource) -> SourceDepths:
+        blocks, standing = source.blocks, source.standing
+        chains = self._lookup.chains
+        place = next(
+            (
+                place
+                for place in asked.chains
+                if (chains[place].scheme, chains[place].block_tokens) == (OWN_SCHEME, blocks.block_tokens)
+            ),
+            -1,
+        )
+        if place < 0 or not source.is_telling:
+            return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, place, _NOTHING)
+        keys, found = self._found.get(place) or self._follow(place)
+        depth = found[Tier.GPU].get(blocks.bit, 0)
+        if blocks.expected:
+            depth += blocks.expected_run(keys, depth, self._holdings.now())
+        tiers = [max(depth, in_tier.get(blocks.bit, 0)) for in_tier in found]
+        return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, place, tiers)
+
+    def _follow(self, place: int) -> tuple[list[int], list[dict[int, int]]]:
+        keys = _keys(self._lookup.chains[place])
+        found = self._found[place] = keys, self._holdings.index.match(keys, self._reach)
+        return found
+
+
+def _keys(chain: Chain) -> list[int]:
+    if len(chain.keys) % KEY_BYTES:
+        raise WireError("a chain that ends within a key")
+    return unpack_keys(chain.keys)

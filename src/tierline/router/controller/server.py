@@ -1,0 +1,257 @@
+"""The controller as a program: listens to engines, answers routers, shows its health, and stops in order."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tierline import logs
+from tierline.certificates import Certificate
+from tierline.duties import Duties
+from tierline.errors import EnvironmentTooSmall
+from tierline.router.controller.config import ControllerConfig
+from tierline.router.controller.connection import Answering, RouterConnection
+from tierline.router.controller.holdings import Holdings
+from tierline.router.controller.token import Token
+from tierline.router.discovery import Discovery, FileSource, Source, StaticSource
+from tierline.router.events.addresses import ControllerAddress, parse_controller
+from tierline.router.events.following import source_families
+from tierline.router.listening import Listener
+
+log = logs.get(__name__)
+
+DUTIES = ("files", "discovery")
+"""What a controller has to do beside answering."""
+RELOAD_SECONDS = 1.0
+_PREFIX = "tierline_controller"
+
+
+class ControllerServer:
+    """A running controller.
+
+    Attributes
+    ----------
+    holdings
+        What it knows.
+    addresses
+        Where it listens for routers, with the ports that it got.
+    http
+        ``host:port`` of its health and metrics; empty for none.
+    """
+
+    def __init__(self, config: ControllerConfig) -> None:
+        self._config = config
+        self._duties = Duties(DUTIES)
+        self._token = Token(config.token_file) if config.token_file else None
+        self._certificate: Certificate | None = None
+        if config.tls_certificate is not None and config.tls_key is not None:
+            self._certificate = Certificate(config.tls_certificate, config.tls_key)
+        sources: list[Source] = [StaticSource(config.endpoints, dict(_pairs(config.kv_events)))]
+        if config.endpoints_file:
+            sources.append(FileSource(config.endpoints_file))
+        self.holdings = Holdings(config.kv_index_bytes, time.time, time.monotonic)
+        self.answering = Answering(
+            self.holdings,
+            int.from_bytes(os.urandom(7), "big"),
+            self._token,
+            config.takes_endpoints,
+            config.connections,
+        )
+        self._discovery = Discovery(sources, self.holdings, self._duties)
+        self._listeners: list[Listener] = []
+        self._sockets: list[tuple[asyncio.Server, Path]] = []
+        self._runner: web.AppRunner | None = None
+        self._reloader: asyncio.Task[None] | None = None
+        self.addresses: list[ControllerAddress] = []
+        self.http = ""
+
+    async def start(self) -> None:
+        """Listen to engines, then for routers.
+
+        Raises
+        ------
+        EnvironmentTooSmall
+            An address cannot be had.
+        """
+        await self._discovery.start()
+        for entry in self._config.listen:
+            await self._listen(parse_controller(entry))
+        if self._config.http:
+            await self._serve_http(parse_controller(self._config.http))
+        self._reloader = asyncio.create_task(self._reload())
+
+    async def stop(self) -> None:
+        """Answer nobody any more and forget everything."""
+        if self._reloader is not None:
+            self._reloader.cancel()
+        for listener in self._listeners:
+            listener.close()
+        for server, path in self._sockets:
+            server.close()
+            path.unlink(missing_ok=True)
+        for connection in list(self.answering.connections):
+            connection.abort()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self._discovery.stop()
+        await self.holdings.close()
+
+    async def _listen(self, address: ControllerAddress) -> None:
+        if address.path:
+            await self._listen_locally(Path(address.path))
+            self.addresses.append(address)
+            return
+        needs_token = self._token is not None
+        listener = Listener(lambda: RouterConnection(self.answering, needs_token=needs_token), self._certificate)
+        await listener.listen(address.host, address.port)
+        self._listeners.append(listener)
+        self.addresses.append(ControllerAddress(host=listener.host, port=listener.port))
+
+    async def _listen_locally(self, path: Path) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            former_mask = os.umask(0o177)  # nobody else may connect, from the first moment on
+            try:
+                server = await loop.create_unix_server(
+                    lambda: RouterConnection(self.answering, needs_token=False), str(path)
+                )
+            finally:
+                os.umask(former_mask)
+        except OSError as error:
+            raise EnvironmentTooSmall(f"cannot listen on unix:{path}: {error.strerror or error}") from error
+        self._sockets.append((server, path))
+
+    async def _serve_http(self, address: ControllerAddress) -> None:
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        self._registry = CollectorRegistry()
+        self._registry.register(ControllerMetrics(self.answering, self._duties))
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, address.host, address.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise EnvironmentTooSmall(f"cannot listen on {address}: {error.strerror or error}") from error
+        host, port = self._runner.addresses[0][:2]
+        self.http = str(ControllerAddress(host=host, port=port))
+
+    async def _healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Ready is who has heard of every engine that it listens to: before that its answers help nobody."""
+        silent = [
+            url for url, sources in self.holdings.sources.items() if not any(source.is_telling for source in sources)
+        ]
+        if silent and len(silent) == len(self.holdings.sources):
+            return web.Response(status=503, text="no engine was heard of yet\n")
+        return web.Response(text=f"ok, {len(silent)} of {len(self.holdings.sources)} endpoints not heard of\n")
+
+    async def _metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        return web.Response(body=generate_latest(self._registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def _reload(self) -> None:
+        """Follow the files with the token and the certificate."""
+        files = [file for file in (self._token, self._certificate) if file is not None]
+        while files:
+            await asyncio.sleep(RELOAD_SECONDS)
+            with self._duties.guarded("files"):
+                for file in files:
+                    await asyncio.to_thread(file.reload)
+                for listener in self._listeners:
+                    await listener.renew()
+
+
+class ControllerMetrics(Collector):
+    """What a controller counts; ``docs/kvaware.md`` lists every name, and a test compares."""
+
+    def __init__(self, answering: Answering, duties: Duties) -> None:
+        self._answering = answering
+        self._duties = duties
+
+    def collect(self) -> Iterable[Metric]:
+        """See :class:`prometheus_client.registry.Collector`."""
+        answering, holdings = self._answering, self._answering.holdings
+        yield from source_families(_PREFIX, holdings.sources, holdings.subscriptions)
+        yield GaugeMetricFamily(f"{_PREFIX}_index_bytes", "Memory of the index", holdings.index.size_bytes)
+        yield GaugeMetricFamily(f"{_PREFIX}_routers", "Connections of routers", len(answering.connections))
+        yield _counter("messages", "What routers sent", "kind", answering.messages.items())
+        yield _counter("refused", "Connections refused or ended, by the reason", "reason", answering.refused.items())
+        yield _counter("lookups", "Sources asked about, by how they stood", "state", holdings.lookups.items())
+        yield _counter(
+            "failed_duties",
+            "Work beside answering that failed and is tried again",
+            "duty",
+            self._duties.failures.items(),
+        )
+
+
+def _counter(name: str, text: str, label: str, counts: Iterable[tuple[str, int]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"{_PREFIX}_{name}", text, labels=(label,))
+    for value, count in counts:
+        family.add_metric((value,), count)
+    return family
+
+
+def _pairs(entries: Sequence[str]) -> list[tuple[str, str]]:
+    return [(url, address) for url, _, address in (entry.partition("=") for entry in entries)]
+
+
+@contextlib.asynccontextmanager
+async def running(config: ControllerConfig) -> AsyncIterator[ControllerServer]:
+    """Run a controller for the time of a ``with`` block.
+
+    Raises
+    ------
+    UsageError
+        A file cannot be used, an address cannot be had, or pyzmq is missing.
+    """
+    server = ControllerServer(config)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+
+
+async def serve(config: ControllerConfig) -> None:
+    """Answer until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with running(config) as server:
+        gc.collect()
+        gc.freeze()  # what is alive now stays: no collection need look at it again
+        log.info(
+            "controller is ready",
+            listens=[str(address) for address in server.addresses],
+            http=server.http,
+            endpoints=sorted(server.holdings.sources),
+        )
+        await stopped.wait()
+        log.info("controller stops", routers=len(server.answering.connections))
+
+
+def run(config: ControllerConfig) -> None:
+    """Run the controller as a program: of its own, or as the child of a router with several workers.
+
+    Such a child listens on a UNIX socket that only its user can open, and on nothing else: ``ControllerConfig(listen=(
+    "unix:/run/x.sock",), http="", takes_endpoints=True)``. The workers' routers have ``controller`` set to that
+    address and tell it which endpoints there are.
+    """
+    logs.configure(config.log_level, json=config.log_format == "json")
+    uvloop.run(serve(config))

@@ -1,0 +1,561 @@
+"""An exact index in another process: a router asks a controller who holds how much of a prompt, and may ask in vain.
+
+Rules
+-----
+- **A request never waits longer than the budget**, and never fails: without an answer in time it is routed by the
+  approximate index, and ``outcomes`` says why. A controller that does not answer at all is not waited for again until
+  it does.
+- **Nothing is believed that cannot be true.** An answer that does not fit its question, or is deeper than the prompt,
+  ends the connection. One that is older than ``ANSWER_SECONDS`` when an endpoint is chosen (the request stood in a
+  queue) is not used: the controller may have been told otherwise since.
+- One connection, many lookups under way; it is made again, with back-off, for as long as the router lives.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from tierline import logs
+from tierline.errors import UsageError, WireError
+from tierline.router.endpoints import Endpoint
+from tierline.router.events.addresses import ControllerAddress
+from tierline.router.events.index import Tier
+from tierline.router.events.keys import PromptTokens
+from tierline.router.events.messages import (
+    CONTROLLER_VERSION,
+    MAX_CHAINS,
+    OWN_SCHEME,
+    Asked,
+    Chain,
+    Depths,
+    Follow,
+    Followed,
+    Hello,
+    Lookup,
+    Placed,
+    Refused,
+    Reply,
+    SourceDepths,
+    Welcome,
+    Withdrawn,
+    pack_keys,
+)
+from tierline.router.events.source import SourceState
+from tierline.router.strategies.base import Found, RoutingRequest
+from tierline.router.strategies.kvaware import EXPECTED_SECONDS, adapter_of, weigh
+from tierline.wire.framing import FrameDecoder, encode_frame
+from tierline.wire.messages import Message
+
+log = logs.get(__name__)
+
+BUDGET_SECONDS = 0.005
+ANSWER_SECONDS = 2.0
+CONNECT_SECONDS = 5.0
+STALLED_SECONDS = 0.25
+"""A lookup that has no answer for so long keeps others from being sent."""
+HUNG_SECONDS = 5.0
+"""And for so long, it ends the connection."""
+WAITING_LOOKUPS = 1024
+WAITING_BYTES = 8 * 1024**2
+"""Bytes that the controller has not taken yet; beyond it nothing more is asked."""
+BACKOFF_SECONDS = (0.05, 5.0)
+_TELLING = (SourceState.EXACT, SourceState.DEGRADED)
+
+
+class Cut(NamedTuple):
+    """How a source names blocks."""
+
+    scheme: str
+    block_tokens: int
+
+
+class Told:
+    """A controller's answer about one prompt, as a strategy asks for it.
+
+    Parameters
+    ----------
+    remote
+        Who asked.
+    asked_at
+        When, by the loop's clock.
+    sources
+        By the endpoint's URL.
+    chains
+        Keys that the answer speaks of.
+    """
+
+    __slots__ = ("_asked_at", "_chains", "_remote", "_sources")
+
+    def __init__(
+        self,
+        remote: "RemoteIndex",
+        asked_at: float,
+        sources: dict[str, list[SourceDepths]],
+        chains: Sequence[tuple[Cut, list[int]]],
+    ) -> None:
+        self._remote = remote
+        self._asked_at = asked_at
+        self._sources = sources
+        self._chains = chains
+
+    @property
+    def origin(self) -> str:
+        """Who answered, for people."""
+        return f"controller {self._remote.address}"
+
+    def found(self, endpoint: Endpoint) -> Found | None:
+        """Return what the endpoint has of the prompt; ``None`` where nobody can tell, or could lately."""
+        sources = self._sources.get(endpoint.url)
+        if not sources or self._remote.now() - self._asked_at > ANSWER_SECONDS:
+            return None
+        ranks: list[list[int]] = []
+        is_exact = True
+        for source in sources:
+            if source.state not in _TELLING or (source.chain < 0 and source.block_tokens is not None):
+                return None
+            is_exact &= source.state is SourceState.EXACT
+            if source.block_tokens is not None:
+                ranks.append([depth * source.block_tokens for depth in source.tiers])
+            else:
+                ranks.append([0] * len(Tier))
+        own = sources[0]
+        if len(sources) == 1 and own.block_tokens is not None:
+            keys = self._chains[own.chain][1]
+            run = self._remote.expected_run(endpoint.url, keys, own.tiers[Tier.GPU])
+            if run:
+                reached = (own.tiers[Tier.GPU] + run) * own.block_tokens
+                ranks[0] = [max(reached, depth) for depth in ranks[0]]
+        return weigh(ranks, is_exact=is_exact)
+
+    def placed(self, endpoint: Endpoint) -> None:
+        """The prompt was sent to ``endpoint``."""
+        chain = self._chain_of(endpoint)
+        if chain is not None:
+            self._remote.expect(endpoint.url, *chain)
+
+    def withdrawn(self, endpoint: Endpoint) -> None:
+        """It was not computed there."""
+        chain = self._chain_of(endpoint)
+        if chain is not None:
+            self._remote.unexpect(endpoint.url, *chain)
+
+    def _chain_of(self, endpoint: Endpoint) -> tuple[Cut, list[int]] | None:
+        """Return the keys that the endpoint will hold now and did not; of several ranks nobody knows which gets it."""
+        sources = self._sources.get(endpoint.url, ())
+        if len(sources) != 1 or sources[0].chain < 0:
+            return None
+        cut, keys = self._chains[sources[0].chain]
+        missing = keys[sources[0].tiers[Tier.GPU] :]
+        return (cut, missing) if missing and cut.scheme == OWN_SCHEME else None
+
+
+class _Question:
+    """A lookup under way."""
+
+    __slots__ = ("answered", "asked", "asked_at", "chains", "urls")
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        chains: Sequence[tuple[Cut, list[int]]],
+        asked: Sequence[Sequence[int]],
+        asked_at: float,
+        answered: "asyncio.Future[Told | None]",
+    ) -> None:
+        self.urls, self.chains, self.asked = urls, chains, asked
+        self.asked_at, self.answered = asked_at, answered
+
+    def require_fit(self, answer: Depths) -> None:
+        """Raise ``WireError`` where the answer cannot be one to this question."""
+        if len(answer.endpoints) != len(self.urls):
+            raise WireError("an answer about other endpoints than was asked")
+        for sources, allowed in zip(answer.endpoints, self.asked, strict=True):
+            for source in sources:
+                limit = 0
+                if source.chain >= 0:
+                    if source.chain not in allowed:
+                        raise WireError("an answer to keys that were not sent")
+                    cut, keys = self.chains[source.chain]
+                    if (source.scheme, source.block_tokens) != cut:
+                        raise WireError("an answer to keys of another cut")
+                    limit = len(keys)
+                if source.tiers != sorted(source.tiers) or source.tiers[-1] > limit:
+                    raise WireError("an answer that is deeper than its prompt")
+
+
+class RemoteIndex:
+    """A controller, as a router sees it.
+
+    ``start`` it in the loop that it is used in, and ``close`` it there.
+
+    Parameters
+    ----------
+    address
+        Where the controller listens.
+    client
+        Name of this router, for the controller's operator.
+    token
+        What the controller asks for; empty for nothing.
+    tls
+        What a connection is encrypted with; ``None`` leaves it plain.
+    budget_s
+        How long a request waits for an answer.
+
+    Attributes
+    ----------
+    outcomes
+        Counter of lookups: ``answered``; ``late``; not sent since the controller was ``unavailable``, or ``busy`` with
+        earlier ones; ``lost`` with the connection; ``unknown``: the prompt could not be asked for yet, for nobody knew
+        how its endpoints cut it.
+    failures
+        Counter: connections that could not be made or broke.
+    """
+
+    def __init__(
+        self,
+        address: ControllerAddress,
+        client: str,
+        *,
+        token: str = "",
+        tls: ssl.SSLContext | None = None,
+        budget_s: float = BUDGET_SECONDS,
+    ) -> None:
+        self.address = address
+        self.outcomes: Counter[str] = Counter()
+        self.failures = 0
+        self._hello = Hello(CONTROLLER_VERSION, client, token)
+        self._tls = tls
+        self._budget_s = budget_s
+        self._connection: _Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.now: Callable[[], float] = lambda: 0.0
+        """The clock of the loop that it was started in."""
+        self._last_id = 0
+        self._questions: dict[int, _Question] = {}
+        self._cuts: dict[str, tuple[Cut, ...]] = {}
+        self._followed: dict[str, str] = {}
+        self._is_telling_follow = False
+        self._expected: dict[str, dict[int, float]] = {}
+
+    def start(self) -> None:
+        """Connect, and again whenever the connection breaks."""
+        loop = asyncio.get_running_loop()
+        self.now = loop.time
+        self._task = loop.create_task(self._keep_connected())
+
+    async def close(self) -> None:
+        """End the connection and all lookups."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection that was welcomed."""
+        return self._connection is not None
+
+    # Endpoints (a companion of their set) -----------------------------------------------------------------------------
+
+    def joined(self, endpoint: Endpoint) -> None:
+        """Tell the controller of an endpoint that publishes events."""
+        if endpoint.kv_events is not None:
+            self._followed[endpoint.url] = endpoint.kv_events
+            self._tell_follow_soon()
+
+    def left(self, endpoint: Endpoint) -> None:
+        """Forget what is known of an endpoint."""
+        self._cuts.pop(endpoint.url, None)
+        self._expected.pop(endpoint.url, None)
+        if self._followed.pop(endpoint.url, None) is not None:
+            self._tell_follow_soon()
+
+    def _tell_follow_soon(self) -> None:
+        """Many endpoints join at once: they are told of together."""
+        if not self._is_telling_follow:
+            self._is_telling_follow = True
+            asyncio.get_running_loop().call_soon(self._tell_follow)
+
+    def _tell_follow(self) -> None:
+        self._is_telling_follow = False
+        self._send(Follow([Followed(url, kv_events) for url, kv_events in self._followed.items()]))
+
+    # Asking -----------------------------------------------------------------------------------------------------------
+
+    async def look_up(self, routing: RoutingRequest, endpoints: Sequence[Endpoint]) -> None:
+        """Put on the request what the controller says of its prompt, if that comes in time."""
+        if routing.tokens is None or not endpoints:
+            return
+        deadline = self.now() + self._budget_s
+        for _ in range(2):  # the first answer may say that the keys were of another cut than the engine's
+            question = self._ask(routing.tokens, routing.model, endpoints)
+            if question is None:
+                return
+            handle = asyncio.get_running_loop().call_at(deadline, _give_up, question.answered)
+            try:
+                told = await question.answered
+            finally:
+                handle.cancel()
+            if told is None:
+                self.outcomes["late" if self.now() >= deadline else "lost"] += 1
+                return
+            if self._knows_cuts_of(question):
+                self.outcomes["answered"] += 1
+                routing.told = told
+                return
+        self.outcomes["unknown"] += 1
+
+    def _knows_cuts_of(self, question: _Question) -> bool:
+        """Whether the keys that were sent were of all cuts that endpoints have, as is known by now."""
+        for url, asked in zip(question.urls, question.asked, strict=True):
+            sent = {question.chains[place][0] for place in asked}
+            if not sent.issuperset(self._cuts.get(url, ())):
+                return False
+        return True
+
+    def _ask(self, tokens: PromptTokens, model: str, endpoints: Sequence[Endpoint]) -> _Question | None:
+        connection, now = self._connection, self.now()
+        if connection is None:
+            self.outcomes["unavailable"] += 1
+            return None
+        oldest = next(iter(self._questions.values()), None)
+        if (
+            len(self._questions) >= WAITING_LOOKUPS
+            or connection.waiting_bytes > WAITING_BYTES
+            or (oldest is not None and now - oldest.asked_at > STALLED_SECONDS)
+        ):
+            self.outcomes["busy"] += 1
+            return None
+        places: dict[tuple[Cut, str | None], int] = {}
+        chains: list[tuple[Cut, list[int]]] = []
+        asked: list[list[int]] = []
+        for endpoint in endpoints:
+            of_endpoint = []
+            adapter = adapter_of(model, endpoint)
+            for cut in self._cuts.get(endpoint.url, ()):
+                place = places.get((cut, adapter))
+                if place is None:
+                    if len(chains) == MAX_CHAINS:
+                        continue
+                    place = places[cut, adapter] = len(chains)
+                    chains.append((cut, keys_of(tokens, cut, adapter)))
+                of_endpoint.append(place)
+            asked.append(of_endpoint)
+        urls = [endpoint.url for endpoint in endpoints]
+        self._last_id += 1
+        lookup = Lookup(
+            self._last_id,
+            [Chain(cut.scheme, cut.block_tokens, pack_keys(keys)) for cut, keys in chains],
+            [Asked(url, of_endpoint) for url, of_endpoint in zip(urls, asked, strict=True)],
+        )
+        if not self._send(lookup):
+            self.outcomes["busy"] += 1
+            return None
+        question = _Question(urls, chains, asked, now, asyncio.get_running_loop().create_future())
+        self._questions[lookup.id] = question
+        return question
+
+    def _send(self, message: Message) -> bool:
+        """Send a message if there is a connection and it fits a frame."""
+        if self._connection is None:
+            return False
+        with contextlib.suppress(WireError):
+            self._connection.send(encode_frame(message))
+            return True
+        return False
+
+    def _answered(self, answer: Depths) -> None:
+        question = self._questions.pop(answer.id, None)
+        if question is None:
+            raise WireError("an answer to nothing that was asked")
+        question.require_fit(answer)
+        for url, sources in zip(question.urls, answer.endpoints, strict=True):
+            cuts = {Cut(source.scheme, source.block_tokens) for source in sources if source.block_tokens is not None}
+            self._cuts[url] = tuple(sorted(cuts))
+        if not question.answered.done():
+            sources_of = dict(zip(question.urls, answer.endpoints, strict=True))
+            question.answered.set_result(Told(self, question.asked_at, sources_of, question.chains))
+
+    # Expecting --------------------------------------------------------------------------------------------------------
+
+    def expect(self, url: str, cut: Cut, keys: Sequence[int]) -> None:
+        """Count with a prompt's last blocks at an endpoint, and have the controller's other routers do so."""
+        expected, now = self._expected.setdefault(url, {}), self.now()
+        for key in keys:
+            expected.pop(key, None)  # so that the dictionary is in the order of time
+            expected[key] = now + EXPECTED_SECONDS
+        for key in list(takewhile(lambda key: expected[key] <= now, expected)):
+            del expected[key]
+        self._send(Placed(url, Chain(cut.scheme, cut.block_tokens, pack_keys(keys))))
+
+    def unexpect(self, url: str, cut: Cut, keys: Sequence[int]) -> None:
+        """Count with them no more."""
+        expected = self._expected.get(url, {})
+        for key in keys:
+            expected.pop(key, None)
+        self._send(Withdrawn(url, Chain(cut.scheme, cut.block_tokens, pack_keys(keys))))
+
+    def expected_run(self, url: str, keys: Sequence[int], start: int) -> int:
+        """Return how many blocks of a prompt, from ``start`` on, are counted with."""
+        expected, now, end = self._expected.get(url), self.now(), start
+        if expected:
+            while end < len(keys) and expected.get(keys[end], now) > now:
+                end += 1
+        return end - start
+
+    # The connection ---------------------------------------------------------------------------------------------------
+
+    async def _keep_connected(self) -> None:
+        pause, longest = BACKOFF_SECONDS
+        wait_s = pause
+        while True:
+            connection = _Connection(self._answered)
+            why = ""
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._connect(connection)
+                    connection.send(encode_frame(self._hello))
+                    await connection.welcomed
+                wait_s = pause
+                why = await self._serve(connection)
+            except (OSError, WireError, ssl.CertificateError) as error:  # TimeoutError is an OSError
+                why = str(error) or type(error).__name__
+            finally:
+                self._lost(connection)
+            self.failures += 1
+            log.warning("the controller cannot be asked", controller=str(self.address), why=why)
+            await asyncio.sleep(wait_s)
+            wait_s = min(longest, wait_s * 2)
+
+    async def _connect(self, connection: "_Connection") -> None:
+        loop, address = asyncio.get_running_loop(), self.address
+        if address.path:
+            await loop.create_unix_connection(lambda: connection, address.path)
+        else:
+            await loop.create_connection(lambda: connection, address.host, address.port, ssl=self._tls)
+
+    async def _serve(self, connection: "_Connection") -> str:
+        """Use a connection until it is over; return why it is."""
+        self._connection = connection
+        log.info("asking a controller", controller=str(self.address))
+        self._tell_follow()
+        while not connection.ended.done():
+            await asyncio.wait({connection.ended}, timeout=HUNG_SECONDS / 5)
+            oldest = next(iter(self._questions.values()), None)
+            if oldest is not None and self.now() - oldest.asked_at > HUNG_SECONDS:
+                return "it does not answer"
+        return connection.ended.result()
+
+    def _lost(self, connection: "_Connection") -> None:
+        self._connection = None
+        connection.abort()
+        questions, self._questions = self._questions, {}
+        for question in questions.values():
+            _give_up(question.answered)
+        self._cuts.clear()  # the next one may listen to other engines
+
+
+def keys_of(tokens: PromptTokens, cut: Cut, adapter: str | None) -> list[int]:
+    """Return the names of a prompt's blocks, cut so; none for a scheme that is not known here."""
+    return tokens.keys(cut.block_tokens, adapter) if cut.scheme == OWN_SCHEME else []
+
+
+def _give_up(answered: "asyncio.Future[Told | None]") -> None:
+    if not answered.done():
+        answered.set_result(None)
+
+
+class _Connection(asyncio.Protocol):
+    """Frames of one connection: out as they are, in to whom they concern."""
+
+    def __init__(self, answered: Callable[[Depths], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.welcomed: asyncio.Future[Welcome] = loop.create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()
+        """With the reason."""
+        self._answered = answered
+        self._decoder: FrameDecoder[Reply] = FrameDecoder(Reply)  # type: ignore[arg-type]
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that the peer has not taken."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame, unless the connection is over."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame)
+
+    def abort(self) -> None:
+        """End it now."""
+        self._end("closed")
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See :class:`asyncio.Protocol`."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        try:
+            for reply in self._decoder.feed(data):
+                self._take(reply)
+        except WireError as error:
+            self._end(str(error))
+            if self._transport is not None:
+                self._transport.abort()
+
+    def _take(self, reply: Reply) -> None:
+        if isinstance(reply, Refused):
+            raise WireError(f"it refuses: {reply.message}")
+        if isinstance(reply, Welcome):
+            if self.welcomed.done():
+                raise WireError("a second welcome")
+            if reply.version != CONTROLLER_VERSION:
+                raise WireError(f"it speaks version {reply.version} of the protocol, not {CONTROLLER_VERSION}")
+            self.welcomed.set_result(reply)
+        elif not self.welcomed.done():
+            raise WireError("an answer before the welcome")
+        else:
+            self._answered(reply)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self._end(str(error) if error else "it has closed the connection")
+
+    def _end(self, why: str) -> None:
+        if not self.ended.done():
+            self.ended.set_result(why)
+        if not self.welcomed.done():
+            self.welcomed.set_exception(WireError(why))
+            self.welcomed.exception()  # nobody may be waiting
+
+
+def read_token(file: Path) -> str:
+    """Return the token that a file holds; raises ``UsageError`` where it cannot be read."""
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"controller_token_file: cannot read {file}: {reason}") from error
+
+
+def controller_tls(authorities: Path) -> ssl.SSLContext:
+    """Return what connections to a controller are encrypted with, trusted by the authorities of a PEM file."""
+    try:
+        context = ssl.create_default_context(cafile=authorities)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise UsageError(f"controller_ca: cannot take certificates from {authorities}: {error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
