@@ -14,6 +14,7 @@ from tierline.cli.main import app
 from tierline.configuration import ProgramConfig
 from tierline.node.config import NodeConfig
 from tierline.router.config import RouterConfig
+from tierline.router.controller.config import ControllerConfig
 from tierline.stack.config import UpConfig
 from tierline.stack.simulated_engine import SimulatedEngineConfig
 
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAMS: list[tuple[str, type[ProgramConfig]]] = [
     ("node", NodeConfig),
     ("router", RouterConfig),
+    ("controller", ControllerConfig),
     ("up", UpConfig),
     ("simulate-engine", SimulatedEngineConfig),
 ]

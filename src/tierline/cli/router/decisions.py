@@ -80,6 +80,8 @@ async def explain(
         ("model", found.model or "any"),
         ("prompt", f"{found.prompt_tokens:,} tokens"),
     ]
+    if found.told_by:
+        facts.append(("told by", found.told_by))
     if choice is None:
         facts.append(("endpoint", "none can be chosen"))
     else:

@@ -191,6 +191,7 @@ class AdminApi:
                 model=request.model,
                 session=services.decisions.digest(request.session),
                 prompt_tokens=request.prompt_tokens,
+                told_by=request.told.origin if request.told is not None else "",
                 choice=choice_of(decision) if decision is not None else None,
                 pairing="" if pairing is None else pairing.text,
                 prefill=None if prefill is None else choice_of(prefill),

@@ -113,6 +113,8 @@ class Explanation(msgspec.Struct, kw_only=True):
     session: str
     prompt_tokens: int
     """Estimated; 0 where the strategy does not look at prompts."""
+    told_by: str = ""
+    """The controller that said what endpoints hold; empty where none was asked, or none answered in time."""
     choice: Choice | None
     pairing: str
     """As in :class:`DecisionEntry`; ``fallback`` where no endpoint that prefills can be used."""

@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
+from typing import cast
 
 from tierline import logs
 from tierline.errors import WireError
@@ -97,8 +98,7 @@ class RouterConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See :class:`asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         if len(self._answering.connections) >= self._answering.most:
             self._refuse("connections", "the controller has as many connections as it may")
             return

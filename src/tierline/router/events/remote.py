@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from tierline import logs
 from tierline.errors import UsageError, WireError
@@ -370,10 +370,11 @@ class RemoteIndex:
         return False
 
     def _answered(self, answer: Depths) -> None:
-        question = self._questions.pop(answer.id, None)
+        question = self._questions.get(answer.id)
         if question is None:
             raise WireError("an answer to nothing that was asked")
         question.require_fit(answer)
+        del self._questions[answer.id]
         for url, sources in zip(question.urls, answer.endpoints, strict=True):
             cuts = {Cut(source.scheme, source.block_tokens) for source in sources if source.block_tokens is not None}
             self._cuts[url] = tuple(sorted(cuts))
@@ -500,8 +501,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See :class:`asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
