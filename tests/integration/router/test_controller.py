@@ -401,11 +401,12 @@ async def test_a_controller_that_hangs_costs_one_budget_and_then_nothing_until_i
     controller: ControllerServer, tmp_path: Path
 ) -> None:
     config = ["--listen", f"unix:{tmp_path}/hung", "--http", ""]
-    async with program(config) as child, asking(f"unix:{tmp_path}/hung", budget_s=0.3) as remote:
+    async with program(config) as child, asking(f"unix:{tmp_path}/hung") as remote:
         await until(lambda: remote.is_connected)
         assert await depths(remote, ENGINE) == [None]
         assert remote.outcomes == {"answered": 1}
         await stop(child)
+        remote._budget_s = 0.3
         for _ in range(20):
             assert await depths(remote, ENGINE) == [None]
         assert remote.outcomes == {"answered": 1, "late": 1, "busy": 19}
