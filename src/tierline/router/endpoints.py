@@ -23,7 +23,13 @@ OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
 """Errors of a connect that say nothing of the endpoint: this process, or this machine, has no room for a connection."""
 PREFILL_SAMPLE_TOKENS = 256
 """Below this many uncached tokens, time to first token says more about fixed costs than about prefill."""
-_PREFILL_WEIGHT = 0.2
+PREFILL_MEMORY = 0.95
+"""What is left of an earlier sample's tokens and seconds with each one more: twenty or so count. Tokens and seconds are
+added up apart, for a rate each would be as wild as the guess of what was in front; where engines are equally fast,
+scatter is all that tells them apart, and it drew prompts away from the prefixes that they have (docs/routing.md)."""
+PREFILL_SURPRISE = 4.0
+"""A sample counts as at most this many times faster or slower than what is known: an engine that hung once for a minute
+is not slow for an hour."""
 
 
 @dataclass(eq=False, slots=True)
@@ -73,7 +79,7 @@ class Endpoint:
     queued_tokens: int = 0
     """Prompt tokens sent here that nobody knows to be computed yet."""
     prefill_rate: float | None = None
-    """Tokens a second, a moving average of what streams showed; ``None`` until one did."""
+    """Tokens a second, over the last streams; ``None`` until one showed it."""
     is_draining: bool = False
     """It gets no new requests; those it has run to their end."""
     capacity_blocks: int | None = None
@@ -94,6 +100,9 @@ class Endpoint:
     """Answers that came to their end, and those that failed as :meth:`answer_failed` says. They only grow."""
     ejections: int = 0
     """Since the start; a counter for the metrics."""
+    _prefill_tokens: float = 0.0
+    _prefill_seconds: float = 0.0
+    """What :attr:`prefill_rate` is the quotient of: sums of what streams showed, the later the more."""
     _probes: int = 0
     """Of the attempts in flight, those that were begun on probation."""
     _connects_on_probation: bool = False
@@ -149,9 +158,12 @@ class Endpoint:
         """
         self.queued_tokens -= uncached_tokens
         if seconds is not None and seconds > 0 and uncached_tokens >= PREFILL_SAMPLE_TOKENS:
-            rate = tokens_before / seconds
-            known = self.prefill_rate
-            self.prefill_rate = rate if known is None else known + _PREFILL_WEIGHT * (rate - known)
+            if self.prefill_rate is not None:
+                expected = tokens_before / self.prefill_rate
+                seconds = min(max(seconds, expected / PREFILL_SURPRISE), expected * PREFILL_SURPRISE)
+            self._prefill_tokens = PREFILL_MEMORY * self._prefill_tokens + tokens_before
+            self._prefill_seconds = PREFILL_MEMORY * self._prefill_seconds + seconds
+            self.prefill_rate = self._prefill_tokens / self._prefill_seconds
 
     def end(self, unanswered_tokens: int, *, is_probe: bool = False) -> None:
         """An attempt is over.

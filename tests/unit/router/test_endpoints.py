@@ -1,5 +1,7 @@
 """What is known of an endpoint: its load, its speed, whether it may be used."""
 
+import random
+
 import pytest
 
 from tierline.errors import EndpointConflict
@@ -30,7 +32,27 @@ def test_prefill_rate_counts_the_queue_in_front_and_ignores_small_prompts(endpoi
     for tokens, tokens_before, seconds in ((10, 10, 1.0), (1000, 2000, 2.0), (1000, 2000, 1.0)):
         endpoint.answered(tokens, tokens_before, seconds)
         rates.append(endpoint.prefill_rate)
-    assert rates == [None, 1000.0, pytest.approx(1200.0)]
+    assert rates == [None, 1000.0, pytest.approx(3900 / 2.9)]
+
+
+def test_prefill_rate_hardly_scatters_where_single_answers_do_and_follows_a_lasting_change(endpoint: Endpoint) -> None:
+    dice = random.Random(3)
+    rates = []
+    for _ in range(300):
+        tokens = dice.choice((500, 2_000, 30_000))
+        endpoint.answered(tokens, tokens, tokens / 1000 * dice.uniform(0.3, 1.7))
+        rates.append(endpoint.prefill_rate)
+    assert all(rate is not None and 700 < rate < 1400 for rate in rates[30:])
+    for _ in range(200):
+        endpoint.answered(2_000, 2_000, 0.2)
+    assert endpoint.prefill_rate == pytest.approx(10_000, rel=0.05)
+
+
+def test_one_answer_that_took_forever_makes_no_slow_endpoint(endpoint: Endpoint) -> None:
+    for _ in range(30):
+        endpoint.answered(2_000, 2_000, 2.0)
+    endpoint.answered(2_000, 2_000, 600.0)
+    assert endpoint.prefill_rate == pytest.approx(1_000, rel=0.2)
 
 
 def test_each_failed_connection_in_a_row_ejects_for_longer(endpoint: Endpoint) -> None:
