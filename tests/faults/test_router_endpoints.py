@@ -28,9 +28,10 @@ from tests.integration.router.backend import (
     whole,
 )
 
+from tierline.router.budget import Budget
 from tierline.router.endpoints import FAILURES_BEFORE_EJECTION
 from tierline.router.prompt import read_fields
-from tierline.router.proxy.services import RetryBudget
+from tierline.router.proxy.services import RETRIES_EARNED, RETRIES_RESERVE
 from tierline.router.strategies import RoutingRequest
 
 RESETTING = answering_then_closing(b"")
@@ -445,8 +446,8 @@ async def test_a_health_check_that_times_out_leaves_what_is_known_of_the_cache()
 
 
 def test_retries_stop_when_a_fifth_of_the_traffic_is_retries() -> None:
-    budget = RetryBudget()
-    assert sum(budget.spend() for _ in range(1000)) == RetryBudget.RESERVE
+    budget = Budget(earned=RETRIES_EARNED, reserve=RETRIES_RESERVE)
+    assert sum(budget.spend() for _ in range(1000)) == RETRIES_RESERVE
     for _ in range(100):
         budget.earn()
     assert 19 <= sum(budget.spend() for _ in range(100)) <= 20

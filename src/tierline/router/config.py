@@ -10,11 +10,13 @@ from pydantic import Field, ValidationInfo, field_validator
 from tierline.configuration import ByteSize, ProgramConfig
 from tierline.router.events.addresses import parse_addresses, parse_controller
 from tierline.router.events.remote import BUDGET_SECONDS
+from tierline.router.hedging import P95
 from tierline.router.sessions import canonical_key, is_field_name
 from tierline.router.specs import plain_url
 from tierline.router.strategies.kvaware import KV_INDEX_BYTES
 from tierline.router.strategies.names import canonical_name
 
+_SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _PATH = re.compile(r"/?[A-Za-z0-9_~-]+([/.][A-Za-z0-9_~-]+)*")
 
 
@@ -78,6 +80,11 @@ class RouterConfig(ProgramConfig):
     prefill_timeout_s: float = Field(
         default=120.0, gt=0, description="seconds for that; then the decode endpoint computes the prompt itself"
     )
+    hedge_after: str = Field(
+        default="",
+        description="seconds without a byte of answer until a second endpoint is asked too, or p95; never, if empty",
+    )
+    hedge_share: float = Field(default=0.05, gt=0, le=1, description="share of the requests that may be hedged so")
     invocation_endpoint: str = Field(
         default="", description="path that /invocations goes to at an endpoint; where its body belongs, if empty"
     )
@@ -173,6 +180,13 @@ class RouterConfig(ProgramConfig):
         if path and not _PATH.fullmatch(path):
             raise ValueError("a path such as v1/chat/completions")
         return path and "/" + path.removeprefix("/")
+
+    @field_validator("hedge_after")
+    @classmethod
+    def _is_a_time(cls, after: str) -> str:
+        if after and after != P95 and not (_SECONDS.fullmatch(after) and float(after)):
+            raise ValueError("seconds, p95, or nothing")
+        return after
 
     @field_validator("tls_key", "tls_client_ca", "endpoint_key")
     @classmethod

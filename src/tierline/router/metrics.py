@@ -83,6 +83,7 @@ class RouterMetrics(Collector):
         self._duration = Histogram(_SLOW)
         self._overhead, self._choices = Histogram(_FAST), Histogram(_FAST)
         self._itl = Histogram(_GAPS)
+        self._hedges: Counter[str] = Counter()
         self._pairings: Counter[str] = Counter()
         self._fallbacks: Counter[str] = Counter()
         self._prefill = Histogram(_SLOW)
@@ -127,6 +128,8 @@ class RouterMetrics(Collector):
         self._duration.observe(exchange.ended_at - exchange.started_at)
         if exchange.retries:
             counts.retries.update(exchange.retries)
+        if exchange.hedge:
+            self._hedges[exchange.hedge] += 1
         if exchange.pairing is not None:
             self._count_pairing(exchange.pairing)
         if exchange.aborted_by:
@@ -183,6 +186,12 @@ class RouterMetrics(Collector):
         yield _counter("retries", "Further attempts", ("reason",), {(key,): n for key, n in retries.items()})
         yield _counter(
             "aborts", "Answers not ended, by who left", ("side",), {(k,): n for k, n in self._aborts.items()}
+        )
+        yield _counter(
+            "hedges",
+            "Requests sent to a second endpoint while the first was silent, by whether the second answered",
+            ("outcome",),
+            {(outcome,): count for outcome, count in self._hedges.items()},
         )
         yield _counter(
             "pairings",

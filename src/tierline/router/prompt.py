@@ -34,6 +34,7 @@ class RequestFields(msgspec.Struct, gc=False):
     tools: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     priority: msgspec.Raw = msgspec.Raw()
+    stream: msgspec.Raw = msgspec.Raw()
     max_tokens: msgspec.Raw = msgspec.Raw()
     max_completion_tokens: msgspec.Raw = msgspec.Raw()
     """Raw, like all that is the engine's to judge."""

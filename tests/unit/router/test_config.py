@@ -44,6 +44,8 @@ ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
         (ENDPOINT | {"tls_client_ca": "ca.pem"}, "together with tls_certificate"),
         (ENDPOINT | {"endpoint_key": "k.pem"}, "together with endpoint_certificate"),
         (ENDPOINT | {"priority_header": "x y"}, "the name of a request header"),
+        (ENDPOINT | {"hedge_after": "0"}, "seconds, p95, or nothing"),
+        (ENDPOINT | {"hedge_after": "soon"}, "seconds, p95, or nothing"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(settings: dict[str, object], message: str) -> None:

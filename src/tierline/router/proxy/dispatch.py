@@ -123,6 +123,7 @@ def dispatch(
         services.held_bytes += len(body)
         held_bytes += len(body)
     exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at, facade)
+    exchange.wants_stream = bytes(fields.stream) == b"true"
     if services.spans is not None:
         exchange.trace = services.spans.begin(head)
     elif services.config.trace_share and TRACEPARENT not in head.fields and random() < services.config.trace_share:

@@ -16,6 +16,7 @@ from tierline import logs
 from tierline.router import pairs
 from tierline.router.admission import Ticket, Verdict
 from tierline.router.endpoints import Endpoint
+from tierline.router.hedging import Hedging
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
@@ -50,7 +51,8 @@ class Exchange:
     Invariants
     ----------
     - With limits, ``_ticket`` is set from :meth:`start` to the end; while it waits, no attempt is open.
-    - ``_attempts`` are the attempts that are open: none while it waits, else one.
+    - ``_attempts`` are the attempts that are open: none while it waits, else one; two while it is hedged, of which
+      the one whose first byte comes ends the other before that byte is written.
     - ``_prefill`` is set while another endpoint computes the prompt for the open attempt, which is sent after that.
     - ``_handed`` is what the open attempt is told of where the prompt's KV is; no other attempt is.
     - ``has_answered`` turns true with the first byte written to the client; from then on no attempt is opened.
@@ -74,12 +76,12 @@ class Exchange:
 
     __slots__ = (
         "_alone", "_asking", "_attempts", "_before_last", "_body", "_client", "_events", "_facade", "_failed_with",
-        "_handed", "_held_bytes", "_is_paused", "_last", "_may_be_stale", "_may_pair", "_may_repeat", "_members",
-        "_prefill", "_routing", "_services", "_target", "_ticket", "_tried",
-        "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
-        "has_answered", "head", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing",
-        "priority", "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at", "status",
-        "tenant", "trace", "waited_s",
+        "_handed", "_hedge", "_hedge_timer", "_held_bytes", "_is_paused", "_last", "_may_be_stale", "_may_pair",
+        "_may_repeat", "_members", "_prefill", "_routing", "_services", "_target", "_ticket", "_tried", "aborted_by",
+        "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at", "has_answered", "head",
+        "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing", "priority", "queued_at",
+        "queued_s", "request_id", "retries", "route", "session", "started_at", "status", "tenant", "trace", "waited_s",
+        "wants_stream",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +110,12 @@ class Exchange:
         self._members: dict[str, Raw] = {}
         self._handed = b""
         self._may_pair = True
+        self._hedge: Attempt | None = None
+        self._hedge_timer: asyncio.TimerHandle | None = None
+        self.hedge = ""
+        """Of a request that was sent to two endpoints: which answered, ``won`` where the second did, ``lost`` where the
+        first did, or ``unanswered``."""
+        self.wants_stream = False
         self._asking: asyncio.Task[None] | None = None
         self._tried: list[Endpoint] = []
         self._is_paused = False
@@ -372,12 +380,57 @@ class Exchange:
         self._handed = b""
         self._open(self._alone).send()
 
+    # Hedging ----------------------------------------------------------------------------------------------------------
+
+    def _plan_hedge(self, hedging: Hedging) -> None:
+        """Look again when the answer is late."""
+        hedging.budget.earn()
+        delay_s = hedging.delay_s(self._kind)
+        if delay_s < self._services.config.response_timeout_s and self._may_repeat:
+            self._hedge_timer = asyncio.get_running_loop().call_later(delay_s, self._open_hedge, hedging)
+
+    @property
+    def _kind(self) -> tuple[str, bool]:
+        """With whose times to first byte those of this request compare."""
+        return self.route, self.wants_stream
+
+    def _open_hedge(self, hedging: Hedging) -> None:
+        """The answer is late: ask a second endpoint, if one is free and the budget pays for it."""
+        services = self._services
+        if self.has_answered or len(self._attempts) != 1 or self._alone is not None:
+            return
+        now = services.clock()
+        endpoints = services.with_room([endpoint for endpoint in self._untried() if endpoint.is_usable(now)])
+        if not endpoints or not hedging.budget.spend():
+            return
+        strategy = self.arm.strategy
+        decision = strategy.choose(self._routing, endpoints)
+        strategy.placed(self._routing, decision)
+        self._tried.append(decision.endpoint)
+        self.retries.append("hedge")
+        self.hedge = "unanswered"
+        self._hedge = Attempt(services, self, decision, may_repeat=True, may_be_stale=self._may_be_stale)
+        self._attempts.append(self._hedge)
+        self._hedge.send()
+
+    def _settle(self, attempt: Attempt) -> None:
+        """Of two attempts, this one answers."""
+        for other in [other for other in self._attempts if other is not attempt]:
+            self.arm.strategy.withdrawn(self._routing, other.decision)
+            self._drop(other)
+        self.hedge = "won" if attempt is self._hedge else "lost"
+        self.decision = attempt.decision
+        if self._services.admission is not None:
+            self._services.admission.pump()  # the other endpoint has room now
+
     # What becomes of an attempt ---------------------------------------------------------------------------------------
 
     def attempt_sent(self, attempt: Attempt) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
         if self.overhead_s is None:
             self.overhead_s = attempt.sent_at - self.started_at - self.waited_s - attempt.waited_s
+            if self._services.hedging is not None:
+                self._plan_hedge(self._services.hedging)
 
     def attempt_failed(self, attempt: Attempt, reason: str) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
@@ -388,14 +441,16 @@ class Exchange:
             return
         if reason == "overloaded":
             self.arm.strategy.withdrawn(self._routing, attempt.decision)
-            self._failed_with = reason
-            self._give_up()
+            if not self._attempts:
+                self._failed_with = reason
+                self._give_up()
             return
         self._may_be_stale = self._may_be_stale and not attempt.is_resent
         if reason != "connect" or not self._failed_with.isdigit():  # a refusal hides no endpoint's answer
             self._failed_with = reason
         self.not_served(self._routing, attempt.decision, is_ill=reason not in ("connect", "timeout"))
-        self._retry_or_give_up(reason)
+        if not self._attempts:  # else the other one may still answer
+            self._retry_or_give_up(reason)
 
     def not_served(self, routing: RoutingRequest, decision: Decision, *, is_ill: bool) -> None:
         """The endpoint gave no answer, or none that is one: the prompt's prefix follows whoever serves it instead."""
@@ -436,7 +491,7 @@ class Exchange:
         services = self._services
         if not self._may_repeat:
             return False
-        if sum(reason != "connect" for reason in self.retries) >= services.config.retries:
+        if sum(reason not in ("connect", "hedge") for reason in self.retries) >= services.config.retries:
             return False
         return bool(endpoints) and services.budget.spend()
 
@@ -470,6 +525,11 @@ class Exchange:
     def response_began(self, attempt: Attempt, response: ResponseHead) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
         status = response.status
+        if len(self._attempts) > 1 and (status >= 500 or status in RETRIED_STATUSES):  # the other may do better
+            self.not_served(self._routing, attempt.decision, is_ill=status in ILL_STATUSES)
+            self._failed_with = str(status)
+            self._drop(attempt)
+            return
         if status not in RETRIED_STATUSES:
             if status == 500 and self._handed and self._services.budget.spend():
                 self._try_alone(attempt)
@@ -486,6 +546,8 @@ class Exchange:
     def response_data(self, attempt: Attempt, data: bytes) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`; written through at once."""
         assert self._client is not None
+        if self._hedge is not None and not self.has_answered:
+            self._settle(attempt)
         if self._facade is not None:
             assert attempt.response is not None
             if attempt.response.status >= 400:
@@ -502,6 +564,8 @@ class Exchange:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
         response = attempt.response
         assert response is not None
+        if self._hedge is not None and not self.has_answered:
+            self._settle(attempt)
         if self._facade is not None and self._rewrites(response.status):
             self._end_rewritten(attempt, self._facade, response)
         elif not self.has_answered:
@@ -513,6 +577,8 @@ class Exchange:
             attempt.decision.endpoint.answer_succeeded()
         if self.status == 200:
             self._measure(attempt.decision)
+            if self._services.hedging is not None:
+                self._services.hedging.answered(self._kind, self.answered_at - self.started_at - self.queued_s)
         self._attempts.remove(attempt)
         attempt.close()
         self._finish()
@@ -688,6 +754,9 @@ class Exchange:
 
     def _finish(self) -> None:
         self.ended_at = self._services.clock()
+        if self._hedge_timer is not None:
+            self._hedge_timer.cancel()
+            self._hedge_timer = None
         self._release_body()
         self._services.metrics.exchange_ended(self)
         self._services.decisions.exchange_ended(self)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from tierline.certificates import Certificate
 from tierline.router.admin.access import WANTED_FIELDS
 from tierline.router.admission import Admission
+from tierline.router.budget import Budget
 from tierline.router.choosing import Choosing
 from tierline.router.config import RouterConfig
 from tierline.router.decisions import DecisionLog
 from tierline.router.endpointkeys import EndpointKeys
 from tierline.router.endpoints import Endpoint, Endpoints
+from tierline.router.hedging import Hedging
 from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKeys
 from tierline.router.metrics import RouterMetrics
 from tierline.router.sessions import SessionKeys
@@ -26,31 +28,7 @@ if TYPE_CHECKING:
     from tierline.router.tracing.export import SpanExport
 
 REQUEST_ID, CONTENT_TYPE = b"x-request-id", b"content-type"
-
-
-class RetryBudget:
-    """Keeps retries from multiplying an overload: each request earns a fifth of a retry, up to ``RESERVE`` of them.
-
-    Attempts that never reached an endpoint cost nothing: they load nobody.
-    """
-
-    EARNED = 0.2
-    RESERVE = 100.0
-
-    def __init__(self) -> None:
-        self._saved = self.RESERVE
-
-    def earn(self) -> None:
-        """A request came in."""
-        if self._saved < self.RESERVE:
-            self._saved += self.EARNED
-
-    def spend(self) -> bool:
-        """Return whether a retry is paid for, and pay for it."""
-        if self._saved < 1.0:
-            return False
-        self._saved -= 1.0
-        return True
+RETRIES_EARNED, RETRIES_RESERVE = 0.2, 100.0
 
 
 class Lane(NamedTuple):
@@ -71,7 +49,10 @@ class Services:
     clock: Callable[[], float]
     pools: "dict[int, UpstreamPool]" = field(default_factory=dict)
     """By :attr:`Endpoint.position`."""
-    budget: RetryBudget = field(default_factory=RetryBudget)
+    budget: Budget = field(default_factory=lambda: Budget(earned=RETRIES_EARNED, reserve=RETRIES_RESERVE))
+    """For retries. Attempts that never reached an endpoint cost nothing: they load nobody."""
+    hedging: Hedging | None = field(init=False)
+    """``None`` where no request is sent to two endpoints."""
     clients: "set[ClientConnection]" = field(default_factory=set)
     """A client's connection enters when it is made and leaves when it is lost."""
     held_bytes: int = 0
@@ -107,6 +88,7 @@ class Services:
             (*self.sessions.headers, REQUEST_ID, TRACEPARENT, TRACESTATE, self.priority_header, *WANTED_FIELDS)
         )
         config = self.config
+        self.hedging = Hedging(config.hedge_after, config.hedge_share) if config.hedge_after else None
         self.endpoint_tls = EndpointTls(config.endpoint_ca, config.endpoint_certificate, config.endpoint_key)
         self.endpoint_keys = EndpointKeys(config.endpoint_api_key_file, self.endpoints)
         if config.tls_certificate is not None and config.tls_key is not None:
