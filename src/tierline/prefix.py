@@ -24,6 +24,9 @@ CHUNK_TOKENS = 256
 CHAIN_DIGITS = 64
 """Hexadecimal digits of the chain, with which a name of ours begins."""
 
+UNSHARED_SALT = "tierline-unshared-"
+"""Begins a ``cache_salt`` that no other request has: what is computed under it is not worth a place in any store."""
+
 KEY_VERSION = 1
 """Changes whenever the meaning of a key changes, so that caches of different versions never meet."""
 

@@ -436,7 +436,7 @@ async def test_a_health_check_that_times_out_leaves_what_is_known_of_the_cache()
     url = f"http://127.0.0.1:{slow.sockets[0].getsockname()[1]}"
     async with router(url, health_timeout_s=0.1) as server:
         await until_models_are_known(server)
-        strategy, endpoints = server.services.choosing.default.strategy, server.services.endpoints.all
+        strategy, endpoints = server.services.choosing.default.main.strategy, server.services.endpoints.all
         request = RoutingRequest(read_fields(chat(prompt)))
         strategy.placed(request, strategy.choose(request, endpoints))
         is_hanging = True

@@ -3,18 +3,19 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
 from tierline.router.events.addresses import parse_addresses, parse_controller
 from tierline.router.events.remote import BUDGET_SECONDS
 from tierline.router.hedging import P95
+from tierline.router.keys import Bypass
+from tierline.router.modelrules import ModelRule, StrategyName, parse_pairs, parse_rules, require_trial
 from tierline.router.sessions import canonical_key, is_field_name
 from tierline.router.specs import plain_url
 from tierline.router.strategies.kvaware import KV_INDEX_BYTES
-from tierline.router.strategies.names import canonical_name
 
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _PATH = re.compile(r"/?[A-Za-z0-9_~-]+([/.][A-Za-z0-9_~-]+)*")
@@ -27,6 +28,8 @@ class RouterConfig(ProgramConfig):
     flags: ClassVar[Mapping[str, str]] = {
         "endpoints": "--endpoint",
         "session_keys": "--session-key",
+        "models": "--model-strategy",
+        "model_aliases": "--model-alias",
         "kv_events": "--kv-events",
         "tokenizers": "--tokenizer",
     }
@@ -39,7 +42,25 @@ class RouterConfig(ProgramConfig):
         validate_default=True,
         description="YAML or JSON file that lists endpoints; followed as it changes",
     )
-    strategy: str = Field(default="prefixaware", description="prefixaware, kvaware, session, leastload or roundrobin")
+    strategy: StrategyName = Field(
+        default="prefixaware", description="prefixaware, kvaware, session, leastload or roundrobin"
+    )
+    ab_strategy: StrategyName | None = Field(
+        default=None, description="another strategy, on trial for a share of the requests"
+    )
+    ab_share: float = Field(
+        default=0.0, ge=0, le=1, validate_default=True, description="share of the requests that ab_strategy chooses for"
+    )
+    affinity: bool = Field(
+        default=True, description="false chooses by load alone, whatever the strategy, until it is turned on"
+    )
+    models: Annotated[dict[str, ModelRule], BeforeValidator(parse_rules)] = Field(
+        default={}, description="strategies of single models: MODEL=STRATEGY, or in a file a table for each"
+    )
+    model_aliases: tuple[str, ...] = Field(default=(), description="other names for models: ALIAS=MODEL")
+    allow_bypass: tuple[Bypass, ...] = Field(
+        default=(), description="what x-tierline-bypass may ask for: affinity, cache"
+    )
     index_bytes: ByteSize = Field(
         default=64 * 1024**2, ge=64 * 1024, description="memory for the prefix index of prefixaware"
     )
@@ -169,10 +190,16 @@ class RouterConfig(ProgramConfig):
             raise ValueError("a file that lists endpoints, where no --endpoint names one")
         return file
 
-    @field_validator("strategy")
+    @field_validator("ab_share")
     @classmethod
-    def _is_known(cls, strategy: str) -> str:
-        return canonical_name(strategy)
+    def _belongs_to_a_strategy(cls, share: float, info: ValidationInfo) -> float:
+        return require_trial(info.data.get("ab_strategy"), share)
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _name_models(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        parse_pairs(entries, "ALIAS=MODEL")
+        return entries
 
     @field_validator("invocation_endpoint")
     @classmethod

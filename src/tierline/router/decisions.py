@@ -27,6 +27,7 @@ class _Record(NamedTuple):
     model: str
     session: str
     strategy: str
+    arm: str
     decision: Decision | None
     retries: list[str]
     status: int
@@ -57,6 +58,7 @@ class DecisionLog:
                 exchange.model,
                 self.digest(exchange.session),
                 exchange.arm.strategy.name,
+                exchange.arm.name,
                 exchange.decision,
                 exchange.retries,
                 exchange.status,
@@ -85,6 +87,7 @@ class DecisionLog:
             model=record.model,
             session=record.session,
             strategy=record.strategy,
+            arm=record.arm,
             choice=choice_of(record.decision) if record.decision is not None else None,
             retries=record.retries,
             status=record.status,

@@ -7,9 +7,12 @@ import errno
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
 
 from tierline.errors import EndpointConflict
 from tierline.router.specs import MAX_ENDPOINTS, ROLES, EndpointSpec, Role
@@ -258,6 +261,19 @@ def _ejection_seconds(step: int) -> float:
     return EJECTION_SECONDS[min(step, len(EJECTION_SECONDS) - 1)]
 
 
+class _Card(msgspec.Struct):
+    parent: str | None = None
+
+
+@lru_cache(maxsize=1024)
+def parent_of(card: bytes) -> str | None:
+    """Return what vLLM's description of an adapter names as its model; ``None`` for what is no adapter."""
+    try:
+        return msgspec.json.decode(card, type=_Card).parent
+    except msgspec.DecodeError:
+        return None
+
+
 class Endpoints:
     """The endpoints of the moment, in the order in which they came.
 
@@ -322,6 +338,14 @@ class Endpoints:
         ]
         usable = [endpoint for endpoint in untried if endpoint.is_usable(now)]
         return usable or untried
+
+    def parent(self, model: str) -> str | None:
+        """Return the model that an adapter adapts; ``None`` for what is no adapter, or not known."""
+        for endpoint in self.all:
+            card = endpoint.model_cards.get(model)
+            if card is not None:
+                return parent_of(card)
+        return None
 
     def model_cards(self) -> dict[str, bytes]:
         """Return every model that any endpoint serves, as the first of them describes it."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -26,6 +26,8 @@ AUTHORIZATION, X_API_KEY = b"authorization", b"x-api-key"
 _CONFIG_KEY = "api_keys_file"
 _OPEN = frozenset({b"/health", b"/ping", b"/metrics"})
 _ADMIN = b"/admin/"
+Bypass = Literal["affinity", "cache"]
+"""What a request may ask to do without."""
 _SALT = re.compile(r"[^@/\\\x00]{0,128}")
 _CHALLENGE = b'www-authenticate: Bearer realm="tierline"\r\n'
 
@@ -78,6 +80,8 @@ class ApiKey:
         The best that a request of this key may have.
     requests, tokens
         What it may spend; ``None``: as much as it likes.
+    bypass
+        What its requests may do without, where the router allows it.
     """
 
     name: str
@@ -88,6 +92,7 @@ class ApiKey:
     priority: int
     requests: Allowance | None
     tokens: Allowance | None
+    bypass: frozenset[Bypass] = frozenset()
 
     def allows(self, model: str | None) -> bool:
         """Return whether a model may be asked for; ``None``, which leaves it to the engine, only where all may."""
@@ -186,6 +191,7 @@ class _KeyEntry(TokenEntry):
     tenant: Annotated[str, Field(min_length=1), AfterValidator(_require_salt)] | None = None
     cache_salt: Annotated[str, AfterValidator(_require_salt)] | None = None
     trusted: bool = False
+    bypass: frozenset[Bypass] = frozenset()
     models: frozenset[str] = frozenset()
     priority: int = 0
     requests_per_s: float | None = Field(default=None, gt=0)
@@ -218,6 +224,7 @@ def _read(file: Path, former: _Keys) -> _Keys:
                 entry.priority,
                 _allowance(entry.requests_per_s, 1, known.requests if known else None),
                 _allowance(entry.tokens_per_min and entry.tokens_per_min / 60, 60, known.tokens if known else None),
+                entry.bypass,
             ),
         )
     return keys

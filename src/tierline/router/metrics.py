@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from tierline.router.choosing import Choosing
+    from tierline.router.choosing import Arm, Choosing
     from tierline.router.endpoints import Endpoint, Endpoints
     from tierline.router.pairs import Pairing
     from tierline.router.proxy.exchange import Exchange
@@ -50,7 +50,7 @@ class Histogram:
 class ArmCounts:
     """What is counted of the requests of one strategy."""
 
-    __slots__ = ("decisions", "queued", "requests", "retries", "ttft")
+    __slots__ = ("decisions", "queued", "requests", "retries", "tokens", "ttft")
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
@@ -59,6 +59,8 @@ class ArmCounts:
         """By reason."""
         self.retries: Counter[str] = Counter()
         """By reason."""
+        self.tokens: Counter[str] = Counter()
+        """Of prompts whose answers tell what was cached: ``prompt``, ``predicted``, ``cached``."""
         self.queued, self.ttft = Histogram(_SLOW), Histogram(_SLOW)
 
 
@@ -88,6 +90,8 @@ class RouterMetrics(Collector):
         self._fallbacks: Counter[str] = Counter()
         self._prefill = Histogram(_SLOW)
         self.connections_refused = 0
+        self.bypasses: Counter[str] = Counter()
+        """Requests that went without something, by what it was."""
         self.limits_reached: Counter[str] = Counter()
         """Requests turned away, by the code of the error that they got."""
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
@@ -115,6 +119,10 @@ class RouterMetrics(Collector):
             self._blocks_total += decision.total_blocks
             self._blocks_best += decision.best_blocks
             self._blocks_matched += decision.matched_blocks
+            if exchange.prompt_tokens is not None and exchange.actual_cached_tokens is not None:
+                counts.tokens["prompt"] += exchange.prompt_tokens
+                counts.tokens["predicted"] += decision.predicted_cached_tokens
+                counts.tokens["cached"] += exchange.actual_cached_tokens
         if exchange.queued_s:
             counts.queued.observe(exchange.queued_s)
         if exchange.overhead_s is not None:
@@ -213,6 +221,13 @@ class RouterMetrics(Collector):
             ("reason",),
             {(reason,): count for reason, count in self.limits_reached.items()},
         )
+        yield _counter(
+            "bypasses",
+            "Requests that asked to go without",
+            ("kind",),
+            {(kind,): count for kind, count in self.bypasses.items()},
+        )
+        yield from self._arms()
         yield _histogram(
             "queue_seconds",
             "Spent waiting, by requests that had to wait for a place",
@@ -272,10 +287,51 @@ class RouterMetrics(Collector):
             ("duty",),
             {(duty,): count for duty, count in self.failed_duties.items()},
         )
+        affinity = GaugeMetricFamily(
+            "tierline_router_affinity", "1, or 0 where it is turned off; without a model: for all", labels=("model",)
+        )
+        for model in sorted({"", *(rule.model for rule in self._choosing.rules), *self._choosing.turned_off}):
+            affinity.add_metric((model,), not self._choosing.is_turned_off(model))
+        yield affinity
         for name, (text, read) in self.gauges.items():
             yield GaugeMetricFamily(f"tierline_router_{name}", text, value=read())
         for name, (text, count) in self.counters.items():
             yield _counter(name, text, (), {(): count()})
+
+    def _arms(self) -> Iterable[Metric]:
+        """Yield what each arm counts, from its first request on."""
+        arms = [arm for arm in self._choosing.arms if arm.counts.requests]
+        labels = ("model", "arm", "strategy")
+        requests: Counter[tuple[str, ...]] = Counter()
+        for arm in arms:
+            for (_, status), count in arm.counts.requests.items():
+                requests[(*_labels_of(arm), str(status))] += count
+        yield _counter("arm_requests", "Requests of an arm by status", (*labels, "status"), requests)
+        yield _counter(
+            "arm_retries",
+            "Their further attempts",
+            labels,
+            {_labels_of(arm): arm.counts.retries.total() for arm in arms},
+        )
+        yield _counter(
+            "arm_tokens",
+            "Of their prompts whose answers tell what was cached: all, what was predicted as cached, and what was",
+            (*labels, "kind"),
+            {(*_labels_of(arm), kind): count for arm in arms for kind, count in arm.counts.tokens.items()},
+        )
+        for name, text, attribute in (
+            ("arm_ttft_seconds", "Of an arm: from a request to the first byte of its stream's body", "ttft"),
+            ("arm_queue_seconds", "Of an arm: spent waiting, by requests that had to wait for a place", "queued"),
+        ):
+            family = HistogramMetricFamily(f"tierline_router_{name}", text, labels=labels)
+            for arm in arms:
+                histogram: Histogram = getattr(arm.counts, attribute)
+                family.add_metric(_labels_of(arm), list(histogram.cumulative()), histogram.total)
+            yield family
+
+
+def _labels_of(arm: "Arm") -> tuple[str, str, str]:
+    return arm.model, arm.name, arm.strategy.name
 
 
 def _sum(histograms: "Iterable[Histogram]") -> Histogram:

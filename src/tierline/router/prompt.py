@@ -18,6 +18,8 @@ from tierline.router.http.heads import BadMessage
 BLOCK_BYTES = 256
 BLOCKS_MAX = 4096
 """Blocks hashed of one prompt, 1 MiB: bounds what one request may cost the event loop and the index."""
+OPENING_BLOCKS = 4
+"""What a prompt that is no chat counts by as the beginning of a conversation."""
 BYTES_PER_TOKEN = 4
 """English text under today's tokenizers; token ids are written as four bytes each, so it is exact for them."""
 
@@ -98,6 +100,16 @@ def canonical_prompt(fields: RequestFields) -> bytes:
     return b""
 
 
+def opening(fields: RequestFields) -> bytes:
+    """Return what a conversation begins with: a chat up to its first user's message, of another prompt the first KiB.
+
+    All turns of a conversation have it in common, and conversations that only share a system prompt have not.
+    """
+    if fields.messages:
+        return b"".join(_canonical_chat(fields.messages, msgspec.Raw(), ends_at_user=True))
+    return canonical_prompt(fields)[: OPENING_BLOCKS * BLOCK_BYTES]
+
+
 # Chats ----------------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +152,7 @@ _decode_messages = msgspec.json.Decoder(list[_Message]).decode
 _decode_part = msgspec.json.Decoder(_Part).decode
 
 
-def _canonical_chat(raw: msgspec.Raw, tools: msgspec.Raw) -> Iterator[bytes]:
+def _canonical_chat(raw: msgspec.Raw, tools: msgspec.Raw, *, ends_at_user: bool = False) -> Iterator[bytes]:
     if tools:
         yield _without_blanks(tools) + _TOOLS_END
     try:
@@ -161,6 +173,8 @@ def _canonical_chat(raw: msgspec.Raw, tools: msgspec.Raw) -> Iterator[bytes]:
             if extra is not None:
                 yield _PART_END + _utf8(extra)
         yield _MESSAGE_END
+        if ends_at_user and message.role == "user":
+            return
 
 
 def _canonical_part(raw: msgspec.Raw) -> bytes:

@@ -155,7 +155,7 @@ async def start(config: RouterConfig) -> RouterServer:
     if file is not None:
         sources.append(file)
     endpoints = Endpoints()
-    choosing = Choosing.of(config)
+    choosing = Choosing.of(config, endpoints)
     metrics = RouterMetrics(choosing, endpoints)
     services = Services(config, endpoints, choosing, metrics, time.monotonic)
 

@@ -12,6 +12,9 @@ _NAME = b'"cached_tokens"'
 _CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,12})\b')
 
 
+_PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})\b')
+
+
 def cached_tokens(before_last: bytes, last: bytes) -> int | None:
     """Return how many tokens of the prompt the engine had in a cache; ``None`` where the answer does not say.
 
@@ -22,3 +25,13 @@ def cached_tokens(before_last: bytes, last: bytes) -> int | None:
     place = tail.rfind(_NAME)
     found = _CACHED.match(tail, place) if place >= 0 else None
     return int(found[1]) if found else None
+
+
+def prompt_tokens(before_last: bytes, last: bytes) -> int | None:
+    """Return how many tokens the prompt has; ``None`` where the answer does not say.
+
+    >>> prompt_tokens(b"", b'..."usage":{"prompt_tokens":70,"prompt_tokens_details":{"cached_tokens":64}}}')
+    70
+    """
+    found = _PROMPT.findall(before_last[-TAIL_BYTES:] + last[-TAIL_BYTES:])
+    return int(found[-1]) if found else None

@@ -91,6 +91,18 @@ async def test_decisions_and_explanations_are_tables_or_json(world: World) -> No
     assert read.document["choice"]["endpoint"] == first.url
 
 
+async def test_affinity_is_shown_turned_off_and_turned_on(world: World) -> None:
+    shown = await run("affinity", *world.options)
+    assert shown.output.startswith("affinity is on\n")
+    assert ["(others)", "main", "prefixaware", "100%", "0"] in shown.rows
+    off = await run("affinity", "off", "--model", "m", *world.options)
+    assert off.output.startswith("affinity is turned off for m\n")
+    async with client(world.server) as peer:
+        assert (await peer.ask(chat())).fields["x-tierline-arm"] == "off"
+    on = await run("affinity", "on", "--model", "m", *world.options, "--json")
+    assert on.document["turned_off"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -99,6 +111,7 @@ async def test_decisions_and_explanations_are_tables_or_json(world: World) -> No
         (["explain", "hello", "--header", "nonsense"], 2, "--header: got 'nonsense'"),
         (["add", "nonsense"], 1, "endpoint.url: got 'nonsense'"),
         (["drain", "http://nobody:1"], 1, "There is no such endpoint."),
+        (["affinity", "off", "--model", "nobodys"], 1, "No endpoint serves the model nobodys."),
         (["decisions", "--limit", "0"], 1, "limit: got '0'"),
         (["endpoints", "--url", "nonsense"], 2, "--url: got 'nonsense'"),
         (["endpoints", "--url", "http://127.0.0.1:1"], 1, "no router answers there"),

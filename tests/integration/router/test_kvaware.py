@@ -35,7 +35,7 @@ class World:
 
     @property
     def strategy(self) -> KvAware:
-        strategy = self.server.services.choosing.default.strategy
+        strategy = self.server.services.choosing.default.main.strategy
         assert isinstance(strategy, KvAware)
         return strategy
 

@@ -106,8 +106,8 @@ async def test_a_removed_endpoint_s_requests_end_and_its_position_is_free_after_
         step.set()
         assert (await peer.answer()).status == 200
         await until(lambda: 0 not in server.services.pools)
-        assert isinstance(server.services.choosing.default.strategy, PrefixAware)
-        assert len(server.services.choosing.default.strategy.index) == 0
+        assert isinstance(server.services.choosing.default.main.strategy, PrefixAware)
+        assert len(server.services.choosing.default.main.strategy.index) == 0
         assert server.membership.add(EndpointSpec(url=first.url), "admin").position == 0
 
 

@@ -18,7 +18,7 @@ from tierline.connectors.vllm.lookup import Lookup
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import StepReport
 from tierline.connectors.vllm.scheduler import SchedulerHalf
-from tierline.prefix import CHUNK_TOKENS
+from tierline.prefix import CHUNK_TOKENS, UNSHARED_SALT
 from tierline.wire.messages import Extent, LeasedObject
 
 BLOCK = 128
@@ -328,6 +328,13 @@ def test_tenants_have_keys_of_their_own(engine: Engine) -> None:
         engine.arrive(name, 300, **options)
         chains.update(engine.lookups.asked[-1].chains)
     assert len(chains) == 3
+
+
+def test_what_no_other_request_can_share_is_neither_looked_up_nor_stored(engine: Engine) -> None:
+    request = engine.arrive("a", 300, cache_salt=UNSHARED_SALT + "1")
+    assert engine.half.match(request, 0) == 0
+    assert engine.step(request, 300, [3, 4]) == []
+    assert engine.lookups.asked == []
 
 
 def test_resetting_the_cache_changes_every_key_and_stops_what_runs(engine: Engine) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tierline.configuration import load
 from tierline.errors import ConfigurationError
-from tierline.router.choosing import Arm, Choosing
+from tierline.router.choosing import Choosing, Rule
 from tierline.router.config import RouterConfig
 from tierline.router.endpoints import Endpoints
 from tierline.router.metrics import RouterMetrics
@@ -46,6 +46,16 @@ ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
         (ENDPOINT | {"priority_header": "x y"}, "the name of a request header"),
         (ENDPOINT | {"hedge_after": "0"}, "seconds, p95, or nothing"),
         (ENDPOINT | {"hedge_after": "soon"}, "seconds, p95, or nothing"),
+        (ENDPOINT | {"ab_strategy": "fastest", "ab_share": 0.1}, "--ab-strategy: got 'fastest'; allowed: prefixaware"),
+        (ENDPOINT | {"ab_strategy": "session"}, "--ab-share: got None; allowed: a share above 0, up to 1"),
+        (ENDPOINT | {"ab_share": 0.1}, "--ab-share: got 0.1; allowed: 0 without ab_strategy"),
+        (ENDPOINT | {"models": ["m"]}, "--model-strategy: got ['m']; allowed: MODEL=STRATEGY"),
+        (ENDPOINT | {"models": ["m=session", "m=session"]}, "MODEL=STRATEGY, each name once"),
+        (ENDPOINT | {"models": ["m=fastest"]}, "allowed: prefixaware, kvaware"),
+        (ENDPOINT | {"models": {"m": {"strategy": "session", "ab_share": 2}}}, "--model-strategy[m][ab_share]: got 2"),
+        (ENDPOINT | {"models": {"m": {"strategy": "session", "ab_strategy": "kvaware"}}}, "a share above 0, up to 1"),
+        (ENDPOINT | {"model_aliases": ["gpt-4"]}, "ALIAS=MODEL"),
+        (ENDPOINT | {"allow_bypass": ["limits"]}, "--allow-bypass"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(settings: dict[str, object], message: str) -> None:
@@ -60,13 +70,27 @@ def test_settings_come_from_the_environment_too() -> None:
     assert config.strategy == "roundrobin"
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["llama=session, org/qwen=kv-aware", '{"llama": {"strategy": "session"}, "org/qwen": {"strategy": "kvaware"}}'],
+)
+def test_models_strategies_are_pairs_or_a_table(said: str, tmp_path: Path) -> None:
+    environment = {"TIERLINE_ROUTER_ENDPOINTS": "http://a:1", "TIERLINE_ROUTER_MODELS": said}
+    models = load(RouterConfig, None, {}, environment).models
+    assert {name: rule.strategy for name, rule in models.items()} == {"llama": "session", "org/qwen": "kvaware"}
+    file = tmp_path / "router.toml"
+    file.write_text('[models."org/qwen"]\nstrategy = "kv-aware"\nindex_bytes = "1MiB"\n')
+    rule = load(RouterConfig, file, ENDPOINT, {}).models["org/qwen"]
+    assert (rule.strategy, rule.index_bytes, rule.ab_strategy, rule.affinity) == ("kvaware", 2**20, None, True)
+
+
 @pytest.mark.parametrize("key", RouterConfig.model_fields)
 def test_the_documentation_has_every_setting_with_its_default(key: str) -> None:
     assert re.search(rf"^\| `{key}` \|", PAGE, re.MULTILINE)
 
 
 def test_the_documentation_has_every_metric_and_no_other() -> None:
-    metrics = RouterMetrics(Choosing(Arm(SessionAffinity())), Endpoints(["http://a:1"]))
+    metrics = RouterMetrics(Choosing(Rule(SessionAffinity())), Endpoints(["http://a:1"]))
     metrics.gauges |= {name: (text, lambda: 0.0) for name, text in GAUGES.items()}
     metrics.counters |= {name: (text, lambda: 0) for name, text in COUNTERS.items()}
     exported = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics.collect()}

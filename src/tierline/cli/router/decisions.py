@@ -37,7 +37,8 @@ async def list_decisions(
         output.document(found)
         return
     columns = (
-        "TIME", "REQUEST", "ROUTE", "MODEL", "SESSION", "ENDPOINT", "PREFILL", "REASON", ">BLOCKS", ">CACHED",
+        "TIME", "REQUEST", "ROUTE", "MODEL", "SESSION", "STRATEGY", "ARM", "ENDPOINT", "PREFILL", "REASON", ">BLOCKS",
+        ">CACHED",
         ">STATUS", ">TTFT", ">TOOK", "TROUBLE",
     )  # fmt: skip
     output.table(columns, [_row(entry) for entry in found.decisions])
@@ -76,7 +77,7 @@ async def explain(
         return
     choice = found.choice
     facts = [
-        ("strategy", found.strategy),
+        ("strategy", found.strategy if found.arm == "main" else f"{found.strategy} ({found.arm})"),
         ("model", found.model or "any"),
         ("prompt", f"{found.prompt_tokens:,} tokens"),
     ]
@@ -143,6 +144,8 @@ def _row(entry: "DecisionEntry") -> tuple[str, ...]:
         entry.route,
         entry.model or "-",
         entry.session or "-",
+        entry.strategy,
+        entry.arm,
         "-" if choice is None else choice.endpoint,
         "-" if entry.prefill is None else entry.prefill.endpoint,
         "-" if choice is None else choice.reason,

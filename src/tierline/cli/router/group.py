@@ -2,7 +2,7 @@
 
 import typer
 
-from tierline.cli.router import decisions, endpoints, serving
+from tierline.cli.router import affinity, decisions, endpoints, serving
 
 app = typer.Typer(
     name="router",
@@ -17,5 +17,8 @@ app.command(name="endpoints", short_help="The endpoints: state, load, health, ca
 app.command(short_help="Add an endpoint.")(endpoints.add)
 app.command(short_help="Send an endpoint nothing new, and remove it when it is idle.")(endpoints.drain)
 app.command(short_help="Remove an endpoint now; its requests still end.")(endpoints.remove)
+app.command(name="affinity", short_help="Whether caches and sessions have a say; turns that off and on.")(
+    affinity.affinity
+)
 app.command(name="decisions", short_help="The last requests: where they went, and why.")(decisions.list_decisions)
 app.command(short_help="Where a request would go now, and why.")(decisions.explain)

@@ -29,6 +29,26 @@ def router(
             show_default="prefixaware",
         ),
     ] = None,
+    model_strategy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=NAME", help="The strategy of one model and its adapters; repeat for more."),
+    ] = None,
+    model_alias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ALIAS=MODEL", help="Another name that requests may give a model; repeat for more."),
+    ] = None,
+    ab_strategy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another strategy, on trial beside --strategy.")
+    ] = None,
+    ab_share: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of the requests that it chooses for, such as 0.1.")
+    ] = None,
+    allow_bypass: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT", help="What requests may ask to do without (x-tierline-bypass): affinity, cache; repeat."
+        ),
+    ] = None,
     kv_events: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,6 +112,8 @@ def router(
       tierline router --endpoint http://10.0.0.7:8000 --strategy session --port 80 --host 0.0.0.0
       tierline router --endpoints-file endpoints.yaml
       tierline router --endpoint http://a:8000 --strategy kvaware --kv-events 'http://a:8000=tcp://a:5557?replay=5558'
+      tierline router --endpoint http://a:8000 --model-strategy llama-3-8b=session --model-strategy qwen=leastload
+      tierline router --endpoint http://a:8000 --ab-strategy session --ab-share 0.1
       TIERLINE_ROUTER_ENDPOINTS=http://a:8000,http://b:8000 tierline router --config router.yaml
     """
     if context.invoked_subcommand is not None:
@@ -110,6 +132,11 @@ def router(
             "endpoints": endpoint or None,
             "endpoints_file": endpoints_file,
             "strategy": strategy,
+            "models": model_strategy or None,
+            "model_aliases": model_alias or None,
+            "ab_strategy": ab_strategy,
+            "ab_share": ab_share,
+            "allow_bypass": allow_bypass or None,
             "kv_events": kv_events or None,
             "controller": controller,
             "controller_token_file": controller_token_file,

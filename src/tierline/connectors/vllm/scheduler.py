@@ -17,7 +17,7 @@ from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.lookup import Lookup, LookupThread
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkLoad, ChunkStore, RequestLoad, StepPlan, StepReport
-from tierline.prefix import CHUNK_TOKENS, PrefixIdentity
+from tierline.prefix import CHUNK_TOKENS, UNSHARED_SALT, PrefixIdentity
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -247,6 +247,9 @@ class SchedulerHalf:
         # Embeddings have no token ids, and a resumable session may take back tokens that it had.
         if request.prompt_embeds is not None or request.prompt_token_ids is None or request.resumable:
             return None
+        salt = request.cache_salt or ""
+        if salt.startswith(UNSHARED_SALT):
+            return None
         adapter = ""
         if request.lora_request is not None:
             lora = request.lora_request
@@ -254,9 +257,7 @@ class SchedulerHalf:
             if fingerprint is None:
                 return None
             adapter = fingerprint
-        identity = PrefixIdentity(
-            model=self._model, adapter=adapter, tenant=request.cache_salt or "", epoch=self._epoch
-        )
+        identity = PrefixIdentity(model=self._model, adapter=adapter, tenant=salt, epoch=self._epoch)
         return RequestKeys(identity.root(), request)
 
     def _claimable_chunks(self, request: "Request") -> int:

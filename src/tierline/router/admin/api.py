@@ -15,7 +15,14 @@ import msgspec
 from tierline.errors import ConfigurationError, EndpointConflict
 from tierline.router import pairs
 from tierline.router.admin.access import AdminAccess
-from tierline.router.admin.documents import DecisionList, EndpointList, EndpointState, Explanation, PassedOver
+from tierline.router.admin.documents import (
+    AffinityState,
+    DecisionList,
+    EndpointList,
+    EndpointState,
+    Explanation,
+    PassedOver,
+)
 from tierline.router.decisions import DecisionLog, choice_of
 from tierline.router.endpoints import Endpoint
 from tierline.router.http.heads import BadMessage, RequestHead
@@ -65,6 +72,7 @@ class AdminApi:
         self._routes: dict[bytes, dict[bytes, Callable[[RequestHead, bytes], Answer]]] = {
             b"/admin/endpoints": {b"GET": self._endpoints, b"POST": self._add, b"DELETE": self._remove},
             b"/admin/endpoints/drain": {b"POST": self._drain},
+            b"/admin/affinity": {b"GET": self._affinity, b"POST": self._turn_affinity},
             b"/admin/decisions": {b"GET": self._decisions},
             b"/admin/explain": {b"POST": self._explain},
         }
@@ -150,6 +158,25 @@ class AdminApi:
             idle_connections=len(services.pools[endpoint.position]),
         )
 
+    # Affinity ---------------------------------------------------------------------------------------------------------
+
+    def _affinity(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+        choosing = self._services.choosing
+        return Reply(HTTPStatus.OK, AffinityState(turned_off=choosing.turned_off, arms=choosing.states()))
+
+    def _turn_affinity(self, head: RequestHead, body: bytes) -> Reply:
+        services, model, to = self._services, _parameter(head, "model") or "", _parameter(head, "to")
+        if to not in ("on", "off"):
+            raise ConfigurationError("to", to, "on or off")
+        model = services.aliases.get(model, model)
+        if to == "off":
+            if model and not services.endpoints.serving(model):
+                return _wrong(HTTPStatus.NOT_FOUND, f"No endpoint serves the model {model}.")
+            services.choosing.turn_off(model)
+        else:
+            services.choosing.turn_on(model)
+        return self._affinity(head, body)
+
     # Decisions --------------------------------------------------------------------------------------------------------
 
     def _decisions(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
@@ -180,14 +207,15 @@ class AdminApi:
         services, now = self._services, self._services.clock()
         model = request.model or None
         candidates = services.endpoints.candidates(model, now)
-        strategy = services.choosing.arm_of(request).strategy
-        decision = strategy.choose(request, candidates) if candidates else None
+        arm = services.choosing.arm_of(request)
+        decision = arm.strategy.choose(request, candidates) if candidates else None
         pairing = None if decision is None else self._pairing(request, decision, body, now)
         prefill = None if pairing is None else pairing.prefill
         return Reply(
             HTTPStatus.OK,
             Explanation(
-                strategy=strategy.name,
+                strategy=arm.strategy.name,
+                arm=arm.name,
                 model=request.model,
                 session=services.decisions.digest(request.session),
                 prompt_tokens=request.prompt_tokens,

@@ -70,6 +70,9 @@ class DecisionEntry(msgspec.Struct, kw_only=True):
     session: str
     """A digest of the session's name, the same for the same name as long as the router runs; empty without one."""
     strategy: str
+    arm: str
+    """``main``; ``trial``: of the strategy on trial; ``bypass``: the request asked for no affinity; ``off``: affinity
+    is turned off."""
     choice: Choice | None
     """The last one; ``None`` when there was no endpoint to choose."""
     retries: list[str]
@@ -109,6 +112,8 @@ class Explanation(msgspec.Struct, kw_only=True):
     """``POST /admin/explain``: what would be chosen now."""
 
     strategy: str
+    arm: str
+    """As in a :class:`DecisionEntry`."""
     model: str
     session: str
     prompt_tokens: int
@@ -121,3 +126,25 @@ class Explanation(msgspec.Struct, kw_only=True):
     prefill: Choice | None
     """The endpoint that would compute the prompt for the chosen one."""
     passed_over: list[PassedOver]
+
+
+class ArmState(msgspec.Struct, kw_only=True):
+    """A strategy and the requests that it chooses for."""
+
+    model: str
+    """Empty: all models without a rule of their own."""
+    arm: str
+    """As in a :class:`DecisionEntry`."""
+    strategy: str
+    share: float
+    """Of the model's requests, those that it has now."""
+    requests: int
+    """That it had and that are over."""
+
+
+class AffinityState(msgspec.Struct, kw_only=True):
+    """``GET`` and ``POST /admin/affinity``."""
+
+    turned_off: list[str]
+    """Models; an empty name stands for all."""
+    arms: list[ArmState]

@@ -12,12 +12,14 @@ import msgspec
 from tierline.router.admin.api import PREFIX, Reply
 from tierline.router.http.heads import BadMessage, RequestHead
 from tierline.router.http.replies import JSON
-from tierline.router.keys import ApiKey
+from tierline.router.keys import ApiKey, Bypass
 from tierline.router.prompt import RequestFields, read_fields
-from tierline.router.proxy import keyed, sagemaker
+from tierline.router.proxy import bypass, keyed, sagemaker
 from tierline.router.proxy.answering import Answering
 from tierline.router.proxy.exchange import Exchange
-from tierline.router.proxy.services import Services
+from tierline.router.proxy.services import X_TIERLINE_BYPASS, Services
+from tierline.router.renaming import with_id, with_model
+from tierline.router.salt import with_cache_salt
 from tierline.router.strategies.base import RoutingRequest
 from tierline.router.tracing.records import TRACEPARENT
 
@@ -101,14 +103,26 @@ def dispatch(
         _refuse(services, client, head, error.status, str(error), "invalid_json")
         return None
 
-    is_copied = False
-    if key is not None:
-        try:
-            salted = keyed.apply(services, key, head, fields, body, started_at)
-        except BadMessage as error:
-            _refuse(services, client, head, error.status, str(error), error.code, extra=error.extra)
-            return None
-        is_copied, body = salted is not body, salted
+    came = body
+    without: frozenset[Bypass] = frozenset()
+    try:
+        model = services.aliases.get(fields.model or "") if fields is not None and services.aliases else None
+        if fields is not None and model is not None:
+            fields.model = model
+            body = with_model(body, model)
+        salt = ""
+        if X_TIERLINE_BYPASS in head.fields:
+            without = bypass.requested(services, key, head)
+            salt = bypass.unshared_salt(fields) if "cache" in without else ""
+        if key is not None:
+            body = keyed.apply(services, key, head, fields, body, started_at, salt)
+        elif salt:
+            assert fields is not None
+            fields.cache_salt = salt
+            body = with_cache_salt(body, salt)
+    except BadMessage as error:
+        _refuse(services, client, head, error.status, str(error), error.code, extra=error.extra)
+        return None
     fields = fields or RequestFields()
     if fields.model is not None and services.endpoints.all and not services.endpoints.serving(fields.model):
         message = f"The model `{fields.model}` does not exist."
@@ -119,11 +133,13 @@ def dispatch(
         routing = RoutingRequest(fields, session, now=started_at)
     else:
         routing = RoutingRequest(RequestFields(model=fields.model), session, now=started_at)
-    if is_copied:  # what routing reads is in the first one
+    if body is not came:  # what routing reads is in the first one
         services.held_bytes += len(body)
         held_bytes += len(body)
     exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at, facade)
     exchange.wants_stream = bytes(fields.stream) == b"true"
+    if "affinity" in without:
+        exchange.arm = services.choosing.without_affinity(routing)
     if services.spans is not None:
         exchange.trace = services.spans.begin(head)
     elif services.config.trace_share and TRACEPARENT not in head.fields and random() < services.config.trace_share:
@@ -199,7 +215,14 @@ def _answer_locally(services: Services, client: "ClientConnection", head: Reques
 def _model_cards(services: Services, key: ApiKey | None) -> dict[str, bytes]:
     """Return what is known of the models that the holder of ``key`` may ask for."""
     cards = services.endpoints.model_cards()
-    return cards if key is None else {model: card for model, card in cards.items() if key.allows(model)}
+    for alias, model in services.aliases.items():
+        if model in cards:
+            cards[alias] = with_id(cards[model], alias)
+    return (
+        cards
+        if key is None
+        else {name: card for name, card in cards.items() if key.allows(services.aliases.get(name, name))}
+    )
 
 
 def _answer_operator(

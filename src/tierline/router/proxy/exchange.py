@@ -33,7 +33,7 @@ from tierline.router.specs import ROLES
 from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import Question, TokenLadder
 from tierline.router.tracing.records import CANCELED, TRACEPARENT, RequestRecord
-from tierline.router.usage import cached_tokens
+from tierline.router.usage import cached_tokens, prompt_tokens
 
 if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
@@ -79,9 +79,9 @@ class Exchange:
         "_handed", "_hedge", "_hedge_timer", "_held_bytes", "_is_paused", "_last", "_may_be_stale", "_may_pair",
         "_may_repeat", "_members", "_prefill", "_routing", "_services", "_target", "_ticket", "_tried", "aborted_by",
         "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at", "has_answered", "head",
-        "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing", "priority", "queued_at",
-        "queued_s", "request_id", "retries", "route", "session", "started_at", "status", "tenant", "trace", "waited_s",
-        "wants_stream",
+        "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing", "priority",
+        "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at", "status",
+        "tenant", "trace", "waited_s", "wants_stream",
     )  # fmt: skip
 
     def __init__(
@@ -126,8 +126,6 @@ class Exchange:
         self._failed_with = ""
         self._before_last = self._last = b""
         self._events = 0
-        self.arm = services.choosing.arm_of(routing)
-        """Whose strategy chooses."""
         self.trace: RequestRecord | None = None
         self.route = route
         self.model = routing.model
@@ -137,6 +135,8 @@ class Exchange:
         self.priority = 0
         """The lowest goes first."""
         self.request_id = head.fields.get(REQUEST_ID) or os.urandom(16).hex().encode()
+        self.arm = services.choosing.arm_of(routing, self.request_id)
+        """Whose strategy chooses."""
         self.decision: Decision | None = None
         self.pairing: Pairing | None = None
         """Whether another endpoint computed the prompt; ``None`` where that was no question."""
@@ -148,6 +148,8 @@ class Exchange:
         """``client`` or ``upstream`` when the answer did not come to its end."""
         self.actual_cached_tokens: int | None = None
         """Tokens of the prompt that the engine had in a cache, where its answer says so."""
+        self.prompt_tokens: int | None = None
+        """Tokens of the prompt, where its arm is compared with others and the answer says so."""
         self.itl_s: float | None = None
         """From one event to the next, the mean of a stream that came to its end."""
         self.is_event_stream = False
@@ -282,6 +284,7 @@ class Exchange:
             self._give_up()
             return
         began = services.clock()
+        self.arm = services.choosing.in_force(self.arm, self.model)
         strategy = self.arm.strategy
         decision = strategy.choose(self._routing, endpoints)
         if self.choosing_s is None:
@@ -585,10 +588,12 @@ class Exchange:
 
     def _measure(self, decision: Decision) -> None:
         """Learn what a good answer tells of the engine."""
-        if decision.total_blocks:
+        if decision.total_blocks or self.arm.is_compared:
             self.actual_cached_tokens = cached_tokens(self._before_last, self._last)
             if self.actual_cached_tokens is not None and not self._is_paired:
                 decision.endpoint.cache_told(decision.predicted_cached_tokens, self.actual_cached_tokens)
+                if self.arm.is_compared:
+                    self.prompt_tokens = prompt_tokens(self._before_last, self._last)
         if self._events > 1:
             self.itl_s = (self._services.clock() - self.answered_at) / (self._events - 1)
 
@@ -621,6 +626,7 @@ class Exchange:
             framing,
             b"" if response.has_request_id else b"x-request-id: %b\r\n" % self.request_id,
             self._prefill_line(),
+            self.arm.fields,
             b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
             b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n"
             b"x-tierline-predicted-cached-tokens: %d\r\n\r\n" % (

@@ -20,6 +20,7 @@ def apply(
     fields: RequestFields | None,
     body: bytes | bytearray,
     now: float,
+    salt: str = "",
 ) -> bytes | bytearray:
     """Return the body to send; ``head`` and ``fields`` are changed likewise.
 
@@ -27,6 +28,8 @@ def apply(
     ----------
     fields
         Of ``body``; ``None`` where that is no JSON object.
+    salt
+        In place of the key's own.
 
     Raises
     ------
@@ -49,10 +52,11 @@ def apply(
         message = "The rate limit of the API key is reached."
         raise BadMessage(429, message, code="rate_limit_exceeded", extra=b"retry-after: %d\r\n" % wait_s)
     head.drop(AUTHORIZATION, X_API_KEY)
-    if not key.cache_salt or brings_salt or fields is None:
+    salt = salt or key.cache_salt
+    if not salt or brings_salt or fields is None:
         return body
-    fields.cache_salt = key.cache_salt
-    return with_cache_salt(body, key.cache_salt)
+    fields.cache_salt = salt
+    return with_cache_salt(body, salt)
 
 
 def _could_be_json(head: RequestHead) -> bool:

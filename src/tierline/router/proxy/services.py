@@ -1,6 +1,6 @@
 """What every connection and every exchange of one router shares. Plain state; whoever changes it says so here."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,7 @@ from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.hedging import Hedging
 from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKeys
 from tierline.router.metrics import RouterMetrics
+from tierline.router.modelrules import parse_pairs
 from tierline.router.sessions import SessionKeys
 from tierline.router.tls import EndpointTls
 from tierline.router.tokens import TokenLadder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tierline.router.proxy.upstream import UpstreamPool
     from tierline.router.tracing.export import SpanExport
 
+X_TIERLINE_BYPASS = b"x-tierline-bypass"
 REQUEST_ID, CONTENT_TYPE = b"x-request-id", b"content-type"
 RETRIES_EARNED, RETRIES_RESERVE = 0.2, 100.0
 
@@ -79,16 +81,27 @@ class Services:
     """Where ``/invocations`` goes; empty: where its body belongs."""
     priority_header: bytes = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
+    aliases: Mapping[str, str] = field(init=False)
+    """Other names of models."""
 
     def __post_init__(self) -> None:
         self.sessions = SessionKeys(self.config.session_keys)
         self.invocation_path = self.config.invocation_endpoint.encode()
         self.priority_header = (self.config.priority_header or "").encode()
         self.wanted_fields = frozenset(
-            (*self.sessions.headers, REQUEST_ID, TRACEPARENT, TRACESTATE, self.priority_header, *WANTED_FIELDS)
+            (
+                *self.sessions.headers,
+                REQUEST_ID,
+                TRACEPARENT,
+                TRACESTATE,
+                self.priority_header,
+                X_TIERLINE_BYPASS,
+                *WANTED_FIELDS,
+            )
         )
         config = self.config
         self.hedging = Hedging(config.hedge_after, config.hedge_share) if config.hedge_after else None
+        self.aliases = parse_pairs(config.model_aliases, "ALIAS=MODEL")
         self.endpoint_tls = EndpointTls(config.endpoint_ca, config.endpoint_certificate, config.endpoint_key)
         self.endpoint_keys = EndpointKeys(config.endpoint_api_key_file, self.endpoints)
         if config.tls_certificate is not None and config.tls_key is not None:

@@ -16,10 +16,12 @@ from tierline.router.events.keys import PromptTokens
 from tierline.router.prompt import (
     BLOCK_BYTES,
     BYTES_PER_TOKEN,
+    OPENING_BLOCKS,
     RequestFields,
     canonical_prompt,
     hash_blocks,
     hash_seed,
+    opening,
 )
 
 LOAD_BOUND = 1.25
@@ -119,6 +121,13 @@ class RoutingRequest:
         return self._fields is not None and bool(self._fields.prompt or self._fields.messages)
 
     @property
+    def opening(self) -> bytes:
+        """What the request's conversation begins with, the same in all of its turns; empty without a prompt."""
+        if self._fields is not None:
+            return opening(self._fields)
+        return b"".join(block.to_bytes(8) for block in self.blocks[:OPENING_BLOCKS])
+
+    @property
     def blocks(self) -> list[int]:
         """Chained hashes of the prompt's whole blocks."""
         if self._blocks is None:
@@ -176,6 +185,8 @@ class Decision(NamedTuple):
     """What it is expected to read from its cache."""
     weighed: Sequence[Weighed] = ()
     """What was weighed, where a strategy weighs."""
+    observed: "Decision | None" = None
+    """The same choice as another strategy sees it that is told of it."""
 
 
 class Strategy(Protocol):

@@ -18,11 +18,8 @@ An engine of several data-parallel ranks chooses one by itself: the mean over it
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
-import msgspec
-
-from tierline.router.endpoints import Endpoint
+from tierline.router.endpoints import Endpoint, parent_of
 from tierline.router.events.index import BlockIndex, Tier
 from tierline.router.events.source import EventSource
 from tierline.router.strategies.base import Decision, Found, RoutingRequest
@@ -59,6 +56,10 @@ class KvAware(PrefixAware):
         self.sources: dict[str, Sequence[EventSource]] = {}
         """By the URL of the endpoint that they tell about."""
         self.lookups: Counter[str] = Counter()
+
+    def share_index_of(self, other: "KvAware") -> None:
+        """Read what another one is told: which blocks engines have is the same for every strategy."""
+        self.blocks, self.sources, self.lookups = other.blocks, other.sources, other.lookups
 
     def held(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> list[Held]:
         """See :class:`~tierline.router.strategies.prefixaware.PrefixAware`."""
@@ -210,19 +211,7 @@ def weigh(ranks: Sequence[Sequence[int]], *, is_exact: bool) -> Found:
     return Found(int(saved / len(ranks)), predicted // len(ranks), is_exact)
 
 
-class _Card(msgspec.Struct):
-    parent: str | None = None
-
-
-@lru_cache(maxsize=1024)
-def _parent(card: bytes) -> str | None:
-    try:
-        return msgspec.json.decode(card, type=_Card).parent
-    except msgspec.DecodeError:
-        return None
-
-
 def adapter_of(model: str, endpoint: Endpoint) -> str | None:
     """Return the adapter that a model's name means at an endpoint: vLLM's cards of adapters name what they adapt."""
     card = endpoint.model_cards.get(model)
-    return None if card is None or _parent(card) is None else model
+    return None if card is None or parent_of(card) is None else model

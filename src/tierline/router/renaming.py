@@ -1,0 +1,36 @@
+"""Another name in a request's ``model`` field; every other member of the body stays as it came, byte for byte."""
+
+import msgspec
+
+from tierline.router.http.heads import BadMessage
+
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def with_model(body: bytes | bytearray, model: str) -> bytes:
+    """Return ``body``, a JSON object, with ``model`` as its model; a name that stood there twice stands there once.
+
+    Raises
+    ------
+    BadMessage
+        The name of a member is no text.
+
+    Examples
+    --------
+
+    >>> with_model(b'{"model": "alias", "n":  1}', "m")
+    b'{"model":"m","n":1}'
+    """
+    try:
+        members = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadMessage(400, f"request body: {error}", code="invalid_json") from None
+    members["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(members)
+
+
+def with_id(card: bytes, name: str) -> bytes:
+    """Return a model's description under another name."""
+    members = _decode(card)
+    members["id"] = msgspec.Raw(msgspec.json.encode(name))
+    return msgspec.json.encode(members)
