@@ -15,7 +15,7 @@ from tierline.client.calls import Call
 from tierline.client.core import ClientCore
 from tierline.client.handshake import Opened, new_client_name, open_connection
 from tierline.errors import NodeUnavailable, WireError
-from tierline.wire.messages import CommitEntry, Leased, Refusal, Reply, Slot
+from tierline.wire.messages import CommitEntry, Introduce, Leased, Refusal, Reply, Slot
 
 T = TypeVar("T")
 
@@ -138,6 +138,10 @@ class AsyncNodeClient:
     async def delete(self, bucket: str, names: Sequence[str], *, timeout_s: float | None = None) -> int:
         """Remove objects; returns how many were there."""
         return await self._perform(calls.delete(bucket, names), timeout_s)
+
+    async def introduce(self, said: Introduce, *, timeout_s: float | None = None) -> None:
+        """Say which objects this client, an engine, reads for a prompt; it holds until it is said anew."""
+        await self._perform(calls.introduce(said), timeout_s)
 
     async def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """Return the document of ``GET /v1/stats``."""

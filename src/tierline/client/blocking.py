@@ -17,7 +17,7 @@ from tierline.client.calls import Call
 from tierline.client.core import ClientCore
 from tierline.client.handshake import new_client_name, open_connection
 from tierline.errors import NodeUnavailable, WireError
-from tierline.wire.messages import CommitEntry, Leased, Refusal, Reply, Slot
+from tierline.wire.messages import CommitEntry, Introduce, Leased, Refusal, Reply, Slot
 
 T = TypeVar("T")
 
@@ -247,6 +247,10 @@ class NodeClient:
     def delete(self, bucket: str, names: Sequence[str], *, timeout_s: float | None = None) -> int:
         """Remove objects; returns how many were there."""
         return self._perform(calls.delete(bucket, names), timeout_s)
+
+    def introduce(self, said: Introduce, *, timeout_s: float | None = None) -> None:
+        """Say which objects this client, an engine, reads for a prompt; it holds until it is said anew."""
+        self._perform(calls.introduce(said), timeout_s)
 
     def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """Return the document of ``GET /v1/stats``."""

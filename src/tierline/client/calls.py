@@ -123,6 +123,11 @@ def describe() -> Call[dict[str, Any]]:
     )
 
 
+def introduce(said: messages.Introduce) -> Call[int]:
+    """Say which objects this client reads; the id is filled in."""
+    return Call(lambda number: msgspec.structs.replace(said, id=number), _count)
+
+
 def undo(reply: messages.Reply) -> Call[int] | None:
     """Return the call that gives back what a reply handed to a caller who had gone, or None if it handed nothing."""
     match reply:

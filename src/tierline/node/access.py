@@ -251,7 +251,7 @@ class Pass:
             return
         grant = self._access.grant_of(self._token)
         match request:
-            case messages.PrefixLease() | messages.Suspect():
+            case messages.PrefixLease() | messages.Suspect() | messages.Introduce():
                 grant.require(request.bucket, Right.READ)
             case messages.Reserve() | messages.Commit():
                 grant.require(request.bucket, Right.WRITE)

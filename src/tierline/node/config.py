@@ -1,6 +1,7 @@
 """Settings of ``tierline node``; each has its entry in docs/node.md."""
 
 import grp
+import ipaddress
 import json
 import os
 from collections.abc import Mapping
@@ -265,6 +266,11 @@ class NodeConfig(ProgramConfig):
         default=None, description="address for transfers between nodes; taken, and not used yet"
     )
 
+    kv_events: str | None = Field(
+        default=None,
+        description="ZeroMQ address that events of blocks are published at, such as tcp://127.0.0.1:5560; unset: none",
+    )
+
     max_connections: int = Field(default=2048, ge=1, description="HTTP connections served at once")
     max_connections_per_address: int | None = Field(
         default=None, ge=1, description="most of them from one address; unset: three quarters of max_connections"
@@ -318,6 +324,21 @@ class NodeConfig(ProgramConfig):
     def _is_an_address(cls, value: str | None) -> str | None:
         if value is not None:
             split_address(value)
+        return value
+
+    @field_validator("kv_events")
+    @classmethod
+    def _can_be_bound(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None or value.removeprefix("ipc://").startswith("/"):
+            return value
+        host, port = split_address(value.removeprefix("tcp://"))
+        if not value.startswith("tcp://") or not 0 < int(port) < 65_535:
+            raise ValueError("tcp://ADDRESS:PORT (the next port is taken, too) or ipc:///PATH")
+        if host != "localhost" and not _is_loopback(host) and not info.data.get("trusted_network"):
+            raise ValueError(
+                "an address of this machine only, such as tcp://127.0.0.1:5560: subscribers show no token; set "
+                "trusted_network where a NetworkPolicy or a firewall decides who can connect (docs/security.md)"
+            )
         return value
 
     @field_validator("tls_key", "tls_client_ca")
@@ -374,6 +395,13 @@ class NodeConfig(ProgramConfig):
             huge_pages=self.huge_pages,
         )
         return [first, *self.segments]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def default_socket_path(port: int) -> Path:

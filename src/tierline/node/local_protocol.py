@@ -61,6 +61,16 @@ class SocketObserver(Protocol):
         """Take note; ``outcome`` is ``ok`` or the name of the error."""
 
 
+class EngineObserver(Protocol):
+    """Hears which engines read the store."""
+
+    def introduced(self, holder: str, said: messages.Introduce) -> None:
+        """An engine said what it reads."""
+
+    def left(self, holder: str) -> None:
+        """A connection ended, an engine's perhaps."""
+
+
 class LocalConnection(asyncio.Protocol):
     """Serves one client that has been welcomed.
 
@@ -87,6 +97,8 @@ class LocalConnection(asyncio.Protocol):
         Most that one slot may hold; ``None``: whatever there is.
     observer
         Hears of each request.
+    engines
+        Hears which engines are connected; ``None`` where nobody wants to know.
     stats
         Makes the document of ``Describe``, as far as the client may see it.
     connections
@@ -105,6 +117,7 @@ class LocalConnection(asyncio.Protocol):
         max_reserved_bytes_of_all: int | None = None,
         max_object_bytes: int | None = None,
         observer: SocketObserver,
+        engines: EngineObserver | None = None,
         stats: Callable[[Grant], bytes],
         connections: set["LocalConnection"],
     ) -> None:
@@ -122,6 +135,7 @@ class LocalConnection(asyncio.Protocol):
         self._max_reserved_bytes_of_all = max_reserved_bytes_of_all
         self._max_object_bytes = max_object_bytes
         self._observer = observer
+        self._engines = engines
         self._stats = stats
         self._connections = connections
         self._decoder: FrameDecoder[Request] = FrameDecoder(cast("type[Request]", Request))
@@ -178,6 +192,8 @@ class LocalConnection(asyncio.Protocol):
         self._reserve_bytes(-self.reserved_bytes)
         self._service.end_owner(self.owner)
         self._service.end_holder(self.holder)
+        if self._engines is not None:
+            self._engines.left(self.holder)
 
     def pause_writing(self) -> None:
         """The client does not take the replies as fast as they come."""
@@ -294,6 +310,10 @@ class LocalConnection(asyncio.Protocol):
                     return messages.Done(request.id, 0)
                 self._answer_later(request, received, self._suspect(request))
                 return None
+            case messages.Introduce():
+                if self._engines is not None:
+                    self._engines.introduced(self.holder, request)
+                return messages.Done(request.id)
             case messages.Describe():
                 return messages.Description(request.id, self._stats(self._rights.grant))
 

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from tierline.node.publishing import EventKind, EventPublisher, ReplayAnswer
 from tierline.node.service import NodeService, Occasion, Verdict
 from tierline.node.waiting import Kind
 from tierline.store.namespaces import OTHERS, WHOLE
@@ -54,6 +55,8 @@ class NodeMetrics:
         ``segment``.
     failed_duties
         How often each of the node's duties has failed, kept up to date by its owner.
+    events
+        What publishes KV events, where something does.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class NodeMetrics:
         certificate_expires: Callable[[], float],
         segments: Mapping[str, NodeService] | None = None,
         failed_duties: Mapping[str, int] = MappingProxyType({}),
+        events: EventPublisher | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -82,6 +86,8 @@ class NodeMetrics:
         self._registry.register(
             _NodeCollector(service, open_connections, failed_reloads, certificate_expires, failed_duties)
         )
+        if events is not None:
+            self._registry.register(_EventsCollector(events))
         self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
         self._bodies = _Bodies()
         self._limits_reached = Counter(
@@ -361,6 +367,27 @@ class _NodeCollector(Collector):
         http, unix = self._open_connections()
         yield _gauges(
             "tierline_node_connections", "Open connections, by protocol", "protocol", {"http": http, "socket": unix}
+        )
+
+
+class _EventsCollector(Collector):
+    """Reads what was published."""
+
+    def __init__(self, events: EventPublisher) -> None:
+        self._events = events
+
+    def collect(self) -> Iterator[Metric]:
+        yield _counters(
+            "tierline_node_kv_events",
+            "Blocks told of, and changes that were not told for there were too many at once",
+            "kind",
+            {kind: self._events.counts[kind] for kind in get_args(EventKind)},
+        )
+        yield _counters(
+            "tierline_node_kv_replays",
+            "Questions for events, by how they were answered",
+            "answer",
+            {answer: self._events.replays[answer] for answer in get_args(ReplayAnswer)},
         )
 
 

@@ -38,6 +38,7 @@ from tierline.node.http_protocol import HttpConnection, HttpLimits
 from tierline.node.listening import BACKLOG, ConnectionLimits, Listener
 from tierline.node.local_protocol import LocalConnection
 from tierline.node.metrics import NodeMetrics
+from tierline.node.publishing import EventPublisher
 from tierline.node.segments import Segments, ServedSegment
 from tierline.node.service import NodeService
 from tierline.node.turns import ReceivingTurns
@@ -47,7 +48,7 @@ from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_
 
 log = logs.get(__name__)
 
-DUTIES = ("deadlines", "segment", "orphans", "tokens", "certificate", "clock", "room", "scrub", "watch")
+DUTIES = ("deadlines", "segment", "orphans", "tokens", "certificate", "clock", "room", "scrub", "watch", "events")
 """What a node has to do beside serving requests."""
 EXPIRE_INTERVAL_S = 0.25
 WATCH_INTERVAL_S = 1.0
@@ -114,8 +115,11 @@ async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
     with contextlib.ExitStack() as sockets:
         http = sockets.enter_context(_bind_http(config, access, certificate))
         local = sockets.enter_context(_bind_local(config.socket_path(), config.socket_mode))
+        events = EventPublisher(config.kv_events) if config.kv_events is not None else None
+        if events is not None:
+            sockets.callback(events.close)
         stores = await asyncio.to_thread(_open_stores, config)
-        node = Node(config, stores, access, certificate)
+        node = Node(config, stores, access, certificate, events)
         try:
             node.start(http, local)
             yield node
@@ -137,13 +141,21 @@ class Node:
         Who may do what.
     certificate
         What HTTP is served with; ``None``: without TLS.
+    events
+        Told of what the stores hold; closed by the caller, after :meth:`stop`.
     """
 
     def __init__(
-        self, config: NodeConfig, stores: Sequence[Store], access: Access, certificate: Certificate | None = None
+        self,
+        config: NodeConfig,
+        stores: Sequence[Store],
+        access: Access,
+        certificate: Certificate | None = None,
+        events: EventPublisher | None = None,
     ) -> None:
         self.access = access
         self._certificate = certificate
+        self._events = events
         self.segments = Segments(
             [
                 ServedSegment(segment.name, tuple(segment.buckets), service, Administration(service))
@@ -163,6 +175,7 @@ class Node:
             self._certificate_expires,
             {segment.name: segment.service for segment in self.segments} if len(self.segments) > 1 else None,
             self._duties.failures,
+            events,
         )
         self._limits = HttpLimits(
             max_head_bytes=config.max_head,
@@ -204,6 +217,9 @@ class Node:
             if scrub_rate := self._config.scrub_bytes_per_s(segment.service.store.segment.size):
                 self._spawn(self._duties.keep_up("scrub", partial(segment.service.scrub, scrub_rate)))
         self._spawn(self._duties.keep_up("watch", self._watch))
+        if self._events is not None:
+            self._events.start([segment.service.store for segment in self.segments])
+            self._spawn(self._duties.keep_up("events", self._events.serve_replays))
 
     async def serve_until(self, stop: asyncio.Event) -> None:
         """Wait for the event.
@@ -417,6 +433,7 @@ class Node:
             max_reserved_bytes_of_all=self._config.reserved_limit_of_all(store.segment.size),
             max_object_bytes=self._config.max_object,
             observer=self._metrics,
+            engines=self._events,
             stats=self.stats,
             connections=self._local_connections,
         )

@@ -2,6 +2,7 @@
 
 from tierline.store.eviction import PolicyName
 from tierline.store.extents import MAX_FRAGMENTS, PAGE_BYTES
+from tierline.store.index import key_of
 from tierline.store.objects import (
     NO_PID,
     BucketRules,
@@ -52,4 +53,5 @@ __all__ = [
     "Store",
     "StoreLimits",
     "StoreStats",
+    "key_of",
 ]

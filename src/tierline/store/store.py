@@ -135,6 +135,8 @@ class Store:
         self._orphans: dict[str, list[Record]] = {}
         self._waits_for_former_leases = True
         self._counters = Counters()
+        self.on_change: Callable[[str, bool], None] | None = None
+        """Told of every object that is published, or gone: its text (``index.text_of``), and whether it is there."""
         self._adopt()
 
     @classmethod
@@ -581,6 +583,14 @@ class Store:
             self._allocator.free(record.runs)
         return len(records)
 
+    def keys(self, cursor: str = "") -> tuple[builtins.list[str], str]:
+        """Return the texts (``index.text_of``) of one step of a walk over all objects, and where the next one begins.
+
+        The cursor is empty at the end. What is stored all the while is met exactly once.
+        """
+        texts = [self._rows.keys[row] for _, row in self._catalog.scan(cursor)]
+        return texts, self._catalog.cursor_behind(cursor)
+
     def list(
         self,
         bucket: str | None = None,
@@ -807,6 +817,8 @@ class Store:
     def _publish(self, key: ObjectKey, row: int, account: Account) -> None:
         """List an object whose row is filled."""
         self._catalog.add(key, row)
+        if self.on_change is not None:
+            self.on_change(self._rows.keys[row], True)
         self._room.insert(row)
         self._namespaces.add(account, self._rows.pages[row])
         self._history.published(key)
@@ -818,6 +830,8 @@ class Store:
         now = self._clock()
         rows, account = self._rows, self._rows.accounts[row]
         self._history.note(self._catalog.key(row), fate, now, now - rows.born[row], now - rows.touched[row])
+        if self.on_change is not None:
+            self.on_change(rows.keys[row], False)
         self._catalog.remove(row)
         self._namespaces.subtract(account, rows.pages[row])
         self._counters.evictions[fate.reason] += 1

@@ -13,6 +13,8 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from tierline.wire.kv_events import MOST_ENTRIES
+
 PROTOCOL_VERSION = 1
 FRAME_HEADER_BYTES = 4
 MAX_FRAME_BYTES = 8 * 1024 * 1024
@@ -182,6 +184,23 @@ class Describe(Message, frozen=True):
     id: int
 
 
+class Introduce(Message, frozen=True):
+    """Say which objects this client, an engine, reads for a prompt; it holds until it is said anew, or the client ends.
+
+    Whoever routes prompts to engines computes from it, and a prompt's tokens, the names of the prompt's objects. The
+    fields are those of :class:`~tierline.wire.kv_events.EngineJoined`, in which the node publishes them.
+    """
+
+    id: int
+    bucket: Name
+    models: Annotated[list[Name], msgspec.Meta(max_length=MOST_ENTRIES)]
+    fingerprint: Name
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    chunk_tokens: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    shards: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=MOST_ENTRIES)]
+    adapters: Annotated[dict[Name, Name], msgspec.Meta(max_length=MOST_ENTRIES)] = {}
+
+
 # What the node answers --------------------------------------------------------------------------------------------
 
 
@@ -286,7 +305,7 @@ class Failed(Message, frozen=True):
     message: str
 
 
-Request = PrefixLease | Renew | Release | Reserve | Grant | Commit | Abort | Suspect | Delete | Describe
+Request = PrefixLease | Renew | Release | Reserve | Grant | Commit | Abort | Suspect | Delete | Describe | Introduce
 """What a client may send once it has been welcomed; every one carries an ``id`` and has exactly one reply."""
 
 Reply = Welcome | Leased | Reserved | Granted | Committed | Done | Description | Failed

@@ -16,6 +16,7 @@ from vllm.v1.request import Request
 from tierline.client import NodeClient
 from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.copy import HostCopier, page_words
+from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.lookup import Lookup, LookupThread
 from tierline.connectors.vllm.metrics import Counters
@@ -56,6 +57,7 @@ class Joined:
             "test",
             30.0,
             BUDGET_S,
+            Introduction("test", ["m"], "f", [SHARD]),
             self.breaker,
             warnings,
             self.counters,

@@ -116,7 +116,9 @@ async def test_an_endpoint_that_is_removed_is_forgotten(tmp_path: Path, subscrip
         source = listen(subscriptions, publisher.address)
         await until(lambda: source.state is SourceState.EXACT)
         await subscriptions.remove("http://engine")
-        assert (len(subscriptions.index), list(subscriptions.index.sources)) == (0, [])
+        index = subscriptions.index
+        assert isinstance(index, BlockIndex)
+        assert (len(index), list(index.sources)) == (0, [])
     finally:
         publisher.close()
 

@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 
 from tierline.connectors.breaker import Breaker, Warnings
+from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.lookup import LookupThread
 from tierline.connectors.vllm.metrics import Counters
 from tierline.prefix import Shard
@@ -21,6 +22,7 @@ def test_an_answer_with_too_many_or_half_chunks_is_a_miss(objects: int, believed
     client = SimpleNamespace(
         epoch=1,
         is_connected=True,
+        introduce=lambda _: None,
         prefix_lease=lambda *_, **__: Leased(1, "lease", [item] * objects, 30.0),
         close=lambda: None,
     )
@@ -31,6 +33,7 @@ def test_an_answer_with_too_many_or_half_chunks_is_a_miss(objects: int, believed
         "b",
         30.0,
         1.0,
+        Introduction("b", ["m"], "f", shards),
         Breaker(time.monotonic),
         Warnings(logging.getLogger("test"), time.monotonic),
         Counters(),

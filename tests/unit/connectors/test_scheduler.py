@@ -13,6 +13,7 @@ from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request
 
 from tierline.connectors.vllm.engine import EngineShape
+from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.lookup import Lookup
 from tierline.connectors.vllm.metrics import Counters
@@ -65,6 +66,7 @@ class Engine:
             "model",
             BLOCK,
             self.lookups,  # type: ignore[arg-type]
+            Introduction("b", ["m"], "f", []),
             0.02,
             Counters(),
             self.evicted.update,

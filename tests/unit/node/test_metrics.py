@@ -1,12 +1,14 @@
 """What a node measures: every metric is set, and the documentation has it."""
 
 import re
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 
 from tierline.node.metrics import MAX_BUCKETS, NodeMetrics
+from tierline.node.publishing import EventPublisher
 from tierline.node.service import NodeService
 from tierline.store import ObjectKey
 
@@ -14,8 +16,17 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "node.md"
 
 
 @pytest.fixture
-def metrics(service: NodeService) -> NodeMetrics:
-    metrics = NodeMetrics(service, lambda: (3, 2), lambda: {"tokens": 1}, lambda: 2e9, failed_duties={"room": 1})
+async def events(tmp_path: Path) -> AsyncIterator[EventPublisher]:
+    publisher = EventPublisher(f"ipc://{tmp_path}/events")
+    yield publisher
+    publisher.close()
+
+
+@pytest.fixture
+def metrics(service: NodeService, events: EventPublisher) -> NodeMetrics:
+    metrics = NodeMetrics(
+        service, lambda: (3, 2), lambda: {"tokens": 1}, lambda: 2e9, failed_duties={"room": 1}, events=events
+    )
     metrics.http_request("PutObject", HTTPStatus.OK, 0.01, 1000, 0)
     metrics.http_request("", HTTPStatus.BAD_REQUEST, 0.01, 0, 50)
     metrics.socket_request("PrefixLease", "ok", 0.001)

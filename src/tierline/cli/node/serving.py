@@ -27,6 +27,10 @@ def node(
         Literal["arc", "lru", "s3fifo", "lfu", "fifo"] | None,
         typer.Option(help="What gives way when the segment is full.", show_default="arc"),
     ] = None,
+    kv_events: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Publish events of blocks at, e.g., tcp://127.0.0.1:5560."),
+    ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -61,6 +65,7 @@ def node(
             "shared_memory_name": shared_memory_name,
             "capacity": capacity,
             "eviction": eviction,
+            "kv_events": kv_events,
             "log_level": log_level,
             "log_format": log_format,
         },

@@ -24,6 +24,7 @@ from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.config import read_config
 from tierline.connectors.vllm.copy import copier_for, page_words
 from tierline.connectors.vllm.engine import kv_shard, model_identity, read_shape
+from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.lookup import LookupThread
 from tierline.connectors.vllm.metrics import ConnectorMetrics, ConnectorStats, Counters
 from tierline.connectors.vllm.plan import StepPlan, StepReport, WorkerShard
@@ -149,19 +150,22 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
         if len(shards) != ranks:
             raise EngineError(f"{len(shards)} of {ranks} workers said how their KV is laid out")
         budget_s = self._config.lookup_budget_ms / 1000
+        models = [self._vllm_config.model_config.served_model_name]
+        introduction = Introduction(self._config.bucket, models, self._model, shards)
         lookups = LookupThread(
             lambda: self._connect("scheduler", is_writer=False),
             shards,
             self._config.bucket,
             self._config.lease_ttl_s,
             budget_s,
+            introduction,
             self._breaker,
             self._warnings,
             self._counters,
         )
         hash_tokens = self._kv_cache_config.hash_block_size or self._shape.block_tokens
         self._scheduler = SchedulerHalf(
-            self._shape, self._model, hash_tokens, lookups, budget_s, self._counters, self._evict
+            self._shape, self._model, hash_tokens, lookups, introduction, budget_s, self._counters, self._evict
         )
         _LOGGER.info(
             "Tierline: joined to %s; loads run %s; keys end in %s",

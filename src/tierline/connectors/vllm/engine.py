@@ -121,9 +121,9 @@ def kv_shard(
 
 
 def model_identity(vllm_config: "VllmConfig") -> str:
-    """Return a text that is equal for two engines exactly if equal tokens have equal KV in both.
+    """Return 64 hex digits that are equal for two engines exactly if equal tokens have equal KV in both.
 
-    It holds the weights' fingerprint and the model configuration as it is after every override.
+    They stand for the weights' fingerprint and the model configuration as it is after every override.
     """
     model = vllm_config.model_config
     if vllm_config.load_config.load_format == "dummy":
@@ -140,7 +140,7 @@ def model_identity(vllm_config: "VllmConfig") -> str:
         "sliding_window_disabled": model.disable_sliding_window,
         "media": str(getattr(model.multimodal_config, "mm_processor_kwargs", None)),
     }
-    return json.dumps(facts, sort_keys=True, default=str)
+    return blake3(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _refuse_unsupported(vllm_config: "VllmConfig") -> None:

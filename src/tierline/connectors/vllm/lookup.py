@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tierline.client import NodeClient
 from tierline.connectors.breaker import Breaker, Warnings
+from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.metrics import Counters
 from tierline.errors import TierlineError, WireError
@@ -77,6 +78,8 @@ class LookupThread:
         Time to live of a lease.
     budget_s
         A question that takes longer counts as a failure.
+    introduction
+        What the node store is told of this engine.
     breaker
         Opened by failures; while it is open no question is asked.
     warnings, counters
@@ -90,6 +93,7 @@ class LookupThread:
         bucket: str,
         ttl_s: float,
         budget_s: float,
+        introduction: Introduction,
         breaker: Breaker,
         warnings: Warnings,
         counters: Counters,
@@ -99,6 +103,7 @@ class LookupThread:
         self._bucket = bucket
         self._ttl_s = ttl_s
         self._budget_s = budget_s
+        self._introduction = introduction
         self._breaker = breaker
         self._warnings = warnings
         self._counters = counters
@@ -133,6 +138,7 @@ class LookupThread:
             self._client = self._connect()
         except TierlineError as error:
             self._warnings.warn("the node store is not there; prompts are computed until it is", error)
+        self._introduce()
         while True:
             try:
                 command = self._commands.get(timeout=_RENEWAL_CHECK_S)
@@ -146,8 +152,21 @@ class LookupThread:
                 elif not command.is_dropped:
                     self._ask_or_give_up(command)
             self._renew_due()
+            self._introduce()
         if self._client is not None:
             self._client.close()
+
+    def _introduce(self) -> None:
+        """Keep the node store told who reads it; where the connection has ended, on a new one."""
+        try:
+            if self._client is not None:
+                self._introduction.say(self._client)
+            elif self._breaker.allows():
+                self._client = self._connect()
+                self._introduction.say(self._client)
+                self._breaker.succeeded()
+        except TierlineError as error:
+            self._fail("the node store does not know this engine", error)
 
     def _ask_or_give_up(self, lookup: Lookup) -> None:
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tierline.connectors.vllm.engine import EngineShape
 from tierline.connectors.vllm.identity import AdapterIdentities
+from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.lookup import Lookup, LookupThread
 from tierline.connectors.vllm.metrics import Counters
@@ -81,6 +82,8 @@ class SchedulerHalf:
         Tokens that one of vLLM's own block hashes covers.
     lookups
         Asks the node store.
+    introduction
+        Told what changes in how this engine reads it.
     budget_s
         How long a request's scheduling may be put off for an answer.
     counters
@@ -97,6 +100,7 @@ class SchedulerHalf:
         model: str,
         hash_tokens: int,
         lookups: LookupThread,
+        introduction: Introduction,
         budget_s: float,
         counters: Counters,
         evict: Callable[[set[int]], None],
@@ -106,6 +110,7 @@ class SchedulerHalf:
         self._model = model
         self._hash_tokens = hash_tokens
         self._lookups = lookups
+        self._introduction = introduction
         self._budget_s = budget_s
         self._counters = counters
         self._evict = evict
@@ -233,6 +238,7 @@ class SchedulerHalf:
         is one that no other engine has; after a restart the engine has the weights of its files, and epoch 0, again.
         """
         self._epoch = time.time_ns()
+        self._introduction.begin_epoch(self._epoch)
         for tracked in self._tracked.values():
             tracked.bypasses = True
             tracked.keys = None
@@ -254,6 +260,7 @@ class SchedulerHalf:
         if request.lora_request is not None:
             lora = request.lora_request
             fingerprint = self._adapters.fingerprint(lora.lora_int_id, Path(lora.lora_path))
+            self._introduction.learn_adapter(lora.lora_name, fingerprint)
             if fingerprint is None:
                 return None
             adapter = fingerprint

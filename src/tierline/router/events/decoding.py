@@ -1,17 +1,19 @@
-"""vLLM's KV event batches, read in every encoding that vLLM ever had. Pure; whatever arrives is untrusted.
+"""KV event batches, vLLM's in every encoding that it ever had, and our node stores'. Pure; all of it is untrusted.
 
 A batch is a msgpack array ``[ts, events, data_parallel_rank?]``. An event is an array that begins with its type up to
 vLLM 0.23, and a map with its type under ``type`` from 0.24 on (``vllm/distributed/kv_events.py``). Fields came with
 time: ``medium`` (0.11), ``lora_name`` and ``extra_keys`` (0.19), ``group_idx`` (0.20), the kind of the group (0.25),
-``locality`` (0.29). A field that is missing has its default, one that is unknown is skipped, and an event of an unknown
-type is counted and skipped: only what an event of a known type says wrongly makes a batch unreadable.
+``locality`` (0.29). Stores write maps, with a field and events of their own (:mod:`tierline.wire.kv_events`). A field
+that is missing has its default, one that is unknown is skipped, and an event of an unknown type is counted and skipped:
+only what an event of a known type says wrongly makes a batch unreadable.
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 
 from tierline.errors import WireError
+from tierline.wire.kv_events import EngineJoined, EngineLeft, Frame
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 BlockTokens = Annotated[int, msgspec.Meta(ge=0, le=65_536)]
@@ -43,6 +45,8 @@ class BlockStored(msgspec.Struct, frozen=True, gc=False, tag="BlockStored"):
         The KV-cache group that holds them, and the attention it serves.
     locality
         ``REMOTE`` for what other engines can reach, too.
+    frame
+        Of a store's objects: bucket, and what stands around the hashes in their names.
     """
 
     block_hashes: list[BlockHash]
@@ -57,6 +61,7 @@ class BlockStored(msgspec.Struct, frozen=True, gc=False, tag="BlockStored"):
     kv_cache_spec_kind: str | None = None
     kv_cache_spec_sliding_window: int | None = None
     locality: str | None = None
+    frame: Frame | None = None
 
 
 class BlockRemoved(msgspec.Struct, frozen=True, gc=False, tag="BlockRemoved"):
@@ -66,13 +71,14 @@ class BlockRemoved(msgspec.Struct, frozen=True, gc=False, tag="BlockRemoved"):
     medium: str | None = None
     group_idx: int | None = None
     locality: str | None = None
+    frame: Frame | None = None
 
 
 class AllBlocksCleared(msgspec.Struct, frozen=True, gc=False, tag="AllBlocksCleared"):
-    """The engine's own cache was emptied."""
+    """The engine's own cache was emptied; of a store: what was told of objects before holds no more."""
 
 
-Event = BlockStored | BlockRemoved | AllBlocksCleared
+Event = BlockStored | BlockRemoved | AllBlocksCleared | EngineJoined | EngineLeft
 
 
 class EventBatch(NamedTuple):
@@ -131,7 +137,7 @@ _decode_raw = msgspec.msgpack.Decoder(_Raw).decode
 _decode_map = msgspec.msgpack.Decoder(Event).decode
 _decode_type = msgspec.msgpack.Decoder(_Typed).decode
 _decode_array = msgspec.msgpack.Decoder(list[Any]).decode
-_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (BlockStored, BlockRemoved, AllBlocksCleared)}
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def _decode_event(raw: msgspec.Raw) -> Event | None:
@@ -146,7 +152,7 @@ def _decode_event(raw: msgspec.Raw) -> Event | None:
     kind = _KINDS.get(fields[0])
     if kind is None:
         return None
-    names = kind.__struct_fields__
+    names = [name for name in kind.__struct_fields__ if name != "frame"]  # stores write maps
     return msgspec.convert(dict(zip(names, fields[1:], strict=False)) | {"type": fields[0]}, kind)
 
 

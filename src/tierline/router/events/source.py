@@ -12,11 +12,13 @@ a restart; and a replay is asked from the last message that we had, and must beg
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
+from typing import Generic, Protocol
 
 import xxhash
+from typing_extensions import TypeVar
 
 from tierline import logs
-from tierline.router.events.decoding import AllBlocksCleared, UnreadableBatch, decode_batch
+from tierline.router.events.decoding import AllBlocksCleared, EventBatch, UnreadableBatch, decode_batch
 from tierline.router.events.index import SourceBlocks
 
 log = logs.get(__name__)
@@ -41,7 +43,23 @@ class SourceState(Enum):
     """The connection is gone; the cache may have changed, or be another's."""
 
 
-class EventSource:
+class Blocks(Protocol):
+    """What a publisher's cache holds, as far as it told."""
+
+    is_whole: bool
+    """Whether all that was told is still known."""
+
+    def apply(self, batch: EventBatch) -> None:
+        """Do what the events say."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+
+BlocksT = TypeVar("BlocksT", bound=Blocks, default=SourceBlocks)
+
+
+class EventSource(Generic[BlocksT]):
     """The events of one publisher, in order.
 
     Methods that take something from the publisher return from which number on a replay must be asked for; ``None`` for
@@ -56,14 +74,14 @@ class EventSource:
     Parameters
     ----------
     blocks
-        Its part of the index.
+        Its part of an index: an engine's, or a node store's.
     has_replay
         Whether the publisher can be asked for messages again.
     clock
         Wall clock in seconds, to which events' timestamps are compared.
     """
 
-    def __init__(self, blocks: SourceBlocks, *, has_replay: bool, clock: Callable[[], float]) -> None:
+    def __init__(self, blocks: BlocksT, *, has_replay: bool, clock: Callable[[], float]) -> None:
         self.blocks = blocks
         self.state = SourceState.BOOT
         self.messages = self.gaps = self.restarts = self.unreadable = self.unknown = 0

@@ -13,13 +13,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from tierline import logs
 from tierline.errors import UsageError
 from tierline.router.events.addresses import SourceAddress
-from tierline.router.events.index import BlockIndex
-from tierline.router.events.source import EventSource
+from tierline.router.events.source import BlocksT, EventSource
 
 if TYPE_CHECKING:
     import zmq.asyncio
@@ -44,7 +43,7 @@ SLICE_SECONDS = 0.002
 END_OF_REPLAY = b"\xff" * 8
 
 
-class EventSubscriber:
+class EventSubscriber(Generic[BlocksT]):
     """Feeds one source until it is closed.
 
     Attributes
@@ -53,7 +52,7 @@ class EventSubscriber:
         Messages that had not the form of one.
     """
 
-    def __init__(self, context: "zmq.asyncio.Context", address: SourceAddress, source: EventSource) -> None:
+    def __init__(self, context: "zmq.asyncio.Context", address: SourceAddress, source: EventSource[BlocksT]) -> None:
         self.source = source
         self.malformed = 0
         self._context = context
@@ -188,8 +187,18 @@ def _arrived(socket: "zmq.asyncio.Socket") -> Iterator[Sequence[bytes]]:
             yield plain.recv_multipart(zmq.NOBLOCK)
 
 
-class EventSubscriptions:
-    """All subscriptions of a router, by the endpoint that they tell about.
+class Index(Protocol[BlocksT]):
+    """Where what publishers tell is kept."""
+
+    def open(self) -> BlocksT:
+        """Return the part of one more."""
+
+    def close(self, source: BlocksT, /) -> None:
+        """Forget it."""
+
+
+class EventSubscriptions(Generic[BlocksT]):
+    """All subscriptions of a router to publishers of one kind, by the endpoint, or store, that they tell about.
 
     Parameters
     ----------
@@ -204,17 +213,17 @@ class EventSubscriptions:
         When pyzmq is not installed.
     """
 
-    def __init__(self, index: BlockIndex, clock: Callable[[], float]) -> None:
+    def __init__(self, index: Index[BlocksT], clock: Callable[[], float]) -> None:
         try:
             import zmq.asyncio
         except ImportError:
             raise UsageError("KV events need pyzmq: pip install 'tierline[kvaware]'") from None
         self.index = index
-        self.by_endpoint: dict[str, list[EventSubscriber]] = {}
+        self.by_endpoint: dict[str, list[EventSubscriber[BlocksT]]] = {}
         self._clock = clock
         self._context: Any = zmq.asyncio.Context()
 
-    def add(self, endpoint: str, addresses: Sequence[SourceAddress]) -> list[EventSource]:
+    def add(self, endpoint: str, addresses: Sequence[SourceAddress]) -> list[EventSource[BlocksT]]:
         """Listen to the publishers of an endpoint; return their sources."""
         subscribers = [
             EventSubscriber(
@@ -231,7 +240,7 @@ class EventSubscriptions:
         """Have the endpoint no more, from now on; what is returned stops listening and forgets what was told."""
         return self._close(self.by_endpoint.pop(endpoint, []))
 
-    async def _close(self, subscribers: Sequence[EventSubscriber]) -> None:
+    async def _close(self, subscribers: Sequence[EventSubscriber[BlocksT]]) -> None:
         for subscriber in subscribers:
             await subscriber.close()
             self.index.close(subscriber.source.blocks)

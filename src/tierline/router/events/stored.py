@@ -1,0 +1,259 @@
+"""What node stores hold, as their events told: hash in an object's name → bitmask of stores, a table for each frame.
+
+Rules
+-----
+- **A store knows names and no tokens**, so the names of a prompt's objects are computed here, from its tokens and from
+  what its engines told the store of themselves (a :class:`Reader`): who stored them, when, and in which life of an
+  engine makes no difference, and what another model, layout or tenant stored has other names.
+- **All or nothing**: a block is held where the objects of all ranks are. Blocks count up to the first that is not.
+- **Doubt counts for nothing**: where engines of several identities serve an endpoint's model from one store, nobody
+  says which of them the endpoint is, so the least of what they would find counts.
+- **Bounded**: each store has an equal share of the budget; what is told beyond it is not kept, and
+  :attr:`StoreBlocks.is_whole` says so. What is kept is true.
+"""
+
+from array import array
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from tierline.prefix import PrefixIdentity, block_chain, tenant_field
+from tierline.router.events.decoding import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch
+from tierline.router.events.keys import TOKEN_BYTES, PromptTokens
+from tierline.wire.kv_events import EngineJoined, EngineLeft, Frame
+
+OBJECT_BYTES = 400
+"""Most that one object of one store may cost: 65 for the hash, up to 120 for its place in a table, as much in the
+store's own set, 32 for a mask; the rest is allowance."""
+MOST_ENGINES = 1024
+"""Of one store. More connections than engines can be are no engines."""
+
+
+class Reader(NamedTuple):
+    """How an engine reads a store: what the names of a prompt's objects depend on besides its tokens and its salt."""
+
+    bucket: str
+    fingerprint: str
+    adapter: str
+    epoch: int
+    chunk_tokens: int
+    shards: tuple[str, ...]
+
+
+class StoreIndex:
+    """What all node stores hold.
+
+    Parameters
+    ----------
+    budget_bytes
+        Memory that it may use.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget = budget_bytes // OBJECT_BYTES
+        self.tables: dict[Frame, dict[bytes, int]] = {}
+        self._slots: list[StoreBlocks | None] = []
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory in use, at most."""
+        return sum(map(len, self._stores())) * OBJECT_BYTES
+
+    @property
+    def capacity(self) -> int:
+        """Objects that are kept of each store."""
+        return self._budget // max(1, sum(1 for _ in self._stores()))
+
+    def open(self) -> "StoreBlocks":
+        """Return a store that holds nothing."""
+        slot = self._slots.index(None) if None in self._slots else len(self._slots)
+        self._slots[slot:] = [store := StoreBlocks(self, slot), *self._slots[slot + 1 :]]
+        return store
+
+    def close(self, store: "StoreBlocks") -> None:
+        """Forget a store; its bit will be another's."""
+        store.clear()
+        self._slots[store.slot] = None
+
+    def follow(self, tokens: PromptTokens, reader: Reader) -> dict[int, int]:
+        """Return, by a store's bit, how many leading tokens of a prompt it holds for a reader; none where none."""
+        tenant = tenant_field(tokens.salt)
+        behind = f"@{tenant}" if tenant else ""
+        tables = [self.tables.get((reader.bucket, "", f"@{shard}{behind}")) for shard in reader.shards]
+        alive = sum(store.bit for store in self._stores())
+        identity = PrefixIdentity(
+            model=reader.fingerprint, adapter=reader.adapter, tenant=tokens.salt, epoch=reader.epoch
+        )
+        found: dict[int, int] = {}
+        # An engine computes the last token in any case.
+        words = array("I", tokens.raw[:-TOKEN_BYTES])
+        depth = 0
+        for digest in block_chain(identity.root(), words, reader.chunk_tokens):
+            left = alive
+            for table in tables:
+                left &= table.get(digest, 0) if table else 0
+            for bit in _each_bit(alive & ~left):
+                found[bit] = depth
+            alive = left
+            if not alive:
+                break
+            depth += reader.chunk_tokens
+        for bit in _each_bit(alive):
+            found[bit] = depth
+        return found
+
+    def _stores(self) -> Iterator["StoreBlocks"]:
+        return (store for store in self._slots if store is not None)
+
+
+class StoreBlocks:
+    """What one store holds.
+
+    Invariant: :attr:`bit` is set for a hash in a table of the index exactly when the hash is in this store's set of the
+    same frame.
+
+    Attributes
+    ----------
+    is_whole
+        Whether all that was told is here.
+    """
+
+    def __init__(self, index: StoreIndex, slot: int) -> None:
+        self.slot, self.bit = slot, 1 << slot
+        self.is_whole = True
+        self._index = index
+        self._held: dict[Frame, set[bytes]] = {}
+        self._objects = 0
+        self._engines: dict[str, EngineJoined] = {}
+        self._readers: dict[tuple[frozenset[str] | None, str | None], frozenset[Reader]] = {}
+
+    def __len__(self) -> int:
+        """Objects held."""
+        return self._objects
+
+    @property
+    def engines(self) -> int:
+        """Engines that are connected to the store."""
+        return len(self._engines)
+
+    def apply(self, batch: EventBatch) -> None:
+        """Do what the events say, in their order."""
+        for event in batch.events:
+            if isinstance(event, BlockStored):
+                self._store(event)
+            elif isinstance(event, BlockRemoved):
+                self._remove(event)
+            elif isinstance(event, AllBlocksCleared):
+                self._clear_objects()
+            elif isinstance(event, EngineJoined):
+                if len(self._engines) < MOST_ENGINES or event.engine in self._engines:
+                    self._engines[event.engine] = event
+                    self._readers.clear()
+            elif isinstance(event, EngineLeft) and self._engines.pop(event.engine, None) is not None:
+                self._readers.clear()
+
+    def clear(self) -> None:
+        """Forget everything: another store may answer at this address."""
+        self._clear_objects()
+        self._engines.clear()
+        self._readers.clear()
+
+    def readers(self, models: frozenset[str] | None, adapter: str | None) -> frozenset[Reader]:
+        """Return the ways in which engines read the store that serve one of ``models`` (``None``: any) under an
+        adapter; none where no such engine is connected, or none of them has told of the adapter."""
+        known = self._readers.get((models, adapter))
+        if known is None:
+            known = frozenset(
+                Reader(
+                    engine.bucket,
+                    engine.fingerprint,
+                    "" if adapter is None else engine.adapters[adapter],
+                    engine.epoch,
+                    engine.chunk_tokens,
+                    tuple(engine.shards),
+                )
+                for engine in self._engines.values()
+                if (models is None or not models.isdisjoint(engine.models))
+                and (adapter is None or adapter in engine.adapters)
+            )
+            self._readers[models, adapter] = known
+        return known
+
+    def _store(self, event: BlockStored) -> None:
+        if event.frame is None:
+            return  # of an engine, whose address was given for a store's
+        held = self._held.setdefault(event.frame, set())
+        table = self._index.tables.setdefault(event.frame, {})
+        room = self._index.capacity - self._objects
+        for name in event.block_hashes:
+            if isinstance(name, int) or name in held:
+                continue
+            if room <= 0:
+                self.is_whole = False
+                break
+            held.add(name)
+            table[name] = table.get(name, 0) | self.bit
+            self._objects += 1
+            room -= 1
+
+    def _remove(self, event: BlockRemoved) -> None:
+        held = self._held.get(event.frame) if event.frame is not None else None
+        if event.frame is None or held is None:
+            return
+        for name in event.block_hashes:
+            if name in held and isinstance(name, bytes):
+                held.discard(name)
+                self._let_go(event.frame, name)
+                self._objects -= 1
+
+    def _let_go(self, frame: Frame, name: bytes) -> None:
+        table = self._index.tables[frame]
+        left = table[name] & ~self.bit
+        if left:
+            table[name] = left
+        else:
+            del table[name]
+            if not table:
+                del self._index.tables[frame]
+
+    def _clear_objects(self) -> None:
+        for frame, held in self._held.items():
+            for name in held:
+                self._let_go(frame, name)
+        self._held.clear()
+        self._objects = 0
+        self.is_whole = True
+
+
+class StoreLookup:
+    """One request's questions to the node stores; readers that several endpoints have in common are asked for once.
+
+    Parameters
+    ----------
+    index
+        The index.
+    tokens
+        The prompt's.
+    """
+
+    def __init__(self, index: StoreIndex, tokens: PromptTokens) -> None:
+        self._index = index
+        self._tokens = tokens
+        self._found: dict[Reader, Mapping[int, int]] = {}
+
+    def held_tokens(self, store: StoreBlocks, models: frozenset[str] | None, adapter: str | None) -> int:
+        """Return how many leading tokens of the prompt an endpoint with these models can load from ``store``."""
+        least: int | None = None
+        for reader in store.readers(models, adapter):
+            found = self._found.get(reader)
+            if found is None:
+                found = self._found[reader] = self._index.follow(self._tokens, reader)
+            held = found.get(store.bit, 0)
+            least = held if least is None else min(least, held)
+        return least or 0
+
+
+def _each_bit(mask: int) -> Iterator[int]:
+    while mask:
+        bit = mask & -mask
+        yield bit
+        mask ^= bit
