@@ -45,13 +45,15 @@ class RequestFields(msgspec.Struct, gc=False):
 _decode_fields = msgspec.json.Decoder(RequestFields).decode
 
 
-def read_fields(body: bytes, decode: Callable[[bytes], RequestFields] = _decode_fields) -> RequestFields:
+def read_fields(
+    body: bytes | bytearray, decode: Callable[[bytes | bytearray], RequestFields] = _decode_fields
+) -> RequestFields:
     """Return what routing needs of a JSON body.
 
     Parameters
     ----------
     body
-        As it came.
+        As it came; the fields are views of it.
     decode
         Decodes further fields too.
 

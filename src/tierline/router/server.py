@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import resource
@@ -38,6 +39,9 @@ SWEEP_SECONDS = 0.25
 """Between two looks at all deadlines. One sweep costs less than a timer for each request, and is late by as much."""
 RELOAD_SECONDS = 1.0
 """Between two looks at files with keys and certificates."""
+FREED_KEPT_BYTES = 32 * 1024**2
+"""Of memory that the process has freed."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 FILES_BESIDE_CLIENTS = 64
 """Descriptors kept for listening, health checks, logs and the interpreter itself."""
 
@@ -165,6 +169,7 @@ async def start(config: RouterConfig) -> RouterServer:
             connect_timeout_s=config.connect_timeout_s,
             head_bytes=config.head_bytes,
             tls=services.endpoint_tls,
+            clock=services.clock,
         )
 
     duties = Duties(DUTIES)
@@ -250,7 +255,20 @@ async def serve(config: RouterConfig) -> None:
 def run(config: RouterConfig) -> None:
     """Run the router as a program."""
     logs.configure(config.log_level, json=config.log_format == "json")
+    keep_freed_memory()
     uvloop.run(serve(within_files(config, raise_file_limit())))
+
+
+def keep_freed_memory() -> None:
+    """Have the allocator keep some of what is freed for the next large body.
+
+    glibc gives it back to the system else, which hands it out again page by page, each filled with zeros: a seventh of
+    the processor time of a prompt of 256 KiB, a fifth of one of 1 MiB.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, FREED_KEPT_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, FREED_KEPT_BYTES)
 
 
 def raise_file_limit() -> int:

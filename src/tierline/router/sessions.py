@@ -64,7 +64,7 @@ class SessionKeys:
                 attribute = self._attributes[name] = f"session_{len(more)}"
                 more.append((attribute, msgspec.Raw, msgspec.field(name=name, default=msgspec.Raw())))
         fields = cast("type[RequestFields]", msgspec.defstruct("SessionFields", more, bases=(RequestFields,), gc=False))
-        self.decode: Callable[[bytes], RequestFields] = msgspec.json.Decoder(fields).decode
+        self.decode: Callable[[bytes | bytearray], RequestFields] = msgspec.json.Decoder(fields).decode
 
     def find(self, head: Mapping[bytes, bytes], fields: RequestFields) -> bytes:
         """Return the session's name; empty where the request gives none."""

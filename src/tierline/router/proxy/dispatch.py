@@ -81,7 +81,7 @@ def dispatch(
             if head.method != b"POST":
                 _refuse_method(services, client, head, b"POST")
                 return None
-            fields = read_fields(bytes(body) if isinstance(body, bytearray) else body, services.sessions.decode)
+            fields = read_fields(body, services.sessions.decode)
             if path == _INVOCATIONS:
                 target = (services.invocation_path or _invoked(fields)) + target[len(head.path) :]
             name, has_prompt = proxied
@@ -174,7 +174,7 @@ def _fields_if_json(services: Services, body: bytes | bytearray) -> RequestField
     if not body:
         return None
     try:
-        return read_fields(bytes(body), services.sessions.decode)
+        return read_fields(body, services.sessions.decode)
     except BadMessage:
         return None
 

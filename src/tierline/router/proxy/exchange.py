@@ -6,8 +6,8 @@ elsewhere, while what fails later is told to the client as a broken answer, neve
 """
 
 import asyncio
-import os
 from collections.abc import Sequence
+from random import getrandbits
 from typing import TYPE_CHECKING
 
 from msgspec import Raw
@@ -134,7 +134,7 @@ class Exchange:
         self.tenant = ""
         self.priority = 0
         """The lowest goes first."""
-        self.request_id = head.fields.get(REQUEST_ID) or os.urandom(16).hex().encode()
+        self.request_id = head.fields.get(REQUEST_ID) or b"%032x" % getrandbits(128)
         self.arm = services.choosing.arm_of(routing, self.request_id)
         """Whose strategy chooses."""
         self.decision: Decision | None = None

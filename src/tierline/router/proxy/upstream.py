@@ -5,6 +5,7 @@ answer before the request was out) a connection is closed and never used again: 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from tierline.router.endpoints import Endpoint
@@ -165,8 +166,17 @@ class UpstreamPool:
     there is none.
     """
 
-    def __init__(self, endpoint: Endpoint, *, connect_timeout_s: float, head_bytes: int, tls: EndpointTls) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        connect_timeout_s: float,
+        head_bytes: int,
+        tls: EndpointTls,
+        clock: Callable[[], float],
+    ) -> None:
         self.endpoint = endpoint
+        self._clock = clock
         self.head_bytes = head_bytes
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls
@@ -208,7 +218,7 @@ class UpstreamPool:
         if self._is_closed or len(self._idle) >= IDLE_MAX or connection.transport.is_closing():
             connection.transport.close()
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = self._clock()
         self._idle.append(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:
@@ -218,7 +228,7 @@ class UpstreamPool:
 
     def close_idle(self, idle_s: float = IDLE_SECONDS) -> None:
         """Close the connections that idle for longer than ``idle_s``."""
-        oldest_allowed = asyncio.get_running_loop().time() - idle_s
+        oldest_allowed = self._clock() - idle_s
         for connection in [idle for idle in self._idle if idle.idle_since <= oldest_allowed]:
             self._idle.remove(connection)
             connection.transport.close()

@@ -26,18 +26,28 @@ class RoundRobin:
     def __init__(self) -> None:
         self._clock = 0.0
         self._turns = 0
+        self._latest: Endpoint | None = None
+        """Who had the last turn."""
         self._last_turns: dict[str, int] = {}
         self._due: dict[str, float] = {}
 
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
-        self._bring_up(endpoints, request.now)
+        if not self._is_up(endpoints):
+            self._bring_up(endpoints, request.now)
         due, last_turns = self._due, self._last_turns
-        return Decision(min(endpoints, key=lambda e: (due[e.url], last_turns.get(e.url, 0))), "turn")
+        chosen = endpoints[0]
+        earliest = due[chosen.url]
+        for endpoint in endpoints:
+            at = due[endpoint.url]
+            if at < earliest or (at == earliest and last_turns.get(endpoint.url, 0) < last_turns.get(chosen.url, 0)):
+                chosen, earliest = endpoint, at
+        return Decision(chosen, "turn")
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Count the turn."""
         endpoint = decision.endpoint
+        self._latest = endpoint
         self._turns += 1
         self._last_turns[endpoint.url] = self._turns
         self._clock = self._due.get(endpoint.url, self._clock)
@@ -50,6 +60,15 @@ class RoundRobin:
         """An endpoint that comes back is a new one."""
         self._due.pop(endpoint.url, None)
         self._last_turns.pop(endpoint.url, None)
+
+    def _is_up(self, endpoints: Sequence[Endpoint]) -> bool:
+        """Whether all are known and due in the future, and nobody was away: as nearly always."""
+        due, clock = self._due, self._clock
+        for endpoint in endpoints:
+            at = due.get(endpoint.url)
+            if at is None or at < clock:
+                return False
+        return self._latest in endpoints
 
     def _bring_up(self, endpoints: Sequence[Endpoint], now: float) -> None:
         """Let nobody be due in the past.
