@@ -66,7 +66,7 @@ class Pairing(NamedTuple):
 
 
 def split(
-    request: RoutingRequest, decision: Decision, body: bytes | bytearray, threshold: int
+    request: RoutingRequest, decision: Decision, body: bytes, threshold: int
 ) -> Pairing | dict[str, msgspec.Raw] | None:
     """Return the members of ``body`` where a prefill endpoint should compute the prompt, else why none should.
 

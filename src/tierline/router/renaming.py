@@ -7,7 +7,7 @@ from tierline.router.http.heads import BadMessage
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def with_model(body: bytes | bytearray, model: str) -> bytes:
+def with_model(body: bytes, model: str) -> bytes:
     """Return ``body``, a JSON object, with ``model`` as its model; a name that stood there twice stands there once.
 
     Raises

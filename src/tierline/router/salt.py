@@ -7,7 +7,7 @@ two readers disagree on whether a name is ``cache_salt``, the later of two membe
 import msgspec
 
 
-def with_cache_salt(body: bytes | bytearray, salt: str) -> bytes:
+def with_cache_salt(body: bytes, salt: str) -> bytes:
     """Return ``body``, a JSON object without ``cache_salt``, with it; copies once.
 
     >>> with_cache_salt(b'{"model": "m"} ', "tenant")

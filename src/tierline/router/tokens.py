@@ -112,7 +112,7 @@ class TokenLadder:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def at_once(self, routing: RoutingRequest, body: bytes | bytearray) -> Question | None:
+    def at_once(self, routing: RoutingRequest, body: bytes) -> Question | None:
         """Give the request its tokens if they are at hand; return the question that :meth:`climb` takes otherwise.
 
         ``None`` also for what has no tokens: there is nothing to wait for.
@@ -268,7 +268,7 @@ _BEYOND_TOKENIZE = ("documents", "reasoning_effort")
 """Of a chat, what changes its prompt and ``/tokenize`` does not take."""
 
 
-def _read(body: bytes | bytearray) -> Question | PromptTokens | str:
+def _read(body: bytes) -> Question | PromptTokens | str:
     """Return the question that a body asks, its tokens where it has them, or why there are none."""
     asked = _decode_asked(body)
     if not _is_absent(asked.prompt_embeds):

@@ -74,7 +74,6 @@ def test_a_salt_is_seen_where_python_sees_one_and_else_added_and_nothing_changed
     assert read_fields(salted).cache_salt == salt
     member = b'"cache_salt":' + msgspec.json.encode(salt)
     assert salted.replace(b"," + member, b"").replace(member, b"") == body
-    assert with_cache_salt(bytearray(body), salt) == salted
 
 
 def test_a_body_that_ends_in_megabytes_of_blanks_costs_no_loop() -> None:

@@ -41,7 +41,7 @@ class AskingLadder(TokenLadder):
         super().__init__(endpoints, tokenizers, tls=tls, keys=keys)
         self._remote = remote
 
-    def at_once(self, routing: RoutingRequest, body: bytes | bytearray) -> Question | None:
+    def at_once(self, routing: RoutingRequest, body: bytes) -> Question | None:
         """See :class:`~tierline.router.tokens.TokenLadder`; nothing that has tokens is answered at once."""
         question = super().at_once(routing, body)
         return _AT_HAND if question is None and routing.tokens is not None else question

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from tierline.router.http.heads import BadMessage, ResponseHead
 
+PIECE_BYTES = 4096
+"""Of a chunk, what is this long is kept where it came; shorter pieces are gathered, for each would cost 200 bytes."""
 LINE_BYTES = 4096
 """Longest chunk line, and longest trailer section, that is accepted."""
 
@@ -56,18 +58,32 @@ class ChunkedBody:
     which is a chunk's size, the end of a chunk's data, or a trailer, as ``_expected`` says.
     """
 
-    __slots__ = ("_expected", "_line", "_remaining", "_trailer_bytes", "is_complete", "payload")
+    __slots__ = ("_expected", "_line", "_payload", "_remaining", "_trailer_bytes", "is_complete")
 
     _SIZE, _DATA_END, _TRAILER = range(3)
 
-    def __init__(self, payload: bytearray | None = None) -> None:
-        self.payload = payload
-        """Receives the data without its framing, when given."""
+    def __init__(self, *, keeps_payload: bool = False) -> None:
+        self._payload: list[memoryview | bytearray] | None = [] if keeps_payload else None
         self.is_complete = False
         self._remaining = 0
         self._line = b""
         self._expected = self._SIZE
         self._trailer_bytes = 0
+
+    @property
+    def keeps_payload(self) -> bool:
+        """Whether the data is kept without its framing, for :meth:`take_payload`."""
+        return self._payload is not None
+
+    def keep_payload(self) -> None:
+        """Keep the data from now on."""
+        self._payload = []
+
+    def take_payload(self) -> bytes:
+        """Return the data kept since the last time; the only copy that is made of it."""
+        assert self._payload is not None
+        pieces, self._payload = self._payload, []
+        return b"".join(pieces)
 
     @property
     def is_between_chunks(self) -> bool:
@@ -83,13 +99,13 @@ class ChunkedBody:
             When the framing is broken.
         """
         position, available = 0, len(data)
-        if self.payload is None and self.is_between_chunks:
+        if self._payload is None and self.is_between_chunks:
             position = _skip_whole_chunks(data)
         while position < available and not self.is_complete:
             if self._remaining:
                 taken = min(self._remaining, available - position)
-                if self.payload is not None:
-                    self.payload += memoryview(data)[position : position + taken]
+                if self._payload is not None:
+                    self._keep(memoryview(data)[position : position + taken], self._payload)
                 self._remaining -= taken
                 position += taken
                 continue
@@ -110,6 +126,15 @@ class ChunkedBody:
     def end(self) -> bool:
         """See :class:`Body`."""
         return self.is_complete
+
+    @staticmethod
+    def _keep(piece: memoryview, payload: list[memoryview | bytearray]) -> None:
+        if len(piece) >= PIECE_BYTES:
+            payload.append(piece)
+        elif payload and isinstance(payload[-1], bytearray):
+            payload[-1] += piece
+        else:
+            payload.append(bytearray(piece))
 
     def _take(self, line: bytes) -> None:
         if self._expected == self._DATA_END:

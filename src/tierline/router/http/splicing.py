@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 import msgspec
 
-Piece: TypeAlias = bytes | bytearray | memoryview
+Piece: TypeAlias = bytes | memoryview
 Members: TypeAlias = Mapping[str, msgspec.Raw | bytes]
 """Values of an object's members, as JSON."""
 
 
-def members_of(body: bytes | bytearray) -> dict[str, msgspec.Raw]:
+def members_of(body: bytes) -> dict[str, msgspec.Raw]:
     """Return the members of a JSON object as they are written; of those with one name the last, as parsers do.
 
     Raises

@@ -246,7 +246,7 @@ class ClientConnection(asyncio.Protocol):
             self._key = self._services.keys.admit(head.path, head.fields)
         if head.length is not None and head.length > config.body_bytes:
             raise BadMessage(413, f"the request's body is larger than {config.body_bytes} bytes")
-        self._body = ChunkedBody(bytearray()) if head.is_chunked else LengthBody(head.length or 0)
+        self._body = ChunkedBody(keeps_payload=True) if head.is_chunked else LengthBody(head.length or 0)
         if head.expects_continue and not self._body.is_complete and not self._unread:
             self._transport.write(CONTINUE)
         self._head = head
@@ -277,10 +277,8 @@ class ClientConnection(asyncio.Protocol):
         """Answer the request that is there, or start its exchange."""
         head, services = self._head, self._services
         assert head is not None
-        body: bytes | bytearray
         if isinstance(self._body, ChunkedBody):
-            assert self._body.payload is not None
-            body = self._body.payload
+            body = self._body.take_payload()
         else:
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         held_bytes, self._held_bytes = self._held_bytes, 0

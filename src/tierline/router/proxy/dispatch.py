@@ -54,7 +54,7 @@ def dispatch(
     services: Services,
     client: "ClientConnection",
     head: RequestHead,
-    body: bytes | bytearray,
+    body: bytes,
     held_bytes: int,
     key: ApiKey | None,
 ) -> Exchange | Answering[Reply] | None:
@@ -169,7 +169,7 @@ def _invoked(fields: RequestFields) -> bytes:
     raise BadMessage(400, "the body of /invocations needs messages or a prompt")
 
 
-def _fields_if_json(services: Services, body: bytes | bytearray) -> RequestFields | None:
+def _fields_if_json(services: Services, body: bytes) -> RequestFields | None:
     """Return the fields of a body on a route that we do not know; ``None`` where it is no JSON object."""
     if not body:
         return None
@@ -226,7 +226,7 @@ def _model_cards(services: Services, key: ApiKey | None) -> dict[str, bytes]:
 
 
 def _answer_operator(
-    services: Services, client: "ClientConnection", head: RequestHead, body: bytes | bytearray, held_bytes: int
+    services: Services, client: "ClientConnection", head: RequestHead, body: bytes, held_bytes: int
 ) -> Answering[Reply] | None:
     def write(answer: Reply) -> None:
         if answer.document is not None:

@@ -91,7 +91,7 @@ class Exchange:
         route: str,
         head: RequestHead,
         target: bytes,
-        body: bytes | bytearray,
+        body: bytes,
         routing: RoutingRequest,
         held_bytes: int,
         started_at: float,
@@ -674,11 +674,11 @@ class Exchange:
             self._client.write(self._facade.broken(message, reason))
         elif self.is_event_stream and not isinstance(body, LengthBody):
             event = error_event(message, f"endpoint_{reason}")
-            if not isinstance(body, ChunkedBody) or body.payload is not None:
+            if not isinstance(body, ChunkedBody) or body.keeps_payload:
                 self._client.write(event)
             elif body.is_between_chunks:
                 self._client.write(chunk(event) + LAST_CHUNK)
-        elif isinstance(body, UntilCloseBody) or (isinstance(body, ChunkedBody) and body.payload is not None):
+        elif isinstance(body, UntilCloseBody) or (isinstance(body, ChunkedBody) and body.keeps_payload):
             self._client.abort()  # an orderly end would look like a whole body
         self._finish()
 

@@ -18,10 +18,10 @@ def apply(
     key: ApiKey,
     head: RequestHead,
     fields: RequestFields | None,
-    body: bytes | bytearray,
+    body: bytes,
     now: float,
     salt: str = "",
-) -> bytes | bytearray:
+) -> bytes:
     """Return the body to send; ``head`` and ``fields`` are changed likewise.
 
     Parameters
@@ -64,7 +64,7 @@ def _could_be_json(head: RequestHead) -> bool:
     return not kind or b"json" in kind
 
 
-def _tokens(fields: RequestFields | None, body: bytes | bytearray) -> int:
+def _tokens(fields: RequestFields | None, body: bytes) -> int:
     """Return what a request is taken to cost: its body as if it were all prompt, and what it allows to be generated."""
     limits = (bytes(fields.max_tokens), bytes(fields.max_completion_tokens)) if fields is not None else ()
     stated = max((int(raw) for raw in limits if _COUNT.fullmatch(raw)), default=0)

@@ -124,7 +124,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head = head
         self.body = body_of_response(head, self._method)
         if isinstance(self.body, ChunkedBody) and not attempt.relays_chunks(head.status):
-            self.body.payload = bytearray()
+            self.body.keep_payload()
         attempt.response_began(head, self.body)
         return data
 
@@ -134,9 +134,8 @@ class UpstreamConnection(asyncio.Protocol):
         is_odd = taken < len(data)
         if is_odd:
             data = data[:taken]
-        if isinstance(body, ChunkedBody) and body.payload is not None:
-            data = bytes(body.payload)
-            body.payload.clear()
+        if isinstance(body, ChunkedBody) and body.keeps_payload:
+            data = body.take_payload()
         if not body.is_complete:
             if data:
                 attempt.response_data(data)

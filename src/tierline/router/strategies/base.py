@@ -112,7 +112,7 @@ class RoutingRequest:
         """Return the same for the endpoint that computes the prompt for another: its sessions are a matter apart."""
         request = RoutingRequest(self._fields, b"prefill\0" + self.session if self.session else b"", now=self.now)
         request._blocks, request._whole, request._prompt_bytes = self._blocks, self._whole, self._prompt_bytes
-        request.tokens = self.tokens
+        request.tokens, request.told = self.tokens, self.told
         return request
 
     @property
