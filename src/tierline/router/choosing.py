@@ -55,6 +55,10 @@ class Arm:
 
     Attributes
     ----------
+    strategy
+        The one to ask and to tell: the observer learns from it too.
+    own
+        The same without the observer: what the arm itself remembers.
     counts
         What is counted of its requests.
     needs_tokens
@@ -65,7 +69,7 @@ class Arm:
         Chooses while affinity is turned off; ``None`` where there is none to turn off.
     """
 
-    __slots__ = ("counts", "fields", "is_compared", "model", "name", "needs_tokens", "strategy", "substitute")
+    __slots__ = ("counts", "fields", "is_compared", "model", "name", "needs_tokens", "own", "strategy", "substitute")
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Arm:
         observer: PrefixAware | None = None,
         is_compared: bool = False,
     ) -> None:
+        self.own = strategy
         self.strategy = strategy if observer is None else _Observed(strategy, observer)
         self.model = model
         self.name = name
@@ -116,14 +121,13 @@ class Rule:
 
         self.model = model
         self.share = share
-        self.strategies = (strategy,) if trial is None else (strategy, trial)
         self.main = arm(strategy, MAIN, trial)
         self.trial = arm(trial, TRIAL, strategy) if trial is not None else None
         self.bypass, self.off = arm(LeastLoad(), BYPASS), arm(LeastLoad(), OFF)
-        chosen = (self.main,) if self.trial is None else (self.main, self.trial)
-        for one, of_one in zip(chosen, self.strategies, strict=True):
-            one.substitute = self.off if isinstance(of_one, PrefixAware | SessionAffinity) else None
-        self.arms = (*chosen, self.bypass, self.off)
+        self.chosen = (self.main,) if self.trial is None else (self.main, self.trial)
+        for one in self.chosen:
+            one.substitute = self.off if isinstance(one.own, PrefixAware | SessionAffinity) else None
+        self.arms = (*self.chosen, self.bypass, self.off)
 
     def arm_of(self, request: RoutingRequest, request_id: bytes) -> Arm:
         """Return the arm of a request: the same for all of a session, or for all turns of a conversation."""
@@ -153,7 +157,7 @@ class Choosing:
         self._turned_off: frozenset[str] = frozenset()
         self.rules = (default, *rules)
         self.arms = tuple(arm for rule in self.rules for arm in rule.arms)
-        self.strategies = tuple(strategy for rule in self.rules for strategy in rule.strategies)
+        self.strategies = tuple(arm.own for rule in self.rules for arm in rule.chosen)
 
     @classmethod
     def of(cls, config: RouterConfig, endpoints: Endpoints) -> "Choosing":
@@ -225,9 +229,10 @@ class Choosing:
         if model not in self._turned_off:
             return
         self._turned_off -= {model}
-        for strategy in self._rule_of(model).strategies if model else self.strategies:
-            for endpoint in self._endpoints.all:
-                strategy.forget(endpoint)
+        for rule in [self._rule_of(model)] if model else self.rules:
+            for arm in rule.chosen:
+                for endpoint in self._endpoints.all:
+                    arm.own.forget(endpoint)
         log.info("affinity is turned on again", model=model or "all")
 
     def states(self) -> list[ArmState]:
