@@ -19,6 +19,10 @@ def simulate_engine(
         str | None,
         typer.Option(metavar="NAME", help="Model name; must contain 'simulated'.", show_default="simulated-model"),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A LoRA adapter that is served beside the model; repeat for more."),
+    ] = None,
     prefill_rate: Annotated[
         float | None, typer.Option(help="Prompt tokens per second, whole engine.", show_default="2000.0")
     ] = None,
@@ -62,6 +66,7 @@ def simulate_engine(
             "host": host,
             "port": port,
             "model": model,
+            "adapters": adapter or None,
             "prefill_rate": prefill_rate,
             "decode_rate": decode_rate,
             "cache_blocks": cache_blocks,

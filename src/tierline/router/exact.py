@@ -55,7 +55,10 @@ class ExactRouting:
             return cls(asking, RemoteFollower(strategy, asking, remote))
         subscriptions = EventSubscriptions(strategy.blocks, time.time)
         ladder = TokenLadder(services.endpoints, tokenizers, tls=tls, keys=keys)
-        return cls(ladder, EventFollower(strategy, ladder, subscriptions))
+        return cls(
+            ladder,
+            EventFollower(strategy, ladder, subscriptions, is_for_all=services.choosing.default.main.needs_tokens),
+        )
 
     async def close(self) -> None:
         """End everything."""

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from tests import ports
+from tests.integration.router.backend import until_models_are_known
 
 from tierline.router.config import RouterConfig
 from tierline.router.server import RouterServer, running
@@ -19,7 +20,7 @@ from tierline.router.specs import EndpointSpec
 from tierline.router.strategies.kvaware import KvAware
 from tierline.stack.simulated_engine import SimulatedEngineConfig, make_app
 
-MODEL = "simulated-model"
+MODEL, ADAPTER = "simulated-model", "poet"
 PAGE = Path(__file__).parents[3] / "docs/kvaware.md"
 IDS = list(range(1000, 1200))
 TEXT = "a document that everybody asks about, sentence by sentence. " * 20
@@ -74,9 +75,15 @@ class Answer:
 
 
 @contextlib.asynccontextmanager
-async def engine(events: str) -> AsyncIterator[str]:
+async def engine(events: str | None, model: str = MODEL) -> AsyncIterator[str]:
     config = SimulatedEngineConfig(
-        port=ports.free_port(), prefill_rate=1e6, decode_rate=1000, cache_blocks=200, kv_events_endpoint=events
+        port=ports.free_port(),
+        model=model,
+        adapters=(ADAPTER,),
+        prefill_rate=1e6,
+        decode_rate=1000,
+        cache_blocks=200,
+        kv_events_endpoint=events,
     )
     runner = web.AppRunner(make_app(config), access_log=None)
     await runner.setup()
@@ -115,6 +122,62 @@ async def until_heard(world: World) -> None:
             async with world.http.post(f"{url}/reset_prefix_cache") as response:
                 assert response.status == 200
             await world.ask(url=url, prompt=[1] * 17)
+
+
+async def test_an_adapter_shares_no_block_with_its_model(world: World) -> None:
+    assert (await world.ask(prompt=IDS)).cached == 0
+    of_model = await world.ask(prompt=IDS)
+    assert of_model.predicted == of_model.cached > 0
+    cold = await world.ask(prompt=IDS, model=ADAPTER)
+    assert (cold.predicted, cold.cached) == (0, 0)
+    warm = await world.ask(prompt=IDS, model=ADAPTER)
+    assert (warm.reason, warm.predicted) == ("prefix", warm.cached)
+    assert warm.cached == of_model.cached
+
+
+async def test_one_model_is_followed_and_the_other_is_guessed(tmp_path: Path) -> None:
+    events, followed, guessed = f"ipc://{tmp_path}/events", "simulated-followed", "simulated-guessed"
+    async with engine(events, followed) as one, engine(None, guessed) as other, aiohttp.ClientSession() as http:
+        config = RouterConfig.model_validate(
+            {
+                "port": 0,
+                "endpoints": (one, other),
+                "models": [f"{followed}=kvaware"],
+                "kv_events": (f"{one}={events}",),
+                "health_interval_s": 0.1,
+                "shutdown_timeout_s": 0.2,
+            }
+        )
+        async with running(config) as server:
+            strategy, ladder = server.services.choosing.kvaware, server.services.tokens
+            assert strategy is not None
+            assert ladder is not None
+            url = f"http://{server.host}:{server.port}/v1/completions"
+
+            async def ask(model: str, ids: list[int]) -> tuple[str, int, int]:
+                async with http.post(url, json={"model": model, "max_tokens": 1, "prompt": ids}) as response:
+                    usage = (await response.json())["usage"]
+                    predicted = int(response.headers["x-tierline-predicted-cached-tokens"])
+                    cached = usage["prompt_tokens_details"]["cached_tokens"]
+                    return response.headers["x-tierline-strategy"], predicted, cached
+
+            (source,) = strategy.sources[one]
+            await until_models_are_known(server)
+            while not source.is_exact:
+                async with http.post(f"{one}/reset_prefix_cache"):
+                    await ask(followed, [1] * 17)
+                await asyncio.sleep(0.05)
+            asked = ladder.rungs.total()
+            await ask(followed, IDS)
+            await asyncio.sleep(0.3)
+            name, predicted, cached = await ask(followed, IDS)
+            assert (name, predicted) == ("kvaware", cached)
+            assert cached > 0
+            assert ladder.rungs.total() == asked + 2
+            for _ in range(2):
+                assert (await ask(guessed, IDS))[0] == "prefixaware"
+            assert ladder.rungs.total() == asked + 2, "tokens are looked for where they are of use"
+            assert list(strategy.sources) == [one]
 
 
 @pytest.mark.parametrize(

@@ -25,19 +25,24 @@ _PREFIX = "tierline_router_kv"
 class EventFollower(Collector):
     """A companion of the set of endpoints (:class:`~tierline.router.membership.Companion`) for a strategy.
 
-    An endpoint without an address of events is routed to by the approximate index; that is said once, when it joins.
+    An endpoint without an address of events is routed to by the approximate index; that is said once, when it joins,
+    where the strategy is every model's.
     """
 
-    def __init__(self, strategy: "KvAware", ladder: "TokenLadder", subscriptions: EventSubscriptions) -> None:
+    def __init__(
+        self, strategy: "KvAware", ladder: "TokenLadder", subscriptions: EventSubscriptions, *, is_for_all: bool = True
+    ) -> None:
         self._strategy = strategy
         self._ladder = ladder
         self._subscriptions = subscriptions
+        self._is_for_all = is_for_all
         self._ending: set[asyncio.Task[None]] = set()
 
     def joined(self, endpoint: Endpoint) -> None:
         """Subscribe."""
         if endpoint.kv_events is None:
-            log.warning("endpoint has no kv_events: what it holds is guessed", endpoint=endpoint.url)
+            if self._is_for_all:
+                log.warning("endpoint has no kv_events: what it holds is guessed", endpoint=endpoint.url)
             return
         sources = self._subscriptions.add(endpoint.url, parse_addresses(endpoint.kv_events))
         self._strategy.sources[endpoint.url] = sources

@@ -16,9 +16,9 @@ BLOCK_TOKENS = 16
 _MEDIUM = "GPU"  # what vLLM calls the engine's own cache, also on CPUs
 
 
-def block_hashes(tokens: Sequence[int], salt: str = "") -> list[int]:
+def block_hashes(tokens: Sequence[int], salt: str = "", adapter: str = "") -> list[int]:
     """Return the chained 64-bit hash of each full block of ``tokens``."""
-    parent = xxhash.xxh3_64_intdigest(salt.encode())
+    parent = xxhash.xxh3_64_intdigest(f"{adapter}\0{salt}".encode() if adapter else salt.encode())
     hashes = []
     for start in range(0, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
         block = tokens[start : start + BLOCK_TOKENS]
@@ -76,7 +76,9 @@ class PrefixCache:
         self._free -= fresh
         return Holding(list(matched), fresh)
 
-    def name(self, holding: Holding, hashes: Sequence[int], tokens: Sequence[int], salt: str = "") -> None:
+    def name(
+        self, holding: Holding, hashes: Sequence[int], tokens: Sequence[int], salt: str = "", adapter: str = ""
+    ) -> None:
         """Name the next full blocks of a request, whose tokens are ``tokens``, so that others can share them.
 
         A block that another request named in the meantime is shared instead (vLLM would keep both until one is idle).
@@ -89,11 +91,12 @@ class PrefixCache:
                 self._idle.pop(block, None)
                 self._free += 1
             else:
-                self._announce(block, parent, tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS], salt)
+                self._announce(block, parent, tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS], salt, adapter)
             self._holders[block] = self._holders.get(block, 0) + 1
 
-    def _announce(self, block: int, parent: int | None, tokens: Sequence[int], salt: str) -> None:
-        extra_keys = (salt,) if salt and parent is None else None
+    def _announce(self, block: int, parent: int | None, tokens: Sequence[int], salt: str, adapter: str) -> None:
+        names = (*([adapter] if adapter else []), *([salt] if salt and parent is None else []))
+        extra_keys = names or None
         last = self.events[-1] if self.events else None
         if isinstance(last, BlockStored) and parent is not None and last.block_hashes[-1] == parent:
             last.block_hashes.append(block)
@@ -101,7 +104,9 @@ class PrefixCache:
             last.extra_keys.append(extra_keys)
             return
         self.events.append(
-            BlockStored([block], parent, list(tokens), BLOCK_TOKENS, None, _MEDIUM, None, [extra_keys], group_idx=0)
+            BlockStored(
+                [block], parent, list(tokens), BLOCK_TOKENS, None, _MEDIUM, adapter or None, [extra_keys], group_idx=0
+            )
         )
 
     def release(self, holding: Holding) -> None:

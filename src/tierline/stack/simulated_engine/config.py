@@ -1,5 +1,8 @@
 """What a simulated engine can be told; rates are of the modelled hardware, not of this machine."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field, field_validator
 
 from tierline.configuration import ProgramConfig
@@ -9,10 +12,12 @@ class SimulatedEngineConfig(ProgramConfig):
     """Configuration of ``tierline simulate-engine``."""
 
     program = "simulate-engine"
+    flags: ClassVar[Mapping[str, str]] = {"adapters": "--adapter"}
 
     host: str = Field(default="127.0.0.1", description="address that the engine listens on")
     port: int = Field(default=8001, ge=0, le=65535, description="port that the engine listens on; 0 takes a free one")
     model: str = Field(default="simulated-model", description="model name that is served; contains 'simulated'")
+    adapters: tuple[str, ...] = Field(default=(), description="names of LoRA adapters that are served beside it")
     prefill_rate: float = Field(
         default=2000.0, gt=0, description="prompt tokens computed per second, by the whole engine"
     )

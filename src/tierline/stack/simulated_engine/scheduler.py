@@ -27,12 +27,15 @@ class Request:
         What the response says about the answer's end.
     salt
         Keeps tenants apart: only equal salts share blocks.
+    adapter
+        Computes other keys and values than the model and other adapters do: no block is shared with these.
     """
 
     prompt: list[int]
     answer: list[int]
     finish_reason: Literal["stop", "length"] = "length"
     salt: str = ""
+    adapter: str = ""
     computed: int = 0
     cached: int = 0
     generated: int = 0
@@ -86,7 +89,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a request; it must fit into the cache."""
-        request.prompt_hashes = block_hashes(request.prompt, request.salt)
+        request.prompt_hashes = block_hashes(request.prompt, request.salt, request.adapter)
         self.waiting.append(request)
 
     def abort(self, request: Request) -> None:
@@ -156,12 +159,13 @@ class Scheduler:
         hashes = request.prompt_hashes
         if computed > len(request.prompt):
             tokens = request.prompt + request.answer[: computed - len(request.prompt)]
-            hashes = block_hashes(tokens, request.salt)
+            hashes = block_hashes(tokens, request.salt, request.adapter)
         self.cache.name(
             request.holding,
             hashes[first:last],
             tokens[first * BLOCK_TOKENS : last * BLOCK_TOKENS],
             request.salt,
+            request.adapter,
         )
 
     def _finish(self, request: Request) -> None:

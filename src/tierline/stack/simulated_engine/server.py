@@ -278,6 +278,7 @@ class _Handlers:
     def __init__(self, config: SimulatedEngineConfig, engine: SimulatedEngine) -> None:
         self.engine = engine
         self._model = config.model
+        self._adapters = config.adapters
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
         body = await _decode(http, ChatRequest)
@@ -292,14 +293,10 @@ class _Handlers:
         return await self._generate(http, body, prompt, wanted, is_chat=False)
 
     async def models(self, _: web.Request) -> web.Response:
-        model = {
-            "id": self._model,
-            "object": "model",
-            "created": int(time.time()),
-            "owned_by": "tierline-simulated",
-            "max_model_len": self.engine.max_model_len,
-        }
-        return web.json_response({"object": "list", "data": [model]})
+        about = {"object": "model", "created": int(time.time()), "owned_by": "tierline-simulated"}
+        model = {"id": self._model, **about, "parent": None, "max_model_len": self.engine.max_model_len}
+        adapters = [{"id": name, **about, "parent": self._model} for name in self._adapters]
+        return web.json_response({"object": "list", "data": [model, *adapters]})
 
     async def tokenize(self, http: web.Request) -> web.Response:
         body = await _decode(http, TokenizeRequest)
@@ -328,7 +325,7 @@ class _Handlers:
         self, http: web.Request, body: GenerationRequest, prompt: list[int], wanted: int | None, *, is_chat: bool
     ) -> web.StreamResponse:
         request = self._admissible(body, prompt, wanted)
-        shape = Shape(f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}", self._model, is_chat)
+        shape = Shape(f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}", body.model, is_chat)
         stream = self.engine.generate(request)
         if not body.stream:
             text = tokens.decode([token async for token in stream])
@@ -351,7 +348,7 @@ class _Handlers:
         return response
 
     def _admissible(self, body: GenerationRequest, prompt: list[int], wanted: int | None) -> Request:
-        if body.model != self._model:
+        if body.model not in (self._model, *self._adapters):
             raise _Refusal(404, "NotFoundError", f"The model `{body.model}` does not exist.")
         if body.n != 1:
             raise _Refusal(400, "BadRequestError", "The simulated engine generates one choice (n=1).")
@@ -369,7 +366,8 @@ class _Handlers:
                 f"{len(prompt)} prompt tokens and asks for {length}.",
             )
         reason: Literal["stop", "length"] = "stop" if ends_by_itself else "length"
-        return Request(prompt, tokens.answer(prompt, length), reason, body.cache_salt or "")
+        adapter = "" if body.model == self._model else body.model
+        return Request(prompt, tokens.answer(prompt, length), reason, body.cache_salt or "", adapter)
 
 
 async def _decode(http: web.Request, kind: type[Body]) -> Body:
