@@ -9,6 +9,7 @@ from tierline.router.endpoints import Endpoint
 from tierline.router.events.keys import PromptTokens
 from tierline.router.events.source import EventSource, SourceState
 from tierline.router.prompt import read_fields
+from tierline.router.specs import EndpointSpec
 from tierline.router.strategies import RoutingRequest
 from tierline.router.strategies.kvaware import EXPECTED_SECONDS, KvAware, adapter_of
 
@@ -125,6 +126,18 @@ def test_an_adapter_has_blocks_of_its_own() -> None:
     assert strategy.choose(request(model="poet"), endpoints).predicted_cached_tokens == 640
     assert strategy.choose(request(model="m"), endpoints).predicted_cached_tokens == 0
     assert adapter_of("unknown", endpoints[0]) is None
+
+
+def test_a_name_that_might_be_an_adapters_is_not_taken_for_the_model() -> None:
+    strategy, (endpoint,) = make(1)
+    endpoint.apply(EndpointSpec(url=endpoint.url, models=frozenset({"m", "poet"})), "file")
+    tell(strategy.sources[endpoint.url][0], 40)
+    assert strategy.choose(request(model="poet"), [endpoint]).predicted_cached_tokens == 0
+    strategy.placed(request(model="poet"), strategy.choose(request(model="poet"), [endpoint]))
+    assert not strategy.sources[endpoint.url][0].blocks.expected
+    endpoint.learn_models({"m": b'{"id":"m"}', "poet": b'{"id":"poet","parent":"m"}'})
+    assert strategy.choose(request(model="m"), [endpoint]).predicted_cached_tokens == 640
+    assert strategy.choose(request(model="poet"), [endpoint]).predicted_cached_tokens == 0
 
 
 def test_a_prompt_that_was_just_sent_is_expected_until_its_time_is_over() -> None:

@@ -71,7 +71,7 @@ class KvAware(PrefixAware):
         held, exact, bounds = [], 0, 0
         block_tokens, total = request.block_tokens, len(request.blocks)
         for endpoint, guess in zip(endpoints, guesses, strict=True):
-            found = lookup.found(endpoint)
+            found = lookup.found(endpoint) if is_explained(request.model, endpoint) else None
             if found is None:
                 held.append(guess)
                 continue
@@ -94,7 +94,9 @@ class KvAware(PrefixAware):
         if request.told is not None:
             request.told.placed(decision.endpoint)
         sources = self.sources.get(decision.endpoint.url, ())
-        if request.tokens is None or len(sources) != 1:  # of several ranks nobody knows which one gets it
+        if request.tokens is None or not is_explained(request.model, decision.endpoint):
+            return
+        if len(sources) != 1:  # of several ranks nobody knows which one gets it
             return
         blocks = sources[0].blocks
         if blocks.block_tokens is not None:
@@ -209,6 +211,15 @@ def weigh(ranks: Sequence[Sequence[int]], *, is_exact: bool) -> Found:
                 depth = reached[tier]
         predicted += depth
     return Found(int(saved / len(ranks)), predicted // len(ranks), is_exact)
+
+
+def is_explained(model: str, endpoint: Endpoint) -> bool:
+    """Return whether it is known if a name means an endpoint's model or an adapter.
+
+    Not so where an operator named the models and the endpoint has not described this one: an adapter taken for its
+    model would be expected to find the model's blocks.
+    """
+    return not endpoint.models_are_given or not model or model in endpoint.model_cards
 
 
 def adapter_of(model: str, endpoint: Endpoint) -> str | None:
