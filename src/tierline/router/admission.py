@@ -77,14 +77,23 @@ class Admission:
         Tickets that may wait.
     has_room
         Whether a ticket of a lane could run, as far as others than ``max_inflight`` have a say.
+    has_place
+        Whether one more may run of ``max_inflight``, given how many do here; ``None`` where none run elsewhere.
     """
 
-    def __init__(self, max_inflight: int, max_queued: int, has_room: Callable[[Hashable], bool]) -> None:
+    def __init__(
+        self,
+        max_inflight: int,
+        max_queued: int,
+        has_room: Callable[[Hashable], bool],
+        has_place: Callable[[int, int], bool] | None = None,
+    ) -> None:
         self.running = 0
         self.waiting = 0
         self._max_inflight = max_inflight
         self._max_queued = max_queued
         self._has_room = has_room
+        self._has_place_with_others = has_place
         self._levels: dict[int, dict[tuple[str, Hashable], _Flow]] = {}
         """By priority; the order of a level's flows is the order of their turns."""
         self._by_tenant: Counter[str] = Counter()
@@ -141,9 +150,21 @@ class Admission:
         """Return in how many seconds a ticket that came now would run, as things go; from 1 to 60."""
         return min(max(ceil(self._pace_s * (self.waiting + 1)), 1), _RETRY_AFTER_MAX_S)
 
+    def waiting_for(self) -> dict[Hashable, int]:
+        """Return how many wait, by lane."""
+        waiting: Counter[Hashable] = Counter()
+        for flows in self._levels.values():
+            for flow in flows.values():
+                waiting[flow.lane] += len(flow.tickets)
+        return waiting
+
     @property
     def _has_place(self) -> bool:
-        return not self._max_inflight or self.running < self._max_inflight
+        if not self._max_inflight:
+            return True
+        if self._has_place_with_others is not None:
+            return self._has_place_with_others(self._max_inflight, self.running)
+        return self.running < self._max_inflight
 
     # The queue --------------------------------------------------------------------------------------------------------
 

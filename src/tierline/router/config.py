@@ -57,6 +57,7 @@ class RouterConfig(ProgramConfig):
     models: Annotated[dict[str, ModelRule], BeforeValidator(parse_rules)] = Field(
         default={}, description="strategies of single models: MODEL=STRATEGY, or in a file a table for each"
     )
+    workers: int = Field(default=1, ge=1, le=64, description="processes that serve on the port")
     model_aliases: tuple[str, ...] = Field(default=(), description="other names for models: ALIAS=MODEL")
     allow_bypass: tuple[Bypass, ...] = Field(
         default=(), description="what x-tierline-bypass may ask for: affinity, cache"
@@ -200,6 +201,16 @@ class RouterConfig(ProgramConfig):
     def _name_models(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
         parse_pairs(entries, "ALIAS=MODEL")
         return entries
+
+    @field_validator("workers")
+    @classmethod
+    def _suit_the_strategies(cls, workers: int, info: ValidationInfo) -> int:
+        rules = info.data.get("models", {}).values()
+        names = {info.data.get("strategy"), info.data.get("ab_strategy")}
+        names |= {name for rule in rules for name in (rule.strategy, rule.ab_strategy)}
+        if workers > 1 and "kvaware" in names:
+            raise ValueError("1, for kvaware is of one process")
+        return workers
 
     @field_validator("invocation_endpoint")
     @classmethod

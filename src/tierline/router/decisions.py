@@ -43,8 +43,8 @@ class DecisionLog:
 
     KEPT = 512
 
-    def __init__(self) -> None:
-        self._key = os.urandom(16)
+    def __init__(self, key: bytes = b"") -> None:
+        self._key = key or os.urandom(16)
         self._records: deque[_Record] = deque(maxlen=self.KEPT)
 
     def exchange_ended(self, exchange: "Exchange") -> None:

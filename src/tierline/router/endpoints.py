@@ -39,8 +39,9 @@ is not slow for an hour."""
 class Endpoint:
     """A place that serves.
 
-    Invariants: ``inflight`` and ``queued_tokens`` are sums over the attempts begun here and not ended; every
-    :meth:`begin` is matched by one :meth:`end`, with at most one :meth:`answered` between them. After an ejection it is
+    Invariants: ``inflight`` and ``queued_tokens`` are sums over the attempts begun here and not ended, and over what is
+    known of other processes' (``elsewhere_``); every :meth:`begin` is matched by one :meth:`end`, with at most one
+    :meth:`answered` between them. After an ejection it is
     *on probation*: it gets one request at a time until one of them is answered well.
 
     Parameters
@@ -81,6 +82,9 @@ class Endpoint:
     inflight: int = 0
     queued_tokens: int = 0
     """Prompt tokens sent here that nobody knows to be computed yet."""
+    elsewhere_inflight: int = 0
+    elsewhere_tokens: int = 0
+    """Of ``inflight`` and ``queued_tokens``, what other processes of this router, and other routers, have here."""
     prefill_rate: float | None = None
     """Tokens a second, over the last streams; ``None`` until one showed it."""
     is_draining: bool = False
@@ -141,6 +145,20 @@ class Endpoint:
         self.model_cards = {name: card for name, card in cards.items() if name in self.models}
 
     # Load -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def own_inflight(self) -> int:
+        """Requests in flight that this process sent."""
+        return self.inflight - self.elsewhere_inflight
+
+    @property
+    def own_queued_tokens(self) -> int:
+        """Queued tokens that this process sent."""
+        return self.queued_tokens - self.elsewhere_tokens
+
+    def has_room(self, limit: int) -> bool:
+        """Whether it may have one more request, of ``limit`` at once."""
+        return self.inflight < limit
 
     def begin(self, uncached_tokens: int) -> int:
         """An attempt was sent here; return the tokens that must be computed before its first token comes."""
@@ -303,7 +321,7 @@ class Endpoints:
             raise EndpointConflict(f"{spec.url} is an endpoint already")
         if not self._free:
             raise EndpointConflict(f"there are {MAX_ENDPOINTS} endpoints, and there can be no more")
-        endpoint = Endpoint(spec.url, heapq.heappop(self._free), joined_at=joined_at)
+        endpoint = self._make(spec.url, heapq.heappop(self._free), joined_at)
         endpoint.apply(spec, source)
         self.all = (*self.all, endpoint)
         return endpoint
@@ -346,6 +364,9 @@ class Endpoints:
             if card is not None:
                 return parent_of(card)
         return None
+
+    def _make(self, url: str, position: int, joined_at: float) -> Endpoint:
+        return Endpoint(url, position, joined_at=joined_at)
 
     def model_cards(self) -> dict[str, bytes]:
         """Return every model that any endpoint serves, as the first of them describes it."""

@@ -66,6 +66,8 @@ class ApiKey:
 
     Parameters
     ----------
+    digest
+        The key's SHA-256.
     name
         The key's name in the file, for messages.
     tenant
@@ -84,6 +86,7 @@ class ApiKey:
         What its requests may do without, where the router allows it.
     """
 
+    digest: bytes
     name: str
     tenant: str
     cache_salt: str
@@ -113,11 +116,26 @@ class ApiKey:
             wait_s = max(wait_s, self.tokens.wait_s(1.0, now))
         if wait_s > 0:
             return ceil(wait_s)
+        self._take(1, tokens)
+        return 0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether what it spends is counted."""
+        return self.requests is not None or self.tokens is not None
+
+    def spent_elsewhere(self, requests: int, tokens: int, now: float) -> None:
+        """Another process let requests of this key through."""
+        for allowance in (self.requests, self.tokens):
+            if allowance is not None:
+                allowance.wait_s(0.0, now)
+        self._take(requests, tokens)
+
+    def _take(self, requests: int, tokens: int) -> None:
         if self.requests is not None:
-            self.requests.take(1.0)
+            self.requests.take(requests)
         if self.tokens is not None:
             self.tokens.take(tokens)
-        return 0
 
 
 class ApiKeys:
@@ -151,6 +169,12 @@ class ApiKeys:
             log.error("the file of API keys cannot be used; the former keys stay in force", error=str(error))
             return
         log.info("API keys loaded", file=str(self._file), keys=len(self._keys))
+
+    def spent_elsewhere(self, digest: bytes, requests: int, tokens: int, now: float) -> None:
+        """Another process let requests of a key through; of one that is not known here, it is not counted."""
+        known = self._keys.get(digest)
+        if known is not None:
+            known[1].spent_elsewhere(requests, tokens, now)
 
     def admit(self, path: bytes, fields: Mapping[bytes, bytes]) -> ApiKey | None:
         """Return the key of a request; ``None`` for what everybody may ask.
@@ -216,6 +240,7 @@ def _read(file: Path, former: _Keys) -> _Keys:
         keys[digest] = (
             digest,
             ApiKey(
+                digest,
                 entry.name,
                 tenant,
                 tenant if entry.cache_salt is None else entry.cache_salt,

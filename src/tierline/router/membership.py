@@ -65,6 +65,8 @@ class Membership:
         self._wanted: dict[str, dict[str, EndpointSpec]] = {}
         self._leaving: list[Endpoint] = []
         self.companions: list[Companion] = []
+        self.wanted_anew: Callable[[str], None] = _nobody
+        """Called with the URL of an endpoint of which a source says something else than before."""
 
     # One by one -------------------------------------------------------------------------------------------------------
 
@@ -106,7 +108,7 @@ class Membership:
         """Let it have no new requests; it is removed when those that it has are over."""
         if not endpoint.is_draining:
             endpoint.is_draining = True
-            log.info("endpoint drains", endpoint=endpoint.url, running=endpoint.inflight)
+            log.info("endpoint drains", endpoint=endpoint.url, running=endpoint.own_inflight)
 
     def remove(self, endpoint: Endpoint) -> None:
         """Take it out of the set at once; requests that it has come to their end all the same."""
@@ -116,14 +118,14 @@ class Membership:
         self._choosing.forget(endpoint)
         self._pools[endpoint.position].close()
         self._leaving.append(endpoint)
-        log.info("endpoint removed", endpoint=endpoint.url, running=endpoint.inflight)
+        log.info("endpoint removed", endpoint=endpoint.url, running=endpoint.own_inflight)
 
     def sweep(self) -> None:
         """Remove the drained and release the removed whose requests are over."""
         for endpoint in self._endpoints.all:
-            if endpoint.is_draining and not endpoint.inflight:
+            if endpoint.is_draining and not endpoint.own_inflight:
                 self.remove(endpoint)
-        for endpoint in [endpoint for endpoint in self._leaving if not endpoint.inflight]:
+        for endpoint in [endpoint for endpoint in self._leaving if not endpoint.own_inflight]:
             self._leaving.remove(endpoint)
             self._choosing.forget(endpoint)
             self._pools.pop(endpoint.position).close()
@@ -154,6 +156,8 @@ class Membership:
                 self.drain(endpoint)
         for url, spec in wanted.items():
             if before.get(url) != spec:
+                if not from_start:
+                    self.wanted_anew(url)
                 self._want(spec, source, -inf if from_start else self._clock())
 
     def _want(self, spec: EndpointSpec, source: str, joined_at: float) -> None:
@@ -166,3 +170,7 @@ class Membership:
             self._add(spec, source, joined_at)
         except EndpointConflict as error:
             log.warning("endpoint is wanted and cannot be added", endpoint=spec.url, source=source, why=str(error))
+
+
+def _nobody(url: str) -> None:
+    """Where an operator's word is in no other process."""

@@ -160,6 +160,10 @@ class RouterMetrics(Collector):
 
     # Scraping ---------------------------------------------------------------------------------------------------------
 
+    def families(self) -> list[Metric]:
+        """Return all metrics of this process."""
+        return list(self._registry.collect())
+
     def exposition(self) -> tuple[bytes, bytes]:
         """Return the text for Prometheus, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST.encode()
@@ -255,8 +259,10 @@ class RouterMetrics(Collector):
                 )
             },
         )
-        yield _per_endpoint("inflight", "Requests in flight", endpoints, lambda e: e.inflight)
-        yield _per_endpoint("queued_tokens", "Prompt tokens awaiting an answer", endpoints, lambda e: e.queued_tokens)
+        yield _per_endpoint("inflight", "Requests in flight", endpoints, lambda e: e.own_inflight)
+        yield _per_endpoint(
+            "queued_tokens", "Prompt tokens awaiting an answer", endpoints, lambda e: e.own_queued_tokens
+        )
         yield _per_endpoint("endpoint_draining", "Whether it gets no new requests", endpoints, lambda e: e.is_draining)
         yield _per_endpoint("endpoint_up", "Whether the last health check passed", endpoints, lambda e: e.is_up is True)
         yield _per_endpoint(

@@ -30,6 +30,9 @@ from tierline.router.outliers import OutlierDetector
 from tierline.router.proxy.client import ClientConnection
 from tierline.router.proxy.services import Services
 from tierline.router.proxy.upstream import UpstreamPool
+from tierline.router.workers import supervisor
+from tierline.router.workers.gathering import TEAM_COUNTERS
+from tierline.router.workers.team import Team
 
 log = logs.get(__name__)
 
@@ -143,8 +146,8 @@ class RouterServer:
                 await self._listener.renew()
 
 
-async def start(config: RouterConfig) -> RouterServer:
-    """Start a router in the running loop.
+async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
+    """Start a router in the running loop; for a ``team``, one of its workers, which listens when it is told to.
 
     Raises
     ------
@@ -158,10 +161,10 @@ async def start(config: RouterConfig) -> RouterServer:
     file = FileSource(config.endpoints_file) if config.endpoints_file else None
     if file is not None:
         sources.append(file)
-    endpoints = Endpoints()
+    endpoints = Endpoints() if team is None else team.endpoints
     choosing = Choosing.of(config, endpoints)
     metrics = RouterMetrics(choosing, endpoints)
-    services = Services(config, endpoints, choosing, metrics, time.monotonic)
+    services = Services(config, endpoints, choosing, metrics, time.monotonic, team=team)
 
     def build_pool(endpoint: Endpoint) -> UpstreamPool:
         return UpstreamPool(
@@ -209,8 +212,13 @@ async def start(config: RouterConfig) -> RouterServer:
         COUNTERS["endpoints_file_failures"],
         lambda: file.failures if file else 0,
     )
+    if team is not None:
+        metrics.counters["unshared"] = TEAM_COUNTERS["unshared"], team.dropped.total
     listener = Listener(lambda: ClientConnection(services), services.certificate)
-    await listener.listen(config.host, config.port)
+    if team is None:
+        await listener.listen(config.host, config.port)
+    else:
+        team.join(services, membership, listener, duties)
     await health.start()
     await discovery.start()
     return RouterServer(services, listener, health, membership, discovery, duties, exact)
@@ -224,13 +232,15 @@ def _is_switched_off(environment: Mapping[str, str]) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def running(config: RouterConfig) -> AsyncIterator[RouterServer]:
-    """Run a router for the time of a ``with`` block."""
-    server = await start(config)
+async def running(config: RouterConfig, team: Team | None = None) -> AsyncIterator[RouterServer]:
+    """Run a router, or a worker of one, for the time of a ``with`` block."""
+    server = await start(config, team)
     try:
         yield server
     finally:
         await server.stop(config.shutdown_timeout_s)
+        if team is not None:
+            await team.close()
 
 
 async def serve(config: RouterConfig) -> None:
@@ -255,6 +265,9 @@ async def serve(config: RouterConfig) -> None:
 def run(config: RouterConfig) -> None:
     """Run the router as a program."""
     logs.configure(config.log_level, json=config.log_format == "json")
+    if config.workers > 1:
+        supervisor.run(config)
+        return
     keep_freed_memory()
     uvloop.run(serve(within_files(config, raise_file_limit())))
 

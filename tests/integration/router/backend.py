@@ -6,6 +6,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tierline.router.config import RouterConfig
 from tierline.router.server import RouterServer, running
@@ -176,6 +177,12 @@ class Answer:
     body: bytes
 
 
+class Listens(Protocol):
+    """A router, here or in processes of its own."""
+
+    port: int
+
+
 class Client:
     """One connection to the router."""
 
@@ -216,7 +223,7 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def client(server: RouterServer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+async def client(server: Listens, tls: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2**24, ssl=tls)
     try:
         yield Client(reader, writer)

@@ -14,6 +14,7 @@ from tierline.router.metrics import RouterMetrics
 from tierline.router.server import COUNTERS, GAUGES, within_files
 from tierline.router.strategies import STRATEGIES
 from tierline.router.strategies.session import SessionAffinity
+from tierline.router.workers.gathering import TEAM_COUNTERS, TEAM_GAUGES
 
 PAGE = (Path(__file__).parents[3] / "docs/router.md").read_text()
 ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
@@ -38,6 +39,9 @@ ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
         (ENDPOINT | {"kv_events": ["http://127.0.0.1:8001=other:2"]}, "an address like tcp://10.0.0.1:5557"),
         (ENDPOINT | {"tokenizers": ["folder"]}, "MODEL=FOLDER"),
         (ENDPOINT | {"session_keys": ["x y"]}, "--session-key"),
+        (ENDPOINT | {"workers": 0}, "--workers"),
+        (ENDPOINT | {"workers": 2, "strategy": "kvaware"}, "kvaware is of one process"),
+        (ENDPOINT | {"workers": 2, "models": ["m=kvaware"]}, "kvaware is of one process"),
         (ENDPOINT | {"index_bytes": "1KiB"}, "--index-bytes"),
         (ENDPOINT | {"port": 70000}, "--port"),
         (ENDPOINT | {"tls_certificate": "c.pem"}, "--tls-key"),
@@ -94,6 +98,8 @@ def test_the_documentation_has_every_metric_and_no_other() -> None:
     metrics.gauges |= {name: (text, lambda: 0.0) for name, text in GAUGES.items()}
     metrics.counters |= {name: (text, lambda: 0) for name, text in COUNTERS.items()}
     exported = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics.collect()}
+    exported |= {f"tierline_router_{name}" for name in TEAM_GAUGES}
+    exported |= {f"tierline_router_{name}_total" for name in TEAM_COUNTERS}
     assert set(re.findall(r"^\| `(tierline_router_\w+)", PAGE, re.MULTILINE)) == exported
 
 

@@ -125,7 +125,7 @@ def test_no_more_is_spent_than_flowed_in_and_who_waits_as_told_is_served(
 
 
 def test_a_request_that_one_rate_refuses_costs_nothing_of_the_other() -> None:
-    key = ApiKey("a", "a", "a", False, frozenset(), 0, Allowance(1.0, 10.0), Allowance(1.0, 60.0))
+    key = ApiKey(b"", "a", "a", "a", False, frozenset(), 0, Allowance(1.0, 10.0), Allowance(1.0, 60.0))
     assert key.spend(600, now=0.0) == 0
     assert key.spend(1, now=0.0) == 541
     assert [key.spend(1, now=1000.0) for _ in range(11)] == [0] * 10 + [1]

@@ -14,6 +14,7 @@ def router(
         str | None, typer.Option(help="Address that the router listens on.", show_default="127.0.0.1")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port that the router listens on.", show_default="8000")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve on the port.", show_default="1")] = None,
     endpoint: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="A replica's address; repeat for each replica.")
     ] = None,
@@ -129,6 +130,7 @@ def router(
         {
             "host": host,
             "port": port,
+            "workers": workers,
             "endpoints": endpoint or None,
             "endpoints_file": endpoints_file,
             "strategy": strategy,

@@ -32,9 +32,11 @@ from tierline.router.prompt import read_fields
 from tierline.router.specs import plain_url, read_spec
 from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import Question, TokenLadder
+from tierline.router.workers.messages import Change
 
 if TYPE_CHECKING:
     from tierline.router.proxy.services import Services
+    from tierline.router.workers.team import Team
 
 PREFIX = b"/admin/"
 DECISIONS_LISTED = 50
@@ -49,6 +51,8 @@ class Reply(NamedTuple):
     message: str = ""
     allowed: bytes = b""
     """Methods, where the status is 405."""
+    page: bytes = b""
+    """A text, where it is no document."""
 
 
 Answer: TypeAlias = Reply | Awaitable[Reply]
@@ -76,6 +80,10 @@ class AdminApi:
             b"/admin/decisions": {b"GET": self._decisions},
             b"/admin/explain": {b"POST": self._explain},
         }
+        if services.team is not None:
+            services.team.answer("affinity", lambda: msgspec.json.encode(self._own_affinity()))
+            services.team.answer("endpoints", lambda: msgspec.json.encode(self._own_endpoints()))
+            services.team.answer("decisions", lambda: msgspec.json.encode(self._own_decisions()))
 
     def answer(self, head: RequestHead, body: bytes) -> Answer:
         """Return the answer to a request; nobody learns what there is who may not use it."""
@@ -97,10 +105,14 @@ class AdminApi:
 
     # Endpoints --------------------------------------------------------------------------------------------------------
 
-    def _endpoints(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
-        return Reply(HTTPStatus.OK, EndpointList([self._state(endpoint) for endpoint in self._services.endpoints.all]))
+    def _endpoints(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
+        own, team = self._own_endpoints(), self._services.team
+        return Reply(HTTPStatus.OK, own) if team is None else _of_all(team, "endpoints", own)
 
-    def _add(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+    def _own_endpoints(self) -> EndpointList:
+        return EndpointList([self._state(endpoint) for endpoint in self._services.endpoints.all])
+
+    def _add(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
         try:
             content = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -108,25 +120,32 @@ class AdminApi:
         try:
             if isinstance(content, dict) and "api_key_file" in content:  # it would have any file read, and sent
                 raise ConfigurationError("endpoint.api_key_file", content["api_key_file"], "in the endpoints file only")
-            endpoint = self._membership.add(read_spec(content, "endpoint"), "admin")
+            spec = read_spec(content, "endpoint")
+            endpoint = self._membership.add(spec, "admin")
         except EndpointConflict as error:
             return _wrong(HTTPStatus.CONFLICT, str(error))
-        return Reply(HTTPStatus.CREATED, self._state(endpoint))
+        reply = Reply(HTTPStatus.CREATED, self._state(endpoint))
+        return self._changed(reply, Change("add", endpoint.url, spec.model_dump_json().encode()))
 
-    def _drain(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+    def _drain(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
         endpoint = self._named(head)
         if endpoint is None:
             return _wrong(HTTPStatus.NOT_FOUND, "There is no such endpoint.")
         self._membership.drain(endpoint)
-        return Reply(HTTPStatus.OK, self._state(endpoint))
+        return self._changed(Reply(HTTPStatus.OK, self._state(endpoint)), Change("drain", endpoint.url))
 
-    def _remove(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+    def _remove(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
         endpoint = self._named(head)
         if endpoint is None:
             return _wrong(HTTPStatus.NOT_FOUND, "There is no such endpoint.")
         state = self._state(endpoint)
         self._membership.remove(endpoint)
-        return Reply(HTTPStatus.OK, state)
+        return self._changed(Reply(HTTPStatus.OK, state), Change("remove", endpoint.url))
+
+    def _changed(self, reply: Reply, change: Change) -> Answer:
+        """Return ``reply`` when all workers have made the change."""
+        team = self._services.team
+        return reply if team is None else _once_all_have(team, change, reply)
 
     def _named(self, head: RequestHead) -> Endpoint | None:
         url = _parameter(head, "url")
@@ -152,19 +171,23 @@ class AdminApi:
             ejected_for_s=endpoint.ejected_for_s(now),
             capacity_blocks=endpoint.capacity_blocks,
             block_tokens=endpoint.block_tokens,
-            inflight=endpoint.inflight,
-            queued_tokens=endpoint.queued_tokens,
+            inflight=endpoint.own_inflight,
+            queued_tokens=endpoint.own_queued_tokens,
             prefill_tokens_per_second=endpoint.prefill_rate,
             idle_connections=len(services.pools[endpoint.position]),
         )
 
     # Affinity ---------------------------------------------------------------------------------------------------------
 
-    def _affinity(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
-        choosing = self._services.choosing
-        return Reply(HTTPStatus.OK, AffinityState(turned_off=choosing.turned_off, arms=choosing.states()))
+    def _affinity(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
+        own, team = self._own_affinity(), self._services.team
+        return Reply(HTTPStatus.OK, own) if team is None else _of_all(team, "affinity", own)
 
-    def _turn_affinity(self, head: RequestHead, body: bytes) -> Reply:
+    def _own_affinity(self) -> AffinityState:
+        choosing = self._services.choosing
+        return AffinityState(turned_off=choosing.turned_off, arms=choosing.states())
+
+    def _turn_affinity(self, head: RequestHead, body: bytes) -> Answer:
         services, model, to = self._services, _parameter(head, "model") or "", _parameter(head, "to")
         if to not in ("on", "off"):
             raise ConfigurationError("to", to, "on or off")
@@ -175,15 +198,27 @@ class AdminApi:
             services.choosing.turn_off(model)
         else:
             services.choosing.turn_on(model)
-        return self._affinity(head, body)
+        if services.team is None:
+            return self._affinity(head, body)
+        return self._turned_everywhere(services.team, Change(to, model))
+
+    async def _turned_everywhere(self, team: "Team", change: Change) -> Reply:
+        refusal = await _once_all_have(team, change, Reply(HTTPStatus.OK))
+        return refusal if refusal.message else await _of_all(team, "affinity", self._own_affinity())
 
     # Decisions --------------------------------------------------------------------------------------------------------
 
-    def _decisions(self, head: RequestHead, body: bytes) -> Reply:  # noqa: ARG002
+    def _decisions(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
         limit = _parameter(head, "limit") or str(DECISIONS_LISTED)
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= DecisionLog.KEPT:
             raise ConfigurationError("limit", limit, f"a number from 1 to {DecisionLog.KEPT}")
-        return Reply(HTTPStatus.OK, DecisionList(self._services.decisions.latest(int(limit))))
+        services = self._services
+        if services.team is None:
+            return Reply(HTTPStatus.OK, DecisionList(services.decisions.latest(int(limit))))
+        return _of_all(services.team, "decisions", self._own_decisions(), int(limit))
+
+    def _own_decisions(self) -> DecisionList:
+        return DecisionList(self._services.decisions.latest(DecisionLog.KEPT))
 
     def _explain(self, head: RequestHead, body: bytes) -> Answer:
         services = self._services
@@ -239,6 +274,28 @@ class AdminApi:
             return Pairing("fallback", "no_endpoint")
         strategy = services.choosing.arm_of(request).strategy
         return Pairing("paired", prefill=strategy.choose(request.for_prefill(), usable))
+
+
+async def _once_all_have(team: "Team", change: Change, reply: Reply) -> Reply:
+    try:
+        await team.change(change)
+    except TimeoutError:
+        return _wrong(HTTPStatus.GATEWAY_TIMEOUT, "This worker has made the change; not all others said so in time.")
+    return reply
+
+
+async def _of_all(
+    team: "Team", about: str, own: EndpointList | AffinityState | DecisionList, limit: int | None = None
+) -> Reply:
+    """Return what all workers say together; ``own`` is what this one does."""
+    try:
+        content = await team.ask(about, msgspec.json.encode(own))
+    except TimeoutError:
+        return _wrong(HTTPStatus.GATEWAY_TIMEOUT, "The other workers did not answer in time.")
+    together = msgspec.json.decode(content, type=type(own))
+    if isinstance(together, DecisionList):
+        together.decisions = together.decisions[:limit]
+    return Reply(HTTPStatus.OK, together)
 
 
 def _passed_over(

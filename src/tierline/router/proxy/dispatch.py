@@ -22,9 +22,11 @@ from tierline.router.renaming import with_id, with_model
 from tierline.router.salt import with_cache_salt
 from tierline.router.strategies.base import RoutingRequest
 from tierline.router.tracing.records import TRACEPARENT
+from tierline.router.workers.gathering import CONTENT_TYPE, encode_families, families_of
 
 if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
+    from tierline.router.workers.team import Team
 
 _INTEGER = re.compile(rb"-?[0-9]{1,9}")
 _CHAT, _COMPLETION, _INVOCATIONS = b"/v1/chat/completions", b"/v1/completions", b"/invocations"
@@ -85,6 +87,8 @@ def dispatch(
             if path == _INVOCATIONS:
                 target = (services.invocation_path or _invoked(fields)) + target[len(head.path) :]
             name, has_prompt = proxied
+        elif path == b"/metrics" and services.team is not None and head.method in (b"GET", b"HEAD"):
+            return _answer_with_team(services, client, head, held_bytes, services.team)
         elif path in _LOCAL or path.startswith(b"/v1/models/"):
             if head.method in (b"GET", b"HEAD"):
                 _answer_locally(services, client, head, key)
@@ -190,7 +194,7 @@ def _has_dot_segments(path: bytes) -> bool:
 
 def _answer_locally(services: Services, client: "ClientConnection", head: RequestHead, key: ApiKey | None) -> None:
     content_type = JSON
-    if head.path == b"/metrics":
+    if head.path == b"/metrics":  # of a router of one process
         name, status, (body, content_type) = "metrics", 200, services.metrics.exposition()
     elif head.path in (b"/health", b"/ping"):
         is_serving = services.endpoints.is_serving and not services.is_draining
@@ -210,6 +214,32 @@ def _answer_locally(services: Services, client: "ClientConnection", head: Reques
     client.write_reply(
         status, body, content_type=content_type, keep_alive=head.keep_alive, without_body=head.method == b"HEAD"
     )
+
+
+def _answer_with_team(
+    services: Services, client: "ClientConnection", head: RequestHead, held_bytes: int, team: "Team"
+) -> Answering[Reply]:
+    """Answer with the metrics of all workers."""
+
+    async def ask() -> Reply:
+        try:
+            return Reply(
+                HTTPStatus.OK, page=await team.ask("metrics", encode_families(families_of(services.metrics.families())))
+            )
+        except TimeoutError:
+            return Reply(HTTPStatus.GATEWAY_TIMEOUT, message="The other workers did not answer in time.")
+
+    def write(reply: Reply) -> None:
+        if reply.status != HTTPStatus.OK:
+            _refuse(services, client, head, reply.status, reply.message, "gateway_timeout")
+            return
+        services.metrics.request_answered("metrics", 200)
+        without_body = head.method == b"HEAD"
+        client.write_reply(
+            200, reply.page, content_type=CONTENT_TYPE, keep_alive=head.keep_alive, without_body=without_body
+        )
+
+    return Answering(services, client, ask(), write, keep_alive=head.keep_alive, held_bytes=held_bytes)
 
 
 def _model_cards(services: Services, key: ApiKey | None) -> dict[str, bytes]:

@@ -46,11 +46,14 @@ def apply(
     brings_salt = fields is not None and fields.cache_salt is not msgspec.UNSET
     if brings_salt and not key.is_trusted:
         raise BadMessage(400, "cache_salt is set by the router for this API key.", code="cache_salt_not_allowed")
-    wait_s = key.spend(_tokens(fields, body), now)
+    tokens = _tokens(fields, body)
+    wait_s = key.spend(tokens, now)
     if wait_s:
         services.metrics.limits_reached["rate_limit_exceeded"] += 1
         message = "The rate limit of the API key is reached."
         raise BadMessage(429, message, code="rate_limit_exceeded", extra=b"retry-after: %d\r\n" % wait_s)
+    if services.team is not None and key.is_limited:
+        services.team.spent(key.digest, tokens)
     head.drop(AUTHORIZATION, X_API_KEY)
     salt = salt or key.cache_salt
     if not salt or brings_salt or fields is None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
     from tierline.router.proxy.upstream import UpstreamPool
     from tierline.router.tracing.export import SpanExport
+    from tierline.router.workers.team import Team
 
 X_TIERLINE_BYPASS = b"x-tierline-bypass"
 REQUEST_ID, CONTENT_TYPE = b"x-request-id", b"content-type"
@@ -67,7 +68,9 @@ class Services:
     """``None`` where nobody is asked for a key."""
     admin: "AdminApi | None" = None
     """Set before the first client comes."""
-    decisions: DecisionLog = field(default_factory=DecisionLog)
+    team: "Team | None" = None
+    """``None`` where this process is the whole router."""
+    decisions: DecisionLog = field(init=False)
     certificate: Certificate | None = None
     """Shown to clients; ``None`` where their connections are plain."""
     endpoint_tls: EndpointTls = field(init=False)
@@ -85,6 +88,7 @@ class Services:
     """Other names of models."""
 
     def __post_init__(self) -> None:
+        self.decisions = DecisionLog(self.team.session_key if self.team is not None else b"")
         self.sessions = SessionKeys(self.config.session_keys)
         self.invocation_path = self.config.invocation_endpoint.encode()
         self.priority_header = (self.config.priority_header or "").encode()
@@ -110,17 +114,22 @@ class Services:
             self.keys = ApiKeys(self.config.api_keys_file)
             self.wanted_fields |= {AUTHORIZATION, X_API_KEY, CONTENT_TYPE}
         if self.config.max_inflight or self.config.max_inflight_per_endpoint:
-            self.admission = Admission(self.config.max_inflight, self.config.max_queued, self._has_room)
+            has_place = self.team.endpoints.has_place if self.team is not None else None
+            self.admission = Admission(self.config.max_inflight, self.config.max_queued, self._has_room, has_place)
 
     def with_room(self, endpoints: list[Endpoint]) -> list[Endpoint]:
         """Return those of ``endpoints`` that may have one more request."""
         limit = self.config.max_inflight_per_endpoint
-        return [endpoint for endpoint in endpoints if endpoint.inflight < limit] if limit else endpoints
+        return [endpoint for endpoint in endpoints if endpoint.has_room(limit)] if limit else endpoints
+
+    def endpoints_of(self, lane: Hashable) -> list[Endpoint]:
+        """Return the endpoints that a request of a lane can go to."""
+        assert isinstance(lane, Lane)
+        return self.endpoints.candidates(lane.model or None, self.clock(), tuple(lane.tried))
 
     def _has_room(self, lane: Hashable) -> bool:
         """Whether a request of a lane need not wait: an endpoint has room for it, or there is none to wait for."""
         if not self.config.max_inflight_per_endpoint:
             return True
-        assert isinstance(lane, Lane)
-        endpoints = self.endpoints.candidates(lane.model or None, self.clock(), tuple(lane.tried))
+        endpoints = self.endpoints_of(lane)
         return not endpoints or bool(self.with_room(endpoints))

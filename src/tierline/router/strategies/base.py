@@ -189,6 +189,19 @@ class Decision(NamedTuple):
     """The same choice as another strategy sees it that is told of it."""
 
 
+class Witness(Protocol):
+    """Is told what a strategy remembers of its own choices, for the same strategy in other processes."""
+
+    def placed(self, endpoint: Endpoint, blocks: Sequence[int]) -> None:
+        """A prompt with these blocks went there."""
+
+    def withdrawn(self, endpoint: Endpoint, blocks: Sequence[int]) -> None:
+        """These blocks, the end of a prompt, were not served there after all."""
+
+    def spilled(self, session: int, endpoint: Endpoint | None) -> None:
+        """A session is at an endpoint that is not its home, or (``None``) at home again."""
+
+
 class Strategy(Protocol):
     """Chooses endpoints."""
 

@@ -21,7 +21,15 @@ from collections.abc import Sequence
 from tierline.router.endpoints import Endpoint
 from tierline.router.index import PrefixIndex
 from tierline.router.prompt import BLOCK_BYTES, BYTES_PER_TOKEN
-from tierline.router.strategies.base import Decision, RoutingRequest, Weighed, load_bounds, rendezvous, share
+from tierline.router.strategies.base import (
+    Decision,
+    RoutingRequest,
+    Weighed,
+    Witness,
+    load_bounds,
+    rendezvous,
+    share,
+)
 
 Held = tuple[int, int, int]
 """Of one endpoint: leading blocks of the prompt that it holds, tokens that this saves it from computing, and tokens
@@ -62,6 +70,7 @@ class PrefixAware:
 
     def __init__(self, endpoints: int, index_bytes: int) -> None:
         self.index = PrefixIndex(endpoints, index_bytes)
+        self.witness: Witness | None = None
         self._templates = _Templates()
 
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
@@ -125,11 +134,24 @@ class PrefixAware:
         if blocks:
             window = TEMPLATE_WINDOW * self.index.endpoints
             self._templates.parted(blocks, decision.best_blocks, request.prompt_hash, window)
-            self.index.place(decision.endpoint.position, blocks, _capacity(decision.endpoint))
+            self.learn_placed(decision.endpoint, blocks)
+            if self.witness is not None:
+                self.witness.placed(decision.endpoint, blocks)
 
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold no more of the prompt than before."""
-        self.index.withdraw(decision.endpoint.position, request.blocks[decision.matched_blocks :])
+        blocks = request.blocks[decision.matched_blocks :]
+        self.learn_withdrawn(decision.endpoint, blocks)
+        if self.witness is not None and blocks:
+            self.witness.withdrawn(decision.endpoint, blocks)
+
+    def learn_placed(self, endpoint: Endpoint, blocks: Sequence[int]) -> None:
+        """A prompt with these blocks went there; whoever sent it."""
+        self.index.place(endpoint.position, blocks, _capacity(endpoint))
+
+    def learn_withdrawn(self, endpoint: Endpoint, blocks: Sequence[int]) -> None:
+        """These blocks were not served there after all."""
+        self.index.withdraw(endpoint.position, blocks)
 
     def forget(self, endpoint: Endpoint) -> None:
         """See :class:`~tierline.router.strategies.base.Strategy`."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import xxhash
 
 from tierline.router.endpoints import Endpoint
-from tierline.router.strategies.base import Decision, RoutingRequest, load_bounds, rendezvous, share
+from tierline.router.strategies.base import Decision, RoutingRequest, Witness, load_bounds, rendezvous, share
 from tierline.router.strategies.leastload import LeastLoad
 
 SPILLS_MAX = 65_536
@@ -29,6 +29,7 @@ class SessionAffinity:
     def __init__(self) -> None:
         self._spills: OrderedDict[int, str] = OrderedDict()
         self._without_session = LeastLoad()
+        self.witness: Witness | None = None
 
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
@@ -53,11 +54,18 @@ class SessionAffinity:
             self._without_session.placed(request, decision)
             return
         key = _key(request)
-        if decision.reason == "session":
-            self._spills.pop(key, None)
+        away = None if decision.reason == "session" else decision.endpoint
+        if self.witness is not None and (away is not None or key in self._spills):
+            self.witness.spilled(key, away)
+        self.learn_spilled(key, away)
+
+    def learn_spilled(self, session: int, endpoint: Endpoint | None) -> None:
+        """A session is at an endpoint that is not its home, or (``None``) at home again; whoever sent it there."""
+        if endpoint is None:
+            self._spills.pop(session, None)
             return
-        self._spills[key] = decision.endpoint.url
-        self._spills.move_to_end(key)
+        self._spills[session] = endpoint.url
+        self._spills.move_to_end(session)
         if len(self._spills) > SPILLS_MAX:
             self._spills.popitem(last=False)
 

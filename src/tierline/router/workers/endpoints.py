@@ -1,0 +1,199 @@
+"""Endpoints that several processes send requests to: each counts its own, and sees the others' on the board.
+
+Rule: what a strategy reads of an endpoint (``inflight``, ``queued_tokens``) is the sum over all processes, as of the
+last look at its candidates.
+"""
+
+from collections.abc import Sequence
+from math import inf
+
+from tierline.router.endpoints import Endpoint, Endpoints
+from tierline.router.specs import Role
+from tierline.router.workers.board import (
+    INFLIGHT,
+    LAYOUT,
+    SLOT_WAITING,
+    SLOT_WORDS,
+    SLOTS_AT,
+    TOKENS,
+    VERSION,
+    WAITING,
+    Board,
+    Row,
+    endpoint_key,
+)
+
+
+class SharedEndpoint(Endpoint):
+    """An endpoint whose load is a sum over processes.
+
+    Invariant: this process's part of ``inflight`` and ``queued_tokens`` is what its slot on the board says.
+    """
+
+    __slots__ = ("_at", "_words", "key", "waiting_least", "workers")
+
+    def __init__(self, url: str, position: int, *, joined_at: float, row: Row, workers: int) -> None:
+        Endpoint.__init__(self, url, position, joined_at=joined_at)
+        self.key = endpoint_key(url)
+        self.workers = workers
+        self.waiting_least: int | None = None
+        """Of the other workers in which requests wait for this endpoint, the fewest that one of them has here."""
+        row.claim(position, self.key)
+        self._words = row.words
+        self._at = SLOTS_AT + SLOT_WORDS * position
+
+    def begin(self, uncached_tokens: int) -> int:
+        """See :class:`~tierline.router.endpoints.Endpoint`."""
+        queued = Endpoint.begin(self, uncached_tokens)
+        self._publish()
+        return queued
+
+    def answered(self, uncached_tokens: int, tokens_before: int, seconds: float | None) -> None:
+        """See :class:`~tierline.router.endpoints.Endpoint`."""
+        Endpoint.answered(self, uncached_tokens, tokens_before, seconds)
+        self._publish()
+
+    def end(self, unanswered_tokens: int, *, is_probe: bool = False) -> None:
+        """See :class:`~tierline.router.endpoints.Endpoint`."""
+        Endpoint.end(self, unanswered_tokens, is_probe=is_probe)
+        self._publish()
+
+    def has_room(self, limit: int) -> bool:
+        """Whether it may have one more request of this worker's.
+
+        A worker that has its share lets the place go to one that has less and whose requests wait for it: a place that
+        came free would else be taken by who freed it, for ever.
+        """
+        if self.inflight >= limit:
+            return False
+        least, fair = self.waiting_least, max(1, limit // self.workers)
+        return least is None or least >= fair or self.own_inflight < fair
+
+    def show_waiting(self, waiting: int) -> None:
+        """Tell the other workers how many of this one's requests wait for this endpoint."""
+        self._words[self._at + SLOT_WAITING] = waiting
+        self._words[VERSION] += 1
+
+    def _publish(self) -> None:
+        words, at = self._words, self._at
+        words[at + INFLIGHT] = self.inflight - self.elsewhere_inflight
+        words[at + TOKENS] = self.queued_tokens - self.elsewhere_tokens
+        words[VERSION] += 1
+
+
+class SharedEndpoints(Endpoints):
+    """The endpoints of a worker.
+
+    Parameters
+    ----------
+    board
+        Where all processes count.
+    index
+        This worker's row.
+    """
+
+    def __init__(self, board: Board, index: int) -> None:
+        super().__init__()
+        self._row = board.rows[index]
+        self._workers = board.workers
+        self._others = [_Other(row) for number, row in enumerate(board.rows) if number != index]
+        self._siblings = self._others[: board.workers - 1]
+        self._seen: Sequence[Endpoint] = ()
+
+    def candidates(
+        self, model: str | None, now: float, tried: Sequence[Endpoint] = (), *, role: Role = "decode"
+    ) -> list[Endpoint]:
+        """See :class:`~tierline.router.endpoints.Endpoints`."""
+        self.refresh()
+        return super().candidates(model, now, tried, role=role)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """See :class:`~tierline.router.endpoints.Endpoints`."""
+        self._row.release(endpoint.position)
+        super().release(endpoint)
+
+    def refresh(self) -> None:
+        """See what the other processes have now."""
+        endpoints = self.all
+        is_same = endpoints is self._seen
+        if is_same and all(other.version == other.words[VERSION] for other in self._others):
+            return
+        self._seen = endpoints
+        for other in self._others:
+            other.read()
+        is_waited_for = any(other.is_waiting for other in self._others)
+        for endpoint in endpoints:
+            assert isinstance(endpoint, SharedEndpoint)
+            key, inflight, tokens = endpoint.key, 0, 0
+            for other in self._others:
+                at = other.slots.get(key)
+                if at is not None:
+                    inflight += other.values[at + INFLIGHT]
+                    tokens += other.values[at + TOKENS]
+            endpoint.inflight += inflight - endpoint.elsewhere_inflight
+            endpoint.queued_tokens += tokens - endpoint.elsewhere_tokens
+            endpoint.elsewhere_inflight, endpoint.elsewhere_tokens = inflight, tokens
+            endpoint.waiting_least = self._waiting_least(key) if is_waited_for else None
+
+    def has_place(self, limit: int, running: int) -> bool:
+        """Whether one more request of this worker's may run, of ``limit`` in all; ``running`` are its own.
+
+        The rule for shares is :meth:`SharedEndpoint.has_room`'s.
+        """
+        self.refresh()
+        if running + sum([other.inflight for other in self._others]) >= limit:
+            return False
+        fair = max(1, limit // self._workers)
+        return running < fair or not any(other.waiting and other.inflight < fair for other in self._siblings)
+
+    def show_waiting(self, waiting: int) -> None:
+        """Tell the other workers how many of this one's requests wait for a place at any endpoint."""
+        if self._row.words[WAITING] != waiting:
+            self._row.words[WAITING] = waiting
+            self._row.words[VERSION] += 1
+
+    def named(self, key: int) -> Endpoint | None:
+        """Return the endpoint of that name on the board."""
+        return next((e for e in self.all if isinstance(e, SharedEndpoint) and e.key == key), None)
+
+    def _make(self, url: str, position: int, joined_at: float) -> Endpoint:
+        return SharedEndpoint(url, position, joined_at=joined_at, row=self._row, workers=self._workers)
+
+    def _waiting_least(self, key: int) -> int | None:
+        least = inf
+        for other in self._siblings:
+            at = other.slots.get(key)
+            if at is not None and other.values[at + SLOT_WAITING]:
+                least = min(least, other.values[at + INFLIGHT])
+        return None if least == inf else int(least)
+
+
+class _Other:
+    """Another process's row as it was read last."""
+
+    def __init__(self, row: Row) -> None:
+        self.words = row.words
+        self.version = self._layout = -1
+        self.values: list[int] = []
+        self.slots: dict[int, int] = {}
+        """Where the slot of an endpoint begins in ``values``."""
+        self._end = SLOTS_AT
+        self.inflight = 0
+        """At all endpoints, those among them that are not known here."""
+        self.waiting = 0
+        self.is_waiting = False
+        """Requests wait there, for a place or for an endpoint."""
+
+    def read(self) -> None:
+        words = self.words
+        self.version = words[VERSION]  # first: what changes while this reads is read again next time
+        if words[LAYOUT] != self._layout:
+            self._layout = words[LAYOUT]
+            values = words.tolist()
+            taken = [at for at in range(SLOTS_AT, len(values), SLOT_WORDS) if values[at]]
+            self.slots = {values[at]: at for at in taken}
+            self._end = taken[-1] + SLOT_WORDS if taken else SLOTS_AT
+        self.values = values = words[: self._end].tolist()
+        self.waiting = values[WAITING]
+        self.inflight = sum(values[SLOTS_AT + INFLIGHT :: SLOT_WORDS])
+        self.is_waiting = bool(self.waiting) or any(values[SLOTS_AT + SLOT_WAITING :: SLOT_WORDS])

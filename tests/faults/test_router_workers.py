@@ -1,0 +1,131 @@
+"""Workers that are killed under load: only what they had in hand is lost, totals stay right, and they come back."""
+
+import asyncio
+import os
+import signal
+
+from tests.integration.router.backend import (
+    DONE,
+    EVENT,
+    STREAM_HEAD,
+    Client,
+    Received,
+    answering,
+    backends,
+    chat,
+    chunk,
+    client,
+    request_bytes,
+    until,
+    whole,
+)
+from tests.integration.router.processes import RouterProcess, ask, clients, metric, started
+
+ENDED = "worker ended and is started again"
+
+
+async def rest_of(peer: Client) -> bytes:
+    """Return what still comes of a stream, to its last chunk or the end of the connection."""
+    received = b""
+    try:
+        async with asyncio.timeout(20):
+            while not received.endswith(b"0\r\n\r\n"):
+                data = await peer.reader.read(65536)
+                if not data:
+                    break
+                received += data
+    except ConnectionError:
+        pass
+    return received
+
+
+async def one_request(running: RouterProcess) -> int:
+    async with client(running) as peer:
+        return (await peer.ask(chat("new"))).status
+
+
+async def inflight(peer: Client) -> int:
+    return sum(entry["inflight"] for entry in (await ask(peer, "/admin/endpoints"))[1]["endpoints"])
+
+
+async def test_with_a_worker_that_is_killed_only_its_own_streams_are_lost() -> None:
+    release = asyncio.Event()
+    streams = 24
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b'"stream"' not in request.body:
+            writer.write(whole())
+            return
+        writer.write(STREAM_HEAD + chunk(EVENT))
+        await release.wait()
+        writer.write(chunk(EVENT) + chunk(DONE) + b"0\r\n\r\n")
+        await writer.drain()
+
+    async with backends(behave, behave) as both, started(*both) as running, clients(running, streams) as peers:
+        for number, peer in enumerate(peers):
+            await peer.send(request_bytes(chat(f"prompt {number}", stream=True)))
+        for peer in peers:
+            await peer.head()
+        async with client(running) as operator:
+            assert await inflight(operator) == streams
+
+        os.kill(running.workers[0], signal.SIGKILL)
+
+        # While it is away every new connection is served, those that wait in its socket among them.
+        for _ in range(30):
+            assert await one_request(running) == 200
+        await until(lambda: running.events(ENDED) == 1)
+        async with client(running) as operator:
+            left = await inflight(operator)
+            assert 0 < left < streams
+        release.set()
+        received = await asyncio.gather(*map(rest_of, peers))
+        whole_ones = [data for data in received if data.endswith(chunk(DONE) + b"0\r\n\r\n")]
+        assert len(whole_ones) == left
+        assert all(data.count(b"data: ") == 3 for data in whole_ones), "no event is lost or comes twice"
+
+        await until(lambda: running.events("worker serves again") == 1)
+        async with client(running) as operator:
+            assert await inflight(operator) == 0
+            assert await metric(operator, "tierline_router_worker_restarts_total") == 1
+            assert await metric(operator, "tierline_router_decisions_total") == left + 30
+        assert len(running.workers) == 2
+
+
+async def test_counts_never_go_down_and_what_is_known_outlives_whoever_learnt_it() -> None:
+    async with (
+        backends(*[answering(whole())] * 2) as both,
+        started(*both) as running,
+        clients(running) as peers,
+    ):
+        prompt = chat("tell me of the sea " * 200)
+        endpoint = (await peers[0].ask(prompt)).fields["x-tierline-endpoint"]
+        for peer in peers:
+            await peer.ask(prompt)
+        before = await metric(peers[0], "tierline_router_decisions_total")
+        assert before == len(peers) + 1
+        for worker, deaths in ((0, 1), (-1, 2)):  # one, and then who was started before it
+            os.kill(running.workers[worker], signal.SIGKILL)
+            await until(lambda deaths=deaths: running.events("worker serves again") == deaths)  # type: ignore[misc]
+            async with client(running) as peer:
+                assert await metric(peer, "tierline_router_decisions_total") == before
+        async with clients(running) as others:  # nobody of those who served the prompt is left
+            for peer in others:
+                status, said = await ask(peer, "/admin/explain", "POST", prompt)
+                assert (status, said["choice"]["endpoint"], said["choice"]["reason"]) == (200, endpoint, "prefix")
+
+
+async def test_workers_end_with_their_supervisor() -> None:
+    async with backends(answering(whole())) as (backend,), started(backend) as running:
+        workers = running.workers
+        running.process.kill()
+        await running.process.wait()
+        await until(lambda: not any(_is_running(pid) for pid in workers))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,186 @@
+"""Several processes on one port, as a user starts them: what one knows, has or is told, all are, have and know."""
+
+import asyncio
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from tests.integration.router.backend import (
+    Answer,
+    Client,
+    Received,
+    answering,
+    backends,
+    chat,
+    client,
+    until,
+    whole,
+)
+from tests.integration.router.processes import RouterProcess, ask, clients, command, metric, started
+
+PROMPT = "tell me of the sea " * 200
+
+
+async def explained(peer: Client, body: bytes) -> str:
+    reason: str = (await ask(peer, "/admin/explain", "POST", body))[1]["choice"]["reason"]
+    return reason
+
+
+async def listed(peer: Client) -> list[str]:
+    return [entry["url"] for entry in (await ask(peer, "/admin/endpoints"))[1]["endpoints"]]
+
+
+async def until_all_explain(peers: list[Client], body: bytes, reason: str) -> None:
+    async with asyncio.timeout(20):
+        for peer in peers:
+            while await explained(peer, body) != reason:  # noqa: ASYNC110  (another program's state)
+                await asyncio.sleep(0.01)
+
+
+async def test_what_one_worker_places_all_find_and_together_they_tell_of_it() -> None:
+    async with (
+        backends(*[answering(whole())] * 3) as (first, second, third),
+        started(first, second) as running,
+        clients(running) as peers,
+    ):
+        assert len(running.workers) == 2
+        endpoint = (await peers[0].ask(chat(PROMPT))).fields["x-tierline-endpoint"]
+        await until_all_explain(peers, chat(PROMPT), "prefix")
+        for peer in peers:
+            assert (await peer.ask(chat(PROMPT))).fields["x-tierline-endpoint"] == endpoint
+
+        # one answer, whoever gives it
+        for peer in peers:
+            _, said = await ask(peer, "/admin/decisions?limit=500")
+            assert len(said["decisions"]) == len(peers) + 1
+            assert await metric(peer, "tierline_router_decisions_total") == len(peers) + 1
+            assert await metric(peer, "tierline_router_workers") == 2
+        times = [entry["time"] + entry["seconds"] for entry in said["decisions"]]
+        assert times == sorted(times, reverse=True)
+        _, said = await ask(peers[0], "/admin/decisions?limit=2")
+        assert len(said["decisions"]) == 2
+
+        _, said = await ask(peers[0], "/admin/affinity?to=off", "POST")
+        for peer in peers:
+            assert (await ask(peer, "/admin/affinity"))[1] == said
+            assert (await ask(peer, "/admin/explain", "POST", chat(PROMPT)))[1]["choice"]["reason"] == "least-load"
+        assert said["turned_off"] == [""]
+        assert sum(arm["requests"] for arm in said["arms"]) == len(peers) + 1
+        assert (await ask(peers[1], "/admin/affinity?to=on", "POST"))[1]["turned_off"] == []
+
+        # an operator's change is made by all, when it is answered
+        status, _ = await ask(peers[0], "/admin/endpoints", "POST", json.dumps({"url": third.url}).encode())
+        assert status == 201
+        for peer in peers:
+            status, said = await ask(peer, "/admin/endpoints", "POST", json.dumps({"url": third.url}).encode())
+            assert status == 409
+        for peer, backend in ((peers[1], first), (peers[2], second)):
+            assert (await ask(peer, f"/admin/endpoints?url={backend.url}", "DELETE"))[0] == 200
+        for peer in peers:
+            answer = await peer.ask(chat("anything"))
+            assert answer.fields["x-tierline-endpoint"] == third.url
+            assert await listed(peer) == [third.url]
+        assert (await ask(peers[3], f"/admin/endpoints/drain?url={third.url}", "POST"))[0] == 200
+        async with asyncio.timeout(20):
+            while await listed(peers[4]):  # noqa: ASYNC110  (another program's state)
+                await asyncio.sleep(0.02)
+
+
+async def test_a_limit_holds_over_all_workers_and_everybody_has_a_turn() -> None:
+    running_now, most = 0, 0
+    release = asyncio.Event()
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal running_now, most
+        running_now += 1
+        most = max(most, running_now)
+        await release.wait()
+        await asyncio.sleep(0.01)
+        running_now -= 1
+        writer.write(whole())
+        await writer.drain()
+
+    settings: dict[str, object] = {"max_inflight_per_endpoint": 4, "max_queued": 100}
+    async with (
+        backends(behave) as (backend,),
+        started(backend, settings=settings) as running,
+        clients(running) as peers,
+    ):
+        asked = [asyncio.create_task(peer.ask(chat(f"prompt {number}"))) for number, peer in enumerate(peers)]
+        await until(lambda: running_now == 4)
+        await asyncio.sleep(0.1)
+        assert running_now == 4
+        release.set()
+        assert [(await answer).status for answer in asked] == [200] * len(peers)
+        assert most <= 5, "two workers may see the same place free at the same moment"
+
+
+async def test_what_a_key_spends_at_one_worker_it_has_spent_at_all(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("keys: [{name: a, token: a-token-of-some-length, tokens_per_min: 1000}]")
+    fields = "authorization: Bearer a-token-of-some-length\r\n"
+    async with (
+        backends(answering(whole())) as (backend,),
+        started(backend, api_keys_file=keys) as running,
+        clients(running) as peers,
+    ):
+        assert (await peers[0].ask(chat(max_tokens=100_000), fields=fields)).status == 200
+        await asyncio.sleep(0.5)  # a batch is told of after five milliseconds
+        assert {(await peer.ask(chat(max_tokens=1), fields=fields)).status for peer in peers} == {429}
+
+
+async def test_sessions_stay_where_another_worker_sent_them() -> None:
+    hanging = asyncio.Event()
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"wait" in request.body:
+            await hanging.wait()
+        writer.write(whole())
+        await writer.drain()
+
+    async with (
+        backends(behave, behave) as both,
+        started(*both, strategy="session") as running,
+        clients(running) as peers,
+    ):
+        fields = "x-session-id: alice\r\n"
+        home = (await peers[0].ask(chat(), fields=fields)).fields["x-tierline-endpoint"]
+        (other,) = {backend.url for backend in both} - {home}
+        blocked = [asyncio.create_task(peer.ask(chat("wait"), fields=fields)) for peer in peers[1:]]
+        async with asyncio.timeout(20):  # as the home has more than its part of the load, it spills
+            while (answer := await peers[0].ask(chat(), fields=fields)).fields["x-tierline-reason"] == "session":
+                blocked.append(asyncio.create_task(_ask_anew(running, fields)))
+                await asyncio.sleep(0.02)
+        assert answer.fields["x-tierline-endpoint"] == other
+        hanging.set()
+        await asyncio.gather(*blocked)
+        async with clients(running) as others:
+            found = {(await peer.ask(chat(), fields=fields)).fields["x-tierline-reason"] for peer in others}
+        assert found == {"spilled"}
+
+
+async def _ask_anew(running: RouterProcess, fields: str) -> Answer:
+    async with client(running) as peer:
+        return await peer.ask(chat("wait"), fields=fields)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "kvaware"}, "kvaware is of one process"),
+        ({"api_keys_file": "/nonexistent"}, "/nonexistent"),
+        ({"port": "taken"}, "cannot listen on"),
+    ],
+)
+async def test_what_is_wrong_is_said_once_and_nothing_is_left_running(options: dict[str, object], message: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        if options.get("port") == "taken":
+            options = {"port": taken.getsockname()[1]}
+        process = await asyncio.create_subprocess_exec(
+            *command("http://127.0.0.1:1", **options), stderr=asyncio.subprocess.PIPE
+        )
+        _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().count(message) == 1
+    assert b"Traceback" not in errors
