@@ -129,6 +129,11 @@ class Rule:
             one.substitute = self.off if isinstance(one.own, PrefixAware | SessionAffinity) else None
         self.arms = (*self.chosen, self.bypass, self.off)
 
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """What is configured: one strategy, or two."""
+        return tuple(arm.own for arm in self.chosen)
+
     def arm_of(self, request: RoutingRequest, request_id: bytes) -> Arm:
         """Return the arm of a request: the same for all of a session, or for all turns of a conversation."""
         if self.trial is None:
@@ -157,7 +162,7 @@ class Choosing:
         self._turned_off: frozenset[str] = frozenset()
         self.rules = (default, *rules)
         self.arms = tuple(arm for rule in self.rules for arm in rule.arms)
-        self.strategies = tuple(arm.own for rule in self.rules for arm in rule.chosen)
+        self.strategies = tuple(strategy for rule in self.rules for strategy in rule.strategies)
 
     @classmethod
     def of(cls, config: RouterConfig, endpoints: Endpoints) -> "Choosing":
@@ -230,9 +235,9 @@ class Choosing:
             return
         self._turned_off -= {model}
         for rule in [self._rule_of(model)] if model else self.rules:
-            for arm in rule.chosen:
+            for strategy in rule.strategies:
                 for endpoint in self._endpoints.all:
-                    arm.own.forget(endpoint)
+                    strategy.forget(endpoint)
         log.info("affinity is turned on again", model=model or "all")
 
     def states(self) -> list[ArmState]:

@@ -796,6 +796,8 @@ class Exchange:
             status=self.status,
             endpoint=decision.endpoint.url if decision else None,
             reason=decision.reason if decision else None,
+            strategy=self.arm.strategy.name,
+            arm=self.arm.name,
             matched_blocks=decision.matched_blocks if decision else 0,
             total_blocks=decision.total_blocks if decision else 0,
             retries=self.retries,

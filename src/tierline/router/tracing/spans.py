@@ -89,6 +89,8 @@ def _of_request(exchange: "Exchange", method: str, route: str) -> Attributes:
         "url.path": head.path.decode("latin-1"),
         "network.protocol.version": head.version,
         "tierline.request_id": exchange.request_id.decode("latin-1"),
+        "tierline.strategy": exchange.arm.strategy.name,
+        "tierline.arm": exchange.arm.name,
         "tierline.retries": len(exchange.retries),
         "tierline.queued_seconds": exchange.queued_s,
     }
