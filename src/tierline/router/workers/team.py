@@ -92,8 +92,8 @@ class Team:
         """Take part from now on, with these."""
         self._services, self._membership, self._listener = services, membership, listener
         for rule in services.choosing.rules:
-            for place, strategy in enumerate(rule.strategies):
-                self._learn_from(strategy, messages.strategy_key(rule.model, place, strategy.name))
+            for place, arm in enumerate(rule.chosen):
+                self._learn_from(arm.own, messages.strategy_key(rule.model, place, arm.own.name))
         self.answer("metrics", lambda: encode_families(families_of(services.metrics.families())))
         membership.wanted_anew = lambda url: self.channel.send(Kind.SETTLED, url.encode())
         if services.admission is not None:
