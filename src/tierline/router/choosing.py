@@ -318,9 +318,9 @@ class _Observed:
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
         decision = self._strategy.choose(request, endpoints)
-        there = self._observer.choose(request, [decision.endpoint])
-        anywhere = self._observer.choose(request, endpoints)
-        return decision._replace(observed=there._replace(best_blocks=anywhere.best_blocks))
+        seen = self._observer.choose(request, endpoints)
+        (there,) = (depth for endpoint, _, depth in seen.weighed if endpoint is decision.endpoint)
+        return decision._replace(observed=seen._replace(endpoint=decision.endpoint, matched_blocks=there))
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """See :class:`~tierline.router.strategies.base.Strategy`."""

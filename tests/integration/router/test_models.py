@@ -120,6 +120,8 @@ async def test_an_alias_is_the_model_everywhere_and_only_its_name_changes_in_the
         assert {card["id"] for card in listed} == {"m", "gpt"}
         assert json.loads((await peer.ask(method="GET", path="/v1/models/gpt")).body)["id"] == "gpt"
         assert (await peer.ask(chat(model="ghost"))).status == 404
+        _, explained = await admin(peer, "/admin/explain", "POST", body)
+        assert (explained["model"], explained["choice"]["endpoint"]) == ("m", backend.url)
         _, decisions = await admin(peer, "/admin/decisions")
         assert decisions["decisions"][0]["model"] == "m"
     (received,) = backend.requests

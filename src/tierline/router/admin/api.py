@@ -223,6 +223,7 @@ class AdminApi:
     def _explain(self, head: RequestHead, body: bytes) -> Answer:
         services = self._services
         fields = read_fields(body, services.sessions.decode)
+        body = services.without_alias(fields, body)
         request = RoutingRequest(fields, services.sessions.find(head.fields, fields), now=services.clock())
         ladder = services.tokens
         question = None

@@ -18,7 +18,7 @@ from tierline.router.proxy import bypass, keyed, sagemaker
 from tierline.router.proxy.answering import Answering
 from tierline.router.proxy.exchange import Exchange
 from tierline.router.proxy.services import X_TIERLINE_BYPASS, Services
-from tierline.router.renaming import with_id, with_model
+from tierline.router.renaming import with_id
 from tierline.router.salt import with_cache_salt
 from tierline.router.strategies.base import RoutingRequest
 from tierline.router.tracing.records import TRACEPARENT
@@ -110,10 +110,8 @@ def dispatch(
     came = body
     without: frozenset[Bypass] = frozenset()
     try:
-        model = services.aliases.get(fields.model or "") if fields is not None and services.aliases else None
-        if fields is not None and model is not None:
-            fields.model = model
-            body = with_model(body, model)
+        if fields is not None and services.aliases:
+            body = services.without_alias(fields, body)
         salt = ""
         if X_TIERLINE_BYPASS in head.fields:
             without = bypass.requested(services, key, head)

@@ -17,6 +17,8 @@ from tierline.router.hedging import Hedging
 from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKeys
 from tierline.router.metrics import RouterMetrics
 from tierline.router.modelrules import parse_pairs
+from tierline.router.prompt import RequestFields
+from tierline.router.renaming import with_model
 from tierline.router.sessions import SessionKeys
 from tierline.router.tls import EndpointTls
 from tierline.router.tokens import TokenLadder
@@ -116,6 +118,20 @@ class Services:
         if self.config.max_inflight or self.config.max_inflight_per_endpoint:
             has_place = self.team.endpoints.has_place if self.team is not None else None
             self.admission = Admission(self.config.max_inflight, self.config.max_queued, self._has_room, has_place)
+
+    def without_alias(self, fields: RequestFields, body: bytes) -> bytes:
+        """Return a body that names its model as endpoints do; its ``fields`` are changed likewise.
+
+        Raises
+        ------
+        BadMessage
+            It has an alias, and a member whose name is no text.
+        """
+        model = self.aliases.get(fields.model or "")
+        if model is None:
+            return body
+        fields.model = model
+        return with_model(body, model)
 
     def with_room(self, endpoints: list[Endpoint]) -> list[Endpoint]:
         """Return those of ``endpoints`` that may have one more request."""

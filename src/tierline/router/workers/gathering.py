@@ -98,6 +98,7 @@ def _mean_of_known(values: Sequence[float]) -> float:
 
 
 _GAUGES: dict[str, Callable[[Sequence[float]], float]] = {
+    "tierline_router_affinity": min,
     "tierline_router_endpoint_up": min,
     "tierline_router_endpoint_draining": max,
     "tierline_router_prefill_tokens_per_second": _mean_of_known,

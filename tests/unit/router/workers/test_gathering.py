@@ -46,7 +46,8 @@ def said(requests: int, up: bool, speed: float) -> bytes:
     counter = CounterMetricFamily("tierline_router_requests", "Requests", labels=("route",))
     counter.add_metric(("chat",), requests)
     gauges = []
-    for name, value in (("endpoint_up", up), ("prefill_tokens_per_second", speed), ("inflight", requests)):
+    states = ("affinity", True), ("endpoint_up", up)
+    for name, value in (*states, ("prefill_tokens_per_second", speed), ("inflight", requests)):
         gauge = GaugeMetricFamily(f"tierline_router_{name}", name, labels=("endpoint",))
         gauge.add_metric(("a",), value)
         gauges.append(gauge)
@@ -72,7 +73,7 @@ def test_counts_and_loads_are_added_up_and_states_are_not() -> None:
     found = read(book, [GaugeMetricFamily("tierline_router_workers", "w", value=2)])
     assert found["requests_total", ""] == 7
     assert found["inflight", ""] == 7
-    assert found["endpoint_up", ""] == 0
+    assert (found["affinity", ""], found["endpoint_up", ""]) == (1, 0)
     assert found["prefill_tokens_per_second", ""] == 100
     assert (found["ttft_seconds_bucket", "1.0"], found["ttft_seconds_bucket", "+Inf"]) == (7, 14)
     assert (found["ttft_seconds_count", ""], found["ttft_seconds_sum", ""]) == (14, 7)
