@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
+from tierline.router.discovery.selections import parse_pods, parse_service
 from tierline.router.events.addresses import parse_addresses, parse_controller
 from tierline.router.events.remote import BUDGET_SECONDS
 from tierline.router.hedging import P95
@@ -27,6 +28,7 @@ class RouterConfig(ProgramConfig):
     program = "router"
     flags: ClassVar[Mapping[str, str]] = {
         "endpoints": "--endpoint",
+        "kubernetes_services": "--kubernetes-service",
         "session_keys": "--session-key",
         "models": "--model-strategy",
         "model_aliases": "--model-alias",
@@ -37,6 +39,15 @@ class RouterConfig(ProgramConfig):
     host: str = Field(default="127.0.0.1", description="address that the router listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port that the router listens on; 0 takes a free one")
     endpoints: tuple[str, ...] = Field(default=(), description="URLs of the engines, such as http://127.0.0.1:8001")
+    kubernetes_services: tuple[str, ...] = Field(
+        default=(), description="Services of a Kubernetes cluster whose ready endpoints serve: NAMESPACE/NAME[:PORT]"
+    )
+    kubernetes_pods: tuple[str, ...] = Field(
+        default=(), description="pods of a Kubernetes cluster that serve when ready: NAMESPACE:SELECTOR[:PORT]"
+    )
+    kubeconfig: Path | None = Field(
+        default=None, description="the way to the cluster; else the pod's own account, or kubectl's file"
+    )
     endpoints_file: Path | None = Field(
         default=None,
         validate_default=True,
@@ -184,11 +195,21 @@ class RouterConfig(ProgramConfig):
             raise ValueError("each URL once")
         return urls
 
+    @field_validator("kubernetes_services", "kubernetes_pods")
+    @classmethod
+    def _are_selections(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in entries:
+            (parse_service if info.field_name == "kubernetes_services" else parse_pods)(entry)
+        if len(set(entries)) < len(entries):
+            raise ValueError("each once")
+        return entries
+
     @field_validator("endpoints_file")
     @classmethod
     def _is_there_without_endpoints(cls, file: Path | None, info: ValidationInfo) -> Path | None:
-        if file is None and not info.data.get("endpoints", True):
-            raise ValueError("a file that lists endpoints, where no --endpoint names one")
+        others = ("endpoints", "kubernetes_services", "kubernetes_pods")
+        if file is None and not any(info.data.get(key, True) for key in others):
+            raise ValueError("a file that lists endpoints, where no --endpoint names one and no cluster has them")
         return file
 
     @field_validator("ab_share")

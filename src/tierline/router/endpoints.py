@@ -59,7 +59,7 @@ class Endpoint:
     api_key_file
         With the key that it asks of the router; ``None``: the router's setting.
     source
-        Who wants it here: ``flags``, ``file`` or ``admin``.
+        Who wants it here: ``flags``, ``file``, ``admin``, or ``kubernetes`` and what was asked for there.
     joined_at
         When it was added, by the router's clock; for those of the start, infinitely long ago.
     """

@@ -20,6 +20,7 @@ from tierline.router.admin.api import AdminApi
 from tierline.router.choosing import Choosing
 from tierline.router.config import RouterConfig
 from tierline.router.discovery import Discovery, FileSource, Source, StaticSource
+from tierline.router.discovery.kubernetes import kubernetes_sources
 from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.exact import ExactRouting
 from tierline.router.health import HealthChecker
@@ -55,8 +56,12 @@ GAUGES = {
     "queued_requests": "Requests that wait for a place",
     "index_bytes": "Memory of the prefix index",
     "index_placements": "Pairs of a block and an endpoint in the prefix index",
+    "kubernetes_sources_behind": "Sources in Kubernetes whose latest state is not known at the moment",
 }
-COUNTERS = {"endpoints_file_failures": "Contents of the endpoints file that could not be used"}
+COUNTERS = {
+    "endpoints_file_failures": "Contents of the endpoints file that could not be used",
+    "kubernetes_failures": "Requests to a Kubernetes API that failed, and its objects that could not be used",
+}
 """Metrics that are read off the running parts when they are scraped."""
 
 
@@ -161,6 +166,9 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
     file = FileSource(config.endpoints_file) if config.endpoints_file else None
     if file is not None:
         sources.append(file)
+    duties = Duties(DUTIES)
+    cluster = await kubernetes_sources(config, duties)
+    sources.extend(cluster)
     endpoints = Endpoints() if team is None else team.endpoints
     choosing = Choosing.of(config, endpoints)
     metrics = RouterMetrics(choosing, endpoints)
@@ -175,7 +183,6 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
             clock=services.clock,
         )
 
-    duties = Duties(DUTIES)
     metrics.failed_duties = duties.failures
     health = HealthChecker(
         choosing,
@@ -206,6 +213,7 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
         "queued_requests": lambda: services.admission.waiting if services.admission else 0,
         "index_bytes": lambda: choosing.index_bytes,
         "index_placements": lambda: choosing.index_placements,
+        "kubernetes_sources_behind": lambda: sum(source.is_behind for source in cluster),
     }
     metrics.gauges |= {name: (GAUGES[name], read) for name, read in reads.items()}
     metrics.counters["endpoints_file_failures"] = (
@@ -214,6 +222,10 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
     )
     if team is not None:
         metrics.counters["unshared"] = TEAM_COUNTERS["unshared"], team.dropped.total
+    metrics.counters["kubernetes_failures"] = (
+        COUNTERS["kubernetes_failures"],
+        lambda: sum(source.failures for source in cluster),
+    )
     listener = Listener(lambda: ClientConnection(services), services.certificate)
     if team is None:
         await listener.listen(config.host, config.port)

@@ -22,6 +22,23 @@ def router(
         str | None,
         typer.Option(metavar="FILE", help="YAML or JSON file that lists replicas; read again as it changes."),
     ] = None,
+    kubernetes_service: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMESPACE/NAME[:PORT]", help="Kubernetes Service whose ready endpoints serve; repeat for more."
+        ),
+    ] = None,
+    kubernetes_pods: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMESPACE:SELECTOR[:PORT]",
+            help="Kubernetes pods by labels, such as default:app=vllm:8000; repeat for more.",
+        ),
+    ] = None,
+    kubeconfig: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The way to the cluster; else the pod's own account, or kubectl's file."),
+    ] = None,
     strategy: Annotated[
         str | None,
         typer.Option(
@@ -133,6 +150,9 @@ def router(
             "workers": workers,
             "endpoints": endpoint or None,
             "endpoints_file": endpoints_file,
+            "kubernetes_services": kubernetes_service or None,
+            "kubernetes_pods": kubernetes_pods or None,
+            "kubeconfig": kubeconfig,
             "strategy": strategy,
             "models": model_strategy or None,
             "model_aliases": model_alias or None,

@@ -11,7 +11,7 @@ class EndpointState(msgspec.Struct, kw_only=True):
     """``serving``, ``unchecked`` (not checked yet), ``down``, ``ejected`` (passed over for a while), ``probation`` (it
     was, and gets one request at a time until one is answered) or ``draining``."""
     source: str
-    """Who wants it: ``flags``, ``file`` or ``admin``."""
+    """Who wants it: ``flags``, ``file``, ``admin``, or ``kubernetes`` and what was asked for there."""
     weight: float
     roles: list[str]
     models: list[str] | None

@@ -1,0 +1,309 @@
+"""Objects of a Kubernetes API, as they are and as they change: list, watch, list again when the watch cannot go on.
+
+Rule: what was seen last stays true until something newer is seen. A server that is away, refuses, or talks nonsense is
+asked again, later each time, and nobody is told that there is nothing.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import uniform
+from typing import Any, Generic, TypeVar
+
+import aiohttp
+import msgspec
+
+from tierline import logs
+from tierline.errors import UsageError
+
+log = logs.get(__name__)
+
+WATCH_SECONDS = 60
+"""A watch ends after so long and is begun anew where it stood: so a connection that broke without a word is noticed."""
+ANSWER_SECONDS = 15.0
+BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+PAGE_OBJECTS = 500
+_WARNED_EVERY_SECONDS = 60.0
+_GONE, _NOT_FOUND = 410, 404
+
+Call = Callable[..., Awaitable[aiohttp.ClientResponse]]
+"""Lists or watches one kind of objects; with ``_preload_content=False``, as it comes over the wire."""
+
+
+class Metadata(msgspec.Struct, rename="camel"):
+    """What every object has."""
+
+    name: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _ListMetadata(msgspec.Struct, rename="camel"):
+    resource_version: str
+    continues: str = msgspec.field(default="", name="continue")
+
+
+class _List(msgspec.Struct):
+    metadata: _ListMetadata
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _Versioned(msgspec.Struct):
+    metadata: Metadata
+
+
+class _Status(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+
+
+class ApiFailure(Exception):  # noqa: N818  (it is the API's)
+    """The API answered otherwise than was hoped for.
+
+    Parameters
+    ----------
+    status
+        Of the answer, or of the watch's error.
+    message
+        What it said.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status} {message}".strip())
+        self.status = status
+
+
+class KubernetesApi:
+    """A connection, made anew, with whatever the files then say, whenever something failed.
+
+    Parameters
+    ----------
+    kubeconfig
+        A file for ``kubectl``; ``None``: the pod's own account, or where this is none, what ``kubectl`` would take.
+
+    Raises
+    ------
+    UsageError
+        A package is missing.
+    """
+
+    def __init__(self, kubeconfig: Path | None) -> None:
+        try:
+            from kubernetes_asyncio import client, config
+        except ImportError:
+            raise UsageError("Kubernetes as a source needs a package: pip install 'tierline[kubernetes]'") from None
+        self._client, self._config = client, config
+        self._kubeconfig = kubeconfig
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Any]:
+        """Give a client of ``kubernetes_asyncio`` for the time of a ``with`` block.
+
+        Raises
+        ------
+        UsageError
+            There is no configuration, or it cannot be used.
+        """
+        configuration = self._client.Configuration()
+        no_way = f"no way to a Kubernetes API by {self._kubeconfig or 'the account of this pod or the file of kubectl'}"
+        try:
+            if self._kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+                self._config.load_incluster_config(client_configuration=configuration)
+            else:
+                file = str(self._kubeconfig) if self._kubeconfig is not None else None
+                await self._config.load_kube_config(file, client_configuration=configuration, persist_config=False)
+        except (self._config.ConfigException, OSError) as error:
+            raise UsageError(f"{no_way}: {error}") from error
+        except Exception as error:  # noqa: BLE001  (yaml raises what it pleases, and its messages quote the file)
+            raise UsageError(f"{no_way}: {type(error).__name__}") from None
+        async with self._client.ApiClient(configuration) as connected:
+            yield connected
+
+    def pods(self, connected: Any, namespace: str) -> Call:
+        """Return what lists and watches the pods of a namespace."""
+        core = self._client.CoreV1Api(connected)
+        return lambda **options: core.list_namespaced_pod(namespace, **options)
+
+    def endpoint_slices(self, connected: Any, namespace: str, version: str) -> Call:
+        """Return what lists and watches the EndpointSlices of a namespace, in one version of their API."""
+        custom = self._client.CustomObjectsApi(connected)
+
+        def call(**options: object) -> Awaitable[aiohttp.ClientResponse]:
+            found: Awaitable[aiohttp.ClientResponse] = custom.list_namespaced_custom_object(
+                "discovery.k8s.io", version, namespace, "endpointslices", **options
+            )
+            return found
+
+        return call
+
+
+T = TypeVar("T")
+
+
+class Watched(Generic[T]):
+    """The objects that a selector names, followed.
+
+    Parameters
+    ----------
+    what
+        What they are, for the log.
+    kind
+        What is read of each.
+    selector
+        Of labels.
+    changed
+        Called with all objects, by uid, whenever that is something new.
+    """
+
+    def __init__(self, what: str, kind: type[T], selector: str, changed: Callable[[Mapping[str, T]], None]) -> None:
+        self.failures = 0
+        """Requests that failed."""
+        self.is_behind = True
+        """What is known may be old: nothing was read yet, or the last request failed."""
+        self._what = what
+        self._decode = msgspec.json.Decoder(kind).decode
+        self._selector = selector
+        self._changed = changed
+        self._objects: dict[str, T] = {}
+        self._version = ""
+        """Where a watch can go on; empty when it cannot."""
+        self._failures_in_row = 0
+        self._warn_again_at = 0.0
+
+    async def follow(self, calls: Sequence[Call]) -> None:
+        """Follow them until something fails that a new connection might better; 410 is no such thing.
+
+        Parameters
+        ----------
+        calls
+            Ways to list and watch them, of which the first is taken that the server knows.
+        """
+        call: Call | None = None
+        while True:
+            try:
+                if call is None or not self._version:
+                    call = await self._list_by_any(calls)
+                await self._watch(call)
+            except ApiFailure as failure:
+                if failure.status != _GONE:
+                    raise
+                log.info("watch is too far behind and begins anew", what=self._what)
+                self._version = ""
+
+    async def failed(self, why: str) -> None:
+        """Note that following failed, and wait before it is tried again."""
+        self.failures += 1
+        self.is_behind = True
+        now = asyncio.get_running_loop().time()
+        if now >= self._warn_again_at:
+            self._warn_again_at = now + _WARNED_EVERY_SECONDS
+            log.warning("Kubernetes cannot be asked; what is known stays in force", what=self._what, why=why)
+        step = min(self._failures_in_row, len(BACKOFF_SECONDS) - 1)
+        self._failures_in_row += 1
+        await asyncio.sleep(BACKOFF_SECONDS[step] * uniform(0.5, 1.0))  # routers shall not come back all at once
+
+    def _succeeded(self) -> None:
+        if self.is_behind and self._failures_in_row:
+            log.info("Kubernetes answers again", what=self._what)
+            self._warn_again_at = 0.0
+        self.is_behind = False
+        self._failures_in_row = 0
+
+    async def _list_by_any(self, calls: Sequence[Call]) -> Call:
+        *others, last = calls
+        for call in others:
+            try:
+                await self._list(call)
+            except ApiFailure as failure:
+                if failure.status != _NOT_FOUND:
+                    raise
+            else:
+                return call
+        await self._list(last)
+        return last
+
+    async def _list(self, call: Call) -> None:
+        found: dict[str, T] = {}
+        continues = ""
+        while True:
+            async with await call(
+                label_selector=self._selector,
+                limit=PAGE_OBJECTS,
+                **({"_continue": continues} if continues else {}),
+                _preload_content=False,
+                _request_timeout=ANSWER_SECONDS,
+            ) as response:
+                body = await response.read()
+            if response.status != 200:
+                raise _failure(response.status, body)
+            page = msgspec.json.decode(body, type=_List)
+            for item in page.items or ():
+                found[_metadata(item).uid] = self._decode(item)
+            continues = page.metadata.continues
+            if not continues:
+                break
+        self._objects, self._version = found, page.metadata.resource_version
+        self._succeeded()
+        self._changed(self._objects)
+
+    async def _watch(self, call: Call) -> None:
+        """Take in what changes, until the server ends the watch as it was asked to."""
+        async with await call(
+            label_selector=self._selector,
+            watch=True,
+            allow_watch_bookmarks=True,
+            resource_version=self._version,
+            timeout_seconds=WATCH_SECONDS,
+            _preload_content=False,
+            _request_timeout=WATCH_SECONDS + ANSWER_SECONDS,
+        ) as response:
+            if response.status != 200:
+                raise _failure(response.status, await response.read())
+            self._succeeded()
+            unread = bytearray()
+            async for data in response.content.iter_any():
+                unread += data
+                *lines, rest = unread.split(b"\n")
+                if lines:
+                    self._take([bytes(line) for line in lines if line])
+                    unread = bytearray(rest)
+
+    def _take(self, lines: list[bytes]) -> None:
+        is_changed = False
+        for line in lines:
+            event = msgspec.json.decode(line, type=_Event)
+            if event.type == "ERROR":
+                self._version = ""
+                status = msgspec.json.decode(event.object, type=_Status)
+                raise ApiFailure(status.code, status.message)
+            metadata = _metadata(event.object)
+            if event.type == "DELETED":
+                is_changed = self._objects.pop(metadata.uid, None) is not None or is_changed
+            elif event.type in ("ADDED", "MODIFIED"):
+                self._objects[metadata.uid] = self._decode(event.object)
+                is_changed = True
+            self._version = metadata.resource_version
+        if is_changed:
+            self._changed(self._objects)
+
+
+def _metadata(item: msgspec.Raw) -> Metadata:
+    return msgspec.json.decode(item, type=_Versioned).metadata
+
+
+def _failure(status: int, body: bytes) -> ApiFailure:
+    try:
+        message = json.loads(body).get("message", "")
+    except (ValueError, AttributeError):
+        message = ""
+    return ApiFailure(status, str(message))

@@ -1,0 +1,344 @@
+"""Endpoints that a Kubernetes cluster has: the ready ones of a Service's EndpointSlices, or pods by their labels.
+
+What is not ready, is being deleted, or has the condition ``tierline.ai/routable`` set to ``False`` is wanted no more:
+it drains. Of pods, annotations under ``tierline.ai/`` say what an entry of the endpoints file would.
+
+An annotation can never name a file of the router's: whoever may write pods would have it read, and sent to the pod.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import aiohttp
+import msgspec
+
+from tierline import logs
+from tierline.duties import Duties
+from tierline.errors import ConfigurationError, UsageError
+from tierline.router.discovery.kubeapi import ApiFailure, Call, KubernetesApi, Metadata, Watched
+from tierline.router.discovery.selections import Selection, parse_pods, parse_service
+from tierline.router.specs import EndpointSpec, read_spec
+
+if TYPE_CHECKING:
+    from tierline.router.config import RouterConfig
+
+log = logs.get(__name__)
+
+ANNOTATIONS = "tierline.ai/"
+ROUTABLE = "tierline.ai/routable"
+"""A pod's condition. ``False`` takes it out of the traffic; as one of its readiness gates it must be ``True``."""
+FIRST_SET_SECONDS = 5.0
+"""The router's start waits so long for the first answer, and then goes on without these endpoints."""
+# What is read of the objects ------------------------------------------------------------------------------------------
+
+
+class _SliceConditions(msgspec.Struct):
+    ready: bool | None = None
+    terminating: bool | None = None
+
+
+class _SliceEndpoint(msgspec.Struct):
+    addresses: list[str]
+    conditions: _SliceConditions = msgspec.field(default_factory=_SliceConditions)
+
+    @property
+    def is_routable(self) -> bool:
+        return self.conditions.ready is not False and not self.conditions.terminating
+
+
+class _Port(msgspec.Struct, rename="camel"):
+    name: str | None = None
+    port: int | None = None
+    app_protocol: str | None = None
+
+
+class EndpointSlice(msgspec.Struct):
+    """A part of a Service's endpoints."""
+
+    metadata: Metadata
+    endpoints: list[_SliceEndpoint] | None = None
+    ports: list[_Port] | None = None
+
+
+class _Condition(msgspec.Struct):
+    type: str
+    status: str
+
+
+class _PodStatus(msgspec.Struct, rename="camel"):
+    phase: str = ""
+    pod_ip: str = msgspec.field(default="", name="podIP")
+    conditions: list[_Condition] | None = None
+
+
+class _ContainerPort(msgspec.Struct, rename="camel"):
+    container_port: int
+    name: str = ""
+
+
+class _Container(msgspec.Struct):
+    ports: list[_ContainerPort] | None = None
+
+
+class _PodSpec(msgspec.Struct):
+    containers: list[_Container]
+
+
+class Pod(msgspec.Struct):
+    """A pod."""
+
+    metadata: Metadata
+    spec: _PodSpec
+    status: _PodStatus
+
+    @property
+    def is_routable(self) -> bool:
+        """Whether it may get requests."""
+        conditions = {condition.type: condition.status for condition in self.status.conditions or ()}
+        is_running = self.status.phase == "Running" and bool(self.status.pod_ip)
+        is_ready = conditions.get("Ready") == "True" and conditions.get(ROUTABLE) != "False"
+        return is_running and is_ready and self.metadata.deletion_timestamp is None
+
+
+# From objects to endpoints --------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class Reader(Protocol[T]):
+    """How one kind of objects tells of endpoints."""
+
+    kind: type[T]
+    refused: int
+    """Objects that could not be used; one that stays as it is counts once."""
+
+    def calls(self, api: KubernetesApi, connected: Any) -> Sequence[Call]:
+        """Return ways to ask for the objects."""
+
+    def specs(self, objects: Mapping[str, T]) -> list[EndpointSpec]:
+        """Return the endpoints that are wanted."""
+
+
+class SliceReader:
+    """Reads the EndpointSlices of a Service: what is ready in them."""
+
+    kind = EndpointSlice
+
+    def __init__(self, selection: Selection) -> None:
+        self.refused = 0
+        self._selection = selection
+        self._refused: frozenset[str] = frozenset()
+
+    def calls(self, api: KubernetesApi, connected: Any) -> Sequence[Call]:
+        """See :class:`Reader`; servers before 1.21 have ``v1beta1`` only."""
+        return [api.endpoint_slices(connected, self._selection.namespace, version) for version in ("v1", "v1beta1")]
+
+    def specs(self, objects: Mapping[str, EndpointSlice]) -> list[EndpointSpec]:
+        """See :class:`Reader`."""
+        specs: list[EndpointSpec] = []
+        refused = set()
+        for uid, part in objects.items():
+            routable = [endpoint for endpoint in part.endpoints or () if endpoint.is_routable]
+            port = _slice_port(part.ports or [], self._selection.port)
+            if port is not None:
+                scheme = "https" if port.app_protocol == "https" else "http"
+                specs += [EndpointSpec(url=_url(scheme, each.addresses[0], port.port or 0)) for each in routable]
+            elif routable:
+                refused.add(uid)
+                if uid not in self._refused:
+                    self.refused += 1
+                    log.error(
+                        "an EndpointSlice cannot be used",
+                        service=self._selection.text,
+                        slice=part.metadata.name,
+                        why="it has no port of that name, or several and none called http",
+                    )
+        self._refused = frozenset(refused)
+        return specs
+
+
+class PodReader:
+    """Reads pods: those that are ready, and what their annotations say.
+
+    Invariant: ``_usable`` has, of the pods of the moment, what was said last that could be used.
+    """
+
+    kind = Pod
+
+    def __init__(self, selection: Selection) -> None:
+        self.refused = 0
+        self._selection = selection
+        self._usable: dict[str, EndpointSpec] = {}
+        self._refused: dict[str, Pod] = {}
+
+    def calls(self, api: KubernetesApi, connected: Any) -> Sequence[Call]:
+        """See :class:`Reader`."""
+        return [api.pods(connected, self._selection.namespace)]
+
+    def specs(self, objects: Mapping[str, Pod]) -> list[EndpointSpec]:
+        """See :class:`Reader`."""
+        usable = {uid: spec for uid, pod in objects.items() if (spec := self._spec(uid, pod)) is not None}
+        self._usable = usable
+        self._refused = {uid: pod for uid, pod in self._refused.items() if uid in objects}
+        return [spec for uid, spec in usable.items() if objects[uid].is_routable]
+
+    def _spec(self, uid: str, pod: Pod) -> EndpointSpec | None:
+        if not pod.status.pod_ip:
+            return None
+        try:
+            return pod_spec(pod, self._selection.port)
+        except ConfigurationError as error:
+            if self._refused.get(uid) != pod:
+                self._refused[uid] = pod
+                self.refused += 1
+                log.error("a pod cannot be used as it is", why=str(error))
+            return self._usable.get(uid)
+
+
+def pod_spec(pod: Pod, port: str) -> EndpointSpec:
+    """Return the endpoint that a pod is.
+
+    Parameters
+    ----------
+    pod
+        With an address.
+    port
+        Name or number, where the pod does not say itself; empty: its only one, or the one called ``http``.
+
+    Raises
+    ------
+    ConfigurationError
+        An annotation is wrong, or there is no such port.
+    """
+    where, address = f"pod {pod.metadata.name}", pod.status.pod_ip
+    said = {
+        name.removeprefix(ANNOTATIONS): value
+        for name, value in (pod.metadata.annotations or {}).items()
+        if name.startswith(ANNOTATIONS)
+    }
+    port = said.get("port", port)
+    number = _pod_port(pod, port)
+    if number is None:
+        raise ConfigurationError(f"{where}: port", port or None, "a number, or the name of a port of its containers")
+    content: dict[str, object] = {"url": _url(said.get("scheme", "http"), address, number)}
+    if "weight" in said:
+        content["weight"] = said["weight"]
+    for key in ("roles", "models"):
+        if key in said:
+            content[key] = [word.strip() for word in said[key].split(",")]
+    if "kv-events" in said:  # a publisher binds to *, and is reached where its pod is
+        content["kv_events"] = said["kv-events"].replace("//*:", f"//{_host(address)}:")
+    return read_spec(content, where)
+
+
+class KubernetesSource(Generic[T]):
+    """The endpoints of one Service, or of the pods of one selector.
+
+    Parameters
+    ----------
+    api, selection, reader
+        Where to look, for which objects, and how to read them.
+    duties
+        Guards the following.
+
+    Attributes
+    ----------
+    name
+        As :attr:`Endpoint.source` has it.
+    """
+
+    def __init__(self, api: KubernetesApi, selection: Selection, reader: Reader[T], duties: Duties) -> None:
+        self.name = f"kubernetes {selection.text}"
+        self._api = api
+        self._reader = reader
+        self._duties = duties
+        self._watched = Watched(self.name, reader.kind, selection.selector, self._take)
+        self._specs: tuple[EndpointSpec, ...] = ()
+        self._is_changed = asyncio.Event()
+
+    @property
+    def failures(self) -> int:
+        """Requests that failed, and objects that could not be used."""
+        return self._watched.failures + self._reader.refused
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether what is known may be old."""
+        return self._watched.is_behind
+
+    async def wanted_sets(self) -> AsyncIterator[Sequence[EndpointSpec]]:
+        """See :class:`~tierline.router.discovery.base.Source`."""
+        following = asyncio.create_task(self._duties.keep_up("discovery", self._follow))
+        try:
+            try:
+                async with asyncio.timeout(FIRST_SET_SECONDS):
+                    await self._is_changed.wait()
+            except TimeoutError:
+                log.warning("the router starts without these endpoints: Kubernetes does not answer", what=self.name)
+            while True:
+                self._is_changed.clear()
+                yield self._specs
+                await self._is_changed.wait()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async with self._api.connected() as connected:
+                    await self._watched.follow(self._reader.calls(self._api, connected))
+            except (aiohttp.ClientError, ApiFailure, TimeoutError, OSError, msgspec.MsgspecError, UsageError) as error:
+                await self._watched.failed(str(error) or type(error).__name__)
+
+    def _take(self, objects: Mapping[str, T]) -> None:
+        specs = {spec.url: spec for spec in self._reader.specs(objects)}
+        self._specs = tuple(specs[url] for url in sorted(specs))
+        self._is_changed.set()
+
+
+async def kubernetes_sources(config: "RouterConfig", duties: Duties) -> list[KubernetesSource[Any]]:
+    """Return the sources that the configuration names.
+
+    Raises
+    ------
+    UsageError
+        It names some, and a package is missing, or there is no way to a cluster.
+    """
+    readers: list[tuple[Selection, Reader[Any]]] = [
+        *((selection, SliceReader(selection)) for selection in map(parse_service, config.kubernetes_services)),
+        *((selection, PodReader(selection)) for selection in map(parse_pods, config.kubernetes_pods)),
+    ]
+    if not readers:
+        return []
+    api = KubernetesApi(config.kubeconfig)
+    async with api.connected():
+        pass  # the configuration can be used; whether somebody answers is another matter
+    return [KubernetesSource(api, selection, reader, duties) for selection, reader in readers]
+
+
+def _slice_port(ports: Sequence[_Port], wanted: str) -> _Port | None:
+    if wanted.isdigit():
+        protocol = next((port.app_protocol for port in ports if port.port == int(wanted)), None)
+        return _Port(port=int(wanted), app_protocol=protocol)
+    if not wanted and len(ports) == 1:
+        return ports[0] if ports[0].port else None
+    return next((port for port in ports if port.name == (wanted or "http") and port.port), None)
+
+
+def _pod_port(pod: Pod, wanted: str) -> int | None:
+    if wanted.isdigit():
+        return int(wanted)
+    ports = [port for container in pod.spec.containers for port in container.ports or ()]
+    if not wanted and len(ports) == 1:
+        return ports[0].container_port
+    return next((port.container_port for port in ports if port.name == (wanted or "http")), None)
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://{_host(host)}:{port}"
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,278 @@
+"""A real Kubernetes API for tests: etcd and kube-apiserver on free ports, from ``scripts/kube/build.sh``. No nodes.
+
+Nothing runs pods: a test writes their status itself. A gate stands before the API, so that a test can cut it off.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from tests import ports
+
+BINARIES = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tierline/kube/bin"
+TOKEN = "tests-of-tierline"
+START_SECONDS = 90.0
+
+
+@dataclass
+class Cluster:
+    """An API that runs."""
+
+    port: int
+    etcd_port: int
+    folder: Path
+    authority: Path
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def kubeconfig(self, name: str, *, port: int | None = None, token: str = TOKEN) -> Path:
+        """Write a file for ``kubectl``, for the API itself or for a gate before it."""
+        file = self.folder / name
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {
+                    "name": "tests",
+                    "cluster": {
+                        "server": f"https://127.0.0.1:{port or self.port}",
+                        "certificate-authority": str(self.authority),
+                    },
+                }
+            ],
+            "users": [{"name": "tests", "user": {"token": token}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests"}}],
+            "current-context": "tests",
+        }
+        file.write_text(yaml.safe_dump(content))
+        return file
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator["Api"]:
+        """Give a client with all rights."""
+        context = ssl.create_default_context(cafile=self.authority)
+        async with aiohttp.ClientSession(
+            self.url, connector=aiohttp.TCPConnector(ssl=context), headers={"authorization": f"Bearer {TOKEN}"}
+        ) as session:
+            yield Api(session)
+
+    def compact(self) -> None:
+        """Forget all history, as etcd does by itself every few minutes."""
+        newest = self._ask_etcd("kv/range", {"key": "AA=="})["header"]["revision"]
+        self._ask_etcd("kv/compaction", {"revision": newest, "physical": True})
+
+    def _ask_etcd(self, path: str, body: dict[str, Any]) -> Any:
+        url = f"http://127.0.0.1:{self.etcd_port}/v3/{path}"
+        with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=30) as answer:
+            return json.load(answer)
+
+
+@dataclass
+class Api:
+    """What a test asks of the API."""
+
+    session: aiohttp.ClientSession
+
+    async def ask(self, method: str, path: str, body: object = None, kind: str = "application/json") -> Any:
+        async with self.session.request(
+            method, path, data=None if body is None else json.dumps(body), headers={"content-type": kind}
+        ) as answer:
+            content = await answer.json()
+            assert answer.status < 300, content
+            return content
+
+    async def new_namespace(self) -> str:
+        body = {"metadata": {"generateName": "t-"}}
+        name: str = (await self.ask("POST", "/api/v1/namespaces", body))["metadata"]["name"]
+        return name
+
+    async def create_pod(
+        self,
+        namespace: str,
+        name: str,
+        port: int,
+        *,
+        address: str = "127.0.0.1",
+        labels: dict[str, str] | None = None,
+        annotations: dict[str, str] | None = None,
+        is_ready: bool = True,
+    ) -> None:
+        """Create a pod, and say of it what a kubelet would."""
+        pod = {
+            "metadata": {"name": name, "labels": labels or {"app": "vllm"}, "annotations": annotations or {}},
+            "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": port}]}]},
+        }
+        await self.ask("POST", f"/api/v1/namespaces/{namespace}/pods", pod)
+        await self.set_status(namespace, name, podIP=address, podIPs=[{"ip": address}], phase="Running")
+        await self.set_conditions(namespace, name, Ready=is_ready)
+
+    async def set_status(self, namespace: str, name: str, **status: object) -> None:
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}/status"
+        await self.ask("PATCH", path, {"status": status}, "application/merge-patch+json")
+
+    async def set_conditions(self, namespace: str, name: str, **conditions: bool) -> None:
+        listed = [{"type": kind, "status": str(value)} for kind, value in conditions.items()]
+        await self.set_status(namespace, name, conditions=listed)
+
+    async def annotate(self, namespace: str, name: str, **annotations: str) -> None:
+        body = {"metadata": {"annotations": {f"tierline.ai/{key}": value for key, value in annotations.items()}}}
+        await self.ask("PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}", body, "application/merge-patch+json")
+
+    async def delete_pod(self, namespace: str, name: str, *, grace_s: int = 0) -> None:
+        await self.ask("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": grace_s})
+
+    async def put_slice(
+        self, namespace: str, name: str, service: str, endpoints: list[dict[str, Any]], ports: list[dict[str, Any]]
+    ) -> None:
+        """Write an EndpointSlice, new or in place of the one of that name."""
+        path = f"/apis/discovery.k8s.io/v1beta1/namespaces/{namespace}/endpointslices"
+        body = {
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4",
+            "endpoints": endpoints,
+            "ports": ports,
+        }
+        known = await self.ask("GET", path)
+        if any(item["metadata"]["name"] == name for item in known["items"]):
+            await self.ask("PUT", f"{path}/{name}", body)
+        else:
+            await self.ask("POST", path, body)
+
+
+@dataclass
+class Gate:
+    """Passes connections on to the API, or does not."""
+
+    target: int
+    port: int = 0
+    is_open: bool = True
+    passed: int = 0
+    _writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def cut(self) -> None:
+        """Break all connections, and take no more."""
+        self.is_open = False
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.is_open:
+            writer.transport.abort()
+            return
+        self.passed += 1
+        from_api, to_api = await asyncio.open_connection("127.0.0.1", self.target)
+        self._writers += [writer, to_api]
+        await asyncio.gather(_pump(reader, to_api), _pump(from_api, writer))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@contextlib.asynccontextmanager
+async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
+    """Stand before the API."""
+    standing = Gate(cluster.port)
+    server = await asyncio.start_server(standing.serve, "127.0.0.1", 0)
+    standing.port = server.sockets[0].getsockname()[1]
+    try:
+        yield standing
+    finally:
+        standing.cut()
+        server.close()
+
+
+@contextlib.contextmanager
+def running_cluster(folder: Path) -> Iterator[Cluster]:
+    """Run etcd and kube-apiserver; skips the test where they were not built."""
+    missing = [name for name in ("etcd", "kube-apiserver") if not (BINARIES / name).exists()]
+    if missing:
+        pytest.skip(f"no {' and '.join(missing)} in {BINARIES}: run scripts/kube/build.sh")
+    etcd_port, peer_port, port = ports.free_ports(3)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    authority.issue_cert("127.0.0.1", "localhost", "10.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        folder / "api.pem"
+    )
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = serialization.Encoding.PEM
+    (folder / "accounts.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+    )
+    (folder / "tokens.csv").write_text(f'{TOKEN},tests,tests,"system:masters"\n')
+    etcd_url, peer_url = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
+    cluster = Cluster(port, etcd_port, folder, folder / "ca.pem")
+    commands = {
+        "etcd": [
+            f"--data-dir={folder / 'etcd'}", "--unsafe-no-fsync=true",
+            f"--listen-client-urls={etcd_url}", f"--advertise-client-urls={etcd_url}",
+            f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}",
+            f"--initial-cluster=default={peer_url}",
+        ],
+        "kube-apiserver": [
+            f"--etcd-servers={etcd_url}", f"--secure-port={port}",
+            "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--service-cluster-ip-range=10.0.0.0/24",
+            f"--tls-cert-file={folder / 'api.pem'}", f"--tls-private-key-file={folder / 'api.pem'}",
+            f"--token-auth-file={folder / 'tokens.csv'}", "--authorization-mode=RBAC", "--anonymous-auth=false",
+            f"--service-account-key-file={folder / 'accounts.pem'}",
+            f"--service-account-signing-key-file={folder / 'accounts.pem'}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            # Without a controller-manager no namespace has an account for its pods.
+            "--disable-admission-plugins=ServiceAccount",
+            # So that a watch asks etcd, which is told to forget.
+            "--watch-cache=false",
+        ],
+    }  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        for name, options in commands.items():
+            output = stack.enter_context((folder / f"{name}.log").open("w"))
+            process = subprocess.Popen([BINARIES / name, *options], stdout=output, stderr=output)
+            stack.callback(_end, process)
+        _await_ready(cluster, process)
+        yield cluster
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+
+
+def _await_ready(cluster: Cluster, process: "subprocess.Popen[bytes]") -> None:
+    until = time.monotonic() + START_SECONDS
+    while not _is_ready(cluster):
+        log = (cluster.folder / "kube-apiserver.log").read_text()[-2000:]
+        assert process.poll() is None, log
+        assert time.monotonic() < until, log
+        time.sleep(0.1)
+
+
+def _is_ready(cluster: Cluster) -> bool:
+    context = ssl.create_default_context(cafile=cluster.authority)
+    request = urllib.request.Request(f"{cluster.url}/readyz", headers={"authorization": f"Bearer {TOKEN}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5, context=context):
+            return True
+    except OSError:  # URLError and HTTPError are
+        return False
