@@ -112,7 +112,13 @@ def choice_of(decision: Decision) -> Choice:
         uncached_tokens=decision.uncached_tokens,
         predicted_cached_tokens=decision.predicted_cached_tokens,
         weighed=[
-            Weighed(endpoint=endpoint.url, cost=cost, matched_blocks=depth)
-            for endpoint, cost, depth in decision.weighed
+            Weighed(
+                endpoint=endpoint.url,
+                waiting_tokens=waiting,
+                uncached_tokens=uncached,
+                seconds=(waiting + uncached) / rate if waiting is not None and rate else None,
+                matched_blocks=depth,
+            )
+            for endpoint, waiting, uncached, rate, depth in decision.weighed
         ],
     )

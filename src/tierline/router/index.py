@@ -5,7 +5,7 @@ Rules
 - A hash is chained (``prompt.py``), so it names a whole prefix, and one flat dictionary is the tree.
 - **Prefix-closed**: an endpoint that holds a block holds all blocks before it. A prompt is touched from its end to its
   start, so in the endpoint's LRU order a block is always older than the blocks before it, and eviction takes leaves
-  first. Hence the endpoints of block ``i`` include those of block ``i+1``, and depths are found by bisection.
+  first. Hence the endpoints of block ``i`` include those of block ``i+1``, and depths are found as in ``depths.py``.
   One exception: what is withdrawn may have been built upon meanwhile. What was built then stands alone until its prefix
   is placed again or it is evicted; it can cost a wrong guess, as everything here can.
 - **Bounded by construction**: the number of placements (endpoint, block) is capped so that their worst cost in memory,
@@ -15,6 +15,8 @@ Rules
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
+
+from tierline.router.depths import find_depths, known_depth
 
 PLACEMENT_BYTES = 420
 """Most that one placement may cost. CPython 3.11+, 64 bits: 120 for a slot of the shared dictionary just after it grew,
@@ -56,30 +58,21 @@ class PrefixIndex:
         containers = sys.getsizeof(self._masks) + sum(map(sys.getsizeof, self._orders))
         return containers + len(self) * 48 + len(self._masks) * 32
 
-    def match(self, hashes: Sequence[int]) -> list[tuple[int, int]]:
-        """Return ``(depth, mask)`` pairs, deepest first: the endpoints of ``mask`` hold the first ``depth`` blocks.
+    def match(self, hashes: Sequence[int], bits: int = -1, grain: int = 1) -> dict[int, int]:
+        """Return, by its bit, how many leading blocks each endpoint of ``bits`` holds; those that hold none are left
+        out.
 
-        Each mask includes those before it. O(k log n) for k different masks along the chain.
+        Depths may fall short by less than ``grain``.
         """
-        steps: list[tuple[int, int]] = []
+        return find_depths(hashes, self._masks_of, bits, grain)
+
+    def known(self, hashes: Sequence[int]) -> int:
+        """Return how many leading blocks some endpoint holds."""
+        return known_depth(hashes, self._masks.get)
+
+    def _masks_of(self, hashes: Sequence[int]) -> list[int]:
         mask_at = self._masks.get
-        depth, known = 0, len(hashes)
-        while depth < known:
-            mask = mask_at(hashes[depth], 0)
-            if not mask:
-                break
-            # The last block that all of these endpoints hold: hashes[depth:known] has a leading run with this mask.
-            low, high = depth + 1, known
-            while low < high:
-                middle = (low + high) // 2
-                if mask_at(hashes[middle], 0) == mask:
-                    low = middle + 1
-                else:
-                    high = middle
-            depth = low
-            steps.append((depth, mask))
-        steps.reverse()
-        return steps
+        return [mask_at(block, 0) for block in hashes]
 
     def place(self, position: int, hashes: Sequence[int], limit: int | None = None) -> None:
         """Remember that the endpoint at ``position`` computes these blocks, the whole chain from its start.

@@ -86,7 +86,7 @@ async def test_decisions_and_explanations_are_tables_or_json(world: World) -> No
     assert (await run("decisions", *world.options, "--json")).document["decisions"][0]["request_id"] == "mine"
     explained = await run("explain", "--model", "m", "--chat", "p" * 1000, *world.options)
     assert ["reason", "prefix"] in explained.rows
-    assert ["CANDIDATE", "COST", "MATCHED BLOCKS"] in explained.rows
+    assert ["CANDIDATE", "TOKENS WAITING", "TO COMPUTE", "SECONDS", "MATCHED BLOCKS"] in explained.rows
     read = await run("explain", "--request", "-", *world.options, "--json", stdin=chat("p" * 1000))
     assert read.document["choice"]["endpoint"] == first.url
 

@@ -235,7 +235,8 @@ async def test_a_decision_says_what_was_chosen_of_what_and_how_it_went() -> None
     assert choice["reason"] == "prefix"
     assert choice["matched_blocks"] == choice["total_blocks"] == choice["best_blocks"] > 0
     assert {weighed["endpoint"] for weighed in choice["weighed"]} == {first.url, second.url}
-    assert min(choice["weighed"], key=lambda weighed: weighed["cost"])["endpoint"] == choice["endpoint"]
+    assert min(choice["weighed"], key=lambda weighed: weighed["uncached_tokens"])["endpoint"] == choice["endpoint"]
+    assert [weighed["waiting_tokens"] for weighed in choice["weighed"]] == [0, 0]
     assert (choice["predicted_cached_tokens"], latest["actual_cached_tokens"]) == (choice["matched_blocks"] * 64, 512)
     assert latest["session"] == before["session"] != ""
     assert "ann" not in json.dumps(said)

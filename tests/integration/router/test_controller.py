@@ -80,7 +80,7 @@ async def depths(remote: RemoteIndex, *endpoints: Endpoint, ids: list[int] = IDS
     if routing.told is None:
         return [None for _ in endpoints]
     found = [routing.told.found(endpoint) for endpoint in endpoints]
-    return [None if of_one is None else of_one.predicted_tokens for of_one in found]
+    return [None if of_one is None else of_one[1] for of_one in found]
 
 
 @pytest.fixture

@@ -95,12 +95,14 @@ async def explain(
         rows = [
             (
                 weighed.endpoint,
-                "too busy" if weighed.cost is None else f"{weighed.cost:.4g}",
+                "too busy" if weighed.waiting_tokens is None else f"{weighed.waiting_tokens:,}",
+                f"{weighed.uncached_tokens:,}",
+                "" if weighed.seconds is None else f"{weighed.seconds:.3g}",
                 str(weighed.matched_blocks),
             )
             for weighed in choice.weighed
         ]
-        output.table(("CANDIDATE", ">COST", ">MATCHED BLOCKS"), rows)
+        output.table(("CANDIDATE", ">TOKENS WAITING", ">TO COMPUTE", ">SECONDS", ">MATCHED BLOCKS"), rows)
     if found.passed_over:
         output.line("")
         output.table(("PASSED OVER", "WHY"), [(entry.endpoint, entry.why) for entry in found.passed_over])

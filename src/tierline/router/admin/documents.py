@@ -40,8 +40,12 @@ class Weighed(msgspec.Struct, kw_only=True):
     """What a strategy saw of one candidate."""
 
     endpoint: str
-    cost: float | None
-    """What the strategy weighs; the least wins. ``None``: it had too many requests to be asked."""
+    waiting_tokens: int | None
+    """Prompt tokens that are in front of it there; ``None``: it had too many requests to be asked."""
+    uncached_tokens: int
+    """What it would have to compute of the prompt; of a template that everybody has, nobody is believed to have it."""
+    seconds: float | None
+    """What both take at its speed; ``None`` where no endpoint's speed is known, or it was not asked."""
     matched_blocks: int
 
 

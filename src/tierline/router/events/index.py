@@ -16,11 +16,12 @@ Rules
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from itertools import islice, takewhile
 from typing import Any
 
+from tierline.router.depths import Depths, Masks, find_depths
 from tierline.router.events.decoding import AllBlocksCleared, BlockHash, BlockRemoved, BlockStored, EventBatch
 from tierline.router.events.keys import blocks_of, link, link_extras, root, token_bytes
 
@@ -111,8 +112,10 @@ class BlockIndex:
         for source in self.sources:
             source.capacity = capacity
 
-    def match(self, keys: Sequence[int], reach: int = -1) -> list[dict[int, int]]:
+    def match(self, keys: Sequence[int], reach: int = -1, bits: int | None = None, grain: int = 1) -> list[Depths]:
         """Return for each tier, by a source's bit, how many leading blocks it has there or in a faster tier.
+
+        Those that have none are left out.
 
         Parameters
         ----------
@@ -121,63 +124,41 @@ class BlockIndex:
         reach
             Bits of the sources whose blocks in :attr:`Tier.SHARED` the asker's endpoints can read: those that serve
             the same model. What one of them has there, all have.
+        bits
+            Of the sources that are asked about; without it, all.
+        grain
+            Depths may fall short by less than this.
         """
-        bits = sum(source.bit for source in self.sources)
-        depths: list[dict[int, int]] = []
+        if bits is None:
+            bits = sum(source.bit for source in self.sources)
+        depths: list[Depths] = []
         for tier in Tier:
             if tier and not self.masks[tier]:
                 depths.append(depths[-1])
             else:
-                depths.append(_follow(keys, self._lookup(tier, reach), bits))
+                depths.append(find_depths(keys, self._masks_of(tier, reach), bits, grain))
         return depths
 
-    def _lookup(self, tier: Tier, reach: int) -> Callable[[int], int]:
-        """Return what says, for a key, which sources have it in ``tier`` or in a faster one."""
+    def _masks_of(self, tier: Tier, reach: int) -> Masks:
+        """Return what says, for keys, which sources have them in ``tier`` or in a faster one."""
         gets = [held.get for held in self.masks[: min(tier, Tier.STORAGE) + 1] if held]
         get_shared = self.masks[Tier.SHARED].get
 
-        def mask_at(key: int) -> int:
-            mask = 0
+        def masks_of(keys: Sequence[int]) -> list[int]:
+            masks = [0] * len(keys)
             for get in gets:
-                mask |= get(key, 0)
-            return mask
+                masks = [mask | get(key, 0) for key, mask in zip(keys, masks, strict=True)]
+            return masks
 
-        def mask_with_shared_at(key: int) -> int:
-            return -1 if get_shared(key, 0) & reach else mask_at(key)
+        def masks_with_shared_of(keys: Sequence[int]) -> list[int]:
+            return [-1 if get_shared(key, 0) & reach else mask for key, mask in zip(keys, masks_of(keys), strict=True)]
 
-        return mask_with_shared_at if tier is Tier.SHARED else mask_at
-
-
-def _follow(keys: Sequence[int], mask_at: Callable[[int], int], alive: int) -> dict[int, int]:
-    """Return how far each source whose bit is in ``alive`` holds ``keys``.
-
-    A source that holds both ends of a span holds what is between them, so only spans in which somebody stops are
-    halved: 2 k log n look-ups for k different depths. Each one misses the processor's caches in a large index (1 µs).
-    """
-    depths: dict[int, int] = {}
-    spans = [(-1, len(keys) - 1)] if keys else []
-    while spans:
-        known, end = spans.pop()
-        left = alive & mask_at(keys[end])
-        if left == alive:
-            continue
-        if end - known == 1:
-            for bit in _each_bit(alive & ~left):
-                depths[bit] = end
-            alive = left
-        else:
-            middle = (known + end) // 2
-            spans += ((middle, end), (known, middle))
-    for bit in _each_bit(alive):
-        depths[bit] = len(keys)
-    return depths
-
-
-def _each_bit(mask: int) -> Iterator[int]:
-    while mask:
-        bit = mask & -mask
-        yield bit
-        mask ^= bit
+        if tier is Tier.SHARED:
+            return masks_with_shared_of
+        if len(gets) == 1:
+            (get,) = gets
+            return lambda keys: [get(key, 0) for key in keys]
+        return masks_of
 
 
 class SourceBlocks:

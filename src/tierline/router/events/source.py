@@ -43,6 +43,9 @@ class SourceState(Enum):
     """The connection is gone; the cache may have changed, or be another's."""
 
 
+_EXACT = SourceState.EXACT  # asked for with every candidate of every request, and slow to get from its class
+
+
 class Blocks(Protocol):
     """What a publisher's cache holds, as far as it told."""
 
@@ -109,7 +112,7 @@ class EventSource(Generic[BlocksT]):
     @property
     def is_exact(self) -> bool:
         """Whether the index tells all that the publisher's cache holds."""
-        return self.state is SourceState.EXACT and self.blocks.is_whole and not self.awaits_replay
+        return self.state is _EXACT and self.blocks.is_whole and self._replay_from is None
 
     @property
     def is_telling(self) -> bool:

@@ -36,22 +36,10 @@ SLOW_START_SHARE = 0.1
 kernels are not warm, and a fleet's next cold prompts all at once would be its first queue."""
 
 
-class Found(NamedTuple):
-    """What an endpoint has of a prompt, by what was told of its caches.
-
-    Parameters
-    ----------
-    saved_tokens
-        Tokens that it is saved from computing, each weighed by its tier.
-    predicted_tokens
-        Tokens that it reads from its caches.
-    is_exact
-        Whether that is all; else it has at least so much.
-    """
-
-    saved_tokens: int
-    predicted_tokens: int
-    is_exact: bool
+Found: TypeAlias = tuple[int, int, bool]
+"""What an endpoint has of a prompt, by what was told of its caches: tokens that it is saved from computing, each
+weighed by its tier; tokens that it reads from its caches; whether that is all, else it has at least so much. A plain
+tuple: one is made of every candidate of every request."""
 
 
 class Told(Protocol):
@@ -163,9 +151,10 @@ class RoutingRequest:
         self._blocks, self._whole = hash_blocks(prompt, hash_seed(self.model, fields.cache_salt or ""))
 
 
-Weighed: TypeAlias = tuple[Endpoint, float | None, int]
-"""A candidate, what the request would cost there (``None``: it had too many requests to be asked), and how many leading
-blocks it is believed to hold. A plain tuple: one is made of every candidate of every request."""
+Weighed: TypeAlias = tuple[Endpoint, int | None, int, float, int]
+"""Of a candidate: tokens that wait there (``None``: it had too many requests to be asked), tokens of this prompt that
+it would compute, its speed in tokens a second (0 where no endpoint's is known), and how many leading blocks it is
+believed to hold. A plain tuple: one is made of every candidate of every request."""
 
 
 class Decision(NamedTuple):

@@ -19,6 +19,7 @@ An engine of several data-parallel ranks chooses one by itself: the mean over it
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tierline.router.depths import Depths, grain_of
 from tierline.router.endpoints import Endpoint, parent_of
 from tierline.router.events.index import BlockIndex, Tier
 from tierline.router.events.source import EventSource
@@ -76,17 +77,33 @@ class KvAware(PrefixAware):
                 held.append(guess)
                 continue
             saved, predicted, is_exact = found
-            told = min(total, predicted // block_tokens), saved, predicted
+            depth = predicted // block_tokens
             if is_exact:
                 exact += 1
-                held.append(told)
             else:
                 bounds += 1
-                held.append(told if saved >= guess[1] else guess)
+                if saved < guess[1]:
+                    held.append(guess)
+                    continue
+            held.append((depth if depth < total else total, saved, predicted))
         self.lookups["exact"] += exact
         self.lookups["bound"] += bounds
         self.lookups["approximate"] += len(endpoints) - exact - bounds
         return held
+
+    def held_by(self, request: RoutingRequest, endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> Held:
+        """See :class:`~tierline.router.strategies.prefixaware.PrefixAware`."""
+        guess = super().held_by(request, endpoint, endpoints)
+        if request.tokens is None or not is_explained(request.model, endpoint):
+            return guess
+        lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, only=endpoint)
+        found = lookup.found(endpoint)
+        if found is None:
+            return guess
+        saved, predicted, is_exact = found
+        if not is_exact and saved < guess[1]:
+            return guess
+        return min(len(request.blocks), predicted // request.block_tokens), saved, predicted
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold the prompt from now on."""
@@ -133,6 +150,8 @@ class _Lookup:
         The candidates.
     sources
         By the URL of the endpoint that they tell about.
+    only
+        The one that is asked about, and then exactly; without it, all, and up to a small part of the prompt.
     """
 
     def __init__(
@@ -141,15 +160,17 @@ class _Lookup:
         request: RoutingRequest,
         endpoints: Sequence[Endpoint],
         sources: Mapping[str, Sequence[EventSource]],
+        *,
+        only: Endpoint | None = None,
     ) -> None:
         self._sources = sources
         self._index = index
         self._request = request
-        self._reach = 0
-        for endpoint in endpoints:
-            for source in sources.get(endpoint.url, ()):
-                self._reach |= source.blocks.bit
-        self._chains: dict[tuple[int, str | None], tuple[list[int], list[dict[int, int]]]] = {}
+        self._model = request.model
+        self._reach = _bits(endpoints, sources) if only is None or index.masks[Tier.SHARED] else 0
+        self._bits = self._reach if only is None else _bits((only,), sources)
+        self._is_coarse = only is None
+        self._chains: dict[tuple[int, str | None], tuple[list[int], int, list[Depths]]] = {}
 
     def found(self, endpoint: Endpoint) -> Found | None:
         """Return what an endpoint has of the prompt; ``None`` where nobody can tell."""
@@ -159,7 +180,7 @@ class _Lookup:
         is_exact = True
         saved = 0.0
         predicted = 0
-        adapter = adapter_of(self._request.model, endpoint)
+        adapter = adapter_of(self._model, endpoint)
         for source in sources:
             if not source.is_exact:
                 if not source.is_telling:
@@ -169,10 +190,12 @@ class _Lookup:
             size = blocks.block_tokens
             if size is None:  # it holds nothing yet, and never said how large its blocks are
                 continue
-            keys, depths = self._chains.get((size, adapter)) or self._ask(size, adapter)
-            depth = depths[Tier.GPU].get(blocks.bit, 0)
+            keys, grain, depths = self._chains.get((size, adapter)) or self._ask(size, adapter)
+            depth = depths[0].get(blocks.bit, 0)  # the engine's own cache
             if blocks.expected:
-                depth += blocks.expected_run(keys, depth, self._request.now)
+                start = depth + grain - 1 if depth else 0  # it holds no more than that
+                run = blocks.expected_run(keys, start, self._request.now)
+                depth = start + run if run else depth
             saved += depth * size
             if depths[-1] is not depths[0]:
                 for tier in _SLOWER:
@@ -182,14 +205,24 @@ class _Lookup:
                         depth = deeper
             predicted += depth * size
         if len(sources) > 1:
-            return Found(int(saved / len(sources)), predicted // len(sources), is_exact)
-        return Found(int(saved), predicted, is_exact)
+            return int(saved / len(sources)), predicted // len(sources), is_exact
+        return int(saved), predicted, is_exact
 
-    def _ask(self, size: int, adapter: str | None) -> tuple[list[int], list[dict[int, int]]]:
+    def _ask(self, size: int, adapter: str | None) -> tuple[list[int], int, list[Depths]]:
         assert self._request.tokens is not None
         keys = self._request.tokens.keys(size, adapter)
-        found = self._chains[size, adapter] = keys, self._index.match(keys, self._reach)
+        grain = grain_of(len(keys)) if self._is_coarse else 1
+        depths = self._index.match(keys, self._reach, self._bits, grain)
+        found = self._chains[size, adapter] = keys, grain, depths
         return found
+
+
+def _bits(endpoints: Sequence[Endpoint], sources: Mapping[str, Sequence[EventSource]]) -> int:
+    bits = 0
+    for endpoint in endpoints:
+        for source in sources.get(endpoint.url, ()):
+            bits |= source.blocks.bit
+    return bits
 
 
 def weigh(ranks: Sequence[Sequence[int]], *, is_exact: bool) -> Found:
@@ -210,7 +243,7 @@ def weigh(ranks: Sequence[Sequence[int]], *, is_exact: bool) -> Found:
                 saved += (reached[tier] - depth) * weight
                 depth = reached[tier]
         predicted += depth
-    return Found(int(saved / len(ranks)), predicted // len(ranks), is_exact)
+    return int(saved / len(ranks)), predicted // len(ranks), is_exact
 
 
 def is_explained(model: str, endpoint: Endpoint) -> bool:

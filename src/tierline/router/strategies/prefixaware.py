@@ -17,7 +17,9 @@ copy takes the place of something else. Hence the factor. Four rules around it:
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from math import inf
 
+from tierline.router.depths import grain_of
 from tierline.router.endpoints import Endpoint
 from tierline.router.index import PrefixIndex
 from tierline.router.prompt import BLOCK_BYTES, BYTES_PER_TOKEN
@@ -82,32 +84,40 @@ class PrefixAware:
         template_tokens = template * request.block_tokens
         bounds = load_bounds(endpoints, request.now)
         fastest = max([endpoint.prefill_rate or 0.0 for endpoint in endpoints])
+        as_fast = SAME_SPEED * fastest
 
         best: list[tuple[Endpoint, Held]] = []
-        best_cost: tuple[float, int] | None = None
-        deepest = 0
+        least_seconds, least_inflight = inf, 0
         weighed: list[Weighed] = []
         for endpoint, bound, found in zip(endpoints, bounds, held, strict=True):
             depth, saved, _ = found
-            if depth > deepest:
-                deepest = depth
-            if endpoint.inflight > bound:
-                weighed.append((endpoint, None, depth))
-                continue
+            rate = endpoint.prefill_rate
+            if rate is None:
+                rate = fastest * endpoint.weight  # what was measured says more
+            elif rate >= as_fast:
+                rate = fastest
             uncached = prompt_tokens - (saved if saved > template_tokens else template_tokens)
-            cost = (_seconds(endpoint.queued_tokens + RECOMPUTING * uncached, endpoint, fastest), endpoint.inflight)
-            weighed.append((endpoint, cost[0], depth))
-            if best_cost is None or cost < best_cost:
-                best, best_cost = [(endpoint, found)], cost
-            elif cost == best_cost:
+            inflight = endpoint.inflight
+            if inflight > bound:
+                weighed.append((endpoint, None, uncached, rate, depth))
+                continue
+            waiting = endpoint.queued_tokens
+            weighed.append((endpoint, waiting, uncached, rate, depth))
+            seconds = (waiting + RECOMPUTING * uncached) / (rate or endpoint.weight)
+            if seconds > least_seconds:
+                continue
+            if seconds < least_seconds or inflight < least_inflight:
+                least_seconds, least_inflight = seconds, inflight
+                best = [(endpoint, found)]
+            elif inflight == least_inflight:
                 best.append((endpoint, found))
 
-        endpoint, (depth, saved, predicted) = best[0]
+        endpoint, found = best[0]
         if len(best) > 1:
             key = blocks[template] if template < len(blocks) else request.prompt_hash
-            endpoint, (depth, saved, predicted) = max(
-                best, key=lambda tied: rendezvous(key, tied[0], share(tied[0], request.now))
-            )
+            endpoint, found = max(best, key=lambda tied: rendezvous(key, tied[0], share(tied[0], request.now)))
+        depth, saved, predicted = self.held_by(request, endpoint, endpoints) if found[0] else found
+        deepest = max(depth, *[of_candidate[0] for of_candidate in held])
         return Decision(
             endpoint,
             _reason(depth, deepest, template, len(blocks)),
@@ -120,20 +130,30 @@ class PrefixAware:
         )
 
     def held(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> list[Held]:
-        """Return what each of ``endpoints`` holds of the prompt."""
-        steps = self.index.match(request.blocks)
-        if not steps:
+        """Return what each of ``endpoints`` holds of the prompt, or less by a small part of it."""
+        blocks = request.blocks
+        depths = self.index.match(blocks, grain=grain_of(len(blocks)))
+        if not depths:
             return [_NOTHING] * len(endpoints)
-        depths = [_depth(steps, endpoint.bit) for endpoint in endpoints]
-        size = request.block_tokens
-        return [(depth, depth * size, depth * size) for depth in depths]
+        size, depth_of = request.block_tokens, depths.get
+        return [(depth := depth_of(endpoint.bit, 0), depth * size, depth * size) for endpoint in endpoints]
+
+    def held_by(
+        self,
+        request: RoutingRequest,
+        endpoint: Endpoint,
+        endpoints: Sequence[Endpoint],  # noqa: ARG002  (for who has more to ask than the index)
+    ) -> Held:
+        """Return exactly what one of ``endpoints`` is believed to hold of the prompt."""
+        depth = self.index.match(request.blocks, endpoint.bit).get(endpoint.bit, 0)
+        return depth, depth * request.block_tokens, depth * request.block_tokens
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold the prompt from now on: requests behind this one should follow it."""
         blocks = request.blocks
         if blocks:
             window = TEMPLATE_WINDOW * self.index.endpoints
-            self._templates.parted(blocks, decision.best_blocks, request.prompt_hash, window)
+            self._templates.parted(blocks, self.index.known(blocks), request.prompt_hash, window)
             self.learn_placed(decision.endpoint, blocks)
             if self.witness is not None:
                 self.witness.placed(decision.endpoint, blocks)
@@ -219,22 +239,6 @@ def _capacity(endpoint: Endpoint) -> int | None:
     if endpoint.capacity_blocks is None or endpoint.block_tokens is None:
         return None
     return (endpoint.capacity_blocks * endpoint.block_tokens + endpoint.queued_tokens) // BLOCK_TOKENS
-
-
-def _depth(steps: Sequence[tuple[int, int]], bit: int) -> int:
-    for depth, mask in steps:
-        if mask & bit:
-            return depth
-    return 0
-
-
-def _seconds(tokens: float, endpoint: Endpoint, fastest: float) -> float:
-    rate = endpoint.prefill_rate
-    if rate is None:
-        rate = (fastest or 1.0) * endpoint.weight  # what was measured says more
-    elif rate >= SAME_SPEED * fastest:
-        rate = fastest
-    return tokens / rate
 
 
 def _reason(depth: int, deepest: int, template: int, total: int) -> str:
