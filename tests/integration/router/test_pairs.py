@@ -380,6 +380,31 @@ async def test_another_decode_endpoint_is_handed_kv_anew(tmp_path: Path, fault: 
     assert len(set(handed)) == len(handed) == len(p.requests)
 
 
+async def test_what_nobody_can_have_fetched_goes_to_the_next_decode_endpoint(tmp_path: Path) -> None:
+    async with (
+        backends(prefilling(), answering(whole()), answering(whole())) as (p, gone, good),
+        pairs(tmp_path, [p], [gone, good], strategy="roundrobin", **SICK) as (server, peer),
+    ):
+        await gone.kill()
+        answers = [await peer.ask(chat(PROMPT)) for _ in range(2)]
+        assert counted(server, 'retries_total{reason="connect"}') == 1
+    assert [answer.status for answer in answers] == [200, 200]
+    assert [answer.fields["x-tierline-prefill-endpoint"] for answer in answers] == [p.url, p.url]
+    assert len(p.requests) == len(good.requests) == 2
+    assert not any(alone(received) for received in good.requests)
+
+
+async def test_kv_in_a_shared_store_is_there_for_another_decode_endpoint_too(tmp_path: Path) -> None:
+    async with (
+        backends(answering(whole()), RESETTING, answering(whole())) as (p, bad, good),
+        pairs(tmp_path, [p], [bad, good], strategy="roundrobin", **SICK) as (server, peer),
+    ):
+        answers = [await peer.ask(chat(PROMPT)) for _ in range(2)]
+        assert counted(server, 'retries_total{reason="reset"}') >= 1
+    assert [answer.status for answer in answers] == [200, 200]
+    assert len(p.requests) == 2
+
+
 async def test_a_decode_endpoint_that_stumbles_over_what_it_was_handed_is_asked_to_do_it_alone(tmp_path: Path) -> None:
     async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(whole() if alone(request) else whole(500))

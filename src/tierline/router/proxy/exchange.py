@@ -54,7 +54,8 @@ class Exchange:
     - ``_attempts`` are the attempts that are open: none while it waits, else one; two while it is hedged, of which
       the one whose first byte comes ends the other before that byte is written.
     - ``_prefill`` is set while another endpoint computes the prompt for the open attempt, which is sent after that.
-    - ``_handed`` is what the open attempt is told of where the prompt's KV is; no other attempt is.
+    - ``_is_prefilled`` is set while the prompt's KV is there for whoever decodes, from the end of ``_prefill``. Where
+      that is what ``_handed`` tells, it is so until somebody may have fetched it.
     - ``has_answered`` turns true with the first byte written to the client; from then on no attempt is opened.
     - :meth:`_finish` runs exactly once, whatever happens, and then nothing here refers to a connection or a body.
 
@@ -76,12 +77,12 @@ class Exchange:
 
     __slots__ = (
         "_alone", "_asking", "_attempts", "_before_last", "_body", "_client", "_events", "_facade", "_failed_with",
-        "_handed", "_hedge", "_hedge_timer", "_held_bytes", "_is_paused", "_last", "_may_be_stale", "_may_pair",
-        "_may_repeat", "_members", "_prefill", "_routing", "_services", "_target", "_ticket", "_tried", "aborted_by",
-        "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at", "has_answered", "head",
-        "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing", "priority",
-        "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at", "status",
-        "tenant", "trace", "waited_s", "wants_stream",
+        "_handed", "_hedge", "_hedge_timer", "_held_bytes", "_is_paused", "_is_prefilled", "_last", "_may_be_stale",
+        "_may_pair", "_may_repeat", "_members", "_prefill", "_routing", "_services", "_target", "_ticket", "_tried",
+        "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
+        "has_answered", "head", "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing",
+        "priority", "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at",
+        "status", "tenant", "trace", "waited_s", "wants_stream",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +110,7 @@ class Exchange:
         """What was decided for an endpoint that serves the request alone, before another was asked to prefill."""
         self._members: dict[str, Raw] = {}
         self._handed = b""
+        self._is_prefilled = False
         self._may_pair = True
         self._hedge: Attempt | None = None
         self._hedge_timer: asyncio.TimerHandle | None = None
@@ -291,8 +293,9 @@ class Exchange:
             self.choosing_s = services.clock() - began
         strategy.placed(self._routing, decision)
         self._tried.append(decision.endpoint)
-        self._handed = b""
-        if decision.endpoint.roles != ROLES and self._may_pair:
+        if self._is_prefilled:
+            self._open(decision._replace(uncached_tokens=0)).send()
+        elif decision.endpoint.roles != ROLES and self._may_pair:
             self._attempt_in_two(decision)
         else:
             self._open(decision).send()
@@ -364,6 +367,7 @@ class Exchange:
         if answer is not None:
             self.pairing = Pairing("paired", "", prefill.decision, prefill.seconds)
             self._handed = answer.handed
+            self._is_prefilled = True
         else:
             self.pairing = Pairing("fallback", why, prefill.decision, prefill.seconds)
             self._may_pair = False
@@ -380,8 +384,14 @@ class Exchange:
         self.retries.append("500")
         self.pairing = self.pairing._replace(outcome="fallback", why="500")
         self._may_pair = False
-        self._handed = b""
+        self._may_be_fetched()
         self._open(self._alone).send()
+
+    def _may_be_fetched(self) -> None:
+        """What was handed over was sent to an endpoint, which may have fetched it: it is nobody else's."""
+        if self._handed:
+            self._handed = b""
+            self._is_prefilled = False
 
     # Hedging ----------------------------------------------------------------------------------------------------------
 
@@ -449,6 +459,8 @@ class Exchange:
                 self._give_up()
             return
         self._may_be_stale = self._may_be_stale and not attempt.is_resent
+        if reason != "connect":
+            self._may_be_fetched()
         if reason != "connect" or not self._failed_with.isdigit():  # a refusal hides no endpoint's answer
             self._failed_with = reason
         self.not_served(self._routing, attempt.decision, is_ill=reason not in ("connect", "timeout"))
@@ -543,6 +555,7 @@ class Exchange:
         if self._may_retry([endpoint for endpoint in self._untried() if endpoint.is_usable(now)]):
             self._failed_with = str(status)
             self._drop(attempt)
+            self._may_be_fetched()
             self.retries.append(str(status))
             self._try_another()
 
