@@ -28,6 +28,32 @@ def controller(
         bool | None,
         typer.Option("--takes-endpoints", help="Listen to the replicas of the routers that are connected, too."),
     ] = None,
+    lmcache_pull: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where LMCache's workers push, their controller_pull_url."),
+    ] = None,
+    lmcache_reply: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where LMCache's workers ask, their controller_reply_url."),
+    ] = None,
+    lmcache_instance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL=ID", help="A replica's lmcache_instance_id, where it is not its URL; repeat."),
+    ] = None,
+    lmcache_chunk_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="LMCache's chunk_size.", show_default="256")
+    ] = None,
+    lmcache_hash: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="LMCache's pre_caching_hash_algorithm, sha256_cbor or builtin.",
+            show_default="sha256_cbor",
+        ),
+    ] = None,
+    lmcache_none_hash: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="NONE_HASH as LMCache logs it at its start.")
+    ] = None,
     listen: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,6 +105,12 @@ def controller(
             "kv_events": kv_events or None,
             "endpoints_file": endpoints_file,
             "takes_endpoints": takes_endpoints,
+            "lmcache_pull": lmcache_pull,
+            "lmcache_reply": lmcache_reply,
+            "lmcache_instances": lmcache_instance or None,
+            "lmcache_chunk_tokens": lmcache_chunk_tokens,
+            "lmcache_hash": lmcache_hash,
+            "lmcache_none_hash": lmcache_none_hash,
             "listen": listen or None,
             "http": http,
             "token_file": token_file,

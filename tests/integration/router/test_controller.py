@@ -479,7 +479,14 @@ async def routed(tmp_path: Path, routers: int = 1) -> AsyncIterator[tuple[Contro
         address = f"unix:{tmp_path}/controller"
         controller = await stack.enter_async_context(
             controller_running(
-                ControllerConfig(endpoints=tuple(engines), kv_events=kv_events, listen=(address,), http="127.0.0.1:0")
+                ControllerConfig(
+                    endpoints=tuple(engines),
+                    kv_events=kv_events,
+                    listen=(address,),
+                    http="127.0.0.1:0",
+                    lmcache_pull="127.0.0.1:0",
+                    lmcache_reply="127.0.0.1:0",
+                )
             )
         )
         http = await stack.enter_async_context(aiohttp.ClientSession())

@@ -7,11 +7,13 @@ different addresses of events for one, the first who did decides, until he wants
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from tierline import logs
 from tierline.errors import WireError
 from tierline.router.events.addresses import parse_addresses
 from tierline.router.events.index import BlockIndex, Tier
+from tierline.router.events.lmcache import LmcacheInstance, LmcacheInstances
 from tierline.router.events.messages import (
     KEY_BYTES,
     OWN_SCHEME,
@@ -34,6 +36,14 @@ log = logs.get(__name__)
 _NOTHING = [0] * len(Tier)
 
 
+class Lmcache(NamedTuple):
+    """What LMCache's workers hold, and how they name it."""
+
+    instances: LmcacheInstances
+    scheme: str
+    chunk_tokens: int
+
+
 class Holdings:
     """The endpoints and their sources.
 
@@ -52,6 +62,8 @@ class Holdings:
     ----------
     lookups
         Counter: sources that were asked about, by how far each could be believed.
+    lmcache
+        Set where LMCache's workers are listened to.
     """
 
     def __init__(self, budget_bytes: int, wall_clock: Callable[[], float], clock: Callable[[], float]) -> None:
@@ -59,6 +71,7 @@ class Holdings:
         self.subscriptions = EventSubscriptions(self.index, wall_clock)
         self.sources: dict[str, Sequence[EventSource]] = {}
         self.lookups: Counter[str] = Counter()
+        self.lmcache: Lmcache | None = None
         self._clock = clock
         self._wanted: dict[str, dict[str, str]] = {}
         self._followed: dict[str, str] = {}
@@ -163,6 +176,7 @@ class _Answer:
         for asked in lookup.asked:
             for source in holdings.sources.get(asked.endpoint, ()):
                 self._reach |= source.blocks.bit
+        self._keys: dict[int, list[int]] = {}
         self._found: dict[int, tuple[list[int], list[dict[int, int]]]] = {}
 
     def endpoints(self) -> list[list[SourceDepths]]:
@@ -172,22 +186,18 @@ class _Answer:
         for asked in self._lookup.asked:
             if any(place >= len(self._lookup.chains) for place in asked.chains):
                 raise WireError("a lookup that names a chain it does not have")
-            answers.append([self._of_source(asked, source) for source in sources_of.get(asked.endpoint, ())])
-            for answer in answers[-1]:
+            found = [self._of_source(asked, source) for source in sources_of.get(asked.endpoint, ())]
+            lmcache = self._holdings.lmcache
+            if lmcache is not None and (instance := lmcache.instances.by_endpoint.get(asked.endpoint)) is not None:
+                found.append(self._of_instance(asked, instance, lmcache))
+            for answer in found:
                 lookups[answer.state.value] += 1
+            answers.append(found)
         return answers
 
     def _of_source(self, asked: Asked, source: EventSource) -> SourceDepths:
         blocks, standing = source.blocks, source.standing
-        chains = self._lookup.chains
-        place = next(
-            (
-                place
-                for place in asked.chains
-                if (chains[place].scheme, chains[place].block_tokens) == (OWN_SCHEME, blocks.block_tokens)
-            ),
-            -1,
-        )
+        place = self._place_of(asked, OWN_SCHEME, blocks.block_tokens)
         if place < 0 or not source.is_telling:
             return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, place, _NOTHING)
         keys, found = self._found.get(place) or self._follow(place)
@@ -197,8 +207,28 @@ class _Answer:
         tiers = [max(depth, in_tier.get(blocks.bit, 0)) for in_tier in found]
         return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, place, tiers)
 
+    def _of_instance(self, asked: Asked, instance: LmcacheInstance, lmcache: Lmcache) -> SourceDepths:
+        place = self._place_of(asked, lmcache.scheme, lmcache.chunk_tokens)
+        tiers = _NOTHING if place < 0 else instance.depths(self._keys_of(place))
+        standing = instance.standing(self._holdings.now())
+        return SourceDepths(standing, lmcache.scheme, lmcache.chunk_tokens, place, tiers)
+
+    def _place_of(self, asked: Asked, scheme: str, block_tokens: int | None) -> int:
+        """Return which of the chains for an endpoint is of a source's cut; -1 for none."""
+        chains = self._lookup.chains
+        for place in asked.chains:
+            if (chains[place].scheme, chains[place].block_tokens) == (scheme, block_tokens):
+                return place
+        return -1
+
+    def _keys_of(self, place: int) -> list[int]:
+        keys = self._keys.get(place)
+        if keys is None:
+            keys = self._keys[place] = _keys(self._lookup.chains[place])
+        return keys
+
     def _follow(self, place: int) -> tuple[list[int], list[dict[int, int]]]:
-        keys = _keys(self._lookup.chains[place])
+        keys = self._keys_of(place)
         found = self._found[place] = keys, self._holdings.index.match(keys, self._reach)
         return found
 

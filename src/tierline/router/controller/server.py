@@ -21,16 +21,20 @@ from tierline.duties import Duties
 from tierline.errors import EnvironmentTooSmall
 from tierline.router.controller.config import ControllerConfig
 from tierline.router.controller.connection import Answering, RouterConnection
-from tierline.router.controller.holdings import Holdings
+from tierline.router.controller.holdings import Holdings, Lmcache
+from tierline.router.controller.lmcache import LmcacheListener
 from tierline.router.controller.token import Token
 from tierline.router.discovery import Discovery, FileSource, Source, StaticSource
 from tierline.router.events.addresses import ControllerAddress, parse_controller
 from tierline.router.events.following import source_families
+from tierline.router.events.lmcache import LmcacheInstances
+from tierline.router.events.lmcache_keys import VLLM_SEED, first_hash, scheme_of
+from tierline.router.events.source import SourceState
 from tierline.router.listening import Listener
 
 log = logs.get(__name__)
 
-DUTIES = ("files", "discovery")
+DUTIES = ("files", "discovery", "lmcache")
 """What a controller has to do beside answering."""
 RELOAD_SECONDS = 1.0
 _PREFIX = "tierline_controller"
@@ -67,6 +71,7 @@ class ControllerServer:
             config.takes_endpoints,
             config.connections,
         )
+        self.lmcache = _lmcache_listener(config, self.holdings, self._duties) if config.lmcache_pull else None
         self._discovery = Discovery(sources, self.holdings, self._duties)
         self._listeners: list[Listener] = []
         self._sockets: list[tuple[asyncio.Server, Path]] = []
@@ -84,6 +89,10 @@ class ControllerServer:
             An address cannot be had.
         """
         await self._discovery.start()
+        if self.lmcache is not None:
+            self.lmcache.listen(
+                parse_controller(self._config.lmcache_pull), parse_controller(self._config.lmcache_reply)
+            )
         for entry in self._config.listen:
             await self._listen(parse_controller(entry))
         if self._config.http:
@@ -104,6 +113,8 @@ class ControllerServer:
         if self._runner is not None:
             await self._runner.cleanup()
         await self._discovery.stop()
+        if self.lmcache is not None:
+            await self.lmcache.close()
         await self.holdings.close()
 
     async def _listen(self, address: ControllerAddress) -> None:
@@ -137,7 +148,7 @@ class ControllerServer:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         self._registry = CollectorRegistry()
-        self._registry.register(ControllerMetrics(self.answering, self._duties))
+        self._registry.register(ControllerMetrics(self.answering, self._duties, self.lmcache))
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, address.host, address.port)
@@ -178,9 +189,10 @@ class ControllerServer:
 class ControllerMetrics(Collector):
     """What a controller counts; ``docs/kvaware.md`` lists every name, and a test compares."""
 
-    def __init__(self, answering: Answering, duties: Duties) -> None:
+    def __init__(self, answering: Answering, duties: Duties, lmcache: LmcacheListener | None) -> None:
         self._answering = answering
         self._duties = duties
+        self._lmcache = lmcache
 
     def collect(self) -> Iterable[Metric]:
         """See :class:`prometheus_client.registry.Collector`."""
@@ -191,12 +203,43 @@ class ControllerMetrics(Collector):
         yield _counter("messages", "What routers sent", "kind", answering.messages.items())
         yield _counter("refused", "Connections refused or ended, by the reason", "reason", answering.refused.items())
         yield _counter("lookups", "Sources asked about, by how they stood", "state", holdings.lookups.items())
+        if self._lmcache is not None:
+            yield from self._of_lmcache(self._lmcache)
         yield _counter(
             "failed_duties",
             "Work beside answering that failed and is tried again",
             "duty",
             self._duties.failures.items(),
         )
+
+    def _of_lmcache(self, lmcache: LmcacheListener) -> Iterable[Metric]:
+        holdings = self._answering.holdings
+        assert holdings.lmcache is not None
+        instances = holdings.lmcache.instances
+        state = GaugeMetricFamily(
+            f"{_PREFIX}_lmcache_state", "1 for the state that an instance is in", labels=("endpoint", "state")
+        )
+        chunks = GaugeMetricFamily(
+            f"{_PREFIX}_lmcache_chunks", "Chunks held, by each worker and location", labels=("endpoint",)
+        )
+        for endpoint, instance in instances.by_endpoint.items():
+            standing = instance.standing(holdings.now())
+            for candidate in SourceState:
+                state.add_metric((endpoint, candidate.value), standing is candidate)
+            chunks.add_metric((endpoint,), instance.chunks)
+        counts = {**instances.counts, "malformed": lmcache.malformed, "unknown": lmcache.unknown}
+        yield from (state, chunks, _counter("lmcache_messages", "What workers sent", "kind", counts.items()))
+
+
+def _lmcache_listener(config: ControllerConfig, holdings: Holdings, duties: Duties) -> LmcacheListener:
+    first = config.lmcache_none_hash
+    scheme = scheme_of(config.lmcache_hash, first_hash(VLLM_SEED) if first is None else first)
+    endpoints = {instance: url for url, instance in _pairs(config.lmcache_instances)}
+    listener: LmcacheListener
+    instances = LmcacheInstances(endpoints, holdings.now, lambda worker: listener.heartbeat_url(worker))
+    holdings.lmcache = Lmcache(instances, scheme, config.lmcache_chunk_tokens)
+    listener = LmcacheListener(instances, duties)
+    return listener
 
 
 def _counter(name: str, text: str, label: str, counts: Iterable[tuple[str, int]]) -> CounterMetricFamily:

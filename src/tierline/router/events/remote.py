@@ -16,7 +16,7 @@ import contextlib
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -27,6 +27,7 @@ from tierline.router.endpoints import Endpoint
 from tierline.router.events.addresses import ControllerAddress
 from tierline.router.events.index import Tier
 from tierline.router.events.keys import PromptTokens
+from tierline.router.events.lmcache_keys import ChunkNames, is_scheme
 from tierline.router.events.messages import (
     CONTROLLER_VERSION,
     MAX_CHAINS,
@@ -65,6 +66,9 @@ WAITING_LOOKUPS = 1024
 WAITING_BYTES = 8 * 1024**2
 """Bytes that the controller has not taken yet; beyond it nothing more is asked."""
 BACKOFF_SECONDS = (0.05, 5.0)
+CHUNKS_A_TURN = 16
+"""Of others' schemes; 16 chunks of 256 tokens take up to a millisecond."""
+_NOTHING = (0,) * len(Tier)
 _TELLING = (SourceState.EXACT, SourceState.DEGRADED)
 
 
@@ -88,9 +92,11 @@ class Told:
         By the endpoint's URL.
     chains
         Keys that the answer speaks of.
+    prompt_tokens
+        The prompt's length.
     """
 
-    __slots__ = ("_asked_at", "_chains", "_remote", "_sources")
+    __slots__ = ("_asked_at", "_chains", "_most", "_remote", "_sources")
 
     def __init__(
         self,
@@ -98,11 +104,13 @@ class Told:
         asked_at: float,
         sources: dict[str, list[SourceDepths]],
         chains: Sequence[tuple[Cut, list[int]]],
+        prompt_tokens: int,
     ) -> None:
         self._remote = remote
         self._asked_at = asked_at
         self._sources = sources
         self._chains = chains
+        self._most = max(0, prompt_tokens - 1)
 
     @property
     def origin(self) -> str:
@@ -114,24 +122,40 @@ class Told:
         sources = self._sources.get(endpoint.url)
         if not sources or self._remote.now() - self._asked_at > ANSWER_SECONDS:
             return None
-        ranks: list[list[int]] = []
-        is_exact = True
-        for source in sources:
-            if source.state not in _TELLING or (source.chain < 0 and source.block_tokens is not None):
-                return None
-            is_exact &= source.state is SourceState.EXACT
-            if source.block_tokens is not None:
-                ranks.append([depth * source.block_tokens for depth in source.tiers])
-            else:
-                ranks.append([0] * len(Tier))
-        own = sources[0]
-        if len(sources) == 1 and own.block_tokens is not None:
-            keys = self._chains[own.chain][1]
-            run = self._remote.expected_run(endpoint.url, keys, own.tiers[Tier.GPU])
-            if run:
-                reached = (own.tiers[Tier.GPU] + run) * own.block_tokens
-                ranks[0] = [max(reached, depth) for depth in ranks[0]]
+        engine = [source for source in sources if source.scheme == OWN_SCHEME]
+        ranks = self._ranks(endpoint, engine)
+        beside = [
+            self._tokens(source)
+            for source in sources
+            if source.scheme != OWN_SCHEME and source.chain >= 0 and source.state in _TELLING
+        ]
+        if not ranks and not beside:
+            return None
+        # What a cache beside the engine holds, each of its ranks can read.
+        ranks = [[max(depths) for depths in zip(tiers, *beside, strict=True)] for tiers in ranks or [_NOTHING]]
+        is_exact = bool(engine) and all(
+            source.state is SourceState.EXACT and (source.chain >= 0 or source.block_tokens is None)
+            for source in sources
+        )
         return weigh(ranks, is_exact=is_exact)
+
+    def _ranks(self, endpoint: Endpoint, engine: Sequence[SourceDepths]) -> list[list[int]]:
+        """Return what each rank of an engine has; nothing where that is not known of all."""
+        if not all(
+            source.state in _TELLING and (source.chain >= 0 or source.block_tokens is None) for source in engine
+        ):
+            return []
+        ranks = [self._tokens(source) for source in engine]
+        if len(engine) == 1 and engine[0].block_tokens is not None:
+            held = engine[0].tiers[Tier.GPU]
+            run = self._remote.expected_run(endpoint.url, self._chains[engine[0].chain][1], held)
+            if run:
+                ranks[0] = [max((held + run) * engine[0].block_tokens, depth) for depth in ranks[0]]
+        return ranks
+
+    def _tokens(self, source: SourceDepths) -> list[int]:
+        """Return the tokens that a source has in each tier or a faster one; the last is computed in any case."""
+        return [min(depth * (source.block_tokens or 0), self._most) for depth in source.tiers]
 
     def placed(self, endpoint: Endpoint) -> None:
         """The prompt was sent to ``endpoint``."""
@@ -147,29 +171,30 @@ class Told:
 
     def _chain_of(self, endpoint: Endpoint) -> tuple[Cut, list[int]] | None:
         """Return the keys that the endpoint will hold now and did not; of several ranks nobody knows which gets it."""
-        sources = self._sources.get(endpoint.url, ())
-        if len(sources) != 1 or sources[0].chain < 0:
+        engine = [source for source in self._sources.get(endpoint.url, ()) if source.scheme == OWN_SCHEME]
+        if len(engine) != 1 or engine[0].chain < 0:
             return None
-        cut, keys = self._chains[sources[0].chain]
-        missing = keys[sources[0].tiers[Tier.GPU] :]
-        return (cut, missing) if missing and cut.scheme == OWN_SCHEME else None
+        cut, keys = self._chains[engine[0].chain]
+        missing = keys[engine[0].tiers[Tier.GPU] :]
+        return (cut, missing) if missing else None
 
 
 class _Question:
     """A lookup under way."""
 
-    __slots__ = ("answered", "asked", "asked_at", "chains", "urls")
+    __slots__ = ("answered", "asked", "asked_at", "chains", "prompt_tokens", "urls")
 
     def __init__(
         self,
         urls: Sequence[str],
         chains: Sequence[tuple[Cut, list[int]]],
         asked: Sequence[Sequence[int]],
+        prompt_tokens: int,
         asked_at: float,
         answered: "asyncio.Future[Told | None]",
     ) -> None:
         self.urls, self.chains, self.asked = urls, chains, asked
-        self.asked_at, self.answered = asked_at, answered
+        self.prompt_tokens, self.asked_at, self.answered = prompt_tokens, asked_at, answered
 
     def require_fit(self, answer: Depths) -> None:
         """Raise ``WireError`` where the answer cannot be one to this question."""
@@ -242,6 +267,7 @@ class RemoteIndex:
         self._followed: dict[str, str] = {}
         self._is_telling_follow = False
         self._expected: dict[str, dict[int, float]] = {}
+        self._names = ChunkNames()
 
     def start(self) -> None:
         """Connect, and again whenever the connection breaks."""
@@ -293,7 +319,11 @@ class RemoteIndex:
             return
         deadline = self.now() + self._budget_s
         for _ in range(2):  # the first answer may say that the keys were of another cut than the engine's
-            question = self._ask(routing.tokens, routing.model, endpoints)
+            chunks = await self._name_chunks(routing.tokens, endpoints, deadline)
+            if chunks is None:
+                self.outcomes["late"] += 1
+                return
+            question = self._ask(routing.tokens, routing.model, endpoints, chunks)
             if question is None:
                 return
             handle = asyncio.get_running_loop().call_at(deadline, _give_up, question.answered)
@@ -318,7 +348,33 @@ class RemoteIndex:
                 return False
         return True
 
-    def _ask(self, tokens: PromptTokens, model: str, endpoints: Sequence[Endpoint]) -> _Question | None:
+    async def _name_chunks(
+        self, tokens: PromptTokens, endpoints: Sequence[Endpoint], deadline: float
+    ) -> dict[Cut, list[int]] | None:
+        """Return the keys of a prompt in all schemes but our own; ``None`` where that takes too long.
+
+        Others' schemes are slow, so the loop gets its turn between a few of them; what was computed in vain is known
+        the next time.
+        """
+        cuts = {cut for endpoint in endpoints for cut in self._cuts.get(endpoint.url, ()) if cut.scheme != OWN_SCHEME}
+        named: dict[Cut, list[int]] = {}
+        for cut in cuts:
+            keys = named[cut] = []
+            for key in self._names.of(tokens.raw, cut.block_tokens, cut.scheme):
+                keys.append(key)
+                if len(keys) % CHUNKS_A_TURN == 0:
+                    await asyncio.sleep(0)
+                    if self.now() >= deadline:
+                        return None
+        return named
+
+    def _ask(
+        self,
+        tokens: PromptTokens,
+        model: str,
+        endpoints: Sequence[Endpoint],
+        chunks: Mapping[Cut, list[int]],
+    ) -> _Question | None:
         connection, now = self._connection, self.now()
         if connection is None:
             self.outcomes["unavailable"] += 1
@@ -338,12 +394,15 @@ class RemoteIndex:
             of_endpoint = []
             adapter = adapter_of(model, endpoint)
             for cut in self._cuts.get(endpoint.url, ()):
+                if cut.scheme != OWN_SCHEME and cut not in chunks:
+                    continue  # learnt while the others were computed
                 place = places.get((cut, adapter))
                 if place is None:
                     if len(chains) == MAX_CHAINS:
                         continue
                     place = places[cut, adapter] = len(chains)
-                    chains.append((cut, keys_of(tokens, cut, adapter)))
+                    keys = chunks[cut] if cut in chunks else tokens.keys(cut.block_tokens, adapter)
+                    chains.append((cut, keys))
                 of_endpoint.append(place)
             asked.append(of_endpoint)
         urls = [endpoint.url for endpoint in endpoints]
@@ -356,7 +415,7 @@ class RemoteIndex:
         if not self._send(lookup):
             self.outcomes["busy"] += 1
             return None
-        question = _Question(urls, chains, asked, now, asyncio.get_running_loop().create_future())
+        question = _Question(urls, chains, asked, len(tokens), now, asyncio.get_running_loop().create_future())
         self._questions[lookup.id] = question
         return question
 
@@ -377,10 +436,12 @@ class RemoteIndex:
         del self._questions[answer.id]
         for url, sources in zip(question.urls, answer.endpoints, strict=True):
             cuts = {Cut(source.scheme, source.block_tokens) for source in sources if source.block_tokens is not None}
-            self._cuts[url] = tuple(sorted(cuts))
+            self._cuts[url] = tuple(sorted(cut for cut in cuts if cut.scheme == OWN_SCHEME or is_scheme(cut.scheme)))
         if not question.answered.done():
             sources_of = dict(zip(question.urls, answer.endpoints, strict=True))
-            question.answered.set_result(Told(self, question.asked_at, sources_of, question.chains))
+            question.answered.set_result(
+                Told(self, question.asked_at, sources_of, question.chains, question.prompt_tokens)
+            )
 
     # Expecting --------------------------------------------------------------------------------------------------------
 
@@ -459,11 +520,6 @@ class RemoteIndex:
         for question in questions.values():
             _give_up(question.answered)
         self._cuts.clear()  # the next one may listen to other engines
-
-
-def keys_of(tokens: PromptTokens, cut: Cut, adapter: str | None) -> list[int]:
-    """Return the names of a prompt's blocks, cut so; none for a scheme that is not known here."""
-    return tokens.keys(cut.block_tokens, adapter) if cut.scheme == OWN_SCHEME else []
 
 
 def _give_up(answered: "asyncio.Future[Told | None]") -> None:

@@ -126,7 +126,7 @@ class EventSubscriber(Generic[BlocksT]):
     async def _listen(self, live: "zmq.asyncio.Socket") -> None:
         while True:
             await live.poll()
-            for frames in _arrived(live):
+            for frames in arrived(live):
                 if len(frames) == 3 and len(frames[1]) == 8:
                     self._ask(self.source.received(int.from_bytes(frames[1], "big"), frames[2]))
                 else:
@@ -165,7 +165,7 @@ class EventSubscriber(Generic[BlocksT]):
     async def _take_replay(self, replays: "zmq.asyncio.Socket") -> bool:
         """Return whether a replay came to its end."""
         while await replays.poll(REPLAY_SECONDS * 1000):
-            for frames in _arrived(replays):
+            for frames in arrived(replays):
                 if len(frames) not in (3, 4) or len(frames[-2]) != 8:
                     self.malformed += 1
                 elif frames[-2] == END_OF_REPLAY:
@@ -176,7 +176,7 @@ class EventSubscriber(Generic[BlocksT]):
         return False
 
 
-def _arrived(socket: "zmq.asyncio.Socket") -> Iterator[Sequence[bytes]]:
+def arrived(socket: "zmq.asyncio.Socket") -> Iterator[list[bytes]]:
     """Yield messages that are there, for a slice of time. Past asyncio's wrapper, which costs 100 µs for each."""
     import zmq
 
