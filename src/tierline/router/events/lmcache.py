@@ -147,15 +147,15 @@ class LmcacheInstance:
             depth = sum(1 for _ in takewhile(location.chunks.__contains__, chunks))
             return [depth if tier >= location.tier else 0 for tier in Tier]
         for index, chunk in enumerate(chunks if workers else ()):
-            slowest = 0
+            slowest = Tier.GPU
             for worker in workers:
                 tier = worker.tier_of(chunk)
                 if tier is None:
                     return depths
                 slowest = max(slowest, tier)
-            for tier in range(slowest, len(Tier)):
-                if depths[tier] == index:
-                    depths[tier] = index + 1
+            for place in range(slowest, len(Tier)):
+                if depths[place] == index:
+                    depths[place] = index + 1
         return depths
 
 
@@ -262,7 +262,7 @@ class LmcacheInstances:
         location = self._location(worker, name)
         chunks = location.chunks
         for op_type, key, number in changes:
-            if number is None:  # of LMCache before 0.3.12: nobody would notice that one is missing
+            if number is None:  # of an early LMCache: nobody would notice that one is missing
                 location.is_whole = False
             elif number != location.next and (location.next is not None or number != 0):
                 self._missed(worker, name, location)

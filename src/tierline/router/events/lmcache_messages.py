@@ -2,8 +2,8 @@
 
 A message is a msgpack map (JSON from other programs) with the name of its class under ``type``
 (``lmcache/v1/cache_controller/message.py``). Workers push what changes, several messages in one multipart message, and
-ask for what has an answer. Since 0.3.12 changes come in batches with numbers (:class:`BatchedKVOperationMsg`); before
-that one by one and without (:class:`KVAdmitMsg`, :class:`KVEvictMsg`), and registrations and heartbeats are pushed,
+ask for what has an answer. Changes come in batches with numbers (:class:`BatchedKVOperationMsg`); in early versions
+one by one and without (:class:`KVAdmitMsg`, :class:`KVEvictMsg`), and registrations and heartbeats are pushed,
 too. A message of another type is counted and skipped.
 """
 
@@ -130,8 +130,7 @@ Pushed = (
     | FullSyncBatchMsg
     | FullSyncEndMsg
 )
-Asking = RegisterMsg | HeartbeatMsg | FullSyncStartMsg | FullSyncStatusMsg | BatchedP2PLookupMsg
-FromWorker = Pushed | Asking
+FromWorker = Pushed | FullSyncStartMsg | FullSyncStatusMsg | BatchedP2PLookupMsg
 
 _KINDS = frozenset(kind.__name__ for kind in FromWorker.__args__)
 
@@ -158,7 +157,7 @@ def decode(frame: bytes) -> FromWorker | None:
     try:
         if decode_type(frame).type not in _KINDS:
             return None
-        return decode_message(frame)
+        return decode_message(frame)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableMessage(f"no message of an LMCache worker: {error}") from None
 

@@ -68,7 +68,7 @@ WAITING_BYTES = 8 * 1024**2
 BACKOFF_SECONDS = (0.05, 5.0)
 CHUNKS_A_TURN = 16
 """Of others' schemes; 16 chunks of 256 tokens take up to a millisecond."""
-_NOTHING = (0,) * len(Tier)
+_NOTHING = [0] * len(Tier)
 _TELLING = (SourceState.EXACT, SourceState.DEGRADED)
 
 
@@ -191,7 +191,7 @@ class _Question:
         asked: Sequence[Sequence[int]],
         prompt_tokens: int,
         asked_at: float,
-        answered: "asyncio.Future[Told | None]",
+        answered: "asyncio.Future[Told | str]",
     ) -> None:
         self.urls, self.chains, self.asked = urls, chains, asked
         self.prompt_tokens, self.asked_at, self.answered = prompt_tokens, asked_at, answered
@@ -326,13 +326,13 @@ class RemoteIndex:
             question = self._ask(routing.tokens, routing.model, endpoints, chunks)
             if question is None:
                 return
-            handle = asyncio.get_running_loop().call_at(deadline, _give_up, question.answered)
+            handle = asyncio.get_running_loop().call_at(deadline, _give_up, question.answered, "late")
             try:
                 told = await question.answered
             finally:
                 handle.cancel()
-            if told is None:
-                self.outcomes["late" if self.now() >= deadline else "lost"] += 1
+            if isinstance(told, str):
+                self.outcomes[told] += 1
                 return
             if self._knows_cuts_of(question):
                 self.outcomes["answered"] += 1
@@ -518,13 +518,13 @@ class RemoteIndex:
         connection.abort()
         questions, self._questions = self._questions, {}
         for question in questions.values():
-            _give_up(question.answered)
+            _give_up(question.answered, "lost")
         self._cuts.clear()  # the next one may listen to other engines
 
 
-def _give_up(answered: "asyncio.Future[Told | None]") -> None:
+def _give_up(answered: "asyncio.Future[Told | str]", outcome: str) -> None:
     if not answered.done():
-        answered.set_result(None)
+        answered.set_result(outcome)
 
 
 class _Connection(asyncio.Protocol):

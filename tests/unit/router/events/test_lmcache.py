@@ -65,7 +65,6 @@ class World:
     def depths(self, *chunks: int) -> list[int]:
         return self.instances.by_endpoint[ENGINE].depths(chunks)
 
-    @property
     def standing(self) -> SourceState:
         return self.instances.by_endpoint[ENGINE].standing(self.now)
 
@@ -84,7 +83,7 @@ def test_chunks_of_a_prompt_count_to_the_first_that_is_missing(world: World) -> 
     assert world.depths(1, 2, 3, 4) == [0, 2, 2, 2]
     world.change(("evict", 1), first=3)
     assert world.depths(1, 2, 3, 4) == [0, 0, 0, 0]
-    assert world.standing is SourceState.EXACT
+    assert world.standing() is SourceState.EXACT
 
 
 def test_a_key_without_its_sign_is_the_same_key(world: World) -> None:
@@ -125,9 +124,9 @@ def test_a_worker_that_registers_holds_nothing_whatever_was_known_before(world: 
     world.register()
     world.admit(1)
     world.register()
-    assert (world.depths(1), world.standing) == ([0, 0, 0, 0], SourceState.EXACT)
+    assert (world.depths(1), world.standing()) == ([0, 0, 0, 0], SourceState.EXACT)
     world.admit(2)
-    assert (world.depths(2), world.standing) == ([0, 1, 1, 1], SourceState.EXACT)
+    assert (world.depths(2), world.standing()) == ([0, 1, 1, 1], SourceState.EXACT)
 
 
 def test_after_a_gap_what_was_known_is_forgotten_and_the_rest_is_a_bound(world: World) -> None:
@@ -136,7 +135,7 @@ def test_after_a_gap_what_was_known_is_forgotten_and_the_rest_is_a_bound(world: 
     world.admit(3, first=5)
     assert world.depths(1, 2) == [0, 0, 0, 0]
     assert world.depths(3)[Tier.HOST] == 1
-    assert (world.standing, world.instances.counts["gap"]) == (SourceState.DEGRADED, 1)
+    assert (world.standing(), world.instances.counts["gap"]) == (SourceState.DEGRADED, 1)
 
 
 def test_a_number_that_comes_again_is_another_life_of_the_worker(world: World) -> None:
@@ -144,7 +143,7 @@ def test_a_number_that_comes_again_is_another_life_of_the_worker(world: World) -
     world.admit(1, 2)
     world.admit(3, first=0)
     assert world.depths(1, 2) == [0, 0, 0, 0]
-    assert world.standing is SourceState.DEGRADED
+    assert world.standing() is SourceState.DEGRADED
 
 
 def test_numbers_of_one_location_are_its_own(world: World) -> None:
@@ -152,7 +151,7 @@ def test_numbers_of_one_location_are_its_own(world: World) -> None:
     world.admit(1, 2)
     world.admit(1, 2, location=DISK)
     world.admit(3, first=2)
-    assert world.standing is SourceState.EXACT
+    assert world.standing() is SourceState.EXACT
 
 
 def test_changes_without_numbers_are_believed_as_a_bound(world: World) -> None:
@@ -160,18 +159,18 @@ def test_changes_without_numbers_are_believed_as_a_bound(world: World) -> None:
     for key in (1, 2):
         world.push("KVAdmitMsg", key=key, location=HOST)
     world.push("KVEvictMsg", key=2, location=HOST)
-    assert (world.depths(1, 2)[Tier.HOST], world.standing) == (1, SourceState.DEGRADED)
+    assert (world.depths(1, 2)[Tier.HOST], world.standing()) == (1, SourceState.DEGRADED)
 
 
 def test_a_worker_with_heartbeats_that_falls_silent_is_lost_until_it_is_heard_of(world: World) -> None:
     world.register()
     world.now += 1000
-    assert world.standing is SourceState.EXACT  # it never sent one
+    assert world.standing() is SourceState.EXACT  # it never sent one
     world.ask("HeartbeatMsg", ip="", port=1)
     world.now += lmcache.LOST_SECONDS + 1
-    assert world.standing is SourceState.LOST
+    assert world.standing() is SourceState.LOST
     world.admit(1)
-    assert world.standing is SourceState.EXACT
+    assert world.standing() is SourceState.EXACT
 
 
 def test_workers_and_locations_and_chunks_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +178,7 @@ def test_workers_and_locations_and_chunks_are_bounded(world: World, monkeypatch:
     world.register()
     world.admit(*range(200))
     assert len(world.instances.by_endpoint[ENGINE].workers[0].locations[HOST].chunks) == 126
-    assert (world.depths(199)[Tier.HOST], world.standing) == (1, SourceState.DEGRADED)
+    assert (world.depths(199)[Tier.HOST], world.standing()) == (1, SourceState.DEGRADED)
     for number in range(lmcache.MAX_LOCATIONS + 5):
         world.admit(1, location=f"backend {number}")
     assert len(world.instances.by_endpoint[ENGINE].workers[0].locations) == lmcache.MAX_LOCATIONS
@@ -211,13 +210,13 @@ def test_a_worker_that_began_before_us_is_asked_to_tell_what_it_has_and_not_agai
         answer = world.ask("HeartbeatMsg", ip="", port=1)
         assert isinstance(answer, HeartbeatRetMsg)
         assert len(answer.commands) == expected
-    assert world.standing is SourceState.DEGRADED
+    assert world.standing() is SourceState.DEGRADED
     status = sync(world, [[1, 2], [3]])
     assert (status.is_complete, status.can_exit_freeze, status.missing_batches) == (True, True, [])
     assert world.depths(1, 2, 3)[Tier.HOST] == 3
     world.now += lmcache.SYNC_SECONDS + 1
     assert world.ask("HeartbeatMsg", ip="", port=1).commands == []
-    assert world.standing is SourceState.DEGRADED  # of its other locations nothing is known
+    assert world.standing() is SourceState.DEGRADED  # of its other locations nothing is known
 
 
 def test_after_a_gap_a_full_sync_makes_a_worker_that_registered_exact_again(world: World) -> None:
@@ -227,9 +226,9 @@ def test_after_a_gap_a_full_sync_makes_a_worker_that_registered_exact_again(worl
     assert len(world.ask("HeartbeatMsg", ip="", port=1).commands) == 1
     sync(world, [[2, 3]])
     assert (world.depths(1)[Tier.HOST], world.depths(2, 3)[Tier.HOST]) == (0, 2)
-    assert world.standing is SourceState.EXACT
+    assert world.standing() is SourceState.EXACT
     world.admit(4, first=8)
-    assert world.standing is SourceState.EXACT
+    assert world.standing() is SourceState.EXACT
 
 
 def test_batches_that_are_missing_are_asked_for(world: World) -> None:
@@ -257,7 +256,7 @@ def test_a_gap_within_a_full_sync_leaves_a_bound(world: World) -> None:
     world.push("FullSyncBatchMsg", location=HOST, sync_id="s", batch_id=0, keys=[1])
     world.admit(9, first=4)
     world.push("FullSyncBatchMsg", location=HOST, sync_id="s", batch_id=1, keys=[2])
-    assert world.standing is SourceState.DEGRADED
+    assert world.standing() is SourceState.DEGRADED
     assert world.depths(1) == [0, 0, 0, 0]
 
 
