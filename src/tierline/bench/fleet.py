@@ -56,7 +56,7 @@ class Fleet:
             self._strategy.placed(request, decision)
             endpoint, prompt = decision.endpoint, arrival.request
             job = Job(now, prompt.blocks, len(prompt.blocks) * BLOCK_TOKENS, prompt.output_tokens)
-            self._open[job] = decision, endpoint.begin(decision.uncached_tokens)
+            self._open[job] = decision, endpoint.begin(decision.uncached_tokens, now)
             self._engines[endpoint.position].submit(job)
             served.append(Served(job, endpoint.position))
         self._advance(inf)
@@ -69,7 +69,7 @@ class Fleet:
                 endpoint = decision.endpoint
                 if job.ended_at_s == inf:
                     seconds = job.first_token_at_s - job.at_s
-                    endpoint.answered(decision.uncached_tokens, tokens_before, seconds)
+                    endpoint.answered(decision.uncached_tokens, tokens_before, seconds, job.first_token_at_s)
                 else:
                     endpoint.end(0)
                     endpoint.cache_told(decision.predicted_cached_tokens, job.cached_tokens)

@@ -5,6 +5,7 @@ Whoever probes or uses an endpoint reports to it; strategies and metrics read it
 
 import errno
 import heapq
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -81,7 +82,7 @@ class Endpoint:
 
     inflight: int = 0
     queued_tokens: int = 0
-    """Prompt tokens sent here that nobody knows to be computed yet."""
+    """Prompt tokens sent here of prompts that nobody knows to be computed yet."""
     elsewhere_inflight: int = 0
     elsewhere_tokens: int = 0
     """Of ``inflight`` and ``queued_tokens``, what other processes of this router, and other routers, have here."""
@@ -107,6 +108,10 @@ class Endpoint:
     """Answers that came to their end, and those that failed as :meth:`answer_failed` says. They only grow."""
     ejections: int = 0
     """Since the start; a counter for the metrics."""
+    _prompts: deque[int] = field(default_factory=deque)
+    """Of prompts sent here that nobody knows to be computed yet, what each has to be computed of; none has nothing."""
+    _computing_since: float = 0.0
+    """When the first of them had the engine to itself, at the latest."""
     _prefill_tokens: float = 0.0
     _prefill_seconds: float = 0.0
     """What :attr:`prefill_rate` is the quotient of: sums of what streams showed, the later the more."""
@@ -160,14 +165,32 @@ class Endpoint:
         """Whether it may have one more request, of ``limit`` at once."""
         return self.inflight < limit
 
-    def begin(self, uncached_tokens: int) -> int:
+    def begin(self, uncached_tokens: int, now: float) -> int:
         """An attempt was sent here; return the tokens that must be computed before its first token comes."""
+        waiting = self.waiting_tokens(now)
         self._probes += self.is_on_probation
         self.inflight += 1
         self.queued_tokens += uncached_tokens
-        return self.queued_tokens
+        if uncached_tokens:
+            if not self._prompts:
+                self._computing_since = now
+            self._prompts.append(uncached_tokens)
+        return waiting + uncached_tokens
 
-    def answered(self, uncached_tokens: int, tokens_before: int, seconds: float | None) -> None:
+    def waiting_tokens(self, now: float) -> int:
+        """Return the queued tokens without those of the first prompt that should be computed by now.
+
+        Engines compute prompts in the order of their coming. Of one that takes longer than expected nothing is left,
+        and what is behind it waits: an engine that hangs looks no better for it.
+        """
+        queued, rate = self.queued_tokens, self.prefill_rate
+        if not self._prompts or rate is None:
+            return queued
+        if self.elsewhere_tokens:  # others' prompts are computed meanwhile, too
+            rate *= self.own_queued_tokens / queued
+        return queued - int(min(self._prompts[0], rate * (now - self._computing_since)))
+
+    def answered(self, uncached_tokens: int, tokens_before: int, seconds: float | None, now: float) -> None:
         """The first byte of an answer came.
 
         Parameters
@@ -176,8 +199,12 @@ class Endpoint:
             What the attempt gave to :meth:`begin`, and got from it.
         seconds
             From the request to the first token, where the answer shows it (streams); else ``None``.
+        now
+            By the clock of :meth:`begin`.
         """
-        self.queued_tokens -= uncached_tokens
+        self._leave_queue(uncached_tokens)
+        if seconds is not None:
+            self._computing_since = now
         if seconds is not None and seconds > 0 and uncached_tokens >= PREFILL_SAMPLE_TOKENS:
             if self.prefill_rate is not None:
                 expected = tokens_before / self.prefill_rate
@@ -198,7 +225,12 @@ class Endpoint:
         """
         self._probes -= is_probe
         self.inflight -= 1
-        self.queued_tokens -= unanswered_tokens
+        self._leave_queue(unanswered_tokens)
+
+    def _leave_queue(self, tokens: int) -> None:
+        self.queued_tokens -= tokens
+        if tokens:
+            self._prompts.remove(tokens)
 
     def cache_told(self, predicted_tokens: int, actual_tokens: int) -> None:
         """An answer told how many tokens of its prompt were cached here."""

@@ -14,14 +14,20 @@ def endpoint() -> Endpoint:
     return Endpoints(["http://[::1]:8001"]).all[0]
 
 
+def serve(endpoint: Endpoint, tokens: int, seconds: float) -> None:
+    endpoint.begin(tokens, 0.0)
+    endpoint.answered(tokens, tokens, seconds, seconds)
+    endpoint.end(0)
+
+
 def test_a_url_names_host_and_port(endpoint: Endpoint) -> None:
     assert (endpoint.host, endpoint.port, endpoint.authority) == ("::1", 8001, b"[::1]:8001")
 
 
 def test_load_returns_to_zero(endpoint: Endpoint) -> None:
-    assert endpoint.begin(100) == 100
-    assert endpoint.begin(50) == 150
-    endpoint.answered(100, 100, None)
+    assert endpoint.begin(100, 0.0) == 100
+    assert endpoint.begin(50, 0.0) == 150
+    endpoint.answered(100, 100, None, 0.0)
     endpoint.end(0)
     endpoint.end(50)
     assert (endpoint.inflight, endpoint.queued_tokens) == (0, 0)
@@ -30,7 +36,8 @@ def test_load_returns_to_zero(endpoint: Endpoint) -> None:
 def test_prefill_rate_counts_the_queue_in_front_and_ignores_small_prompts(endpoint: Endpoint) -> None:
     rates = []
     for tokens, tokens_before, seconds in ((10, 10, 1.0), (1000, 2000, 2.0), (1000, 2000, 1.0)):
-        endpoint.answered(tokens, tokens_before, seconds)
+        endpoint.begin(tokens, 0.0)
+        endpoint.answered(tokens, tokens_before, seconds, 0.0)
         rates.append(endpoint.prefill_rate)
     assert rates == [None, 1000.0, pytest.approx(3900 / 2.9)]
 
@@ -40,19 +47,43 @@ def test_prefill_rate_hardly_scatters_where_single_answers_do_and_follows_a_last
     rates = []
     for _ in range(300):
         tokens = dice.choice((500, 2_000, 30_000))
-        endpoint.answered(tokens, tokens, tokens / 1000 * dice.uniform(0.3, 1.7))
+        serve(endpoint, tokens, tokens / 1000 * dice.uniform(0.3, 1.7))
         rates.append(endpoint.prefill_rate)
     assert all(rate is not None and 700 < rate < 1400 for rate in rates[30:])
     for _ in range(200):
-        endpoint.answered(2_000, 2_000, 0.2)
+        serve(endpoint, 2_000, 0.2)
     assert endpoint.prefill_rate == pytest.approx(10_000, rel=0.05)
 
 
 def test_one_answer_that_took_forever_makes_no_slow_endpoint(endpoint: Endpoint) -> None:
     for _ in range(30):
-        endpoint.answered(2_000, 2_000, 2.0)
-    endpoint.answered(2_000, 2_000, 600.0)
+        serve(endpoint, 2_000, 2.0)
+    serve(endpoint, 2_000, 600.0)
     assert endpoint.prefill_rate == pytest.approx(1_000, rel=0.2)
+
+
+def test_what_should_be_computed_by_now_of_the_first_prompt_waits_no_more(endpoint: Endpoint) -> None:
+    endpoint.prefill_rate = 1_000.0
+    assert endpoint.begin(4_000, 10.0) == 4_000
+    assert endpoint.begin(1_000, 12.0) == 3_000
+    assert endpoint.waiting_tokens(13.0) == 2_000
+    assert endpoint.waiting_tokens(60.0) == 1_000, "one that takes long keeps the next ones waiting"
+    endpoint.answered(4_000, 4_000, 5.0, 15.0)
+    assert endpoint.waiting_tokens(15.5) < 1_000
+    endpoint.answered(1_000, 3_000, 6.0, 16.0)
+    assert endpoint.waiting_tokens(16.0) == endpoint.queued_tokens == 0
+
+
+def test_an_attempt_that_is_given_up_waits_no_more_wherever_it_stood(endpoint: Endpoint) -> None:
+    endpoint.prefill_rate = 1_000.0
+    for tokens in (500, 700, 0, 700):
+        endpoint.begin(tokens, 0.0)
+    endpoint.end(700)
+    endpoint.end(0)
+    assert endpoint.waiting_tokens(0.2) == 300 + 700
+    endpoint.end(500)
+    endpoint.end(700)
+    assert (endpoint.inflight, endpoint.waiting_tokens(1.0)) == (0, 0)
 
 
 def test_each_failed_connection_in_a_row_ejects_for_longer(endpoint: Endpoint) -> None:
@@ -150,16 +181,16 @@ def test_models_that_are_given_are_not_learnt(endpoint: Endpoint) -> None:
 
 
 def test_after_an_ejection_there_is_one_request_at_a_time_until_one_is_answered(endpoint: Endpoint) -> None:
-    endpoint.begin(0)  # from before: it is no probe, and keeps none away
+    endpoint.begin(0, 0.0)  # from before: it is no probe, and keeps none away
     for _ in range(FAILURES_BEFORE_EJECTION):
         endpoint.answer_failed(0.0)
     now = EJECTION_SECONDS[0]
     assert endpoint.is_usable(now)
-    endpoint.begin(0)
+    endpoint.begin(0, 0.0)
     assert not endpoint.is_usable(now)
     endpoint.end(0, is_probe=True)
     assert endpoint.is_usable(now), "the probe ended without an answer: the next one may go"
-    endpoint.begin(0)
+    endpoint.begin(0, 0.0)
     endpoint.probe_answered()
     assert endpoint.is_usable(now)
     endpoint.end(0, is_probe=True)

@@ -107,7 +107,7 @@ def test_what_is_in_a_shared_store_draws_nobody_to_its_writer() -> None:
     strategy, endpoints = make()
     tell(strategy.sources[endpoints[0].url][0], 40, "STORAGE", locality="REMOTE")
     tell(strategy.sources[endpoints[1].url][0], 1)
-    endpoints[0].begin(100)
+    endpoints[0].begin(100, 0.0)
     decision = strategy.choose(request(), endpoints)
     assert (decision.endpoint, decision.predicted_cached_tokens) == (endpoints[1], 640)
 

@@ -62,5 +62,5 @@ def test_it_is_back_after_its_time_with_one_request_first() -> None:
     back = INTERVAL_SECONDS + EJECTION_SECONDS
     assert not bad.is_usable(back - 0.01)
     assert bad.is_usable(back)
-    bad.begin(0)
+    bad.begin(0, 0.0)
     assert not bad.is_usable(back)

@@ -196,7 +196,7 @@ def test_what_waits_at_an_endpoint_is_remembered_beside_what_its_engine_holds() 
     endpoints[0].capacity_blocks, endpoints[0].block_tokens = 40, 16
     for number in range(5):
         decision = route(strategy, endpoints, ask(blocks(f"prompt {number} ", 4)))
-        endpoints[0].begin(decision.uncached_tokens)
+        endpoints[0].begin(decision.uncached_tokens, 0.0)
     held = [strategy.choose(ask(blocks(f"prompt {number} ", 4)), endpoints).matched_blocks for number in range(5)]
     assert held == [4] * 5
 
@@ -433,7 +433,7 @@ def test_an_endpoint_that_joins_gets_more_as_it_warms_up(name: str) -> None:
             request.now = now
             decision = strategy.choose(request, endpoints)
             strategy.placed(request, decision)
-            decision.endpoint.begin(decision.uncached_tokens)
+            decision.endpoint.begin(decision.uncached_tokens, 0.0)
         given_at[now] = endpoints[3].inflight
     assert given_at[1000.0] < 30
     assert given_at[1000.0] < given_at[1030.0] < given_at[1090.0]

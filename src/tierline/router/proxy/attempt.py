@@ -110,7 +110,7 @@ class Attempt:
         self.waited_s = 0.0
         """Spent on connecting."""
         self._is_probe = decision.endpoint.is_on_probation
-        self._tokens_before = decision.endpoint.begin(decision.uncached_tokens)
+        self._tokens_before = decision.endpoint.begin(decision.uncached_tokens, services.clock())
         self._unanswered_tokens = decision.uncached_tokens
         self._span: AttemptRecord | None = None
         if owner.trace is not None:
@@ -132,7 +132,7 @@ class Attempt:
         endpoint.end(self._unanswered_tokens, is_probe=self._is_probe)
         self.decision = decision
         self._is_probe = endpoint.is_on_probation
-        self._tokens_before = endpoint.begin(decision.uncached_tokens)
+        self._tokens_before = endpoint.begin(decision.uncached_tokens, self._services.clock())
         self._unanswered_tokens = decision.uncached_tokens
 
     def answered(self, prefill_s: float | None) -> None:
@@ -145,7 +145,7 @@ class Attempt:
         """
         assert self.response is not None
         endpoint = self.decision.endpoint
-        endpoint.answered(self._unanswered_tokens, self._tokens_before, prefill_s)
+        endpoint.answered(self._unanswered_tokens, self._tokens_before, prefill_s, self._services.clock())
         self._unanswered_tokens = 0
         if self._is_probe and self.response.status not in ILL_STATUSES:
             endpoint.probe_answered()

@@ -101,7 +101,7 @@ class PrefixAware:
             if inflight > bound:
                 weighed.append((endpoint, None, uncached, rate, depth))
                 continue
-            waiting = endpoint.queued_tokens
+            waiting = endpoint.queued_tokens and endpoint.waiting_tokens(request.now)
             weighed.append((endpoint, waiting, uncached, rate, depth))
             seconds = (waiting + RECOMPUTING * uncached) / (rate or endpoint.weight)
             if seconds > least_seconds:

@@ -42,15 +42,15 @@ class SharedEndpoint(Endpoint):
         self._words = row.words
         self._at = SLOTS_AT + SLOT_WORDS * position
 
-    def begin(self, uncached_tokens: int) -> int:
+    def begin(self, uncached_tokens: int, now: float) -> int:
         """See :class:`~tierline.router.endpoints.Endpoint`."""
-        queued = Endpoint.begin(self, uncached_tokens)
+        queued = Endpoint.begin(self, uncached_tokens, now)
         self._publish()
         return queued
 
-    def answered(self, uncached_tokens: int, tokens_before: int, seconds: float | None) -> None:
+    def answered(self, uncached_tokens: int, tokens_before: int, seconds: float | None, now: float) -> None:
         """See :class:`~tierline.router.endpoints.Endpoint`."""
-        Endpoint.answered(self, uncached_tokens, tokens_before, seconds)
+        Endpoint.answered(self, uncached_tokens, tokens_before, seconds, now)
         self._publish()
 
     def end(self, unanswered_tokens: int, *, is_probe: bool = False) -> None:

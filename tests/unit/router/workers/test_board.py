@@ -40,12 +40,12 @@ def at(worker: SharedEndpoints, url: str) -> SharedEndpoint:
 
 def test_what_one_worker_sends_another_sees_wherever_the_endpoint_stands_there(world: World) -> None:
     first, second = world.workers
-    at(first, URLS[0]).begin(100)
-    at(first, URLS[0]).begin(50)
+    at(first, URLS[0]).begin(100, 0.0)
+    at(first, URLS[0]).begin(50, 0.0)
     second.candidates(None, 0.0)
     seen = at(second, URLS[0])
     assert (seen.inflight, seen.queued_tokens, seen.own_inflight, seen.own_queued_tokens) == (2, 150, 0, 0)
-    at(first, URLS[0]).answered(100, 100, None)
+    at(first, URLS[0]).answered(100, 100, None, 0.0)
     at(first, URLS[0]).end(0)
     second.refresh()
     assert (seen.inflight, seen.queued_tokens) == (1, 50)
@@ -54,14 +54,14 @@ def test_what_one_worker_sends_another_sees_wherever_the_endpoint_stands_there(w
 
 def test_the_queue_in_front_of_a_request_is_that_of_all_workers(world: World) -> None:
     first, second = world.workers
-    at(first, URLS[0]).begin(100)
+    at(first, URLS[0]).begin(100, 0.0)
     second.refresh()
-    assert at(second, URLS[0]).begin(10) == 110
+    assert at(second, URLS[0]).begin(10, 0.0) == 110
 
 
 def test_the_requests_of_a_worker_that_died_are_gone(world: World) -> None:
     first, second = world.workers
-    at(first, URLS[0]).begin(100)
+    at(first, URLS[0]).begin(100, 0.0)
     second.refresh()
     world.board.rows[0].clear()
     second.refresh()
@@ -83,13 +83,13 @@ def test_what_other_routers_have_counts_too_and_can_be_replaced(world: World) ->
 def test_a_slot_that_is_another_endpoints_now_says_nothing_of_the_former(world: World) -> None:
     first, second = world.workers
     gone = at(first, URLS[0])
-    gone.begin(100)
+    gone.begin(100, 0.0)
     second.refresh()
     gone.end(100)
     first.remove(gone)
     first.release(gone)
     first.add(EndpointSpec(url=URLS[2]), source="flags")
-    at(first, URLS[2]).begin(7)
+    at(first, URLS[2]).begin(7, 0.0)
     second.refresh()
     assert at(second, URLS[0]).inflight == 0
     second.add(EndpointSpec(url=URLS[2]), source="flags")
@@ -108,7 +108,7 @@ def test_more_endpoints_elsewhere_than_slots_are_cut_off(world: World) -> None:
 def test_a_limit_of_an_endpoint_holds_over_all_workers(world: World) -> None:
     first, second = world.workers
     for _ in range(3):
-        at(first, URLS[0]).begin(0)
+        at(first, URLS[0]).begin(0, 0.0)
     second.refresh()
     assert at(second, URLS[0]).has_room(4)
     assert not at(second, URLS[0]).has_room(3)
@@ -118,20 +118,20 @@ def test_a_worker_with_its_share_leaves_a_free_place_to_one_that_waits_and_has_l
     first, second = world.workers
     busy, waiting = at(first, URLS[0]), at(second, URLS[0])
     for _ in range(3):
-        busy.begin(0)
+        busy.begin(0, 0.0)
     waiting.show_waiting(5)
     first.refresh()
     second.refresh()
     assert (busy.has_room(4), waiting.has_room(4)) == (False, True)
-    waiting.begin(0)
+    waiting.begin(0, 0.0)
     busy.end(0)
-    waiting.begin(0)
+    waiting.begin(0, 0.0)
     busy.end(0)
     first.refresh()
     second.refresh()
     assert (busy.has_room(4), waiting.has_room(4)) == (True, True), "who has less than its share need not stand back"
     waiting.show_waiting(0)
-    busy.begin(0)
+    busy.begin(0, 0.0)
     first.refresh()
     assert busy.has_room(5), "nobody waits"
 
@@ -139,7 +139,7 @@ def test_a_worker_with_its_share_leaves_a_free_place_to_one_that_waits_and_has_l
 def test_the_same_holds_for_a_limit_on_all_requests(world: World) -> None:
     first, second = world.workers
     for _ in range(3):
-        at(first, URLS[0]).begin(0)
+        at(first, URLS[0]).begin(0, 0.0)
     second.show_waiting(1)
     assert (first.has_place(4, 3), second.has_place(4, 0)) == (False, True)
     second.show_waiting(0)
@@ -177,7 +177,7 @@ class BoardMachine(RuleBasedStateMachine):
     def begin(self, worker: int, url: str, tokens: int) -> None:
         endpoint = self.workers[worker].find(url)
         if endpoint is not None:
-            endpoint.begin(tokens)
+            endpoint.begin(tokens, 0.0)
             self.running.append((worker, endpoint, tokens))
 
     @rule(which=st.integers(0, 100))
