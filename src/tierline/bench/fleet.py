@@ -4,15 +4,45 @@ The strategy and the endpoints are the router's own objects, told what the route
 when its first token comes, when it ends. What an engine holds, the strategy has to guess, as in the router.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
 from tierline.bench.engine_model import BlockCache, Engine, EngineModel, Job
 from tierline.bench.routing_loads import Arrival
-from tierline.bench.traces import BLOCK_TOKENS, Request
+from tierline.bench.traces import BLOCK_TOKENS, Request, Trace
 from tierline.router.endpoints import Endpoint
 from tierline.router.strategies.base import Decision, RoutingRequest, Strategy
+
+LOAD = 0.8
+"""Of what the engines could do if they had one cache of all their memory; less for those that hit less."""
+_DECODED_TOGETHER = 32
+"""Sequences that share a step, to say what a token of an answer costs."""
+
+
+class Setting(NamedTuple):
+    """One size of the caches, and the pace at which requests come."""
+
+    percent: int
+    blocks: int
+    """Room of one engine."""
+    one_cache: int
+    """Hits of one cache of all engines' memory."""
+    time_scale: float
+
+    @classmethod
+    def of(cls, trace: Trace, percent: int, endpoints: int, model: EngineModel) -> "Setting":
+        """Return the setting in which the engines have room for so much of a trace's footprint."""
+        requests = trace.requests
+        largest = max(len(request.blocks) for request in requests)
+        blocks = max(trace.footprint * percent // 100 // endpoints, 2 * largest)
+        hits = one_cache_hits(requests, blocks * endpoints)
+        prefill_s = (trace.blocks - hits) * BLOCK_TOKENS / model.prefill_tokens_per_s
+        token_s = model.sequence_s + model.step_s / _DECODED_TOGETHER
+        decode_s = sum(request.output_tokens for request in requests) * token_s
+        lasts_s = max(requests[-1].at_s - requests[0].at_s, 1.0)
+        return cls(percent, blocks, hits, (prefill_s + decode_s) / endpoints / LOAD / lasts_s)
 
 
 class Served(NamedTuple):
@@ -84,3 +114,27 @@ def one_cache_hits(requests: Sequence[Request], blocks: int) -> int:
         cache.hold(request.blocks, 0)
         cache.release(request.blocks, 0)
     return hits
+
+
+def imbalances(
+    work: Iterable[tuple[float, int, int]], endpoints: int, window_s: float, tokens_per_s: float
+) -> list[float]:
+    """Return the largest over the mean of what engines computed, for each whole window that was work for half of it.
+
+    Parameters
+    ----------
+    work
+        Of each request: when it came, which engine served it, how many tokens were computed.
+    endpoints
+        How many engines there are.
+    window_s
+        The last one, which is not whole, does not count.
+    tokens_per_s
+        What an engine can compute.
+    """
+    computed: dict[int, list[int]] = defaultdict(lambda: [0] * endpoints)
+    for at_s, position, tokens in work:
+        computed[int(at_s // window_s)][position] += tokens
+    del computed[max(computed)]
+    half = 0.5 * window_s * tokens_per_s * endpoints
+    return [max(tokens) * len(tokens) / sum(tokens) for tokens in computed.values() if sum(tokens) >= half]

@@ -53,6 +53,8 @@ class BenchOptions:
         ``routing`` only: how many engines.
     through_store
         ``eviction`` only: replay through the real store as well.
+    black_boxes
+        ``routing`` only: routers as processes before simulated engines behind HTTP, too.
     """
 
     quick: bool = False
@@ -63,6 +65,7 @@ class BenchOptions:
     seed: int = 1
     endpoints: int = 8
     through_store: bool = False
+    black_boxes: bool = False
 
 
 @dataclass(frozen=True)

@@ -42,33 +42,37 @@ _EVENT = (
 )
 
 
-def _whole(content_type: bytes, body: bytes) -> bytes:
+def whole(content_type: bytes, body: bytes) -> bytes:
+    """Return a response that is good."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n" % (content_type, len(body))
     return head + body
 
 
-def _chunk(body: bytes) -> bytes:
+def chunk(body: bytes) -> bytes:
+    """Return one chunk of a chunked body."""
     return b"%x\r\n%s\r\n" % (len(body), body)
 
 
-_ANSWERS = {
-    b"/v1/models": _whole(b"application/json", _MODELS),
-    b"/health": _whole(b"application/json", b"{}"),
-    b"/get_server_info": _whole(b"application/json", b"{}"),
-    b"/get_model_info": _whole(b"application/json", b"{}"),
-    b"/metrics": _whole(b"text/plain; version=0.0.4", b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"),
+ANSWERS = {
+    b"/v1/models": whole(b"application/json", _MODELS),
+    b"/health": whole(b"application/json", b"{}"),
+    b"/get_server_info": whole(b"application/json", b"{}"),
+    b"/get_model_info": whole(b"application/json", b"{}"),
+    b"/metrics": whole(b"text/plain; version=0.0.4", b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"),
 }
-_JSON_ANSWER = _whole(b"application/json", _COMPLETION)
+"""By path: what a router may ask for besides answers."""
+_JSON_ANSWER = whole(b"application/json", _COMPLETION)
+SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _SSE_ANSWER = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
-    *(_chunk(_EVENT) for _ in range(SSE_CHUNKS)),
-    _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n",
+    SSE_HEAD,
+    *(chunk(_EVENT) for _ in range(SSE_CHUNKS)),
+    chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n",
 )
 
 
 @cache
 def _tokens(count: int) -> bytes:
-    return _whole(
+    return whole(
         b"application/json", b'{"count":%d,"tokens":[%b]}' % (count, b",".join(b"%d" % n for n in range(count)))
     )
 
@@ -106,7 +110,7 @@ class _Engine(asyncio.Protocol):
             self._seam = body[-len(STREAM_MARK) :]
 
     def on_message_complete(self) -> None:
-        if answer := _ANSWERS.get(self._path):
+        if answer := ANSWERS.get(self._path):
             self._transport.write(answer)
         elif self._path == b"/tokenize":
             self._transport.write(_tokens(self._body_bytes // BYTES_PER_TOKEN))

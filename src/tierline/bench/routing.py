@@ -4,13 +4,12 @@ The strategies are the router's own objects; the engines are modelled and time i
 comes out the same each time. A hit rate is the share of all prompt blocks that an engine had when it came to them.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from tierline.bench import black_boxes
 from tierline.bench.engine_model import EngineModel
-from tierline.bench.fleet import Fleet, Served, one_cache_hits
+from tierline.bench.fleet import LOAD, Fleet, Setting, imbalances
 from tierline.bench.registry import BenchOptions, Findings, Say
 from tierline.bench.report import Curve, CurveChart, Panel, Table, figure_text
 from tierline.bench.routing_loads import (
@@ -29,15 +28,11 @@ from tierline.router.strategies import build_strategy
 STRATEGIES = ("roundrobin", "leastload", "session", "prefixaware")
 SIZES_PERCENT = (3, 10, 30)
 """Of a trace's footprint: room of all engines together."""
-LOAD = 0.8
-"""Of what the engines could do if they had one cache of all their memory; less for those that hit less."""
 WINDOW_SECONDS = 60.0
 GOAL_HITS = 0.95
 GOAL_IMBALANCE = 1.25
 
 _GOALS_ARE_FOR = "prefixaware"
-_DECODED_TOGETHER = 32
-"""Sequences that share a step, to say what a token of an answer costs."""
 _REQUESTS = 16_000
 _QUICK_REQUESTS = 500
 _QUICK_SIZES = (10,)
@@ -58,8 +53,21 @@ def measure(options: BenchOptions, say: Say) -> Findings:
         rows += replayed.rows()
         tables.append(replayed.table())
         panels.append(replayed.panel())
+    notes = _notes(options)
+    if options.black_boxes:
+        boxes = _black_boxes(traces, options, say)
+        rows += boxes.rows()
+        tables += boxes.tables()
+        notes += boxes.notes()
     chart = CurveChart("room of all engines, % of the footprint (log)", "hit rate, % of blocks", panels)
-    return Findings(rows, _notes(options), tables, chart)
+    return Findings(rows, notes, tables, chart)
+
+
+def _black_boxes(traces: Sequence[Trace], options: BenchOptions, say: Say) -> black_boxes.BlackBoxes:
+    requests = black_boxes.QUICK_REQUESTS if options.quick else black_boxes.REQUESTS
+    speed = black_boxes.QUICK_SPEED if options.quick else black_boxes.SPEED
+    short = [trace.first(requests) for trace in (traces[:1] if options.quick else traces)]
+    return black_boxes.BlackBoxes(short, options.endpoints, say, speed)
 
 
 class Figures(NamedTuple):
@@ -75,18 +83,6 @@ class Figures(NamedTuple):
     tokens_per_s: float
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """One size of the caches, and the pace at which requests come."""
-
-    percent: int
-    blocks: int
-    """Room of one engine."""
-    one_cache: int
-    """Hits of one cache of all engines' memory."""
-    time_scale: float
-
-
 class _Replayed:
     """The figures of one trace, by size and strategy."""
 
@@ -99,7 +95,7 @@ class _Replayed:
         self._figures: dict[tuple[int, str], Figures] = {}
         arriving = arrivals(trace)
         for percent in self._sizes:
-            setting = self._setting(percent)
+            setting = Setting.of(trace, percent, options.endpoints, self._model)
             for name in STRATEGIES:
                 say(f"{trace.name}, {percent} %: {name}")
                 self._figures[percent, name] = self._replay(name, arriving, setting)
@@ -151,24 +147,14 @@ class _Replayed:
         curves.append(Curve("infinite", [(percent, self._infinite) for percent in self._sizes], is_bound=True))
         return Panel(self._trace.name, curves)
 
-    def _setting(self, percent: int) -> _Setting:
-        requests = self._trace.requests
-        largest = max(len(request.blocks) for request in requests)
-        blocks = max(self._trace.footprint * percent // 100 // self._endpoints, 2 * largest)
-        hits = one_cache_hits(requests, blocks * self._endpoints)
-        prefill_s = (self._trace.blocks - hits) * BLOCK_TOKENS / self._model.prefill_tokens_per_s
-        token_s = self._model.sequence_s + self._model.step_s / _DECODED_TOGETHER
-        decode_s = sum(request.output_tokens for request in requests) * token_s
-        lasts_s = max(requests[-1].at_s - requests[0].at_s, 1.0)
-        return _Setting(percent, blocks, hits, (prefill_s + decode_s) / self._endpoints / LOAD / lasts_s)
-
-    def _replay(self, name: str, arriving: Sequence[Arrival], setting: _Setting) -> Figures:
+    def _replay(self, name: str, arriving: Sequence[Arrival], setting: Setting) -> Figures:
         index_bytes = 2 * self._endpoints * setting.blocks * ROUTER_BLOCKS * PLACEMENT_BYTES
         strategy = build_strategy(name, self._endpoints, index_bytes)
         fleet = Fleet(strategy, self._endpoints, setting.blocks, self._model)
         served = fleet.serve(arriving, setting.time_scale)
         hits = sum(job.cached_blocks for job, _ in served)
-        ratios = self._imbalances(served)
+        work = ((job.at_s, position, job.uncached_tokens) for job, position in served)
+        ratios = imbalances(work, self._endpoints, WINDOW_SECONDS, self._model.prefill_tokens_per_s)
         lasts_s = max(job.ended_at_s for job, _ in served) - served[0].job.at_s
         return Figures(
             100 * hits / self._trace.blocks,
@@ -178,15 +164,6 @@ class _Replayed:
             len(ratios),
             self._trace.blocks * BLOCK_TOKENS / lasts_s,
         )
-
-    def _imbalances(self, served: Sequence[Served]) -> list[float]:
-        """Return, for each whole minute in which requests came that were work for half of it, the largest over mean."""
-        computed: dict[int, list[int]] = defaultdict(lambda: [0] * self._endpoints)
-        for job, position in served:
-            computed[int(job.at_s // WINDOW_SECONDS)][position] += job.uncached_tokens
-        del computed[max(computed)]
-        half = 0.5 * WINDOW_SECONDS * self._model.prefill_tokens_per_s * self._endpoints
-        return [max(tokens) * len(tokens) / sum(tokens) for tokens in computed.values() if sum(tokens) >= half]
 
 
 def _notes(options: BenchOptions) -> list[str]:

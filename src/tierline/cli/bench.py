@@ -33,6 +33,10 @@ def bench(
     through_store: Annotated[
         bool, typer.Option("--through-store", help="eviction: replay through the real store too; minutes.")
     ] = False,
+    black_boxes: Annotated[
+        bool,
+        typer.Option("--black-boxes", help="routing: ours and PyPI's routers over HTTP too, in real time; minutes."),
+    ] = False,
 ) -> None:
     """Run a benchmark and print its table beside the limits it is compared with.
 
@@ -51,6 +55,7 @@ def bench(
       tierline bench router --markdown router.md
       tierline bench eviction --trace conversation_trace.jsonl --plot eviction.png
       tierline bench routing --trace conversation_trace.jsonl --endpoints 16
+      tierline bench routing --black-boxes
     """
     from rich.console import Console
 
@@ -67,6 +72,7 @@ def bench(
             seed=seed,
             endpoints=endpoints,
             through_store=through_store,
+            black_boxes=black_boxes,
         ),
         console=Console(),
         json=json,

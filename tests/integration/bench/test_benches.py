@@ -142,6 +142,24 @@ def test_the_routing_strategies_are_replayed_beside_one_cache_of_all_memory(tmp_
     assert (tmp_path / "hits.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_routers_are_black_boxes_before_simulated_engines_behind_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tierline.bench.routers.importlib.util.find_spec", lambda name: None)
+    trace = tmp_path / "short.jsonl"
+    prompts = [[n % 7, 7 + n % 7, 100 + n] for n in range(40)]
+    lines = [{"timestamp": 50 * n, "output_length": 20, "hash_ids": prompt} for n, prompt in enumerate(prompts)]
+    trace.write_text("\n".join(map(json.dumps, lines)))
+    rows = run_bench("routing", tmp_path, "--endpoints", "2", "--trace", str(trace), "--black-boxes")
+    for policy in ("roundrobin", "prefixaware"):
+        hits = rows[f"short, 10 %, black box tierline {policy}: hits"]
+        assert 0 <= hits["value"] <= 100 * (1 - (14 + 40) / 120)
+        assert hits["n"] == 40
+        times = [rows[f"short, 10 %, black box tierline {policy}: TTFT P{rank}"]["value"] for rank in (50, 90, 99)]
+        assert 0 < times[0] <= times[1] <= times[2]
+    assert "not installed" in rows["short, 10 %, black box sglang-router cache_aware: hits"]["note"]
+
+
 def test_a_trace_that_is_none_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "trace.jsonl").write_text("what?\n")
     result = CliRunner().invoke(app, ["bench", "eviction", "--trace", str(tmp_path / "trace.jsonl")])
