@@ -8,11 +8,15 @@ Rules
   first. Hence the endpoints of block ``i`` include those of block ``i+1``, and depths are found as in ``depths.py``.
   One exception: what is withdrawn may have been built upon meanwhile. What was built then stands alone until its prefix
   is placed again or it is evicted; it can cost a wrong guess, as everything here can.
+- **Renewed once an epoch**: the known beginning of a long prompt is not touched again before so many new blocks came as
+  are a sixteenth of what is remembered; a cache of so much less would be no other. Hot documents cost a lookup, not a
+  thousand moves. So an end may outlive some of its beginning, by an epoch at most.
 - **Bounded by construction**: the number of placements (endpoint, block) is capped so that their worst cost in memory,
   right after a dictionary grew, fits the budget. Nothing is weighed at run time.
 """
 
 import sys
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -22,6 +26,12 @@ PLACEMENT_BYTES = 420
 """Most that one placement may cost. CPython 3.11+, 64 bits: 120 for a slot of the shared dictionary just after it grew,
 48 for the hash, 32 for a mask beyond the small integers, 168 for a slot of the ordered dictionary just after it grew,
 48 for its node. Typically it is about half; ``tests/unit/router/test_index.py`` weighs it."""
+EPOCHS = 16
+"""Into which the time is cut in which all that is remembered is displaced."""
+_EPOCH_NUMBERS = 256
+"""Numbered in turns, by integers that Python keeps anyway; none is old enough to meet its namesake."""
+_LONG_BLOCKS = 64
+"""From here on, finding where a prompt's known beginning ends costs less than renewing it."""
 
 
 class PrefixIndex:
@@ -37,7 +47,10 @@ class PrefixIndex:
 
     def __init__(self, endpoints: int, budget_bytes: int) -> None:
         self._masks: dict[int, int] = {}
-        self._orders: list[OrderedDict[int, None]] = []
+        self._orders: list[OrderedDict[int, int]] = []
+        """Of each endpoint, with the epoch in which a block was remembered or, if it ended a beginning, renewed."""
+        self._new: list[int] = []
+        """Blocks of each endpoint that were new, ever: its time."""
         self._least_endpoints = endpoints
         self._placements = budget_bytes // PLACEMENT_BYTES
         self.capacity = self._placements // endpoints
@@ -85,13 +98,21 @@ class PrefixIndex:
         most = self.capacity if limit is None else min(limit, self.capacity)
         if len(hashes) > most:
             hashes = hashes[:most]
-        renew = order.move_to_end
+        epoch = self._new[position] * EPOCHS // max(most, 1) % _EPOCH_NUMBERS
+        if len(hashes) >= _LONG_BLOCKS:
+            known = bisect_left(hashes, True, key=lambda block: block not in order)
+            if known and order[hashes[known - 1]] == epoch:
+                hashes = hashes[known:]
+            elif known:
+                order[hashes[known - 1]] = epoch
+        renew, held = order.move_to_end, len(order)
         for block in reversed(hashes):
             if block in order:
                 renew(block)
             else:
-                order[block] = None
+                order[block] = epoch
                 masks[block] = masks.get(block, 0) | bit
+        self._new[position] += len(order) - held
         while len(order) > most:
             self._drop(order.popitem(last=False)[0], bit)
 
@@ -102,6 +123,7 @@ class PrefixIndex:
             if block in order:
                 del order[block]
                 self._drop(block, bit)
+        self._new[position] += self.capacity // EPOCHS + 1  # an epoch ends: beginnings may have holes now
 
     def forget(self, position: int) -> None:
         """Forget all that the endpoint at ``position`` holds: it was restarted, or is gone."""
@@ -111,9 +133,10 @@ class PrefixIndex:
             self._drop(block, bit)
         order.clear()
 
-    def _order(self, position: int) -> OrderedDict[int, None]:
+    def _order(self, position: int) -> OrderedDict[int, int]:
         while position >= len(self._orders):
             self._orders.append(OrderedDict())
+            self._new.append(0)
         return self._orders[position]
 
     def _make_room(self, position: int) -> None:
@@ -127,7 +150,8 @@ class PrefixIndex:
                 blocks = list(order)
                 for block in blocks[:excess]:
                     self._drop(block, 1 << other)
-                self._orders[other] = OrderedDict.fromkeys(blocks[excess:])  # emptied in place, it would keep its table
+                # Emptied in place, it would keep its table.
+                self._orders[other] = OrderedDict((block, order[block]) for block in blocks[excess:])
 
     def _drop(self, block: int, bit: int) -> None:
         left = self._masks[block] & ~bit

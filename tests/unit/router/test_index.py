@@ -122,3 +122,23 @@ def test_a_prompt_longer_than_the_capacity_keeps_its_start() -> None:
     index = PrefixIndex(1, CAPACITY * PLACEMENT_BYTES)
     index.place(0, chain("a" * 20))
     assert depth(index, "a" * 20, 0) == CAPACITY
+
+
+def test_a_hot_beginning_outlives_others_though_it_is_not_renewed_with_every_request() -> None:
+    index = PrefixIndex(1, 2000 * PLACEMENT_BYTES)
+    hot = list(range(100))
+    for number in range(1, 200):
+        index.place(0, [*hot, *range(1000 * number, 1000 * number + 50)])
+        index.place(0, list(range(10**6 * number, 10**6 * number + 50)))
+        assert index.match(hot)
+    assert len(index) == 2000
+
+
+def test_what_was_withdrawn_of_a_hot_beginning_is_placed_again() -> None:
+    index = PrefixIndex(1, 2000 * PLACEMENT_BYTES)
+    hot = list(range(100))
+    index.place(0, [*hot, 500])
+    index.withdraw(0, hot[50:])
+    index.place(0, [*hot, 500])
+    index.withdraw(0, [500])
+    assert len(index) == 100
