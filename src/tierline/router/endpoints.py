@@ -79,6 +79,8 @@ class Endpoint:
     name: bytes = field(init=False)
     bit: int = field(init=False)
     is_encrypted: bool = field(init=False)
+    cold_since: float = field(init=False)
+    """When it began with an empty cache: as it joined, or as it was back after nothing had listened there."""
 
     inflight: int = 0
     queued_tokens: int = 0
@@ -108,6 +110,9 @@ class Endpoint:
     """Answers that came to their end, and those that failed as :meth:`answer_failed` says. They only grow."""
     ejections: int = 0
     """Since the start; a counter for the metrics."""
+    is_gone: bool = False
+    """It has served, and then nothing listened there any more."""
+    _has_been_up: bool = False
     _prompts: deque[int] = field(default_factory=deque)
     """Of prompts sent here that nobody knows to be computed yet, what each has to be computed of; none has nothing."""
     _computing_since: float = 0.0
@@ -134,6 +139,7 @@ class Endpoint:
         self.authority = parts.netloc.encode()
         self.name = self.url.encode()
         self.bit = 1 << self.position
+        self.cold_since = self.joined_at
 
     def apply(self, spec: EndpointSpec, source: str) -> None:
         """Take over what is said of it from outside."""
@@ -289,9 +295,19 @@ class Endpoint:
         """Health was checked; a good one ends an ejection for connections, and says nothing about answers."""
         self.is_up = is_up
         if is_up:
+            self._has_been_up = True
             self._connects_on_probation = False
             self._connects_after = 0.0
             self._connect_failures = 0
+
+    def refused(self) -> None:
+        """Nothing listens there: its process has ended, or has yet to begin."""
+        self.is_gone = self._has_been_up
+
+    def came_back(self, now: float) -> None:
+        """A process listens there again; it knows nothing of what the last one had in its cache."""
+        self.is_gone = False
+        self.cold_since = now
 
     def ejected_for_s(self, now: float) -> float:
         """Return how many seconds more it is passed over; 0 when it is not."""

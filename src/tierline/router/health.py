@@ -6,6 +6,7 @@ refuses the connection has lost its cache too. A check that fails for the router
 
 import asyncio
 import errno
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import aiohttp
@@ -47,6 +48,8 @@ class HealthChecker:
         For ``https`` endpoints.
     keys
         For endpoints that ask for one.
+    clock
+        The router's.
     interval_s, timeout_s
         Between two checks of one endpoint, and for each of its requests.
     """
@@ -60,12 +63,14 @@ class HealthChecker:
         timeout_s: float,
         tls: EndpointTls,
         keys: EndpointKeys,
+        clock: Callable[[], float],
     ) -> None:
         self._choosing = choosing
         self._duties = duties
         self._interval_s = interval_s
         self._tls = tls
         self._keys = keys
+        self._clock = clock
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
         self._next_warning: dict[str, float] = {}
@@ -132,7 +137,10 @@ class HealthChecker:
         elif not is_up and was_up is not False:
             log.warning("endpoint is down", endpoint=endpoint.url, why=why)
         if is_refused:
+            endpoint.refused()
             self._choosing.forget(endpoint)
+        elif is_up and endpoint.is_gone:
+            endpoint.came_back(self._clock())
 
     async def _learn_models(self, endpoint: Endpoint) -> None:
         """Ask for the models; an endpoint that cannot say is healthy all the same, and keeps what is known of it."""

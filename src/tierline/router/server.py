@@ -31,6 +31,7 @@ from tierline.router.outliers import OutlierDetector
 from tierline.router.proxy.client import ClientConnection
 from tierline.router.proxy.services import Services
 from tierline.router.proxy.upstream import UpstreamPool
+from tierline.router.specs import MAX_ENDPOINTS
 from tierline.router.workers import supervisor
 from tierline.router.workers.gathering import TEAM_COUNTERS
 from tierline.router.workers.team import Team
@@ -47,7 +48,14 @@ FREED_KEPT_BYTES = 32 * 1024**2
 """Of memory that the process has freed."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 FILES_BESIDE_CLIENTS = 64
-"""Descriptors kept for listening, health checks, logs and the interpreter itself."""
+"""Descriptors kept for listening, logs and the interpreter itself."""
+FILES_OF_ENDPOINT = 2
+FILES_OF_EVENTS = 4
+"""Descriptors kept for each endpoint: for its health checks, and with ``kvaware`` for its two sockets of events."""
+ENDPOINTS_ADDED = 16
+"""Endpoints beside those named that an operator may add before descriptors must be taken from clients."""
+SHARE_FOR_ENDPOINTS = 4
+"""No more than one of so many descriptors is kept for endpoints that are still to come."""
 
 GAUGES = {
     "client_connections": "Clients' connections",
@@ -191,6 +199,7 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
         timeout_s=config.health_timeout_s,
         tls=services.endpoint_tls,
         keys=services.endpoint_keys,
+        clock=services.clock,
     )
     membership = Membership(endpoints, choosing, services.pools, build_pool, services.clock)
     membership.companions.append(health)
@@ -306,8 +315,15 @@ def raise_file_limit() -> int:
 
 
 def within_files(config: RouterConfig, files: int) -> RouterConfig:
-    """Return ``config`` with no more ``connections`` than ``files`` descriptors serve: each takes two."""
-    connections = max(1, (files - FILES_BESIDE_CLIENTS - 2 * len(config.endpoints)) // 2)
+    """Return ``config`` with no more ``connections`` than ``files`` descriptors serve: each takes two.
+
+    Endpoints take some first: those that are named, and those that a file, a cluster or an operator may bring.
+    """
+    each = FILES_OF_ENDPOINT + FILES_OF_EVENTS * (config.strategy == "kvaware")
+    is_fed = config.endpoints_file is not None or config.kubernetes_services or config.kubernetes_pods
+    coming = MAX_ENDPOINTS - len(config.endpoints) if is_fed else ENDPOINTS_ADDED
+    for_endpoints = each * len(config.endpoints) + min(each * coming, files // SHARE_FOR_ENDPOINTS)
+    connections = max(1, (files - FILES_BESIDE_CLIENTS - for_endpoints) // 2)
     if config.connections <= connections:
         return config
     log.warning("fewer connections than configured: too few files may be open", connections=connections, files=files)

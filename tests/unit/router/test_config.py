@@ -122,3 +122,15 @@ def test_connections_are_no_more_than_files_allow() -> None:
     assert within_files(config, 10_000) is config
     assert 1 <= within_files(config, 256).connections <= 128
     assert within_files(config, 16).connections == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"endpoints_file": "endpoints.yaml"}, {"kubernetes_pods": ["ns:app=vllm"]}, {"kubernetes_services": ["ns/a"]}],
+)
+def test_files_are_kept_for_endpoints_that_are_still_to_come(more: dict[str, object]) -> None:
+    known = RouterConfig(endpoints=("http://127.0.0.1:8001",), connections=10**6)
+    coming = RouterConfig.model_validate({"endpoints": ("http://127.0.0.1:8001",), "connections": 10**6, **more})
+    for files in (1024, 4096, 2**20):
+        kept = 2 * (within_files(known, files).connections - within_files(coming, files).connections)
+        assert files // 8 <= kept <= files // 4 or kept >= 2 * (256 - 1 - 16)

@@ -423,7 +423,7 @@ def test_traffic_of_one_model_does_not_disturb_the_turns_of_another() -> None:
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_an_endpoint_that_joins_gets_more_as_it_warms_up(name: str) -> None:
     strategy, endpoints = build_strategy(name, 4, INDEX_BYTES), endpoints_of(4)
-    endpoints[3].joined_at = 1000.0
+    endpoints[3].cold_since = 1000.0
     given_at: dict[float, int] = {}
     for now in (1000.0, 1030.0, 1090.0):
         for endpoint in endpoints:

@@ -206,6 +206,7 @@ class Attempt:
                 log.warning("endpoint cannot be reached", endpoint=endpoint.url, why=str(error) or "timeout")
             endpoint.connect_failed(clock())
             if isinstance(error, ConnectionRefusedError):  # nothing listens: what it held is gone
+                endpoint.refused()
                 self._services.choosing.forget(endpoint)
             self._owner.attempt_failed(self, reason)
             return

@@ -32,8 +32,9 @@ LOAD_ALLOWANCE = 8
 the bound sent away hits in replays of a chat trace (docs/routing.md)."""
 SLOW_START_SECONDS = 60.0
 SLOW_START_SHARE = 0.1
-"""An endpoint that joins begins with this part of its weight and has all of it after a minute: its cache is empty, its
-kernels are not warm, and a fleet's next cold prompts all at once would be its first queue."""
+"""An endpoint that joins, or is back after a crash, begins with this part of its weight and has all of it after a
+minute: its cache is empty, its kernels are not warm, and a fleet's next cold prompts all at once would be its first
+queue."""
 
 
 Found: TypeAlias = tuple[int, int, bool]
@@ -211,7 +212,7 @@ class Strategy(Protocol):
 
 def share(endpoint: Endpoint, now: float) -> float:
     """Return what the endpoint should get of the load, against the others' shares."""
-    age = now - endpoint.joined_at
+    age = now - endpoint.cold_since
     if age >= SLOW_START_SECONDS:
         return endpoint.weight
     return endpoint.weight * max(SLOW_START_SHARE, age / SLOW_START_SECONDS)
