@@ -16,7 +16,7 @@ from tierline.router.keys import Bypass
 from tierline.router.modelrules import ModelRule, StrategyName, parse_pairs, parse_rules, require_trial
 from tierline.router.sessions import canonical_key, is_field_name
 from tierline.router.specs import plain_url
-from tierline.router.strategies.kvaware import KV_INDEX_BYTES
+from tierline.router.strategies.kvaware import KV_INDEX_BYTES, weights_of
 
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _PATH = re.compile(r"/?[A-Za-z0-9_~-]+([/.][A-Za-z0-9_~-]+)*")
@@ -33,6 +33,8 @@ class RouterConfig(ProgramConfig):
         "models": "--model-strategy",
         "model_aliases": "--model-alias",
         "kv_events": "--kv-events",
+        "node_events": "--node-events",
+        "tier_weights": "--tier-weight",
         "tokenizers": "--tokenizer",
     }
 
@@ -78,6 +80,12 @@ class RouterConfig(ProgramConfig):
     )
     kv_events: tuple[str, ...] = Field(
         default=(), description="for kvaware, where endpoints publish KV events: URL=ADDRESS"
+    )
+    node_events: tuple[str, ...] = Field(
+        default=(), description="for kvaware, where the node stores that endpoints read publish them: URL=ADDRESS"
+    )
+    tier_weights: tuple[str, ...] = Field(
+        default=(), description="for kvaware, what a token saves that is read from a tier: TIER=WEIGHT, 0 to 1"
     )
     kv_index_bytes: ByteSize = Field(
         default=KV_INDEX_BYTES, ge=1024**2, description="memory for the exact index of kvaware"
@@ -265,7 +273,13 @@ class RouterConfig(ProgramConfig):
             raise ValueError("false, or trace_share 0: OTEL_TRACES_SAMPLER says what is traced")
         return opentelemetry
 
-    @field_validator("kv_events")
+    @field_validator("tier_weights")
+    @classmethod
+    def _are_weights(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        weights_of(entries)
+        return entries
+
+    @field_validator("kv_events", "node_events")
     @classmethod
     def _are_addresses(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for entry in entries:

@@ -111,6 +111,7 @@ def choice_of(decision: Decision) -> Choice:
         best_blocks=decision.best_blocks,
         uncached_tokens=decision.uncached_tokens,
         predicted_cached_tokens=decision.predicted_cached_tokens,
+        predicted_by_tier=decision.tiers,
         weighed=[
             Weighed(
                 endpoint=endpoint.url,

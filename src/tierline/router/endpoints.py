@@ -55,8 +55,9 @@ class Endpoint:
         Its share of what is dealt out in turns, against the others'.
     roles
         Of :data:`ROLES`, those it takes.
-    kv_events
-        Where it publishes KV events, as ZeroMQ writes addresses; ``None`` where it does not.
+    kv_events, node_events
+        Where it publishes KV events, and where the store of its node does, as ZeroMQ writes addresses; ``None`` where
+        they do not.
     api_key_file
         With the key that it asks of the router; ``None``: the router's setting.
     source
@@ -70,6 +71,7 @@ class Endpoint:
     weight: float = 1.0
     roles: frozenset[Role] = ROLES
     kv_events: str | None = None
+    node_events: str | None = None
     api_key_file: Path | None = None
     source: str = "flags"
     joined_at: float = -inf
@@ -143,7 +145,8 @@ class Endpoint:
 
     def apply(self, spec: EndpointSpec, source: str) -> None:
         """Take over what is said of it from outside."""
-        self.weight, self.roles, self.kv_events, self.source = spec.weight, spec.roles, spec.kv_events, source
+        self.weight, self.roles, self.source = spec.weight, spec.roles, source
+        self.kv_events, self.node_events = spec.kv_events, spec.node_events
         self.api_key_file = spec.api_key_file
         if spec.models is not None or self.models_are_given:
             self.models = spec.models

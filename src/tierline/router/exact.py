@@ -12,9 +12,11 @@ from tierline.router.config import RouterConfig
 from tierline.router.events.addresses import parse_controller
 from tierline.router.events.asking import AskingLadder, RemoteFollower
 from tierline.router.events.following import EventFollower
+from tierline.router.events.following_stores import StoreFollower
 from tierline.router.events.remote import RemoteIndex, controller_tls, read_token
 from tierline.router.events.subscriber import EventSubscriptions
 from tierline.router.proxy.services import Services
+from tierline.router.strategies.kvaware import weights_of
 from tierline.router.tokenizer import LocalTokenizer
 from tierline.router.tokens import TokenLadder
 
@@ -27,12 +29,13 @@ class ExactRouting:
     ----------
     ladder
         Gives requests their tokens.
-    follower
-        Told of each endpoint that joins or leaves.
+    follower, stores
+        Told of each endpoint that joins or leaves: for its engine, and for the store of its node.
     """
 
     ladder: TokenLadder
     follower: EventFollower | RemoteFollower
+    stores: StoreFollower
 
     @classmethod
     def of(cls, services: Services) -> "ExactRouting | None":
@@ -49,21 +52,21 @@ class ExactRouting:
         folders = dict(entry.split("=", 1) for entry in config.tokenizers)
         tokenizers = {model: LocalTokenizer(Path(folder)) for model, folder in folders.items()}
         tls, keys = services.endpoint_tls, services.endpoint_keys
+        stores = StoreFollower(strategy, time.time)
         if config.controller is not None:
             remote = _remote_index(config)
             asking = AskingLadder(services.endpoints, tokenizers, remote, tls=tls, keys=keys)
-            return cls(asking, RemoteFollower(strategy, asking, remote))
+            return cls(asking, RemoteFollower(strategy, asking, remote), stores)
         subscriptions = EventSubscriptions(strategy.blocks, time.time)
         ladder = TokenLadder(services.endpoints, tokenizers, tls=tls, keys=keys)
-        return cls(
-            ladder,
-            EventFollower(strategy, ladder, subscriptions, is_for_all=services.choosing.default.main.needs_tokens),
-        )
+        is_for_all = services.choosing.default.main.needs_tokens
+        return cls(ladder, EventFollower(strategy, ladder, subscriptions, is_for_all=is_for_all), stores)
 
     async def close(self) -> None:
         """End everything."""
         await self.ladder.close()
         await self.follower.close()
+        await self.stores.close()
 
 
 def _remote_index(config: RouterConfig) -> RemoteIndex:
@@ -75,4 +78,5 @@ def _remote_index(config: RouterConfig) -> RemoteIndex:
         token="" if file is None else read_token(file),
         tls=None if authorities is None else controller_tls(authorities),
         budget_s=config.controller_budget_s,
+        weights=weights_of(config.tier_weights),
     )

@@ -95,7 +95,7 @@ class Membership:
         return endpoint
 
     def _apply(self, endpoint: Endpoint, spec: EndpointSpec, source: str) -> None:
-        if endpoint.kv_events == spec.kv_events:
+        if (endpoint.kv_events, endpoint.node_events) == (spec.kv_events, spec.node_events):
             endpoint.apply(spec, source)
             return
         for companion in self.companions:  # who listens there begins anew

@@ -170,7 +170,8 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
         When the endpoints file or the file with the admin token cannot be used, or what ``kvaware`` needs is missing.
     """
     kv_events = dict(entry.split("=", 1) for entry in config.kv_events)
-    sources: list[Source] = [StaticSource(config.endpoints, kv_events)]
+    node_events = dict(entry.split("=", 1) for entry in config.node_events)
+    sources: list[Source] = [StaticSource(config.endpoints, kv_events, node_events)]
     file = FileSource(config.endpoints_file) if config.endpoints_file else None
     if file is not None:
         sources.append(file)
@@ -206,8 +207,9 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
     exact = ExactRouting.of(services)
     if exact is not None:
         services.tokens = exact.ladder
-        membership.companions.append(exact.follower)
+        membership.companions += (exact.follower, exact.stores)
         metrics.show(exact.follower)
+        metrics.show(exact.stores)
     if config.opentelemetry and not _is_switched_off(os.environ):
         from tierline.router.tracing.export import SpanExport  # not loaded where it is not used: it takes 0.4 s
 

@@ -36,6 +36,8 @@ class EndpointSpec(BaseModel):
         Names that it serves; ``None``: those that its ``/v1/models`` lists.
     kv_events
         Where it publishes KV events (:mod:`~tierline.router.events.addresses`).
+    node_events
+        Where the node store that its engine reads publishes them.
     api_key_file
         File with the key that it asks of the router; ``None``: the router's setting.
     """
@@ -47,6 +49,7 @@ class EndpointSpec(BaseModel):
     roles: frozenset[Role] = Field(default=ROLES, min_length=1)
     models: frozenset[str] | None = Field(default=None, min_length=1)
     kv_events: str | None = None
+    node_events: str | None = None
     api_key_file: Path | None = None
 
     @field_validator("api_key_file")
@@ -59,12 +62,12 @@ class EndpointSpec(BaseModel):
                 raise ValueError(f"a file with an API key ({error})") from None
         return file
 
-    @field_validator("kv_events")
+    @field_validator("kv_events", "node_events")
     @classmethod
-    def _is_address(cls, kv_events: str | None) -> str | None:
-        if kv_events is not None:
-            parse_addresses(kv_events)
-        return kv_events
+    def _is_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            parse_addresses(address)
+        return address
 
     @field_validator("url")
     @classmethod

@@ -110,18 +110,21 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
     if ports.caches:
         transfers = [lmcache.kv_transfer_config(port) for port in ports.caches]
     events = [_events(config, number) if strategy == "kvaware" else None for number in range(len(ports.replicas))]
+    node_events = _node_events(config) if strategy == "kvaware" and config.connector == "tierline" else None
     replicas = _replicas(config, name, chosen, ports.replicas, transfers, events)
     return StackPlan(
         config=config,
         folder=stack_folder(config.port),
         control=runtime_folder() / f"tierline-up-{config.port}.sock",
         segment=_segment(config),
-        node=_node(config, socket) if socket else None,
+        node=_node(config, socket, node_events) if socket else None,
         node_socket=socket,
         kv_transfer=kv_transfer,
         caches=_caches(config, ports),
         replicas=replicas,
-        router=_router(config, config.endpoints or [replica.url for replica in replicas], events),
+        router=_router(
+            config, config.endpoints or [replica.url for replica in replicas], events, node_events if socket else None
+        ),
         model_name=name,
         model_folder=chosen,
     )
@@ -176,11 +179,12 @@ def _require_memory(config: UpConfig, folder: Path | None, starts_vllm: bool) ->
     machine.require_memory(count * engine + cache + _OURS_BYTES, what)
 
 
-def _node(config: UpConfig, socket: Path) -> PlannedChild:
+def _node(config: UpConfig, socket: Path, events: engines.EventAddresses | None) -> PlannedChild:
     host, port = engines.ENGINE_HOST, config.node_port
     argv = [
         *(sys.executable, "-m", "tierline", "node", "--host", host, "--port", str(port), "--socket", str(socket)),
         *("--shared-memory-name", _segment(config), "--capacity", str(config.cache_size)),
+        *(("--kv-events", events.events) if events is not None else ()),
         *("--log-level", config.log_level, "--log-format", config.log_format),
     ]
     return PlannedChild("node", argv, {}, f"http://{host}:{port}", "/readyz")
@@ -244,8 +248,17 @@ def _events(config: UpConfig, number: int) -> engines.EventAddresses:
     return engines.EventAddresses(f"{path}.events", f"{path}.replay")
 
 
+def _node_events(config: UpConfig) -> engines.EventAddresses:
+    """Where the node store publishes what it holds; the node puts the second behind the first."""
+    path = f"ipc://{runtime_folder()}/tierline-up-{config.port}-node.events"
+    return engines.EventAddresses(path, f"{path}.replay")
+
+
 def _router(
-    config: UpConfig, endpoints: Sequence[str], events: Sequence[engines.EventAddresses | None]
+    config: UpConfig,
+    endpoints: Sequence[str],
+    events: Sequence[engines.EventAddresses | None],
+    node_events: engines.EventAddresses | None,
 ) -> PlannedChild:
     replay = config.engine == "vllm"
     addresses = [
@@ -253,11 +266,13 @@ def _router(
         for url, published in zip(endpoints, events, strict=False)
         if published is not None
     ]
+    stores = [f"{url}={node_events.events}?replay={node_events.replay}" for url in endpoints] if node_events else []
     argv = [
         *(sys.executable, "-m", "tierline", "router", "--host", config.host, "--port", str(config.port)),
         *("--strategy", config.strategy),
         *(part for endpoint in endpoints for part in ("--endpoint", endpoint)),
         *(part for address in addresses for part in ("--kv-events", address)),
+        *(part for address in stores for part in ("--node-events", address)),
         *("--log-level", config.log_level, "--log-format", config.log_format),
     ]
     # What listens everywhere is reached on loopback.

@@ -161,7 +161,7 @@ async def test_a_source_is_believed_as_far_as_it_stands(controller: ControllerSe
             routing = request()
             await remote.look_up(routing, [ENGINE])
             assert routing.told is not None
-            assert routing.told.found(ENGINE) == (80, 80, is_exact)
+            assert routing.told.found(ENGINE) == (80, 80, is_exact, [80, 0, 0, 0])
         for state in (SourceState.LOST, SourceState.BOOT):
             source.state = state
             assert await depths(remote, ENGINE) == [None]
@@ -175,7 +175,7 @@ async def test_slower_tiers_are_told_and_weighed(controller: ControllerServer, p
         routing = request()
         await remote.look_up(routing, [ENGINE])
         assert routing.told is not None
-        assert routing.told.found(ENGINE) == (80 + int(80 * 0.8), 160, True)
+        assert routing.told.found(ENGINE) == (80 + int(80 * 0.8), 160, True, [80, 80, 0, 0])
 
 
 async def test_what_one_router_sent_somewhere_the_others_expect_there(

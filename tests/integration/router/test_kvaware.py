@@ -258,7 +258,7 @@ async def test_the_metrics_tell_states_and_counts(world: World) -> None:
     await world.ask(prompt=IDS, truncate_prompt_tokens=5)
     async with world.http.get(f"http://{world.server.host}:{world.server.port}/metrics") as response:
         exported = set(re.findall(r"^(tierline_router_kv_\w+){", await response.text(), re.MULTILINE))
-    documented = set(re.findall(r"^\| `(tierline_router_kv_(?!controller)\w+)`", PAGE.read_text(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `(tierline_router_kv_(?!controller|store)\w+)`", PAGE.read_text(), re.MULTILINE))
     assert documented == exported | {"tierline_router_kv_index_bytes"}
 
 

@@ -112,7 +112,12 @@ async def test_the_real_worker_s_messages_are_believed_and_its_names_are_ours() 
             routing = request()
             await remote.look_up(routing, [ENGINE])
             assert routing.told is not None
-            assert routing.told.found(ENGINE) == (int(512 * 0.8 + 256 * 0.3), 768, False)  # of its GPU nobody tells
+            assert routing.told.found(ENGINE) == (
+                int(512 * 0.8 + 256 * 0.3),
+                768,
+                False,
+                [0, 512, 256, 0],
+            )  # of its GPU nobody tells
             await worker("evict", DISK, hashes[2:3])
             await until_depth(remote, 512)
             assert state(controller) is SourceState.EXACT

@@ -87,6 +87,9 @@ async def explain(
         facts.append(("endpoint", "none can be chosen"))
     else:
         facts += [("endpoint", choice.endpoint), ("reason", choice.reason), ("blocks", _blocks(choice))]
+        if choice.predicted_by_tier:
+            read = (f"{tokens:,} from {tier}" for tier, tokens in choice.predicted_by_tier.items())
+            facts.append(("cached tokens", ", ".join(read)))
     if found.pairing:
         facts.append(("prefill", found.pairing if found.prefill is None else f"by {found.prefill.endpoint}"))
     output.facts(facts)

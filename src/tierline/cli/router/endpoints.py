@@ -48,6 +48,9 @@ async def add(
     kv_events: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Where it publishes KV events, such as tcp://10.0.0.7:5557.")
     ] = None,
+    node_events: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Where the node store that it reads publishes them.")
+    ] = None,
 ) -> None:
     """Add an endpoint until the router ends; one that drains serves again.
 
@@ -60,7 +63,7 @@ async def add(
 
     from tierline.router.admin.documents import EndpointState
 
-    spec: dict[str, object] = {"url": endpoint, "weight": weight, "kv_events": kv_events}
+    spec: dict[str, object] = {"url": endpoint, "weight": weight, "kv_events": kv_events, "node_events": node_events}
     if role:
         spec["roles"] = role
     if model:

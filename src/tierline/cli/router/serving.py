@@ -74,6 +74,21 @@ def router(
             help="For kvaware: where a replica publishes KV events, such as http://a:8000=tcp://a:5557; repeat.",
         ),
     ] = None,
+    node_events: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL=ADDRESS",
+            help="For kvaware: where the node store of a replica publishes them, such as "
+            "http://a:8000=tcp://a:5560?replay=5561; repeat.",
+        ),
+    ] = None,
+    tier_weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TIER=WEIGHT",
+            help="For kvaware: what a token saves that is read from gpu, host, shared or storage; repeat.",
+        ),
+    ] = None,
     controller: Annotated[
         str | None,
         typer.Option(
@@ -160,6 +175,8 @@ def router(
             "ab_share": ab_share,
             "allow_bypass": allow_bypass or None,
             "kv_events": kv_events or None,
+            "node_events": node_events or None,
+            "tier_weights": tier_weight or None,
             "controller": controller,
             "controller_token_file": controller_token_file,
             "controller_ca": controller_ca,

@@ -166,6 +166,7 @@ class AdminApi:
             roles=sorted(endpoint.roles),
             models=None if endpoint.models is None else sorted(endpoint.models),
             kv_events=endpoint.kv_events,
+            node_events=endpoint.node_events,
             joined_s=None if isinf(endpoint.joined_at) else now - endpoint.joined_at,
             ejections=endpoint.ejections,
             ejected_for_s=endpoint.ejected_for_s(now),

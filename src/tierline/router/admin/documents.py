@@ -17,6 +17,7 @@ class EndpointState(msgspec.Struct, kw_only=True):
     models: list[str] | None
     """``None``: not known yet."""
     kv_events: str | None
+    node_events: str | None = None
     joined_s: float | None
     """Seconds since it was added; ``None`` for those of the router's start."""
     ejections: int
@@ -59,6 +60,8 @@ class Choice(msgspec.Struct, kw_only=True):
     best_blocks: int
     uncached_tokens: int
     predicted_cached_tokens: int
+    predicted_by_tier: dict[str, int] = {}
+    """That by where it is to be read from: ``gpu``, ``host``, ``storage``, ``shared``; empty where it is guessed."""
     weighed: list[Weighed]
     """Empty where the strategy does not weigh."""
 

@@ -113,6 +113,8 @@ def source_families(
 def routing_families(strategy: "KvAware", ladder: "TokenLadder") -> Iterator[Metric]:
     """Yield how far prompts and endpoints were known when requests were routed."""
     yield _counter("lookups", "Endpoints weighed, by what was known", "known", strategy.lookups.items())
+    predicted = [(tier.name.lower(), count) for tier, count in sorted(strategy.predicted.items())]
+    yield _counter("predicted_tokens", "Tokens to be read from caches for prompts that were sent", "tier", predicted)
     yield _counter("prompts", "Prompts by where their tokens came from", "rung", ladder.rungs.items())
     yield _counter("given_up", "Prompts without tokens", "reason", ladder.given_up.items())
 

@@ -19,6 +19,8 @@ from typing import Any
 import msgspec
 import xxhash
 
+from tierline.prefix import block_chain
+
 TOKEN_BYTES = 4
 link = xxhash.xxh3_64_intdigest
 """``link(block, parent_key)``: the key of a block without extra keys."""
@@ -90,12 +92,13 @@ class PromptTokens:
         The request's ``cache_salt``.
     """
 
-    __slots__ = ("_chains", "raw", "salt")
+    __slots__ = ("_chains", "_names", "raw", "salt")
 
     def __init__(self, token_ids: Sequence[int] | bytes, salt: str = "") -> None:
         self.raw = token_ids if isinstance(token_ids, bytes) else token_bytes(token_ids)
         self.salt = salt
         self._chains: dict[tuple[int, str | None], list[int]] = {}
+        self._names: dict[tuple[bytes, int], list[bytes]] = {}
 
     def __len__(self) -> int:
         """Tokens of the prompt."""
@@ -108,3 +111,22 @@ class PromptTokens:
             known = chain(self.raw[:-TOKEN_BYTES], block_tokens, adapter, self.salt)
             self._chains[block_tokens, adapter] = known
         return known
+
+    def names(self, root: bytes, chunk_tokens: int) -> Iterator[bytes]:
+        """Yield what the names of the prompt's objects in a store begin with (``tierline.prefix``), as they are needed.
+
+        Parameters
+        ----------
+        root
+            Of the identity under which they are stored.
+        chunk_tokens
+            Tokens of one object.
+        """
+        known = self._names.setdefault((root, chunk_tokens), [])
+        yield from known
+        rest = self.raw[
+            len(known) * chunk_tokens * TOKEN_BYTES : -TOKEN_BYTES
+        ]  # the last token is computed in any case
+        for name in block_chain(known[-1] if known else root, array("I", rest), chunk_tokens):
+            known.append(name)
+            yield name

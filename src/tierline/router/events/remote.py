@@ -49,7 +49,7 @@ from tierline.router.events.messages import (
 )
 from tierline.router.events.source import SourceState
 from tierline.router.strategies.base import Found, RoutingRequest
-from tierline.router.strategies.kvaware import EXPECTED_SECONDS, adapter_of, weigh
+from tierline.router.strategies.kvaware import EXPECTED_SECONDS, USUAL_WEIGHTS, adapter_of, weigh
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import Message
 
@@ -137,7 +137,7 @@ class Told:
             source.state is SourceState.EXACT and (source.chain >= 0 or source.block_tokens is None)
             for source in sources
         )
-        return weigh(ranks, is_exact=is_exact)
+        return weigh(ranks, self._remote.weights, is_exact=is_exact)
 
     def _ranks(self, endpoint: Endpoint, engine: Sequence[SourceDepths]) -> list[list[int]]:
         """Return what each rank of an engine has; nothing where that is not known of all."""
@@ -231,6 +231,8 @@ class RemoteIndex:
         What a connection is encrypted with; ``None`` leaves it plain.
     budget_s
         How long a request waits for an answer.
+    weights
+        What a token saves that is read from a tier, by tier.
 
     Attributes
     ----------
@@ -250,8 +252,10 @@ class RemoteIndex:
         token: str = "",
         tls: ssl.SSLContext | None = None,
         budget_s: float = BUDGET_SECONDS,
+        weights: Sequence[float] = USUAL_WEIGHTS,
     ) -> None:
         self.address = address
+        self.weights = weights
         self.outcomes: Counter[str] = Counter()
         self.failures = 0
         self._hello = Hello(CONTROLLER_VERSION, client, token)

@@ -12,13 +12,12 @@ Rules
   :attr:`StoreBlocks.is_whole` says so. What is kept is true.
 """
 
-from array import array
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from tierline.prefix import PrefixIdentity, block_chain, tenant_field
+from tierline.prefix import PrefixIdentity, tenant_field
 from tierline.router.events.decoding import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch
-from tierline.router.events.keys import TOKEN_BYTES, PromptTokens
+from tierline.router.events.keys import PromptTokens
 from tierline.wire.kv_events import EngineJoined, EngineLeft, Frame
 
 OBJECT_BYTES = 400
@@ -84,10 +83,8 @@ class StoreIndex:
             model=reader.fingerprint, adapter=reader.adapter, tenant=tokens.salt, epoch=reader.epoch
         )
         found: dict[int, int] = {}
-        # An engine computes the last token in any case.
-        words = array("I", tokens.raw[:-TOKEN_BYTES])
         depth = 0
-        for digest in block_chain(identity.root(), words, reader.chunk_tokens):
+        for digest in tokens.names(identity.root(), reader.chunk_tokens):
             left = alive
             for table in tables:
                 left &= table.get(digest, 0) if table else 0

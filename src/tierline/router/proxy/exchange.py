@@ -642,9 +642,10 @@ class Exchange:
             self.arm.fields,
             b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
             b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n"
-            b"x-tierline-predicted-cached-tokens: %d\r\n\r\n" % (
+            b"x-tierline-predicted-cached-tokens: %d\r\n%b\r\n" % (
                 decision.endpoint.name, decision.reason.encode(), decision.matched_blocks, decision.total_blocks,
                 decision.predicted_cached_tokens,
+                _tier_field(decision) if decision.predicted_by_tier else b"",
             ),
         ))  # fmt: skip
 
@@ -817,3 +818,8 @@ class Exchange:
             aborted_by=self.aborted_by or None,
             seconds=round(self.ended_at - self.started_at, 6),
         )
+
+
+def _tier_field(decision: Decision) -> bytes:
+    read = ", ".join(f"{tier}={tokens}" for tier, tokens in decision.tiers.items())
+    return b"x-tierline-predicted-by-tier: %b\r\n" % read.encode() if read else b""

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, Self, TypeAlias
 import xxhash
 
 from tierline.router.endpoints import Endpoint
+from tierline.router.events.index import Tier
 from tierline.router.events.keys import PromptTokens
 from tierline.router.prompt import (
     BLOCK_BYTES,
@@ -37,10 +38,11 @@ minute: its cache is empty, its kernels are not warm, and a fleet's next cold pr
 queue."""
 
 
-Found: TypeAlias = tuple[int, int, bool]
+Found: TypeAlias = tuple[int, int, bool, Sequence[int]]
 """What an endpoint has of a prompt, by what was told of its caches: tokens that it is saved from computing, each
-weighed by its tier; tokens that it reads from its caches; whether that is all, else it has at least so much. A plain
-tuple: one is made of every candidate of every request."""
+weighed by its tier; tokens that it reads from its caches; whether that is all, else it has at least so much; and what
+it reads by tier, the fastest first, empty where all is in the fastest. A plain tuple: one is made of every candidate of
+every request."""
 
 
 class Told(Protocol):
@@ -172,11 +174,19 @@ class Decision(NamedTuple):
     uncached_tokens: int = 0
     """What the chosen endpoint is expected to compute."""
     predicted_cached_tokens: int = 0
-    """What it is expected to read from its cache."""
+    """What it is expected to read from its caches."""
+    predicted_by_tier: Sequence[int] = ()
+    """That by tier, the fastest first (:class:`~tierline.router.events.index.Tier`); empty where it is guessed."""
     weighed: Sequence[Weighed] = ()
     """What was weighed, where a strategy weighs."""
     observed: "Decision | None" = None
     """The same choice as another strategy sees it that is told of it."""
+
+    @property
+    def tiers(self) -> dict[str, int]:
+        """:attr:`predicted_by_tier` by the tiers' names, without those of which nothing is read."""
+        read = zip(Tier, self.predicted_by_tier, strict=False)
+        return {tier.name.lower(): tokens for tier, tokens in read if tokens}
 
 
 class Witness(Protocol):

@@ -7,7 +7,8 @@ prompt's tokens are not known, the guess of ``prefixaware``, which goes on learn
 Two rules beside it:
 
 - **A tier costs what reading from it costs**: a block saves its tokens times its tier's weight. Blocks count up to the
-  first that no tier has; one behind a block of a slower tier counts as that tier's.
+  first that no tier has; one behind a block of a slower tier counts as that tier's. What the store of an endpoint's
+  node holds (:mod:`~tierline.router.events.stored`), as far as it goes beyond all that, is read from the host's memory.
 - **Sent is expected**: blocks of a prompt that was just sent count as held there for two seconds, or until its events
   say so. Requests with a new prefix that come at once would part otherwise.
 
@@ -23,11 +24,20 @@ from tierline.router.depths import Depths, grain_of
 from tierline.router.endpoints import Endpoint, parent_of
 from tierline.router.events.index import BlockIndex, Tier
 from tierline.router.events.source import EventSource
+from tierline.router.events.stored import StoreBlocks, StoreIndex, StoreLookup
 from tierline.router.strategies.base import Decision, Found, RoutingRequest
-from tierline.router.strategies.prefixaware import Held, PrefixAware
+from tierline.router.strategies.prefixaware import Held, HeldByTier, PrefixAware
 
 TIER_WEIGHTS: Mapping[Tier, float] = {Tier.GPU: 1.0, Tier.HOST: 0.8, Tier.STORAGE: 0.3, Tier.SHARED: 0.6}
+"""What a token saves that is read from a tier: 1 less what reading it takes, in times of computing it. For a model of
+70B parameters (320 KiB a token) on eight GPUs computing is as fast as reading 7 GB/s: so 35 GB/s of the host's memory
+save 0.8, 18 GB/s of a network 0.6, 10 GB/s of disks 0.3."""
+USUAL_WEIGHTS = tuple(TIER_WEIGHTS[tier] for tier in Tier)
+_WEIGHTS_ALLOWED = "gpu=1, host=0.8, shared=0.6, storage=0.3 or the like, each from 0 to 1"
 _SLOWER = tuple(TIER_WEIGHTS)[1:]
+_NOTHING_SLOWER = (0,) * len(_SLOWER)
+STORES_SHARE = 8
+"""The index of node stores may use so much less than that of engines: its blocks are 16 times as long."""
 EXPECTED_SECONDS = 2.0
 KV_INDEX_BYTES = 512 * 1024**2
 """Room for 950,000 blocks at worst, 2.5 million typically."""
@@ -47,6 +57,10 @@ class KvAware(PrefixAware):
     ----------
     lookups
         Counter: endpoints weighed, by what was known of each: ``exact``, ``bound``, ``approximate``.
+    predicted
+        Counter: tokens that were to be read for prompts that were sent, by tier.
+    weights
+        What a token saves that is read from a tier, by tier.
     """
 
     name = "kvaware"
@@ -56,11 +70,17 @@ class KvAware(PrefixAware):
         self.blocks = BlockIndex(kv_index_bytes)
         self.sources: dict[str, Sequence[EventSource]] = {}
         """By the URL of the endpoint that they tell about."""
+        self.stored = StoreIndex(kv_index_bytes // STORES_SHARE)
+        self.stores: dict[str, EventSource[StoreBlocks]] = {}
+        """By the URL of the endpoint whose engine reads the store."""
         self.lookups: Counter[str] = Counter()
+        self.predicted: Counter[Tier] = Counter(dict.fromkeys(Tier, 0))
+        self.weights: Sequence[float] = USUAL_WEIGHTS
 
     def share_index_of(self, other: "KvAware") -> None:
         """Read what another one is told: which blocks engines have is the same for every strategy."""
         self.blocks, self.sources, self.lookups = other.blocks, other.sources, other.lookups
+        self.stored, self.stores, self.predicted = other.stored, other.stores, other.predicted
 
     def held(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> list[Held]:
         """See :class:`~tierline.router.strategies.prefixaware.PrefixAware`."""
@@ -68,15 +88,16 @@ class KvAware(PrefixAware):
         if request.tokens is None:
             self.lookups["approximate"] += len(endpoints)
             return guesses
-        lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources)
-        held, exact, bounds = [], 0, 0
+        lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, self.weights)
+        held: list[Held] = []
+        exact = bounds = 0
         block_tokens, total = request.block_tokens, len(request.blocks)
         for endpoint, guess in zip(endpoints, guesses, strict=True):
             found = lookup.found(endpoint) if is_explained(request.model, endpoint) else None
             if found is None:
                 held.append(guess)
                 continue
-            saved, predicted, is_exact = found
+            saved, predicted, is_exact, _ = found
             depth = predicted // block_tokens
             if is_exact:
                 exact += 1
@@ -89,25 +110,50 @@ class KvAware(PrefixAware):
         self.lookups["exact"] += exact
         self.lookups["bound"] += bounds
         self.lookups["approximate"] += len(endpoints) - exact - bounds
-        return held
+        if not self.stores:
+            return held
+        stores = StoreLookup(self.stored, request.tokens)
+        return [
+            self._with_store(request, endpoint, stores, (*of_engine, ()))[:3]
+            for endpoint, of_engine in zip(endpoints, held, strict=True)
+        ]
 
-    def held_by(self, request: RoutingRequest, endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> Held:
+    def held_by(self, request: RoutingRequest, endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> HeldByTier:
         """See :class:`~tierline.router.strategies.prefixaware.PrefixAware`."""
         guess = super().held_by(request, endpoint, endpoints)
-        if request.tokens is None or not is_explained(request.model, endpoint):
+        if request.tokens is None:
             return guess
-        lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, only=endpoint)
-        found = lookup.found(endpoint)
-        if found is None:
-            return guess
-        saved, predicted, is_exact = found
-        if not is_exact and saved < guess[1]:
-            return guess
-        return min(len(request.blocks), predicted // request.block_tokens), saved, predicted
+        held = guess
+        if is_explained(request.model, endpoint):
+            lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, self.weights, only=endpoint)
+            found = lookup.found(endpoint)
+            if found is not None and (found[2] or found[0] >= guess[1]):
+                saved, predicted, _, tiers = found
+                depth = min(len(request.blocks), predicted // request.block_tokens)
+                held = depth, saved, predicted, tiers or (predicted, *_NOTHING_SLOWER)
+        return self._with_store(request, endpoint, StoreLookup(self.stored, request.tokens), held)
+
+    def _with_store(
+        self, request: RoutingRequest, endpoint: Endpoint, stores: StoreLookup, held: HeldByTier
+    ) -> HeldByTier:
+        """Return what an endpoint holds together with the store of its node."""
+        source = self.stores.get(endpoint.url)
+        if source is None or not source.is_telling or not is_explained(request.model, endpoint):
+            return held
+        _, saved, predicted, by_tier = held
+        tokens = stores.held_tokens(source.blocks, endpoint.models, adapter_of(request.model, endpoint))
+        if tokens <= predicted:
+            return held
+        tiers = list(by_tier or (predicted, *_NOTHING_SLOWER))
+        tiers[Tier.HOST] += tokens - predicted
+        depth = min(len(request.blocks), tokens // request.block_tokens)
+        return depth, saved + int((tokens - predicted) * self.weights[Tier.HOST]), tokens, tiers
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold the prompt from now on."""
         super().placed(request, decision)
+        for tier, tokens in zip(Tier, decision.predicted_by_tier, strict=False):
+            self.predicted[tier] += tokens
         if request.told is not None:
             request.told.placed(decision.endpoint)
         sources = self.sources.get(decision.endpoint.url, ())
@@ -150,6 +196,8 @@ class _Lookup:
         The candidates.
     sources
         By the URL of the endpoint that they tell about.
+    weights
+        Of the tiers.
     only
         The one that is asked about, and then exactly; without it, all, and up to a small part of the prompt.
     """
@@ -160,10 +208,12 @@ class _Lookup:
         request: RoutingRequest,
         endpoints: Sequence[Endpoint],
         sources: Mapping[str, Sequence[EventSource]],
+        weights: Sequence[float],
         *,
         only: Endpoint | None = None,
     ) -> None:
         self._sources = sources
+        self._weights = weights
         self._index = index
         self._request = request
         self._model = request.model
@@ -180,6 +230,7 @@ class _Lookup:
         is_exact = True
         saved = 0.0
         predicted = 0
+        slower: list[int] = []
         adapter = adapter_of(self._model, endpoint)
         for source in sources:
             if not source.is_exact:
@@ -196,17 +247,17 @@ class _Lookup:
                 start = depth + grain - 1 if depth else 0  # it holds no more than that
                 run = blocks.expected_run(keys, start, self._request.now)
                 depth = start + run if run else depth
-            saved += depth * size
+            saved += depth * size * self._weights[0]
             if depths[-1] is not depths[0]:
+                slower = slower or [0] * len(Tier)
                 for tier in _SLOWER:
                     deeper = depths[tier].get(blocks.bit, 0)
                     if deeper > depth:
-                        saved += (deeper - depth) * size * TIER_WEIGHTS[tier]
+                        saved += (deeper - depth) * size * self._weights[tier]
+                        slower[tier] += (deeper - depth) * size
                         depth = deeper
             predicted += depth * size
-        if len(sources) > 1:
-            return int(saved / len(sources)), predicted // len(sources), is_exact
-        return int(saved), predicted, is_exact
+        return _mean(saved, predicted, slower, len(sources), is_exact=is_exact)
 
     def _ask(self, size: int, adapter: str | None) -> tuple[list[int], int, list[Depths]]:
         assert self._request.tokens is not None
@@ -225,25 +276,62 @@ def _bits(endpoints: Sequence[Endpoint], sources: Mapping[str, Sequence[EventSou
     return bits
 
 
-def weigh(ranks: Sequence[Sequence[int]], *, is_exact: bool) -> Found:
+def _mean(saved: float, predicted: int, slower: list[int], ranks: int, *, is_exact: bool) -> Found:
+    """Return what each of so many ranks has on average; ``slower`` is by tier, without what the fastest has."""
+    predicted //= ranks
+    if not slower:
+        return int(saved / ranks), predicted, is_exact, ()
+    tiers = [tokens // ranks for tokens in slower]
+    tiers[0] = predicted - sum(tiers)
+    return int(saved / ranks), predicted, is_exact, tiers
+
+
+def weigh(ranks: Sequence[Sequence[int]], weights: Sequence[float], *, is_exact: bool) -> Found:
     """Return what an engine has of a prompt.
 
     Parameters
     ----------
     ranks
         For each of its data-parallel ranks, for each tier, how many leading tokens it has there or in a faster one.
+    weights
+        Of the tiers.
     is_exact
         Whether that is all.
     """
     saved, predicted = 0.0, 0
+    slower = [0] * len(Tier)
     for reached in ranks:
         depth = 0
-        for tier, weight in TIER_WEIGHTS.items():
+        for tier in Tier:
             if reached[tier] > depth:
-                saved += (reached[tier] - depth) * weight
+                saved += (reached[tier] - depth) * weights[tier]
+                slower[tier] += (reached[tier] - depth) if tier else 0
                 depth = reached[tier]
         predicted += depth
-    return int(saved / len(ranks)), predicted // len(ranks), is_exact
+    return _mean(saved, predicted, slower, len(ranks), is_exact=is_exact)
+
+
+def weights_of(entries: Sequence[str]) -> tuple[float, ...]:
+    """Return the weights of all tiers, with those that ``TIER=WEIGHT`` says in place of the usual ones.
+
+    Raises
+    ------
+    ValueError
+        Saying what is allowed.
+
+    >>> weights_of(["host=0.9"])
+    (1.0, 0.9, 0.3, 0.6)
+    """
+    weights = dict(TIER_WEIGHTS)
+    for entry in entries:
+        name, _, weight = entry.partition("=")
+        try:
+            weights[Tier[name.upper()]] = float(weight)
+        except (KeyError, ValueError):
+            raise ValueError(_WEIGHTS_ALLOWED) from None
+    if not all(0 <= weight <= 1 for weight in weights.values()):
+        raise ValueError(_WEIGHTS_ALLOWED)
+    return tuple(weights[tier] for tier in Tier)
 
 
 def is_explained(model: str, endpoint: Endpoint) -> bool:

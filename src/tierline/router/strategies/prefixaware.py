@@ -37,6 +37,8 @@ Held = tuple[int, int, int]
 """Of one endpoint: leading blocks of the prompt that it holds, tokens that this saves it from computing, and tokens
 that it will read from a cache. The last two differ where reading costs. A plain tuple: each request makes one for
 each."""
+HeldByTier = tuple[int, int, int, Sequence[int]]
+"""The same, and what is read by tier, the fastest first; empty where it is guessed."""
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 _NOTHING: Held = (0, 0, 0)
 SAME_SPEED = 0.7
@@ -116,7 +118,7 @@ class PrefixAware:
         if len(best) > 1:
             key = blocks[template] if template < len(blocks) else request.prompt_hash
             endpoint, found = max(best, key=lambda tied: rendezvous(key, tied[0], share(tied[0], request.now)))
-        depth, saved, predicted = self.held_by(request, endpoint, endpoints) if found[0] else found
+        depth, saved, predicted, by_tier = self.held_by(request, endpoint, endpoints) if found[0] else (*found, ())
         deepest = max(depth, *[of_candidate[0] for of_candidate in held])
         return Decision(
             endpoint,
@@ -126,6 +128,7 @@ class PrefixAware:
             best_blocks=deepest,
             uncached_tokens=prompt_tokens - saved,
             predicted_cached_tokens=predicted,
+            predicted_by_tier=by_tier,
             weighed=weighed,
         )
 
@@ -143,10 +146,10 @@ class PrefixAware:
         request: RoutingRequest,
         endpoint: Endpoint,
         endpoints: Sequence[Endpoint],  # noqa: ARG002  (for who has more to ask than the index)
-    ) -> Held:
+    ) -> HeldByTier:
         """Return exactly what one of ``endpoints`` is believed to hold of the prompt."""
         depth = self.index.match(request.blocks, endpoint.bit).get(endpoint.bit, 0)
-        return depth, depth * request.block_tokens, depth * request.block_tokens
+        return depth, depth * request.block_tokens, depth * request.block_tokens, ()
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold the prompt from now on: requests behind this one should follow it."""
