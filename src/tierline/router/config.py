@@ -11,6 +11,7 @@ from tierline.configuration import ByteSize, ProgramConfig
 from tierline.router.discovery.selections import parse_pods, parse_service
 from tierline.router.events.addresses import parse_addresses, parse_controller
 from tierline.router.events.remote import BUDGET_SECONDS
+from tierline.router.gossip.addresses import parse_address
 from tierline.router.hedging import P95
 from tierline.router.keys import Bypass
 from tierline.router.modelrules import ModelRule, StrategyName, parse_pairs, parse_rules, require_trial
@@ -27,6 +28,7 @@ class RouterConfig(ProgramConfig):
 
     program = "router"
     flags: ClassVar[Mapping[str, str]] = {
+        "peers": "--peer",
         "endpoints": "--endpoint",
         "kubernetes_services": "--kubernetes-service",
         "session_keys": "--session-key",
@@ -71,6 +73,18 @@ class RouterConfig(ProgramConfig):
         default={}, description="strategies of single models: MODEL=STRATEGY, or in a file a table for each"
     )
     workers: int = Field(default=1, ge=1, le=64, description="processes that serve on the port")
+    gossip_listen: str | None = Field(
+        default=None, description="HOST:PORT where other routers are told of this one's loads and placements"
+    )
+    peers: tuple[str, ...] = Field(default=(), description="HOST:PORT of other routers, as their gossip_listen")
+    peers_name: str | None = Field(
+        default=None, description="NAME:PORT, a DNS name whose every address is another router's, or this one's"
+    )
+    gossip_secret_file: Path | None = Field(
+        default=None,
+        validate_default=True,
+        description="file with a secret that all these routers know; needed beyond loopback",
+    )
     model_aliases: tuple[str, ...] = Field(default=(), description="other names for models: ALIAS=MODEL")
     allow_bypass: tuple[Bypass, ...] = Field(
         default=(), description="what x-tierline-bypass may ask for: affinity, cache"
@@ -230,6 +244,34 @@ class RouterConfig(ProgramConfig):
     def _name_models(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
         parse_pairs(entries, "ALIAS=MODEL")
         return entries
+
+    @property
+    def gossips(self) -> bool:
+        """Whether there are other routers to tell or to listen to."""
+        return bool(self.gossip_listen or self.peers or self.peers_name)
+
+    @field_validator("gossip_listen", "peers_name")
+    @classmethod
+    def _is_one_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_address(value)
+        return value
+
+    @field_validator("peers")
+    @classmethod
+    def _are_router_addresses(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            parse_address(value)
+        return values
+
+    @field_validator("gossip_secret_file")
+    @classmethod
+    def _is_there_beyond_loopback(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        given = [info.data.get("gossip_listen"), info.data.get("peers_name"), *info.data.get("peers", ())]
+        hosts = {parse_address(address)[0] for address in given if address}
+        if file is None and not hosts <= {"localhost", "127.0.0.1", "::1"}:
+            raise ValueError("a file with a secret, for other routers are not on this machine")
+        return file
 
     @field_validator("workers")
     @classmethod

@@ -288,7 +288,7 @@ async def serve(config: RouterConfig) -> None:
 def run(config: RouterConfig) -> None:
     """Run the router as a program."""
     logs.configure(config.log_level, json=config.log_format == "json")
-    if config.workers > 1:
+    if config.workers > 1 or config.gossips:
         supervisor.run(config)
         return
     keep_freed_memory()

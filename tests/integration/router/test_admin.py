@@ -155,6 +155,7 @@ async def test_endpoints_are_listed_with_what_is_known_of_them() -> None:
         "capacity_blocks": 100,
         "block_tokens": 16,
         "inflight": 0,
+        "inflight_elsewhere": 0,
         "queued_tokens": 0,
         "prefill_tokens_per_second": None,
         "idle_connections": 0,

@@ -15,6 +15,21 @@ def router(
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port that the router listens on.", show_default="8000")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that serve on the port.", show_default="1")] = None,
+    gossip_listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where other routers are told of this one's loads and placements."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Another router to listen to, by its --gossip-listen; repeat for more."),
+    ] = None,
+    peers_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME:PORT", help="The same for every address of a DNS name, such as a headless Service."),
+    ] = None,
+    gossip_secret_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A secret that all these routers know; needed beyond loopback.")
+    ] = None,
     endpoint: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="A replica's address; repeat for each replica.")
     ] = None,
@@ -163,6 +178,10 @@ def router(
             "host": host,
             "port": port,
             "workers": workers,
+            "gossip_listen": gossip_listen,
+            "peers": peer or None,
+            "peers_name": peers_name,
+            "gossip_secret_file": gossip_secret_file,
             "endpoints": endpoint or None,
             "endpoints_file": endpoints_file,
             "kubernetes_services": kubernetes_service or None,

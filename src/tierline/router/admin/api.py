@@ -173,6 +173,7 @@ class AdminApi:
             capacity_blocks=endpoint.capacity_blocks,
             block_tokens=endpoint.block_tokens,
             inflight=endpoint.own_inflight,
+            inflight_elsewhere=0,  # the supervisor knows
             queued_tokens=endpoint.own_queued_tokens,
             prefill_tokens_per_second=endpoint.prefill_rate,
             idle_connections=len(services.pools[endpoint.position]),

@@ -26,6 +26,8 @@ class EndpointState(msgspec.Struct, kw_only=True):
     capacity_blocks: int | None
     block_tokens: int | None
     inflight: int
+    inflight_elsewhere: int
+    """What other routers said that they have there."""
     queued_tokens: int
     prefill_tokens_per_second: float | None
     idle_connections: int

@@ -14,6 +14,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from tierline.router.admin.documents import AffinityState, ArmState, DecisionList, EndpointList, EndpointState
+from tierline.router.workers.board import Load, endpoint_key
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _STATES = ("draining", "down", "ejected", "probation", "unchecked", "serving")
@@ -23,16 +24,23 @@ _STATES = ("draining", "down", "ejected", "probation", "unchecked", "serving")
 # Endpoints and decisions ----------------------------------------------------------------------------------------------
 
 
-def merge_endpoints(lists: Sequence[EndpointList]) -> EndpointList:
-    """Return the endpoints of all workers, in the order of the first that has them."""
+def merge_endpoints(lists: Sequence[EndpointList], elsewhere: Iterable[Load] = ()) -> EndpointList:
+    """Return the endpoints of all workers, in the order of the first that has them.
+
+    Parameters
+    ----------
+    elsewhere
+        What other routers have.
+    """
+    inflight = {load.endpoint: load.inflight for load in elsewhere}
     found: dict[str, list[EndpointState]] = {}
     for each in lists:
         for endpoint in each.endpoints:
             found.setdefault(endpoint.url, []).append(endpoint)
-    return EndpointList([_merged(states) for states in found.values()])
+    return EndpointList([_merged(states, inflight.get(endpoint_key(url), 0)) for url, states in found.items()])
 
 
-def _merged(states: Sequence[EndpointState]) -> EndpointState:
+def _merged(states: Sequence[EndpointState], inflight_elsewhere: int) -> EndpointState:
     rates = [state.prefill_tokens_per_second for state in states if state.prefill_tokens_per_second is not None]
     models = [state.models for state in states if state.models is not None]
     capacity = next((state for state in states if state.capacity_blocks is not None), states[0])
@@ -46,6 +54,7 @@ def _merged(states: Sequence[EndpointState]) -> EndpointState:
         capacity_blocks=capacity.capacity_blocks,
         block_tokens=capacity.block_tokens,
         inflight=sum(state.inflight for state in states),
+        inflight_elsewhere=inflight_elsewhere,
         queued_tokens=sum(state.queued_tokens for state in states),
         prefill_tokens_per_second=fsum(rates) / len(rates) if rates else None,
         idle_connections=sum(state.idle_connections for state in states),
@@ -82,9 +91,11 @@ class Family(msgspec.Struct, array_like=True):
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
 """A sample's name and labels."""
-TEAM_GAUGES = {"workers": "Workers that serve"}
+TEAM_GAUGES = {"workers": "Workers that serve", "peers": "Other routers that are listened to"}
 TEAM_COUNTERS = {
     "worker_restarts": "Workers that ended and were started again",
+    "gossip_refused": "Connections and messages of other routers that were not as they have to be",
+    "gossip_untold": "Messages that another router was not told, for want of room or bandwidth",
     "unshared": "What workers were not told of each other's choices, for want of room",
 }
 """Metrics of a router of several workers that no worker has alone."""

@@ -26,6 +26,7 @@ MAX_PAYLOAD_BYTES = 64 * 1024**2
 MAX_BLOCKS = 8192
 """Of one prompt, leading ones: 2 MiB of text."""
 MAX_ENTRIES = 4096
+MAX_LOADS = 4 * MAX_ENDPOINTS
 MAX_KNOWLEDGE_BYTES = 1024**2
 """Payload of one :class:`Knowledge`."""
 
@@ -146,7 +147,7 @@ class LoadEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Loads(msgspec.Struct, frozen=True, array_like=True):
     """All that a router has at endpoints now; it replaces what was said before."""
 
-    entries: Annotated[list[LoadEntry], Meta(max_length=4 * MAX_ENDPOINTS)]
+    entries: Annotated[list[LoadEntry], Meta(max_length=MAX_LOADS)]
 
 
 encode = msgspec.msgpack.Encoder().encode

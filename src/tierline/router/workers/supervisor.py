@@ -31,6 +31,10 @@ from tierline import logs
 from tierline.errors import EnvironmentTooSmall, TierlineError, WireError
 from tierline.router.admin.documents import AffinityState, DecisionList, EndpointList
 from tierline.router.config import RouterConfig
+from tierline.router.gossip.addresses import parse_address, read_secret
+from tierline.router.gossip.following import Following
+from tierline.router.gossip.sealing import NAME_BYTES
+from tierline.router.gossip.telling import Telling
 from tierline.router.listening import BACKLOG
 from tierline.router.workers import gathering, messages
 from tierline.router.workers.board import Board
@@ -95,8 +99,17 @@ class Supervisor:
         self._recent_bytes = 0
         self._changes: dict[str, bytes] = {}
         """The last change that an operator asked for, of each endpoint and of each model's affinity."""
+        secret, name = read_secret(config.gossip_secret_file), secrets.token_bytes(NAME_BYTES)
+        self._telling = Telling(secret, name, self._board.totals, lambda: self._recent)
+        self._following = Following(
+            secret,
+            name,
+            [parse_address(peer) for peer in config.peers],
+            parse_address(config.peers_name) if config.peers_name else None,
+            self._board.elsewhere.show,
+            self._learnt,
+        )
         self._questions = 0
-        self._is_serving = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.restarts = 0
         self.dropped = 0
@@ -111,6 +124,9 @@ class Supervisor:
             Not all workers can serve.
         """
         try:
+            if self._config.gossip_listen is not None:
+                await self._telling.start(*parse_address(self._config.gossip_listen))
+            self._following.start()
             await self._start_all(stopped)
             if not stopped.is_set():
                 log.info("router is ready", url=self._url, workers=len(self.seats), strategy=self._config.strategy)
@@ -122,6 +138,8 @@ class Supervisor:
                     task.cancel()
                 await asyncio.gather(*watching, polling, return_exceptions=True)
         finally:
+            await self._following.stop()
+            await self._telling.stop()
             await self._stop_all()
 
     @property
@@ -139,9 +157,8 @@ class Supervisor:
         finally:
             for task in starting:
                 task.cancel()
-        self._is_serving = True
         for seat in self.seats:
-            self._send(seat, Kind.SERVE)
+            self._catch_up(seat)
 
     async def _start_or_raise(self, seat: _Seat, stopped: asyncio.Event) -> None:
         await self._start(seat)
@@ -208,6 +225,8 @@ class Supervisor:
                 continue
             if await self._becomes_ready(seat):
                 self._catch_up(seat)
+                log.info("worker serves again", worker=seat.index, placements_bytes=self._recent_bytes)
+                self._share_sockets()
             elif seat.process.returncode is None:
                 seat.process.kill()
 
@@ -227,8 +246,6 @@ class Supervisor:
         for payload in self._recent:
             self._send(seat, Kind.KNOWLEDGE, payload)
         self._send(seat, Kind.SERVE)
-        log.info("worker serves again", worker=seat.index, placements_bytes=self._recent_bytes)
-        self._share_sockets()
 
     def _share_sockets(self) -> None:
         """Have the sockets of those that are away accepted from by the others, and by them only as long."""
@@ -273,6 +290,7 @@ class Supervisor:
             case Kind.KNOWLEDGE:
                 self._remember(payload)
                 self._pass_on(seat, kind, payload)
+                self._telling.tell(payload)
             case Kind.SPENT:
                 self._pass_on(seat, kind, payload)
             case Kind.ASK:
@@ -286,6 +304,11 @@ class Supervisor:
                 self._changes.pop(payload.decode(), None)
             case _:
                 raise WireError(f"a {kind.name} to the supervisor")
+
+    def _learnt(self, payload: bytes) -> None:
+        """Another router's strategy remembered something."""
+        self._remember(payload)
+        self._pass_on(None, Kind.KNOWLEDGE, payload)
 
     def _remember(self, payload: bytes) -> None:
         self._recent.append(payload)
@@ -313,7 +336,7 @@ class Supervisor:
         match about:
             case "endpoints":
                 lists = [msgspec.json.decode(answer, type=EndpointList) for answer in answers.values()]
-                return msgspec.json.encode(gathering.merge_endpoints(lists))
+                return msgspec.json.encode(gathering.merge_endpoints(lists, self._board.elsewhere.loads()))
             case "affinity":
                 states = [msgspec.json.decode(answer, type=AffinityState) for answer in answers.values()]
                 return msgspec.json.encode(gathering.merge_affinity(states))
@@ -357,10 +380,16 @@ class Supervisor:
                 self._book.said(worker, content)
 
     def _metrics(self) -> Iterable[Metric]:
-        gauges = {"workers": sum(seat.ready.is_set() for seat in self.seats)}
+        telling, following = self._telling, self._following
+        gauges = {"workers": sum(seat.ready.is_set() for seat in self.seats), "peers": following.followed}
         for name, text in gathering.TEAM_GAUGES.items():
             yield GaugeMetricFamily(f"tierline_router_{name}", text, value=gauges[name])
-        counters = {"worker_restarts": self.restarts, "unshared": self.dropped}
+        counters = {
+            "worker_restarts": self.restarts,
+            "unshared": self.dropped,
+            "gossip_refused": telling.refused + following.refused,
+            "gossip_untold": telling.untold,
+        }
         for name, text in gathering.TEAM_COUNTERS.items():
             yield CounterMetricFamily(f"tierline_router_{name}", text, value=counters[name])
 

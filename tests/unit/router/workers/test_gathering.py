@@ -4,6 +4,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.parser import text_string_to_metric_families
 
 from tierline.router.admin.documents import DecisionEntry, DecisionList, EndpointList, EndpointState
+from tierline.router.workers.board import Load, endpoint_key
 from tierline.router.workers.gathering import (
     MetricsBook,
     encode_families,
@@ -16,7 +17,7 @@ from tierline.router.workers.gathering import (
 def state(url: str = "http://a:1", **known: object) -> EndpointState:
     fields: dict[str, object] = dict.fromkeys(EndpointState.__struct_fields__)
     fields |= {"url": url, "state": "serving", "models": ["m"], "ejections": 1, "ejected_for_s": 0.0}
-    fields |= {"inflight": 2, "queued_tokens": 10, "idle_connections": 1}
+    fields |= {"inflight": 2, "inflight_elsewhere": 0, "queued_tokens": 10, "idle_connections": 1}
     return EndpointState(**(fields | known))  # type: ignore[arg-type]
 
 
@@ -24,7 +25,8 @@ def test_loads_are_added_up_and_the_worst_state_is_what_is_said() -> None:
     first = state(prefill_tokens_per_second=100.0, models=None)
     second = state(state="ejected", ejected_for_s=3.0, capacity_blocks=10, block_tokens=16, joined_s=5.0)
     lists = [EndpointList([first, state("http://b:1")]), EndpointList([second])]
-    merged, other = merge_endpoints(lists).endpoints
+    merged, other = merge_endpoints(lists, [Load(endpoint_key("http://a:1"), 7, 70)]).endpoints
+    assert (merged.inflight_elsewhere, other.inflight_elsewhere) == (7, 0)
     assert (merged.inflight, merged.queued_tokens, merged.ejections, merged.idle_connections) == (4, 20, 2, 2)
     assert (merged.state, merged.ejected_for_s, merged.joined_s) == ("ejected", 3.0, 5.0)
     assert (merged.capacity_blocks, merged.block_tokens, merged.models) == (10, 16, ["m"])
