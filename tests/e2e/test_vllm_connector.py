@@ -20,7 +20,7 @@ from tests.e2e.node_stores import NodeStore, SlowPath, wait_until
 from tests.e2e.replicas import Answer, Replica
 from transformers import AutoTokenizer
 
-from tierline.prefix import CHUNK_TOKENS
+from tierline.prefix import CHUNK_TOKENS, UNSHARED_SALT
 from tierline.stack.model import prepare_default_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -126,6 +126,16 @@ def test_another_tenant_finds_nothing(world: World, replica: Replica) -> None:
     replica.forget()
     (answer,) = replica.answer(world.prompts[:1], 1, cache_salt=f"another tenant {time.monotonic_ns()}")
     assert answer.cached_tokens == 0
+
+
+def test_a_request_that_shares_with_nobody_finds_nothing_and_leaves_nothing(world: World, replica: Replica) -> None:
+    replica.forget()
+    before = world.node.stats()["store"]["objects"]
+    (unshared,) = replica.answer(world.prompts[:1], 1, cache_salt=f"{UNSHARED_SALT}{time.monotonic_ns()}")
+    (behind,) = replica.answer(world.prompts[:1], 1, cache_salt=f"stored after it {time.monotonic_ns()}")
+    assert (unshared.cached_tokens, behind.cached_tokens) == (0, 0)
+    wait_until(lambda: world.node.stats()["store"]["objects"] > before, "what was computed behind it is stored", 20)
+    assert world.node.stats()["store"]["objects"] == before + 1
 
 
 def test_requests_with_one_prefix_load_it_once(world: World, cold: list[Answer], replica: Replica) -> None:

@@ -40,10 +40,13 @@ class World:
         assert isinstance(strategy, KvAware)
         return strategy
 
-    async def ask(self, path: str = "/v1/completions", url: str | None = None, **body: Any) -> "Answer":
+    async def ask(
+        self, path: str = "/v1/completions", url: str | None = None, *, without: str | None = None, **body: Any
+    ) -> "Answer":
         body = {"model": MODEL, "max_tokens": 1, **body}
         url = url or f"http://{self.server.host}:{self.server.port}"
-        async with self.http.post(url + path, json=body) as response:
+        fields = {} if without is None else {"x-tierline-bypass": without}
+        async with self.http.post(url + path, json=body, headers=fields) as response:
             assert response.status == 200, await response.text()
             usage = (await response.json())["usage"]
             headers = response.headers
@@ -103,6 +106,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             port=0,
             endpoints=tuple(engines),
             strategy="kv-aware",
+            allow_bypass=("affinity", "cache"),
             kv_events=tuple(f"{url}={address}" for url, address in zip(engines, events, strict=True)),
             health_interval_s=0.1,
             shutdown_timeout_s=0.2,
@@ -122,6 +126,24 @@ async def until_heard(world: World) -> None:
             async with world.http.post(f"{url}/reset_prefix_cache") as response:
                 assert response.status == 200
             await world.ask(url=url, prompt=[1] * 17)
+
+
+@pytest.mark.parametrize("prompt", [IDS, TEXT])
+async def test_without_the_cache_nothing_is_read_that_others_computed_nor_by_them(world: World, prompt: object) -> None:
+    for _ in range(2):
+        unshared = await world.ask(prompt=prompt, without="cache")
+        assert (unshared.reason, unshared.predicted, unshared.cached) == ("cold", 0, 0)
+    assert (await world.ask(prompt=prompt)).cached == 0
+    shared = await world.ask(prompt=prompt)
+    assert shared.predicted == shared.cached > 0
+
+
+async def test_without_affinity_tokens_are_not_looked_for(world: World) -> None:
+    ladder = world.server.services.tokens
+    assert ladder is not None
+    asked = ladder.rungs.total()
+    assert (await world.ask(prompt=IDS, without="affinity")).reason == "least-load"
+    assert ladder.rungs.total() == asked
 
 
 async def test_an_adapter_shares_no_block_with_its_model(world: World) -> None:
