@@ -1,5 +1,6 @@
 """``tierline up`` with two real vLLM replicas: a prefix computed by one is a hit on the other, also after restarts."""
 
+import asyncio
 import json
 import re
 import time
@@ -17,6 +18,8 @@ from tests.ports import free_ports
 from tierline.connectors.vllm.launch import kv_transfer_config
 from tierline.node.config import default_socket_path
 from tierline.prefix import CHUNK_TOKENS
+from tierline.router.config import RouterConfig
+from tierline.router.server import running
 from tierline.stack.running import RunningStack, restart_replica
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -46,7 +49,9 @@ def ask(url: str, stack: RunningStack) -> tuple[str, int]:
     return answer.choices[0].text, answer.usage.prompt_tokens_details.cached_tokens or 0
 
 
-def test_what_one_replica_computed_is_a_hit_on_the_other_and_after_both_were_restarted(stack: RunningStack) -> None:
+def test_what_one_replica_computed_is_a_hit_on_the_other_and_after_both_were_restarted(
+    stack: RunningStack, tmp_path: Path
+) -> None:
     first, second = (replica.url for replica in stack.replicas)
     text, computed_before = ask(first, stack)
     assert computed_before == 0
@@ -77,6 +82,29 @@ def test_what_one_replica_computed_is_a_hit_on_the_other_and_after_both_were_res
     assert ids == (0, 0)
     assert ids_again[0] == ids_again[1] >= CHUNK_TOKENS
     assert chat_again[0] == chat_again[1] >= CHUNK_TOKENS
+
+    prefill, decode = asyncio.run(computed_by_one_and_decoded_by_the_other(stack, tmp_path))
+    assert prefill == stack.replicas[0].url
+    assert decode == 2 * CHUNK_TOKENS
+
+
+async def computed_by_one_and_decoded_by_the_other(stack: RunningStack, folder: Path) -> tuple[str, int]:
+    """Return which replica a router had compute a new prompt, and how much of it the other one need not compute."""
+    file = folder / "endpoints.json"
+    roles = zip(stack.replicas, ("prefill", "decode"), strict=True)
+    file.write_text(json.dumps([{"url": replica.url, "roles": [role]} for replica, role in roles]))
+    config = RouterConfig(port=0, endpoints_file=file, prefill_threshold=2 * CHUNK_TOKENS)
+    async with (
+        running(config) as router,
+        openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{router.port}/v1", api_key="none", timeout=300) as client,
+    ):
+        answer = await client.completions.with_raw_response.create(
+            model=str(stack.model), prompt=[11] * (2 * CHUNK_TOKENS + 20), max_tokens=2
+        )
+    usage = answer.parse().usage
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    return answer.headers["x-tierline-prefill-endpoint"], usage.prompt_tokens_details.cached_tokens or 0
 
 
 def predicted_and_cached(answer: Any) -> tuple[int, int]:

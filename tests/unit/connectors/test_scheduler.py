@@ -18,7 +18,12 @@ from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.lookup import Lookup
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import StepReport
-from tierline.connectors.vllm.scheduler import SchedulerHalf
+from tierline.connectors.vllm.scheduler import (
+    HANDED_OVER,
+    HANDOVER_PACE_SECONDS,
+    HANDOVER_SECONDS,
+    SchedulerHalf,
+)
 from tierline.prefix import CHUNK_TOKENS, UNSHARED_SALT
 from tierline.wire.messages import Extent, LeasedObject
 
@@ -371,3 +376,66 @@ def test_blocks_given_to_a_request_are_reported_as_overwritten(engine: Engine) -
         num_output_tokens=[0, 0, 5],
     )
     assert engine.half.plan_step(output).overwritten == {7, 3}
+
+
+def handed_over(engine: Engine, name: str, tokens: int, **params: object) -> Request:
+    """A request as a router sends it to one of two engines."""
+    request = Request(
+        request_id=name,
+        prompt_token_ids=list(range(tokens)),
+        sampling_params=SamplingParams(max_tokens=8, extra_args={"kv_transfer_params": params}),
+        pooling_params=None,
+    )
+    engine.half.begin(request)
+    return request
+
+
+def test_an_engine_that_prefills_for_another_says_what_it_stores(engine: Engine) -> None:
+    request = handed_over(engine, "a", 700, do_remote_decode=True)
+    engine.lookups.answer(0)
+    assert engine.half.match(request, 0) == 0
+    assert len(engine.step(request, 700, range(6))) == 2
+    assert engine.half.finish(request) == {HANDED_OVER: 2}
+    assert engine.half.finish(engine.arrive("b", 700)) is None
+
+
+def test_an_engine_that_decodes_waits_until_what_it_was_promised_is_stored(engine: Engine) -> None:
+    request = handed_over(engine, "a", 700, **{HANDED_OVER: 2})
+    for stored in (0, 1):
+        engine.lookups.answer(stored)
+        assert engine.half.match(request, 0) is None
+        engine.now += HANDOVER_PACE_SECONDS
+        assert engine.half.match(request, 0) is None, "asked again"
+    assert engine.lookups.held == 1
+    engine.lookups.answer(2)
+    assert engine.half.match(request, 0) == 512
+    assert len(engine.lookups.asked) == 3
+
+
+def test_it_does_not_wait_for_ever_and_takes_what_is_there(engine: Engine) -> None:
+    request = handed_over(engine, "a", 700, **{HANDED_OVER: 2})
+    while engine.now < HANDOVER_SECONDS:
+        engine.lookups.answer(1)
+        assert engine.half.match(request, 0) is None
+        engine.now += 0.004
+    engine.lookups.answer(1)
+    assert engine.half.match(request, 0) == 256
+    assert engine.half.match(request, 0) == 256
+    assert engine.lookups.held == 1
+    assert len(engine.lookups.asked) < HANDOVER_SECONDS / HANDOVER_PACE_SECONDS + 2
+
+
+def test_it_waits_no_longer_once_the_node_store_is_not_to_be_asked(engine: Engine) -> None:
+    request = handed_over(engine, "a", 700, **{HANDED_OVER: 2})
+    engine.lookups.answer(1)
+    assert engine.half.match(request, 0) is None
+    engine.lookups.is_open = True
+    engine.now += HANDOVER_PACE_SECONDS
+    assert engine.half.match(request, 0) == 256
+
+
+@pytest.mark.parametrize("promised", [0, -1, True, 10**9, "2", None])
+def test_a_promise_is_believed_as_far_as_it_goes(engine: Engine, promised: object) -> None:
+    request = handed_over(engine, "a", 700, **{HANDED_OVER: promised})
+    engine.lookups.answer(2)
+    assert engine.half.match(request, 0) == 512

@@ -197,8 +197,7 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
 
     def request_finished(self, request: "Request", block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:  # noqa: ARG002
         """Let go of the request. Its blocks may be freed at once: the writer gives them up when they are reused."""
-        self._schedulers_half.finish(request)
-        return False, None
+        return False, self._schedulers_half.finish(request)
 
     def reset_cache(self) -> bool:
         """Let nothing stored so far be found again by this engine."""

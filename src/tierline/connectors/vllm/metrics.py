@@ -22,6 +22,7 @@ COUNTERS = {
     "lookups_late": "Lookups whose answer came too late for their request",
     "lookups_failed": "Calls to the node store for lookups and leases that failed",
     "lookups_skipped": "Lookups not made because the node store failed shortly before",
+    "handovers_late": "Requests whose prompt another engine computed and that did not wait until all of it was stored",
     "loaded_chunks": "Chunks copied into the engine and verified, all ranks",
     "loaded_bytes": "Bytes copied into the engine and verified, all ranks",
     "load_seconds": "Time spent on loads, all ranks",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tierline.connectors.vllm.engine import EngineShape
 from tierline.connectors.vllm.identity import AdapterIdentities
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
+
+HANDED_OVER = "tierline_chunks"
+"""In ``kv_transfer_params``: leading chunks of a prompt that the engine which computed it has stored, or will have in a
+moment. They are written behind its back, so its answer may come to the engine that decodes before they do."""
+HANDOVER_SECONDS = 1.0
+"""Prompts that are worth handing over take longer to compute."""
+HANDOVER_PACE_SECONDS = 0.005
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +61,10 @@ class _Tracked:
         The load under way, with its lookup's lease still held.
     has_left
         vLLM finished the request while its load was under way.
+    awaited_chunks
+        Leading chunks that another engine has computed for this request and is storing now.
+    awaits_until, asks_at
+        When the wait for them ends, from the first answer without them on; and when to look for them again.
     """
 
     request: "Request"
@@ -67,6 +78,9 @@ class _Tracked:
     block_ids: Sequence[int] = ()
     load: RequestLoad | None = None
     has_left: bool = False
+    awaited_chunks: int = 0
+    awaits_until: float | None = None
+    asks_at: float = 0.0
 
 
 class SchedulerHalf:
@@ -126,7 +140,7 @@ class SchedulerHalf:
 
     def begin(self, request: "Request") -> None:
         """Start the lookup of a request that has just arrived."""
-        tracked = _Tracked(request, self._keys(request))
+        tracked = _Tracked(request, self._keys(request), awaited_chunks=_handed_over(request))
         self._tracked[request.request_id] = tracked
         if not request.skip_reading_prefix_cache:
             self._ask(tracked)
@@ -160,6 +174,8 @@ class SchedulerHalf:
             self._counters.add("lookups_late")
             return self._settle(tracked)
         stored = 0 if tracked.lookup.is_lost else len(tracked.lookup.objects)
+        if stored < min(tracked.awaited_chunks, claimable) and self._awaits_more(tracked, tracked.lookup):
+            return None
         hit_tokens = min(stored, claimable) * CHUNK_TOKENS - engine_tokens
         if hit_tokens <= 0:
             return 0
@@ -220,16 +236,25 @@ class SchedulerHalf:
             if tracked is not None and tracked.load is not None:
                 self._end_load(tracked, tracked.load, is_failed)
 
-    def finish(self, request: "Request") -> None:
-        """Let go of a request; a load under way keeps its lease until it has ended."""
+    def finish(self, request: "Request") -> dict[str, Any] | None:
+        """Let go of a request; a load under way keeps its lease until it has ended.
+
+        Returns
+        -------
+        dict or None
+            What the engine that decodes is to be told, where the prompt was computed for another one.
+        """
         tracked = self._tracked.get(request.request_id)
         if tracked is None:
-            return
+            return None
+        params = request.kv_transfer_params
+        handed = {HANDED_OVER: tracked.known_chunks} if params and params.get("do_remote_decode") else None
         if tracked.load is not None:
             tracked.has_left = True
-            return
+            return handed
         self._drop_lookup(tracked)
         del self._tracked[request.request_id]
+        return handed
 
     def reset(self) -> None:
         """Let nothing that was stored so far be found by this engine again.
@@ -283,6 +308,26 @@ class SchedulerHalf:
         if tracked.deadline is None:
             tracked.deadline = now + self._budget_s
         return now < tracked.deadline
+
+    def _awaits_more(self, tracked: _Tracked, lookup: Lookup) -> bool:
+        """Look again, now and then, for chunks that another engine is storing; returns whether to wait for them."""
+        now = self._clock()
+        if tracked.awaits_until is None:
+            tracked.awaits_until = now + HANDOVER_SECONDS
+            tracked.asks_at = now + HANDOVER_PACE_SECONDS
+        if now >= tracked.awaits_until:
+            self._counters.add("handovers_late")
+            tracked.awaited_chunks = 0
+            return False
+        if now >= tracked.asks_at:
+            again = self._lookups.start(lookup.keys, lookup.chunks)
+            if again is None:  # what is there by now is better than nothing
+                tracked.awaited_chunks = 0
+                return False
+            self._drop_lookup(tracked)
+            tracked.lookup = again
+            tracked.asks_at = now + HANDOVER_PACE_SECONDS
+        return True
 
     def _drop_lookup(self, tracked: _Tracked) -> None:
         if tracked.lookup is not None:
@@ -370,3 +415,9 @@ class SchedulerHalf:
                 self._evict(set(tracked.block_ids[tracked.engine_tokens // self._shape.block_tokens :]))
         if tracked.has_left:
             del self._tracked[load.request_id]
+
+
+def _handed_over(request: "Request") -> int:
+    """Return how many leading chunks another engine has computed for this request."""
+    chunks = (request.kv_transfer_params or {}).get(HANDED_OVER)
+    return chunks if isinstance(chunks, int) else 0
