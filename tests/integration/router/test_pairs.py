@@ -462,3 +462,38 @@ async def test_a_decode_endpoint_computes_little_and_a_prefill_endpoint_shows_it
     assert decision.choice.uncached_tokens == 0
     assert decision.prefill.uncached_tokens > 8000
     assert msgspec.json.encode(decision)
+
+
+async def test_under_load_endpoints_of_either_role_may_die_and_every_client_gets_its_own_answer(tmp_path: Path) -> None:
+    async def decoding(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.005)
+        content = body_of(request)["messages"][0]["content"][:20]
+        event = b"data: " + json.dumps({"echo": content}).encode() + b"\n\n"
+        writer.write(STREAM_HEAD + chunk(event) + chunk(DONE) + b"0\r\n\r\n")
+
+    async def slowly(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.005)
+        await prefilling()(request, reader, writer)
+
+    async with (
+        backends(slowly, slowly, decoding, decoding) as (p1, p2, d1, d2),
+        pairs(tmp_path, [p1, p2], [d1, d2], strategy="roundrobin", retries=3) as (server, _),
+    ):
+
+        async def ask(name: int) -> None:
+            async with client(server) as peer:
+                for number in range(12):
+                    answer = await peer.ask(chat(f"{name:04}/{number:015}{PROMPT}", stream=True))
+                    echo = json.dumps({"echo": f"{name:04}/{number:015}"}).encode()
+                    assert (answer.status, answer.body) == (200, b"data: " + echo + b"\n\n" + DONE)
+
+        asking = asyncio.gather(*map(ask, range(12)))
+        await until(lambda: len(d1.requests) > 12)
+        d1.behave = RESETTING  # streams that have begun are lost with whoever dies; those that have not are not
+        p1.behave = RESETTING
+        await until(lambda: len(d2.requests) > 30)
+        await p1.kill()
+        await d1.kill()
+        await asking
+        assert counted(server, 'requests_total{route="chat",status="200"}') == 144
+        assert counted(server, 'pairings_total{outcome="paired"}') >= 130
