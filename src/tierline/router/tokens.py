@@ -118,7 +118,7 @@ class TokenLadder:
         ``None`` also for what has no tokens: there is nothing to wait for.
         """
         try:
-            found = _read(body)
+            found = _read(body, routing.salt)
         except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
             found = "unreadable"
         if isinstance(found, str):
@@ -226,7 +226,6 @@ class _Asked(msgspec.Struct, gc=False):
     """What decides a prompt's tokens; all other fields are skipped unread."""
 
     model: str | None = None
-    cache_salt: str | None = None
     prompt: msgspec.Raw = msgspec.Raw()
     messages: msgspec.Raw = msgspec.Raw()
     prompt_embeds: msgspec.Raw = msgspec.Raw()
@@ -268,7 +267,7 @@ _BEYOND_TOKENIZE = ("documents", "reasoning_effort")
 """Of a chat, what changes its prompt and ``/tokenize`` does not take."""
 
 
-def _read(body: bytes) -> Question | PromptTokens | str:
+def _read(body: bytes, salt: str) -> Question | PromptTokens | str:
     """Return the question that a body asks, its tokens where it has them, or why there are none."""
     asked = _decode_asked(body)
     if not _is_absent(asked.prompt_embeds):
@@ -276,7 +275,7 @@ def _read(body: bytes) -> Question | PromptTokens | str:
     if not _is_absent(asked.truncate_prompt_tokens):
         return "truncated"
     if not _is_absent(asked.messages):
-        return _read_chat(asked)
+        return _read_chat(asked, salt)
     if _is_absent(asked.prompt):
         return "no-prompt"
     prompt = _decode_prompt(asked.prompt)
@@ -286,12 +285,12 @@ def _read(body: bytes) -> Question | PromptTokens | str:
         elif not prompt or not all(isinstance(item, int) for item in prompt):
             return "several-prompts"
     if isinstance(prompt, list):
-        return PromptTokens(prompt, asked.cache_salt or "")
+        return PromptTokens(prompt, salt)
     settings = {"add_special_tokens": asked.add_special_tokens} if asked.add_special_tokens else {}
-    return _question(asked, {"prompt": asked.prompt, **settings}, None if settings else prompt, None)
+    return _question(asked, salt, {"prompt": asked.prompt, **settings}, None if settings else prompt, None)
 
 
-def _read_chat(asked: _Asked) -> Question | str:
+def _read_chat(asked: _Asked, salt: str) -> Question | str:
     messages = _decode_messages(asked.messages)
     for message in messages:
         for part in message.content if isinstance(message.content, list) else ():
@@ -304,7 +303,7 @@ def _read_chat(asked: _Asked) -> Question | str:
         return "tool_choice"  # whether tools are in the prompt then is a setting of the engine
     settings = {name: raw for name in _SETTINGS if not _is_absent(raw := getattr(asked, name))}
     chat = None if settings else _plain_chat(asked.messages)
-    return _question(asked, {"messages": asked.messages, **settings}, None, chat)
+    return _question(asked, salt, {"messages": asked.messages, **settings}, None, chat)
 
 
 def _plain_chat(raw: msgspec.Raw) -> Chat | None:
@@ -315,14 +314,14 @@ def _plain_chat(raw: msgspec.Raw) -> Chat | None:
         return None
 
 
-def _question(asked: _Asked, body: dict[str, msgspec.Raw], text: str | None, chat: Chat | None) -> Question:
+def _question(asked: _Asked, salt: str, body: dict[str, msgspec.Raw], text: str | None, chat: Chat | None) -> Question:
     if asked.model is not None:
         body["model"] = msgspec.Raw(msgspec.json.encode(asked.model))
     digest = xxhash.xxh3_128()
     for name, raw in body.items():
         digest.update(f"{name}\0{memoryview(raw).nbytes}\0".encode())
         digest.update(raw)
-    return Question(digest.digest(), asked.model, asked.cache_salt or "", text, chat, body)
+    return Question(digest.digest(), asked.model, salt, text, chat, body)
 
 
 def _is_absent(raw: msgspec.Raw) -> bool:

@@ -19,7 +19,6 @@ from tierline.router.proxy.answering import Answering
 from tierline.router.proxy.exchange import Exchange
 from tierline.router.proxy.services import X_TIERLINE_BYPASS, Services
 from tierline.router.renaming import with_id
-from tierline.router.salt import with_cache_salt
 from tierline.router.strategies.base import RoutingRequest
 from tierline.router.tracing.records import TRACEPARENT
 from tierline.router.workers.gathering import CONTENT_TYPE, encode_families, families_of
@@ -117,11 +116,10 @@ def dispatch(
             without = bypass.requested(services, key, head)
             salt = bypass.unshared_salt(fields) if "cache" in without else ""
         if key is not None:
-            body = keyed.apply(services, key, head, fields, body, started_at, salt)
-        elif salt:
+            salt = keyed.apply(services, key, head, fields, body, started_at, salt)
+        if salt:
             assert fields is not None
             fields.cache_salt = salt
-            body = with_cache_salt(body, salt)
     except BadMessage as error:
         _refuse(services, client, head, error.status, str(error), error.code, extra=error.extra)
         return None
@@ -139,6 +137,7 @@ def dispatch(
         services.held_bytes += len(body)
         held_bytes += len(body)
     exchange = Exchange(services, client, name, head, target, body, routing, held_bytes, started_at, facade)
+    exchange.salt = salt
     exchange.wants_stream = bytes(fields.stream) == b"true"
     if "affinity" in without:
         exchange.arm = services.choosing.without_affinity(routing)

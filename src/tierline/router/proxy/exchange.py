@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from random import getrandbits
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Raw
 
 from tierline import logs
@@ -29,6 +30,7 @@ from tierline.router.proxy.attempt import ILL_STATUSES, RETRIED_STATUSES, Attemp
 from tierline.router.proxy.prefill import Prefill
 from tierline.router.proxy.sagemaker import Facade
 from tierline.router.proxy.services import REQUEST_ID, Lane, Services
+from tierline.router.salt import with_cache_salt
 from tierline.router.specs import ROLES
 from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import Question, TokenLadder
@@ -81,8 +83,8 @@ class Exchange:
         "_may_pair", "_may_repeat", "_members", "_prefill", "_routing", "_services", "_target", "_ticket", "_tried",
         "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
         "has_answered", "head", "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing",
-        "priority", "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route", "session", "started_at",
-        "status", "tenant", "trace", "waited_s", "wants_stream",
+        "priority", "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route", "salt", "session",
+        "started_at", "status", "tenant", "trace", "waited_s", "wants_stream",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +120,8 @@ class Exchange:
         """Of a request that was sent to two endpoints: which answered, ``won`` where the second did, ``lost`` where the
         first did, or ``unanswered``."""
         self.wants_stream = False
+        self.salt = ""
+        """The ``cache_salt`` that the body is sent with, where it does not have it."""
         self._asking: asyncio.Task[None] | None = None
         self._tried: list[Endpoint] = []
         self._is_paused = False
@@ -309,7 +313,11 @@ class Exchange:
     def request_of(self, attempt: Attempt) -> tuple[bytes, bytes, tuple[Piece, ...]]:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
         head = self.head
-        body = pairs.decode_body(self._members, self._handed) if self._handed else (self._body,)
+        body: tuple[Piece, ...] = (self._body,)
+        if self._handed:
+            body = pairs.decode_body(self._members, self._handed)
+        elif self.salt:
+            body = with_cache_salt(self._body, self.salt)
         length = sum(map(len, body))
         has_body = length or head.length is not None or head.is_chunked
         return head.method, self.head_to(attempt.decision.endpoint, length if has_body else None), body
@@ -338,6 +346,8 @@ class Exchange:
             found = pairs.split(self._routing, decision, self._body, threshold)
             if isinstance(found, dict):
                 self._members = found
+                if self.salt:
+                    self._members["cache_salt"] = Raw(msgspec.json.encode(self.salt))
                 self._begin_prefill(decision)
                 return
             self.pairing = found

@@ -8,7 +8,6 @@ from tierline.router.http.heads import BadMessage, RequestHead
 from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKey
 from tierline.router.prompt import BYTES_PER_TOKEN, RequestFields
 from tierline.router.proxy.services import CONTENT_TYPE, Services
-from tierline.router.salt import with_cache_salt
 
 _COUNT = re.compile(rb"[0-9]{1,9}")
 
@@ -21,13 +20,13 @@ def apply(
     body: bytes,
     now: float,
     salt: str = "",
-) -> bytes:
-    """Return the body to send; ``head`` and ``fields`` are changed likewise.
+) -> str:
+    """Return the salt that the body is to be sent with, beside what it has; ``head`` is changed as it is to be sent.
 
     Parameters
     ----------
-    fields
-        Of ``body``; ``None`` where that is no JSON object.
+    fields, body
+        The request; the fields are ``None`` where the body is no JSON object.
     salt
         In place of the key's own.
 
@@ -55,11 +54,7 @@ def apply(
     if services.team is not None and key.is_limited:
         services.team.spent(key.digest, tokens)
     head.drop(AUTHORIZATION, X_API_KEY)
-    salt = salt or key.cache_salt
-    if not salt or brings_salt or fields is None:
-        return body
-    fields.cache_salt = salt
-    return with_cache_salt(body, salt)
+    return "" if brings_salt or fields is None else salt or key.cache_salt
 
 
 def _could_be_json(head: RequestHead) -> bool:

@@ -107,6 +107,11 @@ class RoutingRequest:
         return request
 
     @property
+    def salt(self) -> str:
+        """What keeps its blocks apart from others' of the same prompt; empty: nothing does."""
+        return (self._fields.cache_salt or "") if self._fields is not None else ""
+
+    @property
     def has_prompt(self) -> bool:
         """Whether serving it leaves a prompt's KV in a cache."""
         return self._fields is not None and bool(self._fields.prompt or self._fields.messages)
