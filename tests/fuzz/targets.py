@@ -1,7 +1,8 @@
 """What is fuzzed: each target takes any bytes and raises AssertionError where a promise is broken, and nothing else.
 
 ``http``: bytes of one HTTP connection, whatever pieces they come in. ``frames``: bytes of one connection of the UNIX
-socket after its greeting. ``journal``: changes to the journal of a store that is then opened.
+socket after its greeting. ``journal``: changes to the journal of a store that is then opened. ``lookups`` and
+``depths``: bytes between a router and its controller.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.controller import depths, lookups
 from tests.fuzz.world import CAPACITY, KNOWN, Recorder, new_node, require_every_page_counted, settle
 
 from tierline.errors import SegmentError, WireError
@@ -313,4 +315,10 @@ def _use_every_page(directory: Path) -> None:
         store.close()
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"http": http, "frames": frames, "journal": journal}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "http": http,
+    "frames": frames,
+    "journal": journal,
+    "lookups": lookups,
+    "depths": depths,
+}

@@ -106,6 +106,20 @@ def test_any_frames_of_a_socket_connection_do_no_harm(data: bytes) -> None:
 
 
 @LONG
+@given(data=framed_mutants(SEEDS["lookups"]))
+@FUZZED
+def test_any_frames_of_a_router_do_a_controller_no_harm(data: bytes) -> None:
+    run("lookups", data)
+
+
+@LONG
+@given(data=framed_mutants(SEEDS["depths"]))
+@FUZZED
+def test_any_frames_of_a_controller_do_a_router_no_harm(data: bytes) -> None:
+    run("depths", data)
+
+
+@LONG
 @given(data=changed_journals())
 @FUZZED
 def test_any_change_of_a_journal_is_refused_or_loses_records_only(data: bytes) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tierline.router.config import RouterConfig
@@ -72,10 +73,12 @@ class ExactRouting:
 def _remote_index(config: RouterConfig) -> RemoteIndex:
     assert config.controller is not None
     file, authorities = config.controller_token_file, config.controller_ca
+    if file is not None:
+        read_token(file)  # what cannot be read is said now
     return RemoteIndex(
         parse_controller(config.controller),
         f"router {socket.gethostname()} {os.getpid()}",
-        token="" if file is None else read_token(file),
+        token=str if file is None else partial(read_token, file),
         tls=None if authorities is None else controller_tls(authorities),
         budget_s=config.controller_budget_s,
         weights=weights_of(config.tier_weights),

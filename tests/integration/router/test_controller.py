@@ -271,7 +271,11 @@ async def test_the_token_is_asked_for_and_followed_in_its_file(tmp_path: Path) -
     config = ControllerConfig(listen=("127.0.0.1:0", f"unix:{tmp_path}/controller"), http="", token_file=file)
     async with controller_running(config) as controller:
         tcp, local = map(str, controller.addresses)
-        async with asking(tcp, token=TOKEN) as right, asking(tcp, token="x" * 20) as wrong, asking(local) as near:
+        async with (
+            asking(tcp, token=lambda: TOKEN) as right,
+            asking(tcp, token=lambda: "x" * 20) as wrong,
+            asking(local) as near,
+        ):
             await until(lambda: right.is_connected and near.is_connected and wrong.failures)
             assert not wrong.is_connected
             assert await depths(wrong, ENGINE) == [None]

@@ -226,7 +226,7 @@ class RemoteIndex:
     client
         Name of this router, for the controller's operator.
     token
-        What the controller asks for; empty for nothing.
+        Returns what the controller asks for, each time a connection is made; empty for nothing.
     tls
         What a connection is encrypted with; ``None`` leaves it plain.
     budget_s
@@ -249,7 +249,7 @@ class RemoteIndex:
         address: ControllerAddress,
         client: str,
         *,
-        token: str = "",
+        token: Callable[[], str] = str,
         tls: ssl.SSLContext | None = None,
         budget_s: float = BUDGET_SECONDS,
         weights: Sequence[float] = USUAL_WEIGHTS,
@@ -258,7 +258,8 @@ class RemoteIndex:
         self.weights = weights
         self.outcomes: Counter[str] = Counter()
         self.failures = 0
-        self._hello = Hello(CONTROLLER_VERSION, client, token)
+        self._client = client
+        self._token = token
         self._tls = tls
         self._budget_s = budget_s
         self._connection: _Connection | None = None
@@ -483,13 +484,15 @@ class RemoteIndex:
             connection = _Connection(self._answered)
             why = ""
             try:
+                hello = encode_frame(Hello(CONTROLLER_VERSION, self._client, self._token()))
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await self._connect(connection)
-                    connection.send(encode_frame(self._hello))
-                    await connection.welcomed
+                    connection.send(hello)
+                    welcome = await connection.welcomed
+                log.info("asking a controller", controller=str(self.address), epoch=welcome.epoch)
                 wait_s = pause
                 why = await self._serve(connection)
-            except (OSError, WireError, ssl.CertificateError) as error:  # TimeoutError is an OSError
+            except (OSError, WireError, UsageError) as error:  # TimeoutError and TLS's errors are OSErrors
                 why = str(error) or type(error).__name__
             finally:
                 self._lost(connection)
@@ -508,7 +511,6 @@ class RemoteIndex:
     async def _serve(self, connection: "_Connection") -> str:
         """Use a connection until it is over; return why it is."""
         self._connection = connection
-        log.info("asking a controller", controller=str(self.address))
         self._tell_follow()
         while not connection.ended.done():
             await asyncio.wait({connection.ended}, timeout=HUNG_SECONDS / 5)

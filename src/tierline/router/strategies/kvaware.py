@@ -154,11 +154,11 @@ class KvAware(PrefixAware):
         super().placed(request, decision)
         for tier, tokens in zip(Tier, decision.predicted_by_tier, strict=False):
             self.predicted[tier] += tokens
+        if request.tokens is None or not is_explained(request.model, decision.endpoint):
+            return
         if request.told is not None:
             request.told.placed(decision.endpoint)
         sources = self.sources.get(decision.endpoint.url, ())
-        if request.tokens is None or not is_explained(request.model, decision.endpoint):
-            return
         if len(sources) != 1:  # of several ranks nobody knows which one gets it
             return
         blocks = sources[0].blocks
