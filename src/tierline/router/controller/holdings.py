@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from tierline import logs
 from tierline.errors import WireError
+from tierline.router.depths import Depths as IndexDepths
 from tierline.router.events.addresses import parse_addresses
 from tierline.router.events.index import BlockIndex, Tier
 from tierline.router.events.lmcache import LmcacheInstance, LmcacheInstances
 from tierline.router.events.messages import (
     KEY_BYTES,
     OWN_SCHEME,
-    Asked,
     Chain,
     Depths,
     Lookup,
@@ -33,6 +33,8 @@ from tierline.router.strategies.kvaware import EXPECTED_SECONDS
 
 log = logs.get(__name__)
 
+EXPECTED_KEYS = 65_536
+"""Of one prompt; a million tokens in blocks of 16."""
 _NOTHING = [0] * len(Tier)
 
 
@@ -146,7 +148,7 @@ class Holdings:
         source = self._only_source(placed.endpoint, placed.chain)
         if source is not None:
             now = self._clock()
-            source.blocks.expect(_keys(placed.chain), now, now + EXPECTED_SECONDS)
+            source.blocks.expect(_keys(placed.chain)[:EXPECTED_KEYS], now, now + EXPECTED_SECONDS)
 
     def unexpect(self, withdrawn: Withdrawn) -> None:
         """Count with them no more."""
@@ -173,51 +175,51 @@ class _Answer:
         self._holdings = holdings
         self._lookup = lookup
         self._reach = 0
-        for asked in lookup.asked:
-            for source in holdings.sources.get(asked.endpoint, ()):
+        for endpoint in lookup.endpoints:
+            for source in holdings.sources.get(endpoint, ()):
                 self._reach |= source.blocks.bit
+        self._cuts: dict[tuple[str, int | None], list[int]] = {}
+        for place, chain in enumerate(lookup.chains):
+            self._cuts.setdefault((chain.scheme, chain.block_tokens), []).append(place)
         self._keys: dict[int, list[int]] = {}
-        self._found: dict[int, tuple[list[int], list[dict[int, int]]]] = {}
+        self._found: dict[int, tuple[list[int], list[IndexDepths]]] = {}
 
     def endpoints(self) -> list[list[SourceDepths]]:
         """Return what each holds."""
-        sources_of, lookups = self._holdings.sources, self._holdings.lookups
+        sources_of, lookups, lmcache = self._holdings.sources, self._holdings.lookups, self._holdings.lmcache
         answers = []
-        for asked in self._lookup.asked:
-            if any(place >= len(self._lookup.chains) for place in asked.chains):
-                raise WireError("a lookup that names a chain it does not have")
-            found = [self._of_source(asked, source) for source in sources_of.get(asked.endpoint, ())]
-            lmcache = self._holdings.lmcache
-            if lmcache is not None and (instance := lmcache.instances.by_endpoint.get(asked.endpoint)) is not None:
-                found.append(self._of_instance(asked, instance, lmcache))
+        for place, endpoint in enumerate(self._lookup.endpoints):
+            found = [self._of_source(place, source) for source in sources_of.get(endpoint, ())]
+            if lmcache is not None and (instance := lmcache.instances.by_endpoint.get(endpoint)) is not None:
+                found.append(self._of_instance(place, instance, lmcache))
             for answer in found:
                 lookups[answer.state.value] += 1
             answers.append(found)
         return answers
 
-    def _of_source(self, asked: Asked, source: EventSource) -> SourceDepths:
+    def _of_source(self, endpoint: int, source: EventSource) -> SourceDepths:
         blocks, standing = source.blocks, source.standing
-        place = self._place_of(asked, OWN_SCHEME, blocks.block_tokens)
-        if place < 0 or not source.is_telling:
-            return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, place, _NOTHING)
-        keys, found = self._found.get(place) or self._follow(place)
+        chain = self._chain_for(endpoint, OWN_SCHEME, blocks.block_tokens)
+        if chain < 0 or not source.is_telling:
+            return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, chain, _NOTHING)
+        keys, found = self._found.get(chain) or self._follow(chain)
         depth = found[Tier.GPU].get(blocks.bit, 0)
         if blocks.expected:
             depth += blocks.expected_run(keys, depth, self._holdings.now())
         tiers = [max(depth, in_tier.get(blocks.bit, 0)) for in_tier in found]
-        return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, place, tiers)
+        return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, chain, tiers)
 
-    def _of_instance(self, asked: Asked, instance: LmcacheInstance, lmcache: Lmcache) -> SourceDepths:
-        place = self._place_of(asked, lmcache.scheme, lmcache.chunk_tokens)
-        tiers = _NOTHING if place < 0 else instance.depths(self._keys_of(place))
+    def _of_instance(self, endpoint: int, instance: LmcacheInstance, lmcache: Lmcache) -> SourceDepths:
+        chain = self._chain_for(endpoint, lmcache.scheme, lmcache.chunk_tokens)
+        tiers = _NOTHING if chain < 0 else instance.depths(self._keys_of(chain))
         standing = instance.standing(self._holdings.now())
-        return SourceDepths(standing, lmcache.scheme, lmcache.chunk_tokens, place, tiers)
+        return SourceDepths(standing, lmcache.scheme, lmcache.chunk_tokens, chain, tiers)
 
-    def _place_of(self, asked: Asked, scheme: str, block_tokens: int | None) -> int:
-        """Return which of the chains for an endpoint is of a source's cut; -1 for none."""
-        chains = self._lookup.chains
-        for place in asked.chains:
-            if (chains[place].scheme, chains[place].block_tokens) == (scheme, block_tokens):
+    def _chain_for(self, endpoint: int, scheme: str, block_tokens: int | None) -> int:
+        """Return which of the chains is of a source's cut and for its endpoint; -1 for none."""
+        for place in self._cuts.get((scheme, block_tokens), ()):
+            endpoints = self._lookup.chains[place].endpoints
+            if not endpoints or endpoint in endpoints:
                 return place
         return -1
 
@@ -227,9 +229,9 @@ class _Answer:
             keys = self._keys[place] = _keys(self._lookup.chains[place])
         return keys
 
-    def _follow(self, place: int) -> tuple[list[int], list[dict[int, int]]]:
+    def _follow(self, place: int) -> tuple[list[int], list[IndexDepths]]:
         keys = self._keys_of(place)
-        found = self._found[place] = keys, self._holdings.index.match(keys, self._reach)
+        found = self._found[place] = keys, self._holdings.index.match(keys, self._reach, self._reach)
         return found
 
 

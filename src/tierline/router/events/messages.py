@@ -64,18 +64,16 @@ class Hello(Message, frozen=True):
 
 
 class Chain(msgspec.Struct, frozen=True, array_like=True):
-    """The keys of one prompt's blocks, from the first on, as a scheme and a size of blocks make them."""
+    """The keys of one prompt's blocks, from the first on, as a scheme and a size of blocks make them.
+
+    ``endpoints`` are those, by their place in the lookup, whose sources' it may be; empty for all. A name that is a
+    model at one endpoint may be an adapter at another, and adapters have keys of their own.
+    """
 
     scheme: Scheme
     block_tokens: BlockTokens
     keys: bytes
-
-
-class Asked(msgspec.Struct, frozen=True, array_like=True):
-    """An endpoint, and which of the chains may be its sources' (places in ``chains``)."""
-
-    endpoint: Url
-    chains: Annotated[list[Depth], msgspec.Meta(max_length=MAX_CHAINS)]
+    endpoints: Annotated[list[Depth], msgspec.Meta(max_length=MAX_ENDPOINTS)] = []
 
 
 class Lookup(Message, frozen=True):
@@ -86,7 +84,7 @@ class Lookup(Message, frozen=True):
 
     id: int
     chains: Annotated[list[Chain], msgspec.Meta(max_length=MAX_CHAINS)]
-    asked: Annotated[list[Asked], msgspec.Meta(max_length=MAX_ENDPOINTS)]
+    endpoints: Annotated[list[Url], msgspec.Meta(max_length=MAX_ENDPOINTS)]
 
 
 class Placed(Message, frozen=True):

@@ -32,7 +32,6 @@ from tierline.router.events.messages import (
     CONTROLLER_VERSION,
     MAX_CHAINS,
     OWN_SCHEME,
-    Asked,
     Chain,
     Depths,
     Follow,
@@ -122,6 +121,15 @@ class Told:
         sources = self._sources.get(endpoint.url)
         if not sources or self._remote.now() - self._asked_at > ANSWER_SECONDS:
             return None
+        if len(sources) == 1:  # and of one tier, as most are: a choice asks for each endpoint
+            source = sources[0]
+            depth = source.tiers[0]
+            if source.chain >= 0 and source.state in _TELLING and source.tiers[-1] == depth:
+                is_own = source.scheme == OWN_SCHEME
+                if is_own:
+                    depth += self._remote.expected_run(endpoint.url, self._chains[source.chain][1], depth)
+                tokens = min(depth * (source.block_tokens or 0), self._most)
+                return tokens, tokens, is_own and source.state is SourceState.EXACT
         engine = [source for source in sources if source.scheme == OWN_SCHEME]
         ranks = self._ranks(endpoint, engine)
         beside = [
@@ -179,22 +187,15 @@ class Told:
         return (cut, missing) if missing else None
 
 
-class _Question:
-    """A lookup under way."""
+class _Question(NamedTuple):
+    """A lookup under way: which keys were sent, and, for each endpoint, which of them may be its sources'."""
 
-    __slots__ = ("answered", "asked", "asked_at", "chains", "prompt_tokens", "urls")
-
-    def __init__(
-        self,
-        urls: Sequence[str],
-        chains: Sequence[tuple[Cut, list[int]]],
-        asked: Sequence[Sequence[int]],
-        prompt_tokens: int,
-        asked_at: float,
-        answered: "asyncio.Future[Told | str]",
-    ) -> None:
-        self.urls, self.chains, self.asked = urls, chains, asked
-        self.prompt_tokens, self.asked_at, self.answered = prompt_tokens, asked_at, answered
+    urls: Sequence[str]
+    chains: Sequence[tuple[Cut, list[int]]]
+    asked: Sequence[Sequence[int]]
+    prompt_tokens: int
+    asked_at: float
+    answered: "asyncio.Future[Told | str]"
 
     def require_fit(self, answer: Depths) -> None:
         """Raise ``WireError`` where the answer cannot be one to this question."""
@@ -207,10 +208,11 @@ class _Question:
                     if source.chain not in allowed:
                         raise WireError("an answer to keys that were not sent")
                     cut, keys = self.chains[source.chain]
-                    if (source.scheme, source.block_tokens) != cut:
+                    if source.scheme != cut.scheme or source.block_tokens != cut.block_tokens:
                         raise WireError("an answer to keys of another cut")
                     limit = len(keys)
-                if source.tiers != sorted(source.tiers) or source.tiers[-1] > limit:
+                first, second, third, fourth = source.tiers
+                if not first <= second <= third <= fourth <= limit:
                     raise WireError("an answer that is deeper than its prompt")
 
 
@@ -348,8 +350,8 @@ class RemoteIndex:
     def _knows_cuts_of(self, question: _Question) -> bool:
         """Whether the keys that were sent were of all cuts that endpoints have, as is known by now."""
         for url, asked in zip(question.urls, question.asked, strict=True):
-            sent = {question.chains[place][0] for place in asked}
-            if not sent.issuperset(self._cuts.get(url, ())):
+            cuts = self._cuts.get(url, ())
+            if len(asked) < len(cuts) or any(question.chains[place][0] not in cuts for place in asked):
                 return False
         return True
 
@@ -394,8 +396,9 @@ class RemoteIndex:
             return None
         places: dict[tuple[Cut, str | None], int] = {}
         chains: list[tuple[Cut, list[int]]] = []
+        members: list[list[int]] = []
         asked: list[list[int]] = []
-        for endpoint in endpoints:
+        for number, endpoint in enumerate(endpoints):
             of_endpoint = []
             adapter = adapter_of(model, endpoint)
             for cut in self._cuts.get(endpoint.url, ()):
@@ -408,14 +411,19 @@ class RemoteIndex:
                     place = places[cut, adapter] = len(chains)
                     keys = chunks[cut] if cut in chunks else tokens.keys(cut.block_tokens, adapter)
                     chains.append((cut, keys))
+                    members.append([])
                 of_endpoint.append(place)
+                members[place].append(number)
             asked.append(of_endpoint)
         urls = [endpoint.url for endpoint in endpoints]
         self._last_id += 1
         lookup = Lookup(
             self._last_id,
-            [Chain(cut.scheme, cut.block_tokens, pack_keys(keys)) for cut, keys in chains],
-            [Asked(url, of_endpoint) for url, of_endpoint in zip(urls, asked, strict=True)],
+            [
+                Chain(cut.scheme, cut.block_tokens, pack_keys(keys), [] if len(of_chain) == len(urls) else of_chain)
+                for (cut, keys), of_chain in zip(chains, members, strict=True)
+            ],
+            urls,
         )
         if not self._send(lookup):
             self.outcomes["busy"] += 1
@@ -440,6 +448,9 @@ class RemoteIndex:
         question.require_fit(answer)
         del self._questions[answer.id]
         for url, sources in zip(question.urls, answer.endpoints, strict=True):
+            known = self._cuts.get(url, ())
+            if len(known) == len(sources) == 1 and known[0] == (sources[0].scheme, sources[0].block_tokens):
+                continue  # as nearly always
             cuts = {Cut(source.scheme, source.block_tokens) for source in sources if source.block_tokens is not None}
             self._cuts[url] = tuple(sorted(cut for cut in cuts if cut.scheme == OWN_SCHEME or is_scheme(cut.scheme)))
         if not question.answered.done():
@@ -469,8 +480,9 @@ class RemoteIndex:
 
     def expected_run(self, url: str, keys: Sequence[int], start: int) -> int:
         """Return how many blocks of a prompt, from ``start`` on, are counted with."""
-        expected, now, end = self._expected.get(url), self.now(), start
-        if expected:
+        expected, end = self._expected.get(url), start
+        if expected and start < len(keys) and keys[start] in expected:
+            now = self.now()
             while end < len(keys) and expected.get(keys[end], now) > now:
                 end += 1
         return end - start
