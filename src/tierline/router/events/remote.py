@@ -129,7 +129,8 @@ class Told:
                 if is_own:
                     depth += self._remote.expected_run(endpoint.url, self._chains[source.chain][1], depth)
                 tokens = min(depth * (source.block_tokens or 0), self._most)
-                return tokens, tokens, is_own and source.state is SourceState.EXACT
+                saved = int(tokens * self._remote.weights[0])
+                return saved, tokens, is_own and source.state is SourceState.EXACT, ()
         engine = [source for source in sources if source.scheme == OWN_SCHEME]
         ranks = self._ranks(endpoint, engine)
         beside = [
