@@ -193,6 +193,26 @@ async def test_without_the_cache_a_request_has_a_salt_that_no_other_has() -> Non
     assert all(salt.startswith(UNSHARED_SALT) and len(salt) <= 128 for salt in salts[1:3])
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "x-tierline-bypass: affinity\r\nX-Tierline-Bypass: cache\r\n",
+        "connection: x-tierline-bypass\r\nx-tierline-bypass: affinity,cache\r\n",
+    ],
+)
+async def test_a_bypass_may_be_in_several_fields_or_for_this_hop_only(fields: str) -> None:
+    async with (
+        backends(answering(whole())) as (backend,),
+        router(backend, allow_bypass=["affinity", "cache"]) as server,
+        client(server) as peer,
+    ):
+        answer = await peer.ask(chat(), fields=fields)
+        assert answer.fields["x-tierline-arm"] == "bypass"
+    (received,) = backend.requests
+    assert b"bypass" not in received.head.lower()
+    assert json.loads(received.body)["cache_salt"].startswith(UNSHARED_SALT)
+
+
 async def test_a_key_must_allow_a_bypass_too_and_is_charged_for_it(tmp_path: Path) -> None:
     entries = [
         {"name": "ann", "token": "sk-ann-0123456789", "bypass": ["cache", "affinity"], "requests_per_s": 0.001},

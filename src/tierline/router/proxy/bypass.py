@@ -26,9 +26,11 @@ def requested(services: Services, key: ApiKey | None, head: RequestHead) -> froz
     BadMessage
         400: it names something else. 403: the router, or the API key, does not allow it.
     """
-    value = head.fields[X_TIERLINE_BYPASS]
+    # A list may come in several fields (RFC 9110, 5.3), of which the head keeps the last.
+    fields = (line.partition(b":") for line in head.lines)
+    values = [value for name, _, value in fields if name.lower() == X_TIERLINE_BYPASS]
+    names = [name.strip().lower() for name in b",".join(values or [head.fields[X_TIERLINE_BYPASS]]).split(b",")]
     head.drop(X_TIERLINE_BYPASS)
-    names = [name.strip().lower() for name in value.split(b",")]
     if not all(name in _KINDS for name in names):
         message = "x-tierline-bypass takes affinity, cache, or both with a comma."
         raise BadMessage(400, message, code="invalid_bypass")
