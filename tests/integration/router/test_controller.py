@@ -161,7 +161,7 @@ async def test_a_source_is_believed_as_far_as_it_stands(controller: ControllerSe
             routing = request()
             await remote.look_up(routing, [ENGINE])
             assert routing.told is not None
-            assert routing.told.found(ENGINE) == (80, 80, is_exact, [80, 0, 0, 0])
+            assert routing.told.found(ENGINE) == (80, 80, is_exact, ())
         for state in (SourceState.LOST, SourceState.BOOT):
             source.state = state
             assert await depths(remote, ENGINE) == [None]
