@@ -25,7 +25,7 @@ import uvloop
 
 from tierline.bench.engine_model import EngineModel
 from tierline.bench.fleet import Setting, imbalances
-from tierline.bench.modelled_engines import BLOCK_TEXT_BYTES, RECORDS_PATH, Record
+from tierline.bench.modelled_engines import BLOCK_TEXT_BYTES, COMPLETIONS_PATH, RECORDS_PATH, Record
 from tierline.bench.programs import Program, answers, free_ports
 from tierline.bench.registry import Say
 from tierline.bench.report import Table
@@ -43,7 +43,7 @@ ENDPOINTS_MAX = 4
 """Engines, so that a small machine keeps up with them, their router and their client."""
 REQUESTS = 600
 QUICK_REQUESTS, QUICK_SPEED = 40, 20.0
-PERCENT = 10
+PERCENT = 30
 """Room of all engines, of the trace's footprint."""
 SETTLING_SECONDS = 1.0
 """For what a router reads off the engines when it starts, to be known as in a service that runs."""
@@ -170,7 +170,8 @@ class BlackBoxes:
             "Black boxes: processes on this machine, default settings but for the policy, before the same modelled "
             f"engines behind HTTP. A second of the engines passes in 1/{self._speed:g} of the clock's, so what a "
             "router and this machine add to a time to first token counts that many times. Prompts are texts of 4 "
-            f"bytes a token, answers come as two events; imbalance is over {WINDOW_SECONDS:.0f} s of their time. "
+            "bytes a token, asked to be completed (vllm-router's cache_aware does not read chats); answers come as two "
+            f"events; imbalance is over {WINDOW_SECONDS:.0f} s of the engines' time. "
             "Every run starts with new engines and a new router.",
             *missing,
         ]
@@ -303,7 +304,7 @@ class _Connection(asyncio.Protocol):
         self._first_at = self._sent_at = time.perf_counter()
         self._body = b""
         self._parser = httptools.HttpResponseParser(self)
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+        head = f"POST {COMPLETIONS_PATH} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n".encode()
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         return await self._answered
 
@@ -337,8 +338,7 @@ class _Connection(asyncio.Protocol):
 
 def _bodies(requests: Sequence[Request]) -> Iterator[bytes]:
     for request in requests:
-        content = "".join(map(text_of, request.blocks))
-        message = {"role": "user", "content": content}
+        prompt = "".join(map(text_of, request.blocks))
         yield msgspec.json.encode(
-            {"model": MODEL, "stream": True, "max_tokens": request.output_tokens, "messages": [message]}
+            {"model": MODEL, "stream": True, "max_tokens": request.output_tokens, "prompt": prompt}
         )

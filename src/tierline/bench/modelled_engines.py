@@ -26,6 +26,7 @@ from tierline.bench.traces import BLOCK_TOKENS
 from tierline.router.prompt import BYTES_PER_TOKEN
 
 BLOCK_TEXT_BYTES = BLOCK_TOKENS * BYTES_PER_TOKEN
+COMPLETIONS_PATH = "/v1/completions"
 RECORDS_PATH = "/simulated/records"
 TICK_SECONDS = 0.002
 """Between two looks at the engines; what became of a request is told so much later at most."""
@@ -39,24 +40,11 @@ class Record(NamedTuple):
     cached_tokens: int
 
 
-class Message(msgspec.Struct):
-    """A message of a chat."""
-
-    content: str
-
-
 class Body(msgspec.Struct):
-    """What of a chat request is looked at."""
+    """What of a request for a completion is looked at."""
 
-    messages: list[Message]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    """What a router may write instead."""
-
-    @property
-    def answer_tokens(self) -> int:
-        """How long the answer is."""
-        return self.max_tokens or self.max_completion_tokens or 1
+    prompt: str
+    max_tokens: int
 
 
 _decode = msgspec.json.Decoder(Body).decode
@@ -74,8 +62,8 @@ class _Replica:
     def submit(self, body: Body, connection: "_Connection", now: float) -> None:
         """Take a request."""
         self.advance(now)
-        blocks = text_blocks(body.messages[0].content.encode())
-        job = Job(now, blocks, len(blocks) * BLOCK_TOKENS, body.answer_tokens)
+        blocks = text_blocks(body.prompt.encode())
+        job = Job(now, blocks, len(blocks) * BLOCK_TOKENS, body.max_tokens)
         self._waiting[job] = connection
         self._engine.submit(job)
 
@@ -132,7 +120,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(whole(b"application/json", msgspec.json.encode(self._replica.records)))
         elif answer := ANSWERS.get(self._path):
             self._transport.write(answer)
-        elif self._path != b"/v1/chat/completions":
+        elif self._path != COMPLETIONS_PATH.encode():
             self._transport.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
         else:
             self._replica.submit(_decode(body), self, time.monotonic() * self._speed)
@@ -141,8 +129,8 @@ class _Connection(asyncio.Protocol):
 
     def begin(self) -> None:
         """The first token is there."""
-        delta = b'"choices":[{"index":0,"delta":{"content":" simulated"},"finish_reason":null}]'
-        self._write(SSE_HEAD + chunk(b'data: {"object":"chat.completion.chunk",%b}\n\n' % delta))
+        choices = b'"choices":[{"index":0,"text":" simulated","finish_reason":null}]'
+        self._write(SSE_HEAD + chunk(b'data: {"object":"text_completion",%b}\n\n' % choices))
 
     def end(self, job: Job) -> None:
         """The last token is there."""
@@ -151,7 +139,7 @@ class _Connection(asyncio.Protocol):
             b'"prompt_tokens_details":{"cached_tokens":%d}}'
             % (job.prompt_tokens, job.output_tokens, job.prompt_tokens + job.output_tokens, job.cached_tokens)
         )
-        self._write(chunk(b'data: {"object":"chat.completion.chunk",%b}\n\n' % usage))
+        self._write(chunk(b'data: {"object":"text_completion",%b}\n\n' % usage))
         self._write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
     def _write(self, data: bytes) -> None:

@@ -152,12 +152,12 @@ def test_routers_are_black_boxes_before_simulated_engines_behind_http(
     trace.write_text("\n".join(map(json.dumps, lines)))
     rows = run_bench("routing", tmp_path, "--endpoints", "2", "--trace", str(trace), "--black-boxes")
     for policy in ("roundrobin", "prefixaware"):
-        hits = rows[f"short, 10 %, black box tierline {policy}: hits"]
+        hits = rows[f"short, 30 %, black box tierline {policy}: hits"]
         assert 0 <= hits["value"] <= 100 * (1 - (14 + 40) / 120)
         assert hits["n"] == 40
-        times = [rows[f"short, 10 %, black box tierline {policy}: TTFT P{rank}"]["value"] for rank in (50, 90, 99)]
+        times = [rows[f"short, 30 %, black box tierline {policy}: TTFT P{rank}"]["value"] for rank in (50, 90, 99)]
         assert 0 < times[0] <= times[1] <= times[2]
-    assert "not installed" in rows["short, 10 %, black box sglang-router cache_aware: hits"]["note"]
+    assert "not installed" in rows["short, 30 %, black box sglang-router cache_aware: hits"]["note"]
 
 
 def test_a_trace_that_is_none_is_a_users_mistake(tmp_path: Path) -> None:
