@@ -79,9 +79,9 @@ class PrefixIndex:
         """
         return find_depths(hashes, self._masks_of, bits, grain)
 
-    def known(self, hashes: Sequence[int]) -> int:
-        """Return how many leading blocks some endpoint holds."""
-        return known_depth(hashes, self._masks.get)
+    def known(self, hashes: Sequence[int], bits: int = -1) -> int:
+        """Return how many leading blocks some endpoint of ``bits`` holds."""
+        return known_depth(hashes, self._masks.get, bits)
 
     def _masks_of(self, hashes: Sequence[int]) -> list[int]:
         mask_at = self._masks.get

@@ -148,7 +148,7 @@ class PrefixAware:
         endpoints: Sequence[Endpoint],  # noqa: ARG002  (for who has more to ask than the index)
     ) -> HeldByTier:
         """Return exactly what one of ``endpoints`` is believed to hold of the prompt."""
-        depth = self.index.match(request.blocks, endpoint.bit).get(endpoint.bit, 0)
+        depth = self.index.known(request.blocks, endpoint.bit)
         return depth, depth * request.block_tokens, depth * request.block_tokens, ()
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
