@@ -10,11 +10,13 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from tierline import logs
 from tierline.duties import Duties
+from tierline.errors import UsageError
 from tierline.router.admin.access import AdminAccess
 from tierline.router.admin.api import AdminApi
 from tierline.router.choosing import Choosing
@@ -35,6 +37,9 @@ from tierline.router.specs import MAX_ENDPOINTS
 from tierline.router.workers import supervisor
 from tierline.router.workers.gathering import TEAM_COUNTERS
 from tierline.router.workers.team import Team
+
+if TYPE_CHECKING:
+    from tierline.router.tracing.export import SpanExport
 
 log = logs.get(__name__)
 
@@ -211,9 +216,7 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
         metrics.show(exact.follower)
         metrics.show(exact.stores)
     if config.opentelemetry and not _is_switched_off(os.environ):
-        from tierline.router.tracing.export import SpanExport  # not loaded where it is not used: it takes 0.4 s
-
-        services.spans = SpanExport(services.clock)
+        services.spans = _span_export(services.clock)
         metrics.show(services.spans)
     discovery = Discovery(sources, membership, duties)
     services.admin = AdminApi(AdminAccess(config.admin_token_file, config.host), services, membership)
@@ -245,6 +248,14 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
     await health.start()
     await discovery.start()
     return RouterServer(services, listener, health, membership, discovery, duties, exact)
+
+
+def _span_export(clock: Callable[[], float]) -> "SpanExport":
+    try:
+        from tierline.router.tracing.export import SpanExport  # not loaded where it is not used: it takes 0.4 s
+    except ImportError:
+        raise UsageError("--opentelemetry needs OpenTelemetry: pip install 'tierline[otel]'") from None
+    return SpanExport(clock)
 
 
 def _is_switched_off(environment: Mapping[str, str]) -> bool:

@@ -1,9 +1,11 @@
 """Spans of requests as a collector gets them over OTLP, from a router in front of real sockets."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.integration.router.backend import (
@@ -19,6 +21,7 @@ from tests.integration.router.backend import (
     client,
     router,
     until,
+    until_models_are_known,
     whole,
 )
 from tests.integration.router.collector import Collected, Span, collecting
@@ -166,6 +169,37 @@ async def test_each_attempt_of_a_retried_request_has_its_span(collected: Collect
     assert sent == [span.span_id for span in (first, second, third)]
 
 
+async def test_a_prompt_computed_elsewhere_and_a_hedge_are_attempts_like_others(
+    collected: Collected, tmp_path: Path
+) -> None:
+    handed = b'{"choices":[],"kv_transfer_params":{"do_remote_prefill":true}}'
+    file = tmp_path / "endpoints.json"
+    async with backends(answering(whole(body=handed)), answering(whole())) as (prefill, decode):
+        roles = {prefill.url: ["prefill"], decode.url: ["decode"]}
+        file.write_text(json.dumps([{"url": url, "roles": role} for url, role in roles.items()]))
+        async with router(endpoints_file=file, opentelemetry=True) as server, client(server) as peer:
+            await until_models_are_known(server)
+            assert (await peer.ask(chat("word " * 10_000))).status == 200
+            request, first, second = await received(collected, 3)
+    assert (first.attributes["tierline.role"], "tierline.role" in second.attributes) == ("prefill", False)
+    assert [span.attributes["server.port"] for span in (first, second)] == [prefill.port, decode.port]
+    assert "http.request.resend_count" not in first.attributes | second.attributes
+    assert (first.parent_id, second.parent_id) == (request.span_id, request.span_id)
+    assert first.end_ns <= second.start_ns
+    collected.spans.clear()
+    async with backends(answering(b""), answering(whole())) as (slow, fast):
+        slow.behave = slow.hanging
+        async with (
+            router(slow, fast, strategy="roundrobin", opentelemetry=True, hedge_after="0.05", hedge_share=1) as server,
+            client(server) as peer,
+        ):
+            assert (await peer.ask(chat())).status == 200
+            request, first, second = await received(collected, 3)
+    assert (first.attributes["tierline.canceled"], first.is_error) == (True, False)
+    assert (second.attributes["http.response.status_code"], second.parent_id) == (200, request.span_id)
+    assert first.start_ns < second.start_ns < first.end_ns
+
+
 async def test_an_endpoint_that_does_not_answer_in_time_a_client_that_leaves_and_a_broken_stream_are_told(
     collected: Collected,
 ) -> None:
@@ -277,6 +311,15 @@ async def test_what_the_router_cannot_do_is_refused_at_the_start(
     monkeypatch.setenv(variable, value)
     config = RouterConfig.model_validate({"port": 0, "endpoints": ("http://127.0.0.1:9",), "opentelemetry": True})
     with pytest.raises(UsageError, match="OTEL_"):
+        await start(config)
+
+
+async def test_without_the_packages_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    monkeypatch.delitem(sys.modules, "tierline.router.tracing.export", raising=False)
+    monkeypatch.delitem(sys.modules, "tierline.router.tracing.spans", raising=False)
+    config = RouterConfig.model_validate({"port": 0, "endpoints": ("http://127.0.0.1:9",), "opentelemetry": True})
+    with pytest.raises(UsageError, match="pip install 'tierline\\[otel\\]'"):
         await start(config)
 
 

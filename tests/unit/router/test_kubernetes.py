@@ -1,11 +1,13 @@
 """From objects of a Kubernetes API to endpoints: what is routable, at which port, and what annotations say."""
 
+import sys
 from typing import Any
 
 import msgspec
 import pytest
 
-from tierline.errors import ConfigurationError
+from tierline.errors import ConfigurationError, UsageError
+from tierline.router.discovery.kubeapi import KubernetesApi
 from tierline.router.discovery.kubernetes import EndpointSlice, Pod, PodReader, SliceReader, pod_spec
 from tierline.router.discovery.selections import Selection, parse_pods, parse_service
 
@@ -144,6 +146,12 @@ def test_a_pod_that_becomes_unusable_stays_as_it_was_and_counts_once() -> None:
     assert reader.specs({}) == []
     assert reader.specs({"a": bad}) == []
     assert reader.refused == 3
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes_asyncio", None)
+    with pytest.raises(UsageError, match="pip install 'tierline\\[kubernetes\\]'"):
+        KubernetesApi(None)
 
 
 def test_of_a_slice_what_is_ready_and_stays_is_wanted() -> None:

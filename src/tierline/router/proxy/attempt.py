@@ -120,6 +120,8 @@ class Attempt:
 
     def send(self) -> None:
         """Send the request, now or when there is a connection."""
+        if self._span is not None:
+            self._span.began_at = self._services.clock()
         connection = self._services.pools[self.decision.endpoint.position].take() if self._may_repeat else None
         if connection is None:
             self._connect_anew()

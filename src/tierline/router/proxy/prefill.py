@@ -68,7 +68,7 @@ class Prefill:
         self._answer = bytearray()
         self._began = services.clock()
         self.decision: Decision | None = None
-        self.trace = exchange.trace
+        self.trace = exchange.trace.of_prefill() if exchange.trace is not None else None
 
     @property
     def seconds(self) -> float:

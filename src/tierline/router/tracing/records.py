@@ -58,12 +58,15 @@ class AttemptRecord:
         Where it went, and why.
     began_at
         By the router's clock.
+    is_prefill
+        It computes the prompt for another endpoint.
     """
 
-    __slots__ = ("began_at", "decision", "ended_at", "failure", "is_resent", "span_id", "status")
+    __slots__ = ("began_at", "decision", "ended_at", "failure", "is_prefill", "is_resent", "span_id", "status")
 
-    def __init__(self, span_id: int, decision: Decision, began_at: float) -> None:
+    def __init__(self, span_id: int, decision: Decision, began_at: float, *, is_prefill: bool) -> None:
         self.span_id = span_id
+        self.is_prefill = is_prefill
         self.decision = decision
         self.began_at = began_at
         self.ended_at = 0.0
@@ -87,17 +90,25 @@ class RequestRecord:
         The caller's ``tracestate``.
     """
 
-    __slots__ = ("attempts", "context", "parent", "state")
+    __slots__ = ("_is_prefill", "attempts", "context", "parent", "state")
 
     def __init__(self, context: TraceContext, parent: TraceContext | None, state: bytes) -> None:
         self.context = context
         self.parent = parent
         self.state = state
         self.attempts: list[AttemptRecord] = []
+        self._is_prefill = False
+
+    def of_prefill(self) -> "RequestRecord":
+        """Return the same record for the attempts to compute the prompt elsewhere."""
+        record = RequestRecord(self.context, self.parent, self.state)
+        record.attempts = self.attempts
+        record._is_prefill = True
+        return record
 
     def attempt(self, decision: Decision, now: float) -> AttemptRecord:
         """Note that an attempt begins."""
-        record = AttemptRecord(random_id(64), decision, now)
+        record = AttemptRecord(random_id(64), decision, now, is_prefill=self._is_prefill)
         self.attempts.append(record)
         return record
 

@@ -5,6 +5,7 @@ Attributes are those of OpenTelemetry's stable conventions for HTTP, ``gen_ai.op
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -66,8 +67,10 @@ class SpanBuilder:
             start_time=since_1970(exchange.started_at),
             end_time=since_1970(exchange.ended_at),
         )
-        for number, attempt in enumerate(record.attempts):
-            attributes = _of_attempt(attempt, method, number)
+        sent: Counter[bool] = Counter()
+        for attempt in record.attempts:
+            attributes = _of_attempt(attempt, method, sent[attempt.is_prefill])
+            sent[attempt.is_prefill] += 1
             yield ReadableSpan(
                 name=method,
                 context=_span_context(record.context._replace(span_id=attempt.span_id), state),
@@ -137,6 +140,8 @@ def _of_attempt(attempt: AttemptRecord, method: str, number: int) -> Attributes:
     }
     if number:
         attributes["http.request.resend_count"] = number
+    if attempt.is_prefill:
+        attributes["tierline.role"] = "prefill"
     if attempt.is_resent:
         attributes["tierline.resent"] = True
     if attempt.status:

@@ -114,6 +114,7 @@ _GAUGES: dict[str, Callable[[Sequence[float]], float]] = {
     "tierline_router_endpoint_draining": max,
     "tierline_router_prefill_tokens_per_second": _mean_of_known,
     "tierline_router_index_placements": max,
+    "tierline_router_kubernetes_sources_behind": max,
 }
 """Gauges that are no sums over workers."""
 
