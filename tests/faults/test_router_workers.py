@@ -69,7 +69,9 @@ async def test_with_a_worker_that_is_killed_only_its_own_streams_are_lost() -> N
         async with client(running) as operator:
             assert await inflight(operator) == streams
 
-        os.kill(running.workers[0], signal.SIGKILL)
+        doomed = running.workers[0]
+        os.kill(doomed, signal.SIGKILL)
+        await until(lambda: doomed not in running.workers)  # a signal takes its time
 
         # While it is away every new connection is served, those that wait in its socket among them.
         for _ in range(30):

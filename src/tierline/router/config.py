@@ -273,15 +273,16 @@ class RouterConfig(ProgramConfig):
             raise ValueError("a file with a secret, for other routers are not on this machine")
         return file
 
-    @field_validator("workers")
-    @classmethod
-    def _suit_the_strategies(cls, workers: int, info: ValidationInfo) -> int:
-        rules = info.data.get("models", {}).values()
-        names = {info.data.get("strategy"), info.data.get("ab_strategy")}
-        names |= {name for rule in rules for name in (rule.strategy, rule.ab_strategy)}
-        if workers > 1 and "kvaware" in names:
-            raise ValueError("1, for kvaware is of one process")
-        return workers
+    @property
+    def needs_index(self) -> bool:
+        """Whether a strategy goes by KV events, and no controller is named that has their index."""
+        rules = self.models.values()
+        names = {
+            self.strategy,
+            self.ab_strategy,
+            *(name for rule in rules for name in (rule.strategy, rule.ab_strategy)),
+        }
+        return "kvaware" in names and self.controller is None
 
     @field_validator("invocation_endpoint")
     @classmethod

@@ -1,7 +1,10 @@
 """Several processes on one port, as a user starts them: what one knows, has or is told, all are, have and know."""
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from tests.integration.router.backend import (
     whole,
 )
 from tests.integration.router.processes import RouterProcess, ask, clients, command, metric, started
+from tests.integration.router.test_kvaware import MODEL, engine
 
 PROMPT = "tell me of the sea " * 200
 
@@ -160,6 +164,40 @@ async def test_sessions_stay_where_another_worker_sent_them() -> None:
         assert found == {"spilled"}
 
 
+async def test_workers_ask_one_process_with_the_exact_index(tmp_path: Path) -> None:
+    ids = list(range(200))
+    body = json.dumps({"model": MODEL, "max_tokens": 1, "prompt": ids}).encode()
+    async with contextlib.AsyncExitStack() as stack:
+        events = [f"ipc://{tmp_path}/events-{number}" for number in range(2)]
+        engines = [await stack.enter_async_context(engine(address)) for address in events]
+        pairs = [f"{url}={address}" for url, address in zip(engines, events, strict=True)]
+        settings: dict[str, object] = {"controller_budget_s": 1.0}
+        running = await stack.enter_async_context(
+            started(*engines, strategy="kvaware", kv_events=pairs, settings=settings)
+        )
+        assert len(running.workers) == 3
+        peers = await stack.enter_async_context(clients(running, 8))
+        cold = await peers[0].ask(body, path="/v1/completions")
+        async with asyncio.timeout(30):  # until both engines have been heard of
+            while await predictions(peers, body) != {192}:  # noqa: ASYNC110  (another program's state)
+                await asyncio.sleep(0.05)
+        for peer in peers:
+            warm = await peer.ask(body, path="/v1/completions")
+            cached = json.loads(warm.body)["usage"]["prompt_tokens_details"]["cached_tokens"]
+            assert warm.fields["x-tierline-endpoint"] == cold.fields["x-tierline-endpoint"]
+            assert int(warm.fields["x-tierline-predicted-cached-tokens"]) == cached == 192
+
+        os.kill(running.workers[0], signal.SIGKILL)  # the index, which was started first
+        await until(lambda: running.events("the process with the index ended and is started again") == 1)
+        for peer in peers:
+            assert (await peer.ask(body, path="/v1/completions")).status == 200
+
+
+async def predictions(peers: list[Client], body: bytes) -> set[int]:
+    """Have an engine compute the prompt, and return what each worker believes to be cached where it would go."""
+    return {(await ask(peer, "/admin/explain", "POST", body))[1]["choice"]["predicted_cached_tokens"] for peer in peers}
+
+
 async def _ask_anew(running: RouterProcess, fields: str) -> Answer:
     async with client(running) as peer:
         return await peer.ask(chat("wait"), fields=fields)
@@ -168,7 +206,7 @@ async def _ask_anew(running: RouterProcess, fields: str) -> Answer:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategy": "kvaware"}, "kvaware is of one process"),
+        ({"gossip_listen": "127.0.0.1:1x"}, "HOST:PORT"),
         ({"api_keys_file": "/nonexistent"}, "/nonexistent"),
         ({"port": "taken"}, "cannot listen on"),
     ],

@@ -40,6 +40,7 @@ from tierline.router.workers import gathering, messages
 from tierline.router.workers.board import Board
 from tierline.router.workers.channel import Channel
 from tierline.router.workers.messages import Accept, Answer, Begin, Change, Kind, Question
+from tierline.router.workers.shared_index import SharedIndex
 
 log = logs.get(__name__)
 
@@ -90,7 +91,10 @@ class Supervisor:
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
         self._board = Board.create(config.workers)
-        self._begin = messages.encode(Begin(config.model_dump_json().encode(), secrets.token_bytes(16)))
+        self._index = SharedIndex(config) if config.workers > 1 and config.needs_index else None
+        shared = {} if self._index is None else {"controller": self._index.address}
+        of_workers = config.model_copy(update=shared).model_dump_json().encode()
+        self._begin = messages.encode(Begin(of_workers, secrets.token_bytes(16)))
         self._sockets = _listen(config.host, config.port, config.workers)
         self.seats = [_Seat(index, listening) for index, listening in enumerate(self._sockets)]
         self.port: int = self._sockets[0].getsockname()[1]
@@ -127,6 +131,8 @@ class Supervisor:
             if self._config.gossip_listen is not None:
                 await self._telling.start(*parse_address(self._config.gossip_listen))
             self._following.start()
+            if self._index is not None:
+                await self._start_index(self._index)
             await self._start_all(stopped)
             if not stopped.is_set():
                 log.info("router is ready", url=self._url, workers=len(self.seats), strategy=self._config.strategy)
@@ -141,12 +147,20 @@ class Supervisor:
             await self._following.stop()
             await self._telling.stop()
             await self._stop_all()
+            if self._index is not None:
+                await self._index.stop()
 
     @property
     def _url(self) -> str:
         return f"{'http' if self._config.tls_certificate is None else 'https'}://{self._config.host}:{self.port}"
 
     # Life and death ---------------------------------------------------------------------------------------------------
+
+    async def _start_index(self, index: SharedIndex) -> None:
+        status = await index.start()
+        if status is not None:
+            raise CannotStart(max(1, status))
+        self._spawn(index.keep())
 
     async def _start_all(self, stopped: asyncio.Event) -> None:
         first, *others = self.seats

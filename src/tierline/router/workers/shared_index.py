@@ -1,0 +1,95 @@
+"""The one process of a router whose workers share the exact index of ``kvaware``: a ``tierline controller`` of its own.
+
+It listens on a socket that only this user can open, and to the endpoints that the workers tell it of. While it is away
+the workers go by what ``prefixaware`` guesses.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from tierline import logs
+from tierline.router.config import RouterConfig
+
+log = logs.get(__name__)
+
+READY_WITHIN_S = 60.0
+RESTART_AFTER_S = 1.0
+STOP_WITHIN_S = 5.0
+_LOOK_SECONDS = 0.02
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+class SharedIndex:
+    """The process.
+
+    Parameters
+    ----------
+    config
+        The router's.
+    """
+
+    def __init__(self, config: RouterConfig) -> None:
+        self._config = config
+        self._folder = Path(tempfile.mkdtemp(prefix="tierline-router-"))
+        self._socket = self._folder / "index"
+        self.address = f"unix:{self._socket}"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> int | None:
+        """Start it; return ``None`` when it can be asked, else its exit status: it has said why."""
+        self._process = process = await self._spawn()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_WITHIN_S):
+                while not self._socket.exists() and process.returncode is None:  # noqa: ASYNC110  (another program's)
+                    await asyncio.sleep(_LOOK_SECONDS)
+        if self._socket.exists():
+            return None
+        return process.returncode or 1
+
+    async def keep(self) -> None:
+        """Start it again whenever it ends."""
+        while True:
+            assert self._process is not None
+            code = await self._process.wait()
+            log.error("the process with the index ended and is started again", status=code, in_s=RESTART_AFTER_S)
+            await asyncio.sleep(RESTART_AFTER_S)
+            self._socket.unlink(missing_ok=True)
+            try:
+                self._process = await self._spawn()
+            except OSError as error:
+                log.error("the process with the index cannot be started", why=error.strerror or str(error))
+
+    async def stop(self) -> None:
+        """End it."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), STOP_WITHIN_S)
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        config = self._config
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-m", "tierline", "controller", "--takes-endpoints", "--listen", self.address, "--http", ""),
+            *("--kv-index-bytes", str(config.kv_index_bytes)),
+            *("--log-level", config.log_level, "--log-format", config.log_format),
+            stdin=asyncio.subprocess.DEVNULL,
+            preexec_fn=_end_with_parent,
+        )
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
