@@ -31,7 +31,7 @@ from tierline.router.controller.server import running
 from tierline.router.endpoints import Endpoint
 from tierline.router.events.addresses import ControllerAddress
 from tierline.router.events.decoding import decode_batch
-from tierline.router.events.keys import PromptTokens
+from tierline.router.events.keys import TOKEN_BYTES, PromptTokens, token_bytes
 from tierline.router.events.remote import RemoteIndex
 from tierline.router.events.source import EventSource, SourceState
 from tierline.router.strategies import RoutingRequest
@@ -114,14 +114,13 @@ async def measure(path: Path, arguments: argparse.Namespace, controller: Any) ->
     print(f"{arguments.blocks:,} blocks of {arguments.endpoints} endpoints")
     print("prompt   one by one: P50, P99 ms   router, controller ms of processor   32 at once: lookups/s")
     for label, tokens in prompts().items():
-        await ask(remote, tokens, endpoints)
+        raw = token_bytes([*tokens, 0])
+        await ask(remote, raw, endpoints)
         own, theirs = time.process_time(), used(controller)
-        trips = [await ask(remote, tokens, endpoints) for _ in range(arguments.lookups)]
+        trips = [await ask(remote, raw, endpoints) for _ in range(arguments.lookups)]
         own, theirs = time.process_time() - own, used(controller) - theirs
         answered, began = remote.outcomes["answered"], time.perf_counter()
-        await asyncio.gather(
-            *(several(remote, tokens, endpoints, arguments.lookups // AT_ONCE) for _ in range(AT_ONCE))
-        )
+        await asyncio.gather(*(several(remote, raw, endpoints, arguments.lookups // AT_ONCE) for _ in range(AT_ONCE)))
         rate = (remote.outcomes["answered"] - answered) / (time.perf_counter() - began)
         p50, p99 = statistics.median(trips), statistics.quantiles(trips, n=100)[98]
         share = 1000 / arguments.lookups
@@ -135,21 +134,21 @@ def used(controller: Any) -> float:
     return float(controller.recv())
 
 
-async def several(remote: RemoteIndex, tokens: list[int], endpoints: Sequence[Endpoint], times: int) -> None:
+async def several(remote: RemoteIndex, raw: bytes, endpoints: Sequence[Endpoint], times: int) -> None:
     """Ask again and again."""
     for _ in range(times):
-        await ask(remote, tokens, endpoints)
+        await ask(remote, raw, endpoints)
 
 
-async def ask(remote: RemoteIndex, tokens: list[int], endpoints: Sequence[Endpoint]) -> float:
+async def ask(remote: RemoteIndex, raw: bytes, endpoints: Sequence[Endpoint]) -> float:
     """Return the milliseconds of one lookup."""
     routing = RoutingRequest()
-    routing.tokens = PromptTokens([*tokens, 0])
+    routing.tokens = PromptTokens(raw)
     began = time.perf_counter()
     await remote.look_up(routing, endpoints)
     spent = 1000 * (time.perf_counter() - began)
     found = routing.told and routing.told.found(endpoints[3])  # nothing where the machine is too busy to answer
-    assert found is None or found[1] == len(tokens)
+    assert found is None or found[1] == len(raw) // TOKEN_BYTES - 1
     return spent
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +18,7 @@ import trustme
 from tests.integration.router.publisher import Publisher
 from tests.integration.router.test_kvaware import IDS, MODEL, World, engine
 
-from tierline.errors import UsageError
+from tierline.errors import EnvironmentTooSmall, UsageError
 from tierline.router.config import RouterConfig
 from tierline.router.controller.config import ControllerConfig
 from tierline.router.controller.connection import GREETING_BYTES
@@ -307,6 +308,24 @@ async def test_connections_are_encrypted_where_there_is_a_certificate(tmp_path: 
             assert remote.outcomes == {"answered": 1}
             assert not doubting.is_connected
             assert not plain.is_connected
+
+
+async def test_a_socket_that_another_controller_has_is_left_to_it_and_one_that_was_left_is_taken(
+    controller: ControllerServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "controller"
+    with pytest.raises(EnvironmentTooSmall, match="another program does"):
+        async with controller_running(ControllerConfig(listen=(f"unix:{path}",), http="")):
+            pass
+    assert path.is_socket()
+    left = tmp_path / "left"
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(str(left))
+    async with (
+        controller_running(ControllerConfig(listen=(f"unix:{left}",), http="")),
+        asking(f"unix:{left}") as remote,
+    ):
+        await until(lambda: remote.is_connected)
 
 
 async def test_nobody_else_of_this_machine_can_open_the_socket(controller: ControllerServer, tmp_path: Path) -> None:

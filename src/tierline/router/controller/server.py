@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
@@ -130,6 +131,9 @@ class ControllerServer:
 
     async def _listen_locally(self, path: Path) -> None:
         loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(path))  # a file that is left of a former controller refuses
+            raise EnvironmentTooSmall(f"cannot listen on unix:{path}: another program does")
         try:
             former_mask = os.umask(0o177)  # nobody else may connect, from the first moment on
             try:
