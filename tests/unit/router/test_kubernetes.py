@@ -26,7 +26,7 @@ def pod(
     content = {
         "metadata": {"name": "p", "annotations": annotations, **metadata},
         "spec": {"containers": [{"name": "c", "ports": list(ports)}, {"name": "sidecar"}]},
-        "status": {"phase": phase, "podIP": address, "conditions": list(conditions)},
+        "status": {"phase": phase, "podIP": address, "hostIP": "10.1.0.1", "conditions": list(conditions)},
     }
     return msgspec.json.decode(msgspec.json.encode(content), type=Pod)
 
@@ -106,12 +106,14 @@ def test_annotations_say_what_an_entry_of_the_endpoints_file_would() -> None:
         "tierline.ai/port": "9000",
         "tierline.ai/scheme": "https",
         "tierline.ai/kv-events": "tcp://*:5557?replay=5558",
+        "tierline.ai/node-events": "tcp://*:5560",
         "other/weight": "7",
     }
     spec = pod_spec(pod(said, address="fd00::1"), "8000")
     assert spec.url == "https://[fd00::1]:9000"
     assert (spec.weight, spec.roles, spec.models) == (2.5, frozenset({"prefill"}), frozenset({"a", "b"}))
     assert spec.kv_events == "tcp://[fd00::1]:5557?replay=5558"
+    assert spec.node_events == "tcp://10.1.0.1:5560"
 
 
 def test_an_annotation_names_no_file_of_the_router_s() -> None:

@@ -69,6 +69,7 @@ class _Condition(msgspec.Struct):
 class _PodStatus(msgspec.Struct, rename="camel"):
     phase: str = ""
     pod_ip: str = msgspec.field(default="", name="podIP")
+    host_ip: str = msgspec.field(default="", name="hostIP")
     conditions: list[_Condition] | None = None
 
 
@@ -229,6 +230,8 @@ def pod_spec(pod: Pod, port: str) -> EndpointSpec:
             content[key] = [word.strip() for word in said[key].split(",")]
     if "kv-events" in said:  # a publisher binds to *, and is reached where its pod is
         content["kv_events"] = said["kv-events"].replace("//*:", f"//{_host(address)}:")
+    if "node-events" in said:
+        content["node_events"] = said["node-events"].replace("//*:", f"//{_host(pod.status.host_ip)}:")
     return read_spec(content, where)
 
 
