@@ -34,3 +34,9 @@ def test_every_page_of_the_documentation_can_be_reached_from_the_readme() -> Non
             reached.add(page)
             todo.extend(linked_pages(page))
     assert {page.resolve() for page in ROOT.glob("docs/**/*.md")} <= reached
+
+
+def test_every_page_of_the_documentation_is_in_the_menu() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
+    pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
+    assert set(re.findall(r"[\w/-]+\.md", menu)) == pages
