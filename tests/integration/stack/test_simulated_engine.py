@@ -221,3 +221,20 @@ def test_vllm_itself_reads_our_kv_events() -> None:
             kv_events.AllBlocksCleared(),
         ],
     )
+
+
+async def test_one_engine_computes_a_prompt_and_another_takes_it_over(simulated_engine: Start) -> None:
+    prefill, decode = simulated_engine(*FAST), simulated_engine(*FAST)
+    ask: dict[str, Any] = {"model": MODEL, "prompt": DOCUMENT, "max_tokens": 6}
+    async with client_of(prefill) as first, client_of(decode) as second:
+        alone = await first.completions.create(**ask)
+        computed = await first.completions.create(
+            **ask | {"max_tokens": 1}, extra_body={"kv_transfer_params": {"do_remote_decode": True}}
+        )
+        handed = {"kv_transfer_params": computed.kv_transfer_params}
+        taken_over = await second.completions.create(**ask, extra_body=handed)
+        again = await second.completions.create(**ask)
+    assert getattr(alone, "kv_transfer_params", None) is None
+    assert taken_over.choices == alone.choices
+    assert taken_over.usage.prompt_tokens_details.cached_tokens == taken_over.usage.prompt_tokens - 1
+    assert again.usage.prompt_tokens - again.usage.prompt_tokens_details.cached_tokens <= 16, "its own cache has it now"

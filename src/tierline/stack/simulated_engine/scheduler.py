@@ -29,6 +29,8 @@ class Request:
         Keeps tenants apart: only equal salts share blocks.
     adapter
         Computes other keys and values than the model and other adapters do: no block is shared with these.
+    is_fetched
+        Another engine has computed the prompt: all of it but the last token is there at once.
     """
 
     prompt: list[int]
@@ -36,6 +38,7 @@ class Request:
     finish_reason: Literal["stop", "length"] = "length"
     salt: str = ""
     adapter: str = ""
+    is_fetched: bool = False
     computed: int = 0
     cached: int = 0
     generated: int = 0
@@ -145,6 +148,9 @@ class Scheduler:
         if request.holding is None:
             return False
         request.cached = request.computed = matched * BLOCK_TOKENS
+        if request.is_fetched:
+            self._name_full_blocks(request, len(request.prompt) - 1)
+            request.cached = request.computed = len(request.prompt) - 1
         self.waiting.popleft()
         for requests in (self.running, admitted, prefilling):
             requests.append(request)

@@ -34,6 +34,13 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
+class Transfer(msgspec.Struct):
+    """``kv_transfer_params`` of vLLM's NIXL connector, as far as this engine acts on them."""
+
+    do_remote_prefill: bool = False
+    do_remote_decode: bool = False
+
+
 class GenerationRequest(msgspec.Struct, kw_only=True):
     """Fields that chat and completion requests share; others are accepted and change nothing."""
 
@@ -44,6 +51,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
     cache_salt: str | None = None
+    kv_transfer_params: Transfer | None = None
 
 
 class TextPart(msgspec.Struct):
@@ -329,7 +337,10 @@ class _Handlers:
         stream = self.engine.generate(request)
         if not body.stream:
             text = tokens.decode([token async for token in stream])
-            return web.json_response(shape.whole(text, request.finish_reason, _usage(request)))
+            answer = shape.whole(text, request.finish_reason, _usage(request))
+            if body.kv_transfer_params is not None and body.kv_transfer_params.do_remote_decode:
+                answer["kv_transfer_params"] = {"do_remote_prefill": True, "do_remote_decode": False}
+            return web.json_response(answer)
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         await response.prepare(http)
         generated = 0
@@ -367,7 +378,8 @@ class _Handlers:
             )
         reason: Literal["stop", "length"] = "stop" if ends_by_itself else "length"
         adapter = "" if body.model == self._model else body.model
-        return Request(prompt, tokens.answer(prompt, length), reason, body.cache_salt or "", adapter)
+        is_fetched = body.kv_transfer_params is not None and body.kv_transfer_params.do_remote_prefill
+        return Request(prompt, tokens.answer(prompt, length), reason, body.cache_salt or "", adapter, is_fetched)
 
 
 async def _decode(http: web.Request, kind: type[Body]) -> Body:
