@@ -130,6 +130,18 @@ def router(
             show_default="x-session-id, x-user-id, x-amzn-sagemaker-session-id, body:user",
         ),
     ] = None,
+    prefill_threshold: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Tokens to compute from which a prefill replica does it for one that only decodes.",
+            show_default="4096",
+        ),
+    ] = None,
+    hedge_after: Annotated[
+        str | None,
+        typer.Option(metavar="SECONDS", help="Ask a second replica after so long without a byte of answer, or p95."),
+    ] = None,
     api_keys_file: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="YAML or JSON file with the API keys that requests must show."),
@@ -201,6 +213,8 @@ def router(
             "controller_ca": controller_ca,
             "tokenizers": tokenizer or None,
             "session_keys": session_key or None,
+            "prefill_threshold": prefill_threshold,
+            "hedge_after": hedge_after,
             "api_keys_file": api_keys_file,
             "tls_certificate": tls_certificate,
             "tls_key": tls_key,
