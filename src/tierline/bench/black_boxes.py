@@ -24,16 +24,19 @@ import msgspec
 import uvloop
 
 from tierline.bench.engine_model import EngineModel
-from tierline.bench.fleet import Setting, imbalances
+from tierline.bench.fleet import Fleet, Setting, imbalances
 from tierline.bench.modelled_engines import BLOCK_TEXT_BYTES, COMPLETIONS_PATH, RECORDS_PATH, Record
 from tierline.bench.programs import Program, answers, free_ports
 from tierline.bench.registry import Say
 from tierline.bench.report import Table
 from tierline.bench.responders import MODEL
 from tierline.bench.routers import PEERS, Peer, Running, start_ours, start_peer
+from tierline.bench.routing_loads import ROUTER_BLOCKS, arrivals
 from tierline.bench.rows import Limit, Row, not_measured, percentile
 from tierline.bench.traces import Request, Trace
 from tierline.errors import TierlineError
+from tierline.router.index import PLACEMENT_BYTES
+from tierline.router.strategies import build_strategy
 
 SPEED = 5.0
 """Seconds of the engines in one of the clock."""
@@ -88,6 +91,10 @@ BOXES = (
 )
 
 
+VIRTUAL = "tierline prefixaware, in virtual time"
+"""The strategy alone, as in the rest of ``tierline bench routing``: what a process adds or loses shows beside it."""
+
+
 class _Figures(NamedTuple):
     """What came of one run; times are the engines'."""
 
@@ -121,13 +128,14 @@ class BlackBoxes:
         self._model = EngineModel()
         self._traces = traces
         self._one_cache: dict[str, float] = {}
-        self._figures: dict[tuple[str, _Box], _Figures | str] = {}
+        self._figures: dict[tuple[str, str], _Figures | str] = {}
         for trace in traces:
             setting = Setting.of(trace, PERCENT, self._endpoints, self._model)
             self._one_cache[trace.name] = 100 * setting.one_cache / trace.blocks
             for box in BOXES:
                 say(f"{trace.name}, {PERCENT} %, black box: {box}")
-                self._figures[trace.name, box] = self._run(box, trace, setting)
+                self._figures[trace.name, str(box)] = self._run(box, trace, setting)
+            self._figures[trace.name, VIRTUAL] = self._replay(trace, setting)
 
     def rows(self) -> list[Row]:
         """Return a row for each figure."""
@@ -158,7 +166,7 @@ class BlackBoxes:
                 f"simulated engines behind HTTP, time × {self._speed:g}, {PERCENT} % of the footprint; one cache hits "
                 f"{self._one_cache[trace.name]:.1f} %",
                 header=("", "hits %", "TTFT P50 s", "P90", "P99", "imbalance", "sent late, ms"),
-                lines=[self._line(box, self._figures[trace.name, box]) for box in BOXES],
+                lines=[_line(box, figures) for (name, box), figures in self._figures.items() if name == trace.name],
             )
             for trace in self._traces
         ]
@@ -175,17 +183,6 @@ class BlackBoxes:
             "Every run starts with new engines and a new router.",
             *missing,
         ]
-
-    def _line(self, box: _Box, figures: _Figures | str) -> tuple[str, ...]:
-        if isinstance(figures, str):
-            return (str(box), *("–" for _ in range(6)))
-        return (
-            str(box),
-            f"{figures.hits:.1f}",
-            *(f"{percentile(figures.ttft_s, rank):.2f}" for rank in (50, 90, 99)),
-            "–" if figures.imbalance is None else f"{figures.imbalance:.2f}",
-            f"{1e3 * figures.late_s:.0f}",
-        )
 
     def _run(self, box: _Box, trace: Trace, setting: Setting) -> _Figures | str:
         if box.peer is not None and box.peer.why_missing is not None:
@@ -208,9 +205,21 @@ class BlackBoxes:
                 if box.peer is None:
                     raise
                 return str(error)
-            return self._judge(client, [_records(url) for url in engines])
+            ttft_s = [self._speed * seconds for seconds in client.ttft_s]
+            return self._judge(ttft_s, client.late_s, [_records(url) for url in engines])
 
-    def _judge(self, client: "_Client", records: list[list[Record]]) -> _Figures:
+    def _replay(self, trace: Trace, setting: Setting) -> _Figures:
+        index_bytes = 2 * self._endpoints * setting.blocks * ROUTER_BLOCKS * PLACEMENT_BYTES
+        strategy = build_strategy("prefixaware", self._endpoints, index_bytes)
+        served = Fleet(strategy, self._endpoints, setting.blocks, self._model).serve(
+            arrivals(trace), setting.time_scale
+        )
+        records: list[list[Record]] = [[] for _ in range(self._endpoints)]
+        for job, position in served:
+            records[position].append(Record(job.at_s, job.prompt_tokens, job.cached_tokens))
+        return self._judge([job.first_token_at_s - job.at_s for job, _ in served], 0.0, records)
+
+    def _judge(self, ttft_s: Sequence[float], late_s: float, records: list[list[Record]]) -> _Figures:
         prompts = sum(record.prompt_tokens for of_engine in records for record in of_engine)
         cached = sum(record.cached_tokens for of_engine in records for record in of_engine)
         began = min(record.at_s for of_engine in records for record in of_engine)
@@ -220,13 +229,20 @@ class BlackBoxes:
             for record in of_engine
         )
         ratios = imbalances(work, self._endpoints, WINDOW_SECONDS, self._model.prefill_tokens_per_s)
-        return _Figures(
-            100 * cached / prompts,
-            [self._speed * seconds for seconds in client.ttft_s],
-            sum(ratios) / len(ratios) if ratios else None,
-            len(ratios),
-            client.late_s,
-        )
+        imbalance = sum(ratios) / len(ratios) if ratios else None
+        return _Figures(100 * cached / prompts, ttft_s, imbalance, len(ratios), late_s)
+
+
+def _line(box: str, figures: _Figures | str) -> tuple[str, ...]:
+    if isinstance(figures, str):
+        return (box, *("–" for _ in range(6)))
+    return (
+        box,
+        f"{figures.hits:.1f}",
+        *(f"{percentile(figures.ttft_s, rank):.2f}" for rank in (50, 90, 99)),
+        "–" if figures.imbalance is None else f"{figures.imbalance:.2f}",
+        f"{1e3 * figures.late_s:.0f}",
+    )
 
 
 def _records(url: str) -> list[Record]:

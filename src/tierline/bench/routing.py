@@ -40,11 +40,7 @@ _QUICK_SIZES = (10,)
 
 def measure(options: BenchOptions, say: Say) -> Findings:
     """Replay each trace at each size with each strategy."""
-    requests = _QUICK_REQUESTS if options.quick else _REQUESTS
-    if options.traces:
-        traces = [read_trace(path).first(requests) for path in options.traces]
-    else:
-        traces = [make(options.seed, requests) for make in (generate_chats, generate_documents, generate_templates)]
+    traces = _traces(options, _QUICK_REQUESTS if options.quick else _REQUESTS)
     rows: list[Row] = []
     tables: list[Table] = []
     panels: list[Panel] = []
@@ -55,7 +51,7 @@ def measure(options: BenchOptions, say: Say) -> Findings:
         panels.append(replayed.panel())
     notes = _notes(options)
     if options.black_boxes:
-        boxes = _black_boxes(traces, options, say)
+        boxes = _black_boxes(options, say)
         rows += boxes.rows()
         tables += boxes.tables()
         notes += boxes.notes()
@@ -63,11 +59,18 @@ def measure(options: BenchOptions, say: Say) -> Findings:
     return Findings(rows, notes, tables, chart)
 
 
-def _black_boxes(traces: Sequence[Trace], options: BenchOptions, say: Say) -> black_boxes.BlackBoxes:
-    requests = black_boxes.QUICK_REQUESTS if options.quick else black_boxes.REQUESTS
-    speed = black_boxes.QUICK_SPEED if options.quick else black_boxes.SPEED
-    short = [trace.first(requests) for trace in (traces[:1] if options.quick else traces)]
-    return black_boxes.BlackBoxes(short, options.endpoints, say, speed)
+def _traces(options: BenchOptions, requests: int) -> list[Trace]:
+    if options.traces:
+        return [read_trace(path).first(requests) for path in options.traces]
+    return [make(options.seed, requests) for make in (generate_chats, generate_documents, generate_templates)]
+
+
+def _black_boxes(options: BenchOptions, say: Say) -> black_boxes.BlackBoxes:
+    if options.quick:
+        traces, speed = _traces(options, black_boxes.QUICK_REQUESTS)[:1], black_boxes.QUICK_SPEED
+    else:
+        traces, speed = _traces(options, black_boxes.REQUESTS), black_boxes.SPEED
+    return black_boxes.BlackBoxes(traces, options.endpoints, say, speed)
 
 
 class Figures(NamedTuple):

@@ -151,7 +151,7 @@ def test_routers_are_black_boxes_before_simulated_engines_behind_http(
     lines = [{"timestamp": 50 * n, "output_length": 20, "hash_ids": prompt} for n, prompt in enumerate(prompts)]
     trace.write_text("\n".join(map(json.dumps, lines)))
     rows = run_bench("routing", tmp_path, "--endpoints", "2", "--trace", str(trace), "--black-boxes")
-    for policy in ("roundrobin", "prefixaware"):
+    for policy in ("roundrobin", "prefixaware", "prefixaware, in virtual time"):
         hits = rows[f"short, 30 %, black box tierline {policy}: hits"]
         assert 0 <= hits["value"] <= 100 * (1 - (14 + 40) / 120)
         assert hits["n"] == 40
