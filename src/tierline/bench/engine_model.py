@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 from tierline.bench.traces import BLOCK_TOKENS
 
@@ -30,11 +31,26 @@ class EngineModel:
     sequences: int = 256
 
 
+class CacheListener(Protocol):
+    """Is told what becomes of a cache's blocks, as an engine's KV events tell it."""
+
+    def stored(self, parent: int | None, blocks: Sequence[int]) -> None:
+        """A run of blocks behind ``parent``, or at the start of a prompt, is here now."""
+
+    def removed(self, block: int) -> None:
+        """A block is gone."""
+
+
 class BlockCache:
     """Blocks of prompts: held by running requests, or free to go, the one used longest ago first.
 
     Invariant: a block is in ``_held`` or in ``_free``, and all of them with the anonymous ones are at most ``blocks``,
     but for a request that runs alone and is larger than the cache.
+
+    Attributes
+    ----------
+    listener
+        Who is told what becomes of blocks.
     """
 
     def __init__(self, blocks: int) -> None:
@@ -42,6 +58,7 @@ class BlockCache:
         self._held: dict[int, int] = {}
         self._free: OrderedDict[int, None] = OrderedDict()
         self._anonymous = 0
+        self.listener: CacheListener | None = None
 
     def match(self, blocks: Sequence[int]) -> int:
         """Return how many leading blocks are here."""
@@ -60,12 +77,13 @@ class BlockCache:
 
     def hold(self, blocks: Sequence[int], anonymous: int) -> None:
         """Hold a request's blocks, and so many without a name for its answer."""
+        if self.listener is not None:
+            self._tell_stored(self.listener, blocks)
         for block in blocks:
             self._free.pop(block, None)
             self._held[block] = self._held.get(block, 0) + 1
         self._anonymous += anonymous
-        while self._free and len(self._held) + self._anonymous + len(self._free) > self.blocks:
-            self._free.popitem(last=False)
+        self._evict()
 
     def release(self, blocks: Sequence[int], anonymous: int) -> None:
         """Let go of a request's blocks; its last one will be the first to go."""
@@ -77,8 +95,25 @@ class BlockCache:
             else:
                 del self._held[block]
                 self._free[block] = None
+        self._evict()
+
+    def _evict(self) -> None:
         while self._free and len(self._held) + self._anonymous + len(self._free) > self.blocks:
-            self._free.popitem(last=False)
+            block, _ = self._free.popitem(last=False)
+            if self.listener is not None:
+                self.listener.removed(block)
+
+    def _tell_stored(self, listener: CacheListener, blocks: Sequence[int]) -> None:
+        start: int | None = None
+        for place, block in enumerate(blocks):
+            if block in self._held or block in self._free:
+                if start is not None:
+                    listener.stored(blocks[start - 1] if start else None, blocks[start:place])
+                start = None
+            elif start is None:
+                start = place
+        if start is not None:
+            listener.stored(blocks[start - 1] if start else None, blocks[start:])
 
 
 @dataclass(eq=False, slots=True)
@@ -91,6 +126,7 @@ class Job:
     output_tokens: int
     cached_blocks: int = 0
     cached_tokens: int = 0
+    admitted_at_s: float = inf
     first_token_at_s: float = inf
     ended_at_s: float = inf
 
@@ -166,6 +202,7 @@ class Engine:
         job.cached_blocks = self.cache.match(job.blocks)
         # A model must compute one token at least to say what comes next.
         job.cached_tokens = min(job.cached_blocks * BLOCK_TOKENS, job.prompt_tokens - 1)
+        job.admitted_at_s = self._now
         self.cache.hold(job.blocks, job.answer_blocks)
         self._prefilling, self._prefill_left = job, job.uncached_tokens
 

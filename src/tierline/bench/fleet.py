@@ -1,11 +1,14 @@
 """A fleet of modelled engines behind a strategy, in virtual time: who served what, from which cache, and when.
 
 The strategy and the endpoints are the router's own objects, told what the router tells them: when a request is sent,
-when its first token comes, when it ends. What an engine holds, the strategy has to guess, as in the router.
+when its first token comes, when it ends. What an engine holds, the strategy has to guess, as in the router; only
+``kvaware`` gets each engine's KV events, at once and all of them.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from math import inf
 from typing import NamedTuple
 
@@ -13,7 +16,12 @@ from tierline.bench.engine_model import BlockCache, Engine, EngineModel, Job
 from tierline.bench.routing_loads import Arrival
 from tierline.bench.traces import BLOCK_TOKENS, Request, Trace
 from tierline.router.endpoints import Endpoint
+from tierline.router.events.decoding import BlockRemoved, BlockStored, Event, EventBatch
+from tierline.router.events.index import SourceBlocks
+from tierline.router.events.keys import PromptTokens
+from tierline.router.events.source import EventSource, SourceState
 from tierline.router.strategies.base import Decision, RoutingRequest, Strategy
+from tierline.router.strategies.kvaware import KvAware
 
 LOAD = 0.8
 """Of what the engines could do if they had one cache of all their memory; less for those that hit less."""
@@ -74,6 +82,13 @@ class Fleet:
         for endpoint in self._endpoints:
             endpoint.capacity_blocks, endpoint.block_tokens = blocks, BLOCK_TOKENS
         self._open: dict[Job, tuple[Decision, int]] = {}
+        self._tells = isinstance(strategy, KvAware)
+        if isinstance(strategy, KvAware):
+            for endpoint, engine in zip(self._endpoints, self._engines, strict=True):
+                source = EventSource(strategy.blocks.open(), has_replay=False, clock=_no_clock)
+                source.state = SourceState.EXACT
+                strategy.sources[endpoint.url] = [source]
+                engine.cache.listener = _Events(source.blocks)
 
     def serve(self, arrivals: Sequence[Arrival], time_scale: float) -> list[Served]:
         """Serve a trace with its times multiplied by ``time_scale``; return its requests in their order."""
@@ -82,6 +97,8 @@ class Fleet:
             now = arrival.request.at_s * time_scale
             self._advance(now)
             request = RoutingRequest.of_blocks(arrival.hashes, session=arrival.session, now=now)
+            if self._tells:
+                request.tokens = PromptTokens(b"".join(map(_tokens_of, arrival.request.blocks)))
             decision = self._strategy.choose(request, self._endpoints)
             self._strategy.placed(request, decision)
             endpoint, prompt = decision.endpoint, arrival.request
@@ -106,6 +123,32 @@ class Fleet:
                     del self._open[job]
 
 
+class _Events:
+    """An engine's KV events, applied as they come."""
+
+    def __init__(self, source: SourceBlocks) -> None:
+        self._source = source
+
+    def stored(self, parent: int | None, blocks: Sequence[int]) -> None:
+        tokens = [token for block in blocks for token in repeat(block, BLOCK_TOKENS)]
+        self._tell(BlockStored(list(blocks), parent, tokens, BLOCK_TOKENS))
+
+    def removed(self, block: int) -> None:
+        self._tell(BlockRemoved([block]))
+
+    def _tell(self, event: Event) -> None:
+        self._source.apply(EventBatch(timestamp=0.0, events=[event], rank=None, unknown=0))
+
+
+def _tokens_of(block: int) -> bytes:
+    """Return tokens for a block of a trace, which has none: its number, over and over."""
+    return array("I", [block]).tobytes() * BLOCK_TOKENS
+
+
+def _no_clock() -> float:
+    return 0.0
+
+
 def one_cache_hits(requests: Sequence[Request], blocks: int) -> int:
     """Return how many blocks hit in one least recently used cache with all of the fleet's memory."""
     cache, hits = BlockCache(blocks), 0
@@ -113,6 +156,24 @@ def one_cache_hits(requests: Sequence[Request], blocks: int) -> int:
         hits += cache.match(request.blocks)
         cache.hold(request.blocks, 0)
         cache.release(request.blocks, 0)
+    return hits
+
+
+def one_cache_hits_beside(served: Sequence[Served], blocks: int) -> int:
+    """Return how many blocks hit in one cache with all of the fleet's memory that also has to hold what runs.
+
+    What ran when is taken from a replay: no way of routing brings back memory that running requests take.
+    """
+    cache, hits = BlockCache(blocks), 0
+    moves = [(job.admitted_at_s, 1, number) for number, (job, _) in enumerate(served)]
+    moves += [(job.ended_at_s, 0, number) for number, (job, _) in enumerate(served)]
+    for _, is_admitted, number in sorted(moves):
+        job = served[number].job
+        if is_admitted:
+            hits += cache.match(job.blocks)
+            cache.hold(job.blocks, job.answer_blocks)
+        else:
+            cache.release(job.blocks, job.answer_blocks)
     return hits
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tierline.bench import black_boxes
 from tierline.bench.engine_model import EngineModel
-from tierline.bench.fleet import LOAD, Fleet, Setting, imbalances
+from tierline.bench.fleet import LOAD, Fleet, Setting, imbalances, one_cache_hits_beside
 from tierline.bench.registry import BenchOptions, Findings, Say
 from tierline.bench.report import Curve, CurveChart, Panel, Table, figure_text
 from tierline.bench.routing_loads import (
@@ -25,14 +25,14 @@ from tierline.bench.traces import BLOCK_TOKENS, Trace, read_trace
 from tierline.router.index import PLACEMENT_BYTES
 from tierline.router.strategies import build_strategy
 
-STRATEGIES = ("roundrobin", "leastload", "session", "prefixaware")
+STRATEGIES = ("roundrobin", "leastload", "session", "prefixaware", "kvaware")
 SIZES_PERCENT = (3, 10, 30)
 """Of a trace's footprint: room of all engines together."""
 WINDOW_SECONDS = 60.0
 GOAL_HITS = 0.95
 GOAL_IMBALANCE = 1.25
 
-_GOALS_ARE_FOR = "prefixaware"
+_GOALS_ARE_FOR = ("prefixaware", "kvaware")
 _REQUESTS = 16_000
 _QUICK_REQUESTS = 500
 _QUICK_SIZES = (10,)
@@ -79,6 +79,8 @@ class Figures(NamedTuple):
     hits: float
     """In percent of all blocks, as are the limits of it."""
     one_cache: float
+    beside: float
+    """Of one cache that also holds what runs."""
     ttft_s: Sequence[float]
     imbalance: float | None
     """Largest over mean of what the engines computed of prompts, averaged over windows; ``None`` without any."""
@@ -107,7 +109,7 @@ class _Replayed:
         rows = []
         for (percent, name), figures in self._figures.items():
             where, n = f"{self._trace.name}, {percent} %, {name}", len(self._trace.requests)
-            has_goal = name == _GOALS_ARE_FOR
+            has_goal = name in _GOALS_ARE_FOR
             one_cache = Limit("one cache", figures.one_cache, GOAL_HITS if has_goal else None)
             rows.append(Row(f"{where}: hits", figures.hits, "% of blocks", one_cache, n=n))
             rows.extend(
@@ -125,13 +127,25 @@ class _Replayed:
         return Table(
             title=f"{self._trace.name}: {len(self._trace.requests):,} requests over {self._endpoints} engines; "
             f"an infinite cache hits {self._infinite:.1f} %",
-            header=("", "hits %", "one cache %", "of it", "TTFT P50 s", "P90", "P99", "imbalance", "prompt tokens/s"),
+            header=(
+                "",
+                "hits %",
+                "one cache %",
+                "of it",
+                "beside what runs %",
+                "TTFT P50 s",
+                "P90",
+                "P99",
+                "imbalance",
+                "prompt tokens/s",
+            ),
             lines=[
                 (
                     f"{percent} %: {name}",
                     f"{figures.hits:.1f}",
                     f"{figures.one_cache:.1f}",
                     f"{figures.hits / figures.one_cache:.2f}" if figures.one_cache else "–",
+                    f"{figures.beside:.1f}",
                     *(f"{percentile(figures.ttft_s, rank):.2f}" for rank in (50, 90, 99)),
                     "–" if figures.imbalance is None else f"{figures.imbalance:.2f}",
                     figure_text(figures.tokens_per_s),
@@ -162,6 +176,7 @@ class _Replayed:
         return Figures(
             100 * hits / self._trace.blocks,
             100 * setting.one_cache / self._trace.blocks,
+            100 * one_cache_hits_beside(served, setting.blocks * self._endpoints) / self._trace.blocks,
             [job.first_token_at_s - job.at_s for job, _ in served],
             sum(ratios) / len(ratios) if ratios else None,
             len(ratios),
@@ -175,13 +190,14 @@ def _notes(options: BenchOptions) -> list[str]:
         f"Engines are modelled: {model.prefill_tokens_per_s:,.0f} prompt tokens/s, steps of {model.step_tokens:,} "
         f"tokens, blocks of {BLOCK_TOKENS}, the least recently used goes first; answers do not become part of a cached "
         "prefix. Sizes are the room of all engines in % of the different blocks of the trace.",
-        "One cache: of all engines' memory together, without a queue; of it: the share of its hits that was reached.",
+        "One cache: of all engines' memory together, without a queue; of it: the share of its hits that was reached. "
+        "Beside what runs: of one cache that also has to hold the prompts and answers that ran in this replay.",
         "Requests come in the trace's rhythm, at the pace at which engines with that one cache would be busy "
         f"{LOAD:.0%} of the time. Who hits less has more to do, and may fall behind.",
         "Imbalance: of what was computed of the prompts that came within a minute, the largest part of an engine over "
         "the mean, averaged over minutes that brought work for half of their time or more.",
-        "prefixaware has room to remember twice what the engines hold (--index-bytes). Traces do not tell sessions: "
-        "what goes on where another prompt ended is taken for the same conversation.",
+        "prefixaware has room to remember twice what the engines hold (--index-bytes); kvaware is told by KV events.",
+        "Traces do not tell sessions: what goes on where another prompt ended is taken for the same conversation.",
     ]
     if not options.traces:
         notes.append("The traffic is generated: it compares strategies, and says nothing about a service.")

@@ -132,11 +132,11 @@ def test_the_routing_strategies_are_replayed_beside_one_cache_of_all_memory(tmp_
     rows = run_bench(
         "routing", tmp_path, "--endpoints", "3", "--trace", str(trace), "--plot", str(tmp_path / "hits.png")
     )
-    for name in ("roundrobin", "leastload", "session", "prefixaware"):
+    for name in ("roundrobin", "leastload", "session", "prefixaware", "kvaware"):
         hits = rows[f"short, 10 %, {name}: hits"]
         assert 0 <= hits["value"] <= 100 * (1 - (14 + 90) / 270)
         assert hits["limit_name"] == "one cache"
-        assert (hits["goal"] is not None) == (name == "prefixaware")
+        assert (hits["goal"] is not None) == (name in ("prefixaware", "kvaware"))
         times = [rows[f"short, 10 %, {name}: TTFT P{rank}"]["value"] for rank in (50, 90, 99)]
         assert 0 < times[0] <= times[1] <= times[2]
     assert (tmp_path / "hits.png").read_bytes().startswith(b"\x89PNG")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tierline.bench.engine_model import EngineModel
-from tierline.bench.fleet import Fleet, Served, one_cache_hits
+from tierline.bench.fleet import Fleet, Served, one_cache_hits, one_cache_hits_beside
 from tierline.bench.routing_loads import (
     ROUTER_BLOCKS,
     arrivals,
@@ -55,7 +55,7 @@ def test_the_router_sees_as_many_blocks_shared_as_the_engines_do() -> None:
     assert (len(second.hashes), shared) == (4 * ROUTER_BLOCKS, 2 * ROUTER_BLOCKS)
 
 
-@pytest.mark.parametrize("name", ["roundrobin", "leastload", "session", "prefixaware"])
+@pytest.mark.parametrize("name", ["roundrobin", "leastload", "session", "prefixaware", "kvaware"])
 def test_everything_is_served_and_one_engine_is_one_cache(name: str) -> None:
     trace = generate_chats(1, 300)
     served = serve(name, trace, 1, trace.footprint * 2, time_scale=10)
@@ -73,6 +73,22 @@ def test_affinity_hits_more_and_prefixes_more_than_sessions() -> None:
 def test_prefixes_stay_near_one_cache_while_the_endpoints_share_the_work() -> None:
     trace = generate_chats(2, 1500)
     served = serve("prefixaware", trace, 4, trace.footprint // 4)
-    assert hits(served) > 0.85 * one_cache_hits(trace.requests, trace.footprint)
+    assert hits(served) > 0.9 * one_cache_hits(trace.requests, trace.footprint)
     computed = [sum(job.uncached_tokens for job, at in served if at == position) for position in range(4)]
     assert max(computed) < 1.25 * sum(computed) / 4
+
+
+def test_events_tell_more_than_guesses_where_running_requests_fill_the_caches() -> None:
+    trace = generate_chats(4, 1200)
+    room = trace.footprint // 80
+    guessed, told = (serve(name, trace, 4, room, time_scale=0.7) for name in ("prefixaware", "kvaware"))
+    assert hits(told) > hits(guessed)
+    assert hits(told) < one_cache_hits(trace.requests, 4 * room)
+
+
+def test_one_cache_that_holds_what_runs_hits_no_more_than_one_that_does_not() -> None:
+    trace = generate_chats(2, 400)
+    room = trace.footprint // 10
+    served = serve("prefixaware", trace, 4, room)
+    assert one_cache_hits_beside(served, 4 * trace.footprint) == trace.blocks - trace.footprint
+    assert one_cache_hits_beside(served, 4 * room) < one_cache_hits(trace.requests, 4 * room)
