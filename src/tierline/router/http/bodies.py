@@ -157,10 +157,11 @@ class ChunkedBody:
 
 def _skip_whole_chunks(data: bytes) -> int:
     """Return where the chunks that lie whole in ``data`` end: an engine writes an event at a time, so mostly all do."""
-    position = 0
-    while (line := _CHUNK_LINE.match(data, position)) is not None:
-        end = line.end() + int(line[1], 16)
-        if end == line.end() or data[end : end + 2] != b"\r\n":  # the last one, or one that is not whole, or broken
+    position, available = 0, len(data)
+    while position < available and (line := _CHUNK_LINE.match(data, position)) is not None:
+        start = line.end()
+        end = start + int(line[1], 16)
+        if end == start or not data.startswith(b"\r\n", end):  # the last one, or one that is not whole, or broken
             break
         position = end + 2
     return position
