@@ -103,6 +103,11 @@ class SpanExport(Collector):
         """Spans that no collector took."""
         return self._exporter.failed
 
+    @property
+    def waiting(self) -> int:
+        """Spans that are on their way to a collector."""
+        return self._handed - self.exported - self.failed
+
     def begin(self, head: RequestHead) -> RequestRecord | None:
         """Give a request its place in a trace, and those it is sent to theirs; ``None`` where it is not sampled.
 
@@ -132,7 +137,7 @@ class SpanExport(Collector):
     def ended(self, record: RequestRecord, exchange: "Exchange") -> None:
         """The request is over: have its spans delivered."""
         for span in self._builder.spans(record, exchange):
-            if self._handed - self.exported - self.failed >= self._queue_spans:
+            if self.waiting >= self._queue_spans:
                 self.dropped += 1
             else:
                 self._handed += 1
@@ -143,11 +148,10 @@ class SpanExport(Collector):
         # A daemon: where a collector hangs, the router ends all the same.
         threading.Thread(target=self._processor.shutdown, daemon=True, name="last spans").start()
         until = time.monotonic() + LAST_EXPORT_SECONDS
-        while self._handed > self.exported + self.failed and time.monotonic() < until:  # noqa: ASYNC110  (once, at the end)
+        while self.waiting and time.monotonic() < until:  # noqa: ASYNC110  (once, at the end)
             await asyncio.sleep(0.01)
-        left = self._handed - self.exported - self.failed
-        if left:
-            log.warning("spans were not delivered in time", spans=left)
+        if self.waiting:
+            log.warning("spans were not delivered in time", spans=self.waiting)
 
 
 class _CountedExporter(SpanExporter):
