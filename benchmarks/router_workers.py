@@ -1,9 +1,10 @@
 """What workers cost and give: processor time a request of a router of 1, 2 and 4 workers, side by side over loopback.
 
-Run ``python benchmarks/router_workers.py [SECONDS]``. A client and an engine stub of its own processes load the routers in
-turn, round by round, so that a slow minute is shared by all; medians of the rounds are printed. Processor time is that
-of the router's processes together, the parent's part apart. Throughput says something of workers only on a machine with
-cores for all of them, the client and the engine.
+Run ``python benchmarks/router_workers.py [SECONDS]``. A client, and engine stubs in a process of their own, load the
+routers in turn, round by round, so that a slow minute is shared by all; medians of the rounds are printed. Processor
+time is that of the router's processes together, the parent's part apart. Throughput says something of workers only on a
+machine with cores for all of them, the client and the stubs. Before that, what the parts of sharing cost, each alone:
+the best of many runs, which a busy machine disturbs least.
 """
 # ruff: noqa: T201
 
@@ -16,13 +17,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import timeit
+from array import array
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from tierline.bench.load import NUMBER_BYTES, Load, Prompt
 from tierline.bench.programs import answers, free_ports
+from tierline.router.endpoints import Endpoint, Endpoints
+from tierline.router.index import PrefixIndex
+from tierline.router.specs import EndpointSpec
+from tierline.router.workers.board import Board
+from tierline.router.workers.endpoints import SharedEndpoints
+from tierline.router.workers.messages import Knowledge, Placed, decode_knowledge, encode
 
 WORKERS = (1, 2, 4)
 PROMPT_BYTES = (200, 16 * 1024)
@@ -114,8 +123,57 @@ def prompts(size: int) -> list[Prompt]:
     return made
 
 
+def parts() -> None:
+    """Print what a worker does for the others, and with what they did."""
+    print("| part | µs |\n|---|---|")
+    for endpoints, workers in ((8, 2), (64, 2), (64, 8)):
+        board = Board.create(workers)
+        sets = [SharedEndpoints(board, index) for index in range(workers)]
+        for number, each in itertools.product(range(endpoints), sets):
+            each.add(EndpointSpec(url=f"http://e{number}:1"), source="flags")
+        mine, others = sets[0], sets[1:]
+        endpoint, plain = mine.all[0], Endpoints(["http://e:1"]).all[0]
+        if others and endpoints == 8:
+            for name, one in (("alone", plain), ("with workers", endpoint)):
+                print(f"| one request's counting, {name} | {best_us(lambda one=one: _count(one)):.1f} |")
+
+        def look(mine: SharedEndpoints = mine, others: list[SharedEndpoints] = others) -> None:
+            for other in others:
+                _count(other.all[0])
+            mine.refresh()
+
+        us = best_us(look) - len(others) * best_us(lambda one=others[0].all[0]: _count(one))
+        print(f"| one look at {endpoints} endpoints when all of {workers - 1} others have changed | {us:.1f} |")
+        print(f"| one when nobody has | {best_us(mine.refresh):.1f} |")
+        board.close()
+    for size in PROMPT_BYTES[1:]:
+        blocks = list(range(1 << 60, (1 << 60) + size // 256))
+        told = Knowledge(7, [Placed(7, array("Q", blocks).tobytes())], [])
+        payload, index = encode(told), PrefixIndex(8, 64 * 1024**2)
+        us = best_us(lambda blocks=blocks: encode(Knowledge(7, [Placed(7, array("Q", blocks).tobytes())], [])))
+        print(f"| telling of a prompt of {size:,} B | {us:.1f} |")
+
+        def learn(payload: bytes = payload, index: PrefixIndex = index) -> None:
+            for placed in decode_knowledge(payload).placed:
+                index.place(3, array("Q", placed.blocks).tolist())
+
+        print(f"| learning of it | {best_us(learn):.1f} |\n", flush=True)
+
+
+def _count(endpoint: Endpoint) -> None:
+    endpoint.begin(10, 0.0)
+    endpoint.answered(10, 10, None, 0.0)
+    endpoint.end(0)
+
+
+def best_us(work: Callable[[], object]) -> float:
+    """Return the least of many."""
+    return min(timeit.repeat(work, number=10, repeat=1000)) * 1e5
+
+
 def main(seconds: float) -> None:
-    """Measure and print a table."""
+    """Measure and print two tables."""
+    parts()
     ports = free_ports(ENDPOINTS)
     stubs = multiprocessing.get_context("spawn").Process(target=serve, args=(ports,), daemon=True)
     stubs.start()

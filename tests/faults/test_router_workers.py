@@ -117,6 +117,33 @@ async def test_counts_never_go_down_and_what_is_known_outlives_whoever_learnt_it
                 assert (status, said["choice"]["endpoint"], said["choice"]["reason"]) == (200, endpoint, "prefix")
 
 
+async def test_a_router_that_is_told_to_stop_lets_what_runs_come_to_its_end() -> None:
+    release = asyncio.Event()
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(EVENT))
+        await release.wait()
+        writer.write(chunk(DONE) + b"0\r\n\r\n")
+
+    async with (
+        backends(behave) as (backend,),
+        started(backend, settings={"shutdown_timeout_s": 60}) as running,
+        clients(running, 8) as peers,
+    ):
+        for peer in peers:
+            await peer.send(request_bytes(chat(stream=True)))
+        for peer in peers:
+            await peer.head()
+        running.process.send_signal(signal.SIGTERM)
+        await until(lambda: running.events("worker stops") == 2)
+        release.set()
+        received = await asyncio.gather(*map(rest_of, peers))
+        assert all(data.endswith(chunk(DONE) + b"0\r\n\r\n") for data in received)
+        async with asyncio.timeout(20):
+            assert await running.process.wait() == 0
+        assert running.events(ENDED) == 0
+
+
 async def test_workers_end_with_their_supervisor() -> None:
     async with backends(answering(whole())) as (backend,), started(backend) as running:
         workers = running.workers

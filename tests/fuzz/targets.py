@@ -8,6 +8,7 @@ socket after its greeting. ``journal``: changes to the journal of a store that i
 import asyncio
 import json
 import shutil
+import struct
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,14 @@ from tests.fuzz.world import CAPACITY, KNOWN, Recorder, new_node, require_every_
 from tierline.errors import SegmentError, WireError
 from tierline.node.access import Access, Pass
 from tierline.node.local_protocol import LocalConnection
+from tierline.router.gossip.following import Following
+from tierline.router.gossip.sealing import SEAL_BYTES, SealedReader, Sealer
+from tierline.router.specs import EndpointSpec
+from tierline.router.strategies.prefixaware import PrefixAware
+from tierline.router.strategies.session import SessionAffinity
+from tierline.router.workers.board import Board
+from tierline.router.workers.messages import decode_knowledge
+from tierline.router.workers.team import Team
 from tierline.store import PAGE_BYTES, ObjectKey, Owner, Segment, Store, StoreLimits
 from tierline.store.journal import _RECORD, Journal
 from tierline.wire import messages
@@ -315,10 +324,72 @@ def _use_every_page(directory: Path) -> None:
         store.close()
 
 
+# Gossip ---------------------------------------------------------------------------------------------------------------
+
+
+def gossip(data: bytes) -> None:
+    """A router that knows the secret says anything: what is taken in leaves a worker's knowledge whole.
+
+    ``data`` are frames of one byte of kind and a payload each; their seals are put on here.
+    """
+    asyncio.run(_gossip_run(data))
+
+
+async def _gossip_run(data: bytes) -> None:
+    board = Board.create(1)
+    try:
+        team = Team(board, 0, [], lambda: None)
+        for url in GOSSIPED_URLS:
+            team.endpoints.add(EndpointSpec(url=url), source="flags")
+        prefixes, sessions = PrefixAware(2, 64 * 1024), SessionAffinity()
+        for key, strategy in ((1, prefixes), (2, sessions)):
+            team._learn_from(strategy, key)
+        follower = Following(
+            b"", b"f", [], None, board.elsewhere.show, lambda said: team._learn(decode_knowledge(said))
+        )
+        follower._loads[b"t"] = []
+        told, frames = Sealer(b"key"), SealedReader(Sealer(b"key"))
+        try:
+            for message in _messages(data):
+                head = struct.pack("<IB", len(message) - 1, message[0]) + message[1:]
+                sealed = struct.pack("<IB", len(message) - 1 + SEAL_BYTES, message[0]) + message[1:] + told.seal(head)
+                for piece in (sealed[:3], sealed[3:]):
+                    for kind, payload in frames.feed(piece):
+                        follower._take(b"t", kind, payload)
+        except WireError:
+            pass  # the connection ends here
+        team.endpoints.refresh()
+        for endpoint in team.endpoints.all:
+            assert endpoint.elsewhere_inflight >= 0
+            assert endpoint.elsewhere_tokens >= 0
+        assert len(prefixes.index) <= prefixes.index.capacity * 2
+        assert set(sessions._spills.values()) <= set(GOSSIPED_URLS)
+        for endpoint in team.endpoints.all:
+            prefixes.forget(endpoint)
+        assert len(prefixes.index) == 0, "a placement of nobody"
+    finally:
+        board.close()
+
+
+GOSSIPED_URLS = ("http://a:1", "http://b:1")
+
+
+def _messages(data: bytes) -> list[bytes]:
+    """Return the frames of fuzzed data, each at least a byte long and not cut off."""
+    found = []
+    while len(data) > 4:
+        length = int.from_bytes(data[:4], "little")
+        if 0 < length <= len(data) - 4:
+            found.append(data[4 : 4 + length])
+        data = data[4 + length :]
+    return found
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "http": http,
     "frames": frames,
     "journal": journal,
     "lookups": lookups,
     "depths": depths,
+    "gossip": gossip,
 }

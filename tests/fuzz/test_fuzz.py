@@ -120,6 +120,13 @@ def test_any_frames_of_a_controller_do_a_router_no_harm(data: bytes) -> None:
 
 
 @LONG
+@given(data=framed_mutants(SEEDS["gossip"]))
+@FUZZED
+def test_whatever_another_router_says_leaves_what_is_known_whole(data: bytes) -> None:
+    run("gossip", data)
+
+
+@LONG
 @given(data=changed_journals())
 @FUZZED
 def test_any_change_of_a_journal_is_refused_or_loses_records_only(data: bytes) -> None:

@@ -4,7 +4,7 @@ Rule: what a strategy reads of an endpoint (``inflight``, ``queued_tokens``) is 
 last look at its candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 
 from tierline.router.endpoints import Endpoint, Endpoints
@@ -98,7 +98,8 @@ class SharedEndpoints(Endpoints):
         self._workers = board.workers
         self._others = [_Other(row) for number, row in enumerate(board.rows) if number != index]
         self._siblings = self._others[: board.workers - 1]
-        self._seen: Sequence[Endpoint] = ()
+        self._seen: Sequence[Endpoint] | None = None
+        self._was_waited_for = False
 
     def candidates(
         self, model: str | None, now: float, tried: Sequence[Endpoint] = (), *, role: Role = "decode"
@@ -114,26 +115,38 @@ class SharedEndpoints(Endpoints):
 
     def refresh(self) -> None:
         """See what the other processes have now."""
-        endpoints = self.all
-        is_same = endpoints is self._seen
-        if is_same and all(other.version == other.words[VERSION] for other in self._others):
+        if self.all is not self._seen:
+            self._begin_anew()
             return
-        self._seen = endpoints
+        changed = [other for other in self._others if other.words[VERSION] != other.version]
+        if not changed:
+            return
+        for other in changed:
+            if not other.follow():
+                self._begin_anew()
+                return
+        self._see_who_waits()
+
+    def _begin_anew(self) -> None:
+        """Find out where each endpoint is in the others' rows, and add up from nothing."""
+        self._seen = self.all
+        here = {endpoint.key: endpoint for endpoint in self.all if isinstance(endpoint, SharedEndpoint)}
+        for endpoint in here.values():
+            endpoint.inflight -= endpoint.elsewhere_inflight
+            endpoint.queued_tokens -= endpoint.elsewhere_tokens
+            endpoint.elsewhere_inflight = endpoint.elsewhere_tokens = 0
         for other in self._others:
-            other.read()
-        is_waited_for = any(other.is_waiting for other in self._others)
-        for endpoint in endpoints:
+            other.begin(here)
+        self._see_who_waits()
+
+    def _see_who_waits(self) -> None:
+        is_waited_for = any(other.is_waiting for other in self._siblings)
+        if not is_waited_for and not self._was_waited_for:
+            return
+        self._was_waited_for = is_waited_for
+        for endpoint in self.all:
             assert isinstance(endpoint, SharedEndpoint)
-            key, inflight, tokens = endpoint.key, 0, 0
-            for other in self._others:
-                at = other.slots.get(key)
-                if at is not None:
-                    inflight += other.values[at + INFLIGHT]
-                    tokens += other.values[at + TOKENS]
-            endpoint.inflight += inflight - endpoint.elsewhere_inflight
-            endpoint.queued_tokens += tokens - endpoint.elsewhere_tokens
-            endpoint.elsewhere_inflight, endpoint.elsewhere_tokens = inflight, tokens
-            endpoint.waiting_least = self._waiting_least(key) if is_waited_for else None
+            endpoint.waiting_least = self._waiting_least(endpoint.key) if is_waited_for else None
 
     def has_place(self, limit: int, running: int) -> bool:
         """Whether one more request of this worker's may run, of ``limit`` in all; ``running`` are its own.
@@ -169,7 +182,10 @@ class SharedEndpoints(Endpoints):
 
 
 class _Other:
-    """Another process's row as it was read last."""
+    """Another process's row as it was read last.
+
+    Invariant: what ``values`` say of the endpoints in ``at_slots`` is in these endpoints' sums.
+    """
 
     def __init__(self, row: Row) -> None:
         self.words = row.words
@@ -177,6 +193,8 @@ class _Other:
         self.values: list[int] = []
         self.slots: dict[int, int] = {}
         """Where the slot of an endpoint begins in ``values``."""
+        self._at_slots: list[SharedEndpoint | None] = []
+        """For each slot, the endpoint here; ``None`` where there is none."""
         self._end = SLOTS_AT
         self.inflight = 0
         """At all endpoints, those among them that are not known here."""
@@ -184,16 +202,37 @@ class _Other:
         self.is_waiting = False
         """Requests wait there, for a place or for an endpoint."""
 
-    def read(self) -> None:
-        words = self.words
+    def begin(self, here: Mapping[int, SharedEndpoint]) -> None:
+        """Add what the row says to the sums of the endpoints ``here``, which have nothing of it yet."""
+        self._layout = self.words[LAYOUT]
+        values = self.words.tolist()
+        taken = [at for at in range(SLOTS_AT, len(values), SLOT_WORDS) if values[at]]
+        self._end = taken[-1] + SLOT_WORDS if taken else SLOTS_AT
+        self.slots = {values[at]: at for at in taken}
+        self._at_slots = [here.get(values[at]) for at in range(SLOTS_AT, self._end, SLOT_WORDS)]
+        self.values = [0] * self._end
+        self._read()
+
+    def follow(self) -> bool:
+        """Bring the sums to what the row says now; not where its slots are other endpoints' than before."""
+        if self.words[LAYOUT] != self._layout:
+            return False
+        self._read()
+        return True
+
+    def _read(self) -> None:
+        words, former = self.words, self.values
         self.version = words[VERSION]  # first: what changes while this reads is read again next time
-        if words[LAYOUT] != self._layout:
-            self._layout = words[LAYOUT]
-            values = words.tolist()
-            taken = [at for at in range(SLOTS_AT, len(values), SLOT_WORDS) if values[at]]
-            self.slots = {values[at]: at for at in taken}
-            self._end = taken[-1] + SLOT_WORDS if taken else SLOTS_AT
         self.values = values = words[: self._end].tolist()
         self.waiting = values[WAITING]
-        self.inflight = sum(values[SLOTS_AT + INFLIGHT :: SLOT_WORDS])
+        inflight, tokens = values[SLOTS_AT + INFLIGHT :: SLOT_WORDS], values[SLOTS_AT + TOKENS :: SLOT_WORDS]
+        before = zip(former[SLOTS_AT + INFLIGHT :: SLOT_WORDS], former[SLOTS_AT + TOKENS :: SLOT_WORDS], strict=True)
+        for endpoint, now, then in zip(self._at_slots, zip(inflight, tokens, strict=True), before, strict=True):
+            if now != then and endpoint is not None:
+                more, tokens_more = now[0] - then[0], now[1] - then[1]
+                endpoint.inflight += more
+                endpoint.elsewhere_inflight += more
+                endpoint.queued_tokens += tokens_more
+                endpoint.elsewhere_tokens += tokens_more
+        self.inflight = sum(inflight)
         self.is_waiting = bool(self.waiting) or any(values[SLOTS_AT + SLOT_WAITING :: SLOT_WORDS])

@@ -145,8 +145,8 @@ class Supervisor:
                 await asyncio.gather(*watching, polling, return_exceptions=True)
         finally:
             await self._following.stop()
-            await self._telling.stop()
             await self._stop_all()
+            await self._telling.stop()  # last: what the workers still have counts
             if self._index is not None:
                 await self._index.stop()
 

@@ -21,7 +21,7 @@ from tierline.router.server import keep_freed_memory, raise_file_limit, running,
 from tierline.router.workers.board import Board
 from tierline.router.workers.team import Team
 
-log = logs.get(__name__)
+log = logs.get("tierline.router.workers.worker")  # as a program, this module is called otherwise
 
 
 async def work(index: int, connection: int, board: int, listening: Sequence[int]) -> None:
