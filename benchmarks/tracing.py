@@ -40,6 +40,7 @@ PARENT = b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-%b\
 
 
 def main() -> None:
+    """Start a collector and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=5000)
     requests = parser.parse_args().requests
@@ -54,6 +55,7 @@ def main() -> None:
 
 
 def measure(export: SpanExport, requests: int) -> None:
+    """Print what each kind of request costs."""
     (endpoint,) = Endpoints(["http://127.0.0.1:8001"]).all
     decision = Decision(endpoint, "prefix", 0)
 
@@ -66,14 +68,27 @@ def measure(export: SpanExport, requests: int) -> None:
         record.field_for(attempt)
         attempt.ended_at, attempt.status = now, 200
         exchange = SimpleNamespace(
-            arm=SimpleNamespace(name="", strategy=SimpleNamespace(name="prefixaware")), head=head, route="chat", model="m", status=200, aborted_by="", retries=[], queued_s=0.0, choosing_s=1e-5,
-            actual_cached_tokens=None, decision=decision, request_id=b"id", started_at=now, answered_at=now, ended_at=now,
-        )  # fmt: skip
+            arm=SimpleNamespace(name="", strategy=SimpleNamespace(name="prefixaware")),
+            head=head,
+            route="chat",
+            model="m",
+            status=200,
+            aborted_by="",
+            retries=[],
+            queued_s=0.0,
+            choosing_s=1e-5,
+            actual_cached_tokens=None,
+            decision=decision,
+            request_id=b"id",
+            started_at=now,
+            answered_at=now,
+            ended_at=now,
+        )
         export.ended(record, exchange)  # type: ignore[arg-type]
 
     print(f"processor time a request, in µs, over {requests} requests")
     for name, field, work in (
-        ("not traced: its head alone", b"", lambda head: None),
+        ("not traced: its head alone", b"", lambda _: None),
         ("not sampled", PARENT % b"00", trace),
         ("sampled", PARENT % b"01", trace),
     ):
