@@ -150,6 +150,18 @@ def test_more_objects_than_fit_are_not_kept_and_those_that_are_stay_true() -> No
     assert (len(blocks), blocks.is_whole) == (3, True)
 
 
+def test_a_store_that_comes_has_its_share_of_the_memory() -> None:
+    index = StoreIndex(8 * OBJECT_BYTES)
+    first = index.open()
+    tell(EventSource(first, has_replay=False, clock=lambda: 0.0), JOINED, stored(8))
+    assert (len(first), first.is_whole) == (8, True)
+    second = index.open()
+    tell(EventSource(second, has_replay=False, clock=lambda: 0.0), JOINED, stored(8))
+    assert (len(first), first.is_whole, len(second)) == (4, False, 4)
+    assert index.size_bytes == 8 * OBJECT_BYTES
+    assert sum(map(int.bit_count, index.tables[FRAME].values())) == 8
+
+
 def test_engines_of_one_store_are_bounded() -> None:
     blocks = StoreIndex(2**20).open()
     source = EventSource(blocks, has_replay=False, clock=lambda: 0.0)

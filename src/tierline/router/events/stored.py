@@ -8,8 +8,8 @@ Rules
 - **All or nothing**: a block is held where the objects of all ranks are. Blocks count up to the first that is not.
 - **Doubt counts for nothing**: where engines of several identities serve an endpoint's model from one store, nobody
   says which of them the endpoint is, so the least of what they would find counts.
-- **Bounded**: each store has an equal share of the budget; what is told beyond it is not kept, and
-  :attr:`StoreBlocks.is_whole` says so. What is kept is true.
+- **Bounded**: each store has an equal share of the budget; what is told beyond it is not kept, what is held beyond it
+  when another store comes is dropped, and :attr:`StoreBlocks.is_whole` says so. What is kept is true.
 """
 
 from collections.abc import Iterator, Mapping
@@ -66,6 +66,8 @@ class StoreIndex:
         """Return a store that holds nothing."""
         slot = self._slots.index(None) if None in self._slots else len(self._slots)
         self._slots[slot:] = [store := StoreBlocks(self, slot), *self._slots[slot + 1 :]]
+        for other in self._stores():
+            other.keep(self.capacity)
         return store
 
     def close(self, store: "StoreBlocks") -> None:
@@ -153,6 +155,14 @@ class StoreBlocks:
         self._clear_objects()
         self._engines.clear()
         self._readers.clear()
+
+    def keep(self, most: int) -> None:
+        """Drop what is held beyond so many objects; which of them, nobody can tell the worth of."""
+        for frame, held in self._held.items():
+            while held and self._objects > most:
+                self._let_go(frame, held.pop())
+                self._objects -= 1
+                self.is_whole = False
 
     def readers(self, models: frozenset[str] | None, adapter: str | None) -> frozenset[Reader]:
         """Return the ways in which engines read the store that serve one of ``models`` (``None``: any) under an
