@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -11,7 +13,7 @@ from tests.ports import free_port, free_ports
 
 from tierline.router.gossip import following, telling
 from tierline.router.gossip.following import Following
-from tierline.router.gossip.sealing import HELLO_BYTES, JOIN_BYTES, Sealer, Teller
+from tierline.router.gossip.sealing import HELLO_BYTES, JOIN_BYTES, WELCOME_BYTES, Follower, Sealer, Teller
 from tierline.router.gossip.telling import Telling
 from tierline.router.workers import messages
 from tierline.router.workers.board import Load
@@ -181,3 +183,40 @@ async def test_a_follower_that_does_not_keep_up_is_told_less_and_nobody_waits(mo
             teller.tell(large)
         assert teller.untold > 50
         await until(lambda: len(other.learnt) == 100 - teller.untold)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection as a process that is killed does."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def test_telling_a_router_that_was_killed_just_now_raises_nothing_where_it_is_told_from() -> None:
+    class Worker(asyncio.Protocol):
+        """What comes from a worker is told on from here; what is raised here would end its connection."""
+
+        def data_received(self, data: bytes) -> None:
+            try:
+                teller.tell(FIRST)
+            except RuntimeError as error:
+                raised.append(error)
+
+    one, port = Replica(b"1" * 16), free_port()
+    raised: list[RuntimeError] = []
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    await asyncio.get_running_loop().create_unix_connection(Worker, sock=ours)
+    with theirs:
+        async with told(one.tell(), port) as teller:
+            for _ in range(10):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                beginning = Follower(SECRET, b"2" * 16)
+                writer.write(beginning.hello())
+                _, answer, _ = beginning.join(await reader.readexactly(WELCOME_BYTES), wants_recent=False)
+                writer.write(answer)
+                await reader.readexactly(1)
+                reset(writer)
+                for _ in range(20):
+                    theirs.send(b"x")
+                    await asyncio.sleep(0)
+    assert raised == []

@@ -105,7 +105,7 @@ class Following:
         while True:
             try:
                 found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # the latter for what cannot be a name
                 self._warn((name, port), "other routers cannot be found", str(error))
             else:
                 addresses = {(str(entry[4][0]), port) for entry in found}
@@ -128,7 +128,7 @@ class Following:
                 self.refused += 1
                 self._warn(address, "another router is not listened to", str(error))
                 failures += 1
-            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            except (OSError, UnicodeError, asyncio.IncompleteReadError) as error:
                 self._warn(address, "another router cannot be listened to", str(error) or "it is silent")
                 failures += 1
             await asyncio.sleep(pause_s)
@@ -141,14 +141,14 @@ class Following:
             reader, writer = await asyncio.open_connection(*address)
         try:
             beginning = Follower(self._secret, self._name)
-            writer.write(beginning.hello())
+            _write(writer, beginning.hello())
             async with asyncio.timeout(SILENT_SECONDS):
                 welcome = await reader.readexactly(WELCOME_BYTES)
             wants_recent = self._asked is None
             name, answer, frames = beginning.join(welcome, wants_recent=wants_recent)
             if name == self._name or name in self._loads:
                 return False
-            writer.write(answer)
+            _write(writer, answer)
             self._loads[name] = []
             if wants_recent:
                 self._asked = name
@@ -204,6 +204,12 @@ class Following:
         if now >= self._warned.get(address, 0.0):
             self._warned[address] = now + _WARNED_EVERY_S
             log.warning(what, address=_text(address), why=why)
+
+
+def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    if writer.is_closing():  # reset since it was read from: writing would raise something that is no OSError
+        raise ConnectionResetError("it has closed the connection")
+    writer.write(data)
 
 
 def _text(address: Address) -> str:

@@ -36,7 +36,8 @@ class _Told(NamedTuple):
     allowance: Allowance
 
     def say(self, kind: Kind, payload: bytes) -> None:
-        self.writer.write(self.sealer.sealed(kind, payload))
+        if not self.writer.is_closing():  # else it is gone, and its task will hear of it in a moment: writing may raise
+            self.writer.write(self.sealer.sealed(kind, payload))
 
 
 class Telling:
@@ -128,7 +129,10 @@ class Telling:
     async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         beginning = Teller(self._secret, self._name)
         async with asyncio.timeout(JOIN_WITHIN_S):
-            writer.write(beginning.welcome(await reader.readexactly(HELLO_BYTES)))
+            welcome = beginning.welcome(await reader.readexactly(HELLO_BYTES))
+            if writer.is_closing():
+                return
+            writer.write(welcome)
             joined, sealer = beginning.join(await reader.readexactly(JOIN_BYTES))
         if joined.name == self._name:
             return  # this router itself, which has seen its own name and leaves
