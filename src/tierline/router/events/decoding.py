@@ -17,8 +17,9 @@ from tierline.wire.kv_events import EngineJoined, EngineLeft, Frame
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 BlockTokens = Annotated[int, msgspec.Meta(ge=0, le=65_536)]
-BlockHash = int | bytes
-"""An engine's name of a block: 64 bits, or the whole digest, as the engine is set up."""
+BlockHash = int | Annotated[bytes, msgspec.Meta(max_length=64)]
+"""An engine's name of a block: 64 bits, or the whole digest, as the engine is set up. What an index may hold is counted
+in names, so they have a greatest length."""
 
 
 class UnreadableBatch(WireError):  # noqa: N818  (the name states the condition)

@@ -271,7 +271,7 @@ class SourceBlocks:
                 self._join(tier, name)
             return
         if self.block_tokens is None:
-            self.block_tokens = event.block_size
+            self.block_tokens = event.block_size or None  # tokens in blocks of none are no blocks
         is_nameless = event.lora_id is not None and event.lora_name is None  # the engine is too old to say the name
         # With a window's mask, tokens are told of blocks that are not held.
         if (

@@ -33,6 +33,12 @@ def batch(*events: object, rank: int | None = None) -> bytes:
     return msgspec.msgpack.encode([1.5, list(events), *([] if rank is None else [rank])])
 
 
+def test_a_name_that_is_longer_than_any_digest_is_not_taken_into_an_index() -> None:
+    assert decode_batch(batch(STORED | {"block_hashes": [bytes(64), 1]})).events
+    with pytest.raises(UnreadableBatch, match="length <= 64"):
+        decode_batch(batch(STORED | {"block_hashes": [bytes(65), 1]}))
+
+
 def test_maps_are_read_as_vllm_writes_them_since_0_24() -> None:
     newest = STORED | {
         "extra_keys": [["salt"], None],

@@ -224,6 +224,15 @@ def test_a_masked_run_says_nothing_of_prefixes() -> None:
     assert (len(source), source.ignored) == (0, 1)
 
 
+def test_tokens_in_blocks_of_none_say_nothing_and_do_not_decide_the_size_of_a_block() -> None:
+    index = roomy()
+    source = index.open()
+    apply(source, BlockStored([1], None, prompt("a"), 0))
+    assert (source.block_tokens, source.ignored) == (None, 1)
+    apply(source, stored("ab"))
+    assert depth(index, source, "ab") == 2
+
+
 def test_what_one_has_in_a_shared_store_all_have_that_can_read_it() -> None:
     index = roomy()
     writer, reader = index.open(), index.open()
