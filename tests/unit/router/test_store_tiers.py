@@ -186,6 +186,18 @@ def test_two_stores_are_told_apart_and_one_that_is_closed_leaves_nothing() -> No
     assert index.tables == {}
 
 
+def test_a_tenant_whose_objects_are_gone_leaves_nothing() -> None:
+    index = StoreIndex(4 * OBJECT_BYTES)
+    blocks = index.open()
+    source = EventSource(blocks, has_replay=False, clock=lambda: 0.0)
+    for tenant in range(100):
+        frame = ("b", "", f"@{SHARD}@{tenant}")
+        tell(source, kv_events.BlockStored(block_hashes=digests(8), frame=frame))
+        tell(source, kv_events.BlockStored(block_hashes=digests(1), frame=(*frame[:2], "no room is left")))
+        tell(source, kv_events.BlockRemoved(block_hashes=digests(8), frame=frame))
+    assert (len(blocks), index.tables, blocks._held) == (0, {}, {})
+
+
 def test_tokens_to_be_read_are_counted_by_tier() -> None:
     strategy, endpoints = make()
     tell(strategy.stores[endpoints[0].url], JOINED, stored(10))

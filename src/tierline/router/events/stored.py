@@ -108,7 +108,7 @@ class StoreBlocks:
     """What one store holds.
 
     Invariant: :attr:`bit` is set for a hash in a table of the index exactly when the hash is in this store's set of the
-    same frame.
+    same frame. No set and no table is empty.
 
     Attributes
     ----------
@@ -201,6 +201,10 @@ class StoreBlocks:
             table[name] = table.get(name, 0) | self.bit
             self._objects += 1
             room -= 1
+        if not held:
+            del self._held[event.frame]
+        if not table:
+            del self._index.tables[event.frame]
 
     def _remove(self, event: BlockRemoved) -> None:
         held = self._held.get(event.frame) if event.frame is not None else None
@@ -211,6 +215,8 @@ class StoreBlocks:
                 held.discard(name)
                 self._let_go(event.frame, name)
                 self._objects -= 1
+        if not held:  # frames come and go as tenants do
+            del self._held[event.frame]
 
     def _let_go(self, frame: Frame, name: bytes) -> None:
         table = self._index.tables[frame]
