@@ -39,6 +39,9 @@ KEPT_BYTES = 16 * 1024**2
 """Messages kept to be sent again."""
 QUEUED_MESSAGES = 1000
 """Messages that ZeroMQ keeps for a subscriber that does not read; those behind are not sent to it."""
+QUESTION_BYTES = 256
+"""Most that may be said to the publisher at once, a subscription or the number of a message: whoever reaches its
+sockets may speak, and ZeroMQ would keep whatever he says."""
 STALL_S = 1.0
 """A replay is given up when its asker takes nothing for so long."""
 LISTINGS_IN_A_ROW = 3
@@ -102,7 +105,12 @@ class EventPublisher:
         self._encode = msgspec.msgpack.Encoder().encode
         try:
             for socket, bound in ((self._live, address), (self._asked, replay_address(address))):
-                for option, value in ((zmq.LINGER, 0), (zmq.SNDHWM, QUEUED_MESSAGES), (zmq.IPV6, 1)):
+                for option, value in (
+                    (zmq.LINGER, 0),
+                    (zmq.SNDHWM, QUEUED_MESSAGES),
+                    (zmq.MAXMSGSIZE, QUESTION_BYTES),
+                    (zmq.IPV6, 1),
+                ):
                     socket.setsockopt(option, value)
                 socket.bind(bound)
         except zmq.ZMQError as error:

@@ -160,6 +160,23 @@ async def test_who_takes_nothing_holds_up_neither_the_store_nor_for_long_the_oth
     context.term()
 
 
+@pytest.mark.parametrize(("kind", "address"), [(zmq.DEALER, "events.replay"), (zmq.XSUB, "events")])
+async def test_who_says_more_than_a_question_is_not_listened_to(
+    publisher: EventPublisher, tmp_path: Path, kind: int, address: str
+) -> None:
+    context = zmq.asyncio.Context()
+    talker = context.socket(kind)
+    talker.setsockopt(zmq.LINGER, 0)
+    monitor = talker.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    talker.connect(f"ipc://{tmp_path}/{address}")
+    await talker.send(b"\x01" + bytes(1024**2))
+    assert await monitor.poll(20_000)
+    talker.disable_monitor()
+    monitor.close()
+    talker.close()
+    context.term()
+
+
 def test_only_this_machine_can_subscribe_unless_the_network_is_trusted() -> None:
     with pytest.raises(ConfigurationError, match="trusted_network"):
         load(NodeConfig, None, {"kv_events": "tcp://0.0.0.0:5560"})
