@@ -189,3 +189,15 @@ async def test_what_is_no_message_of_a_worker_is_counted_and_harms_nobody() -> N
 def test_a_wrong_setting_for_lmcache_is_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ControllerConfig(**settings)
+
+
+async def test_a_worker_that_says_it_is_nowhere_is_answered_all_the_same() -> None:
+    async with listening(lmcache_reply="0.0.0.0:0") as controller:
+        assert controller.lmcache is not None
+        with zmq.asyncio.Context() as context, context.socket(zmq.REQ) as asking_socket:
+            asking_socket.connect(f"tcp://127.0.0.1:{controller.lmcache.reply.port}")
+            said = {"type": "RegisterMsg", "instance_id": "i", "worker_id": 0, "ip": "a" * 100}
+            await asking_socket.send(msgspec.msgpack.encode(said))
+            async with asyncio.timeout(20):
+                answer = msgspec.msgpack.decode(await asking_socket.recv())
+        assert answer["extra_config"]["heartbeat_url"] == f"127.0.0.1:{controller.lmcache.reply.port}"

@@ -157,5 +157,5 @@ def _own_address_towards(host: str) -> str:
         with socket.socket(family, kind) as probe:
             probe.connect(address)  # sends nothing
             return str(probe.getsockname()[0])
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what cannot be an address, which is a worker's to say
         return "127.0.0.1"

@@ -88,7 +88,8 @@ def _parse(scheme: str) -> tuple[Callable[[int, Sequence[int]], int], int] | Non
     hash_chunk = _HASHES.get(algorithm)
     if hash_chunk is None or not scheme.startswith(_PREFIX) or not first.removeprefix("-").isdecimal():
         return None
-    return hash_chunk, int(first)
+    number = int(first)
+    return (hash_chunk, number) if -(2**63) <= number < 2**64 else None
 
 
 def _builtin(previous: int, tokens: Sequence[int]) -> int:

@@ -320,3 +320,5 @@ def test_schemes_that_cannot_be_computed_are_known_as_such() -> None:
     assert is_scheme(scheme_of("builtin", -3))
     for scheme in ("tierline", "lmcache/md5/1", "lmcache/builtin/x", "builtin/1", "lmcache/builtin/"):
         assert not is_scheme(scheme)
+    for scheme in (scheme_of("sha256_cbor", 2**64), scheme_of("sha256_cbor", -(2**63) - 1)):
+        assert not is_scheme(scheme)
