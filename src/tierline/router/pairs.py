@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tierline.router.http.splicing import Members, Piece, members_of, object_of
+from tierline.router.http.splicing import UNREADABLE, Members, Piece, members_of, object_of
 from tierline.router.strategies.base import Decision, RoutingRequest
 
 PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions"})
@@ -53,7 +53,7 @@ class Pairing(NamedTuple):
     """``paired``; ``short``: too little is to be computed; ``unsuited``: the request is of a kind that one endpoint
     serves alone; ``fallback``: no prefill endpoint did it."""
     why: str = ""
-    """The member that is unsuited; why nobody did it."""
+    """The member that is unsuited, or ``body``; why nobody did it."""
     prefill: Decision | None = None
     """The prefill endpoint that computed it, or was tried last."""
     seconds: float = 0.0
@@ -88,7 +88,10 @@ def split(
         return None
     if _tokens_to_compute(request, decision) < threshold:
         return Pairing("short")
-    members = members_of(body)
+    try:
+        members = members_of(body)
+    except UNREADABLE:  # only the engine can tell what it is to it
+        return Pairing("unsuited", "body")
     why = _unsuited(members)
     return Pairing("unsuited", why) if why else members
 
@@ -168,7 +171,7 @@ def read_answer(body: bytes) -> PrefillAnswer | None:
     """Return a prefill endpoint's answer; ``None`` where it is none."""
     try:
         return _decode_answer(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 

@@ -14,6 +14,7 @@ import msgspec
 import xxhash
 
 from tierline.router.http.heads import BadMessage
+from tierline.router.http.splicing import UNREADABLE
 
 BLOCK_BYTES = 256
 BLOCKS_MAX = 4096
@@ -64,7 +65,7 @@ def read_fields(
     """
     try:
         return decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadMessage(400, f"request body: {error}") from None
 
 
@@ -159,7 +160,7 @@ def _canonical_chat(raw: msgspec.Raw, tools: msgspec.Raw, *, ends_at_user: bool 
         yield _without_blanks(tools) + _TOOLS_END
     try:
         messages = _decode_messages(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         yield bytes(raw)
         return
     for message in messages:
@@ -183,7 +184,7 @@ def _canonical_part(raw: msgspec.Raw) -> bytes:
     """Text as it is; images, films and sound by the hash of their content, or of their URL; the unknown as written."""
     try:
         part = _decode_part(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return xxhash.xxh3_128_digest(_without_blanks(raw))
     if part.type == "text" and part.text is not None:
         return _utf8(part.text)
@@ -194,7 +195,10 @@ def _canonical_part(raw: msgspec.Raw) -> bytes:
 
 
 def _without_blanks(raw: msgspec.Raw) -> bytes:
-    return msgspec.json.format(bytes(raw), indent=-1)
+    try:
+        return msgspec.json.format(bytes(raw), indent=-1)
+    except RecursionError:
+        return bytes(raw)
 
 
 def _utf8(text: str) -> bytes:
@@ -209,7 +213,7 @@ _decode_prompt = msgspec.json.Decoder(str | list[str | int | list[int]]).decode
 def _canonical_completion(raw: msgspec.Raw) -> Iterator[bytes]:
     try:
         prompt = _decode_prompt(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         yield bytes(raw)
         return
     if isinstance(prompt, str):

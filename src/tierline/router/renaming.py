@@ -3,8 +3,7 @@
 import msgspec
 
 from tierline.router.http.heads import BadMessage
-
-_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+from tierline.router.http.splicing import UNREADABLE, members_of
 
 
 def with_model(body: bytes, model: str) -> bytes:
@@ -13,7 +12,7 @@ def with_model(body: bytes, model: str) -> bytes:
     Raises
     ------
     BadMessage
-        The name of a member is no text.
+        The name of a member is no text, or it is nested too deep.
 
     Examples
     --------
@@ -22,8 +21,8 @@ def with_model(body: bytes, model: str) -> bytes:
     b'{"model":"m","n":1}'
     """
     try:
-        members = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        members = members_of(body)
+    except UNREADABLE as error:
         raise BadMessage(400, f"request body: {error}", code="invalid_json") from None
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(members)
@@ -31,6 +30,6 @@ def with_model(body: bytes, model: str) -> bytes:
 
 def with_id(card: bytes, name: str) -> bytes:
     """Return a model's description under another name."""
-    members = _decode(card)
+    members = members_of(card)
     members["id"] = msgspec.Raw(msgspec.json.encode(name))
     return msgspec.json.encode(members)

@@ -24,6 +24,7 @@ from tierline import logs
 from tierline.router.endpointkeys import EndpointKeys
 from tierline.router.endpoints import Endpoints
 from tierline.router.events.keys import PromptTokens, token_bytes
+from tierline.router.http.splicing import UNREADABLE
 from tierline.router.strategies.base import RoutingRequest
 from tierline.router.tls import EndpointTls
 from tierline.router.tokenizer import Chat, LocalTokenizer
@@ -119,7 +120,7 @@ class TokenLadder:
         """
         try:
             found = _read(body, routing.salt)
-        except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
+        except (*UNREADABLE, OverflowError):
             found = "unreadable"
         if isinstance(found, str):
             self.given_up[found] += 1

@@ -224,3 +224,24 @@ async def test_a_client_that_leaves_before_its_endpoint_is_connected_leaves_noth
             await until(lambda: not server.services.clients)
             assert server.services.endpoints.all[0].inflight == 0
             assert server.services.held_bytes == 0
+
+
+@pytest.mark.parametrize("where", ["tools", "messages", "prompt", "x"])
+async def test_what_is_nested_too_deep_is_answered_and_holds_no_memory(tmp_path: Path, where: str) -> None:
+    settings = {"roles": ["decode"], "prefill_threshold": 0, "model_aliases": "alias=m"}
+    file = tmp_path / "endpoints.json"
+    async with backends(answering(whole())) as (backend,):
+        file.write_text(json.dumps([{"url": backend.url, "roles": settings.pop("roles")}]))
+        async with router(endpoints_file=file, **settings) as server:
+            await until_models_are_known(server)
+            statuses = []
+            for depth in (*range(860, 1040), 5000):  # around the parser's limit, which depends on who calls it
+                asked: dict[str, object] = {"model": "alias", "messages": [{"role": "user", "content": "hello"}]}
+                nested = "[" * depth + "]" * depth
+                body = json.dumps({**asked, where: "NESTED"}).replace('"NESTED"', nested).encode()
+                for path in ("/v1/chat/completions", "/v1/responses"):
+                    async with client(server) as peer:
+                        statuses.append((await peer.ask(body, path=path)).status)
+            assert server.services.held_bytes == 0
+    assert set(statuses) <= {200, 400}
+    assert (statuses[0], statuses[-2]) == (200, 400)

@@ -11,6 +11,9 @@ import msgspec
 Piece: TypeAlias = bytes | memoryview
 Members: TypeAlias = Mapping[str, msgspec.Raw | bytes]
 """Values of an object's members, as JSON."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Raised by decoding: it is no JSON, or no text where text is wanted, or nested deeper than can be read, which depends
+on how deep the reader itself was called."""
 
 
 def members_of(body: bytes) -> dict[str, msgspec.Raw]:
@@ -18,8 +21,8 @@ def members_of(body: bytes) -> dict[str, msgspec.Raw]:
 
     Raises
     ------
-    msgspec.DecodeError, UnicodeDecodeError
-        When it is none.
+    UNREADABLE
+        When it is none, or the name of a member is no text.
     """
     return _decode(body)
 

@@ -281,15 +281,15 @@ class ClientConnection(asyncio.Protocol):
             body = self._body.take_payload()
         else:
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        held_bytes, self._held_bytes = self._held_bytes, 0
         self._head, self._pieces, self._body = None, [], LengthBody(0)
-        exchange = dispatch(services, self, head, body, held_bytes, self._key)
+        exchange = dispatch(services, self, head, body, self._held_bytes, self._key)
         if exchange is None:
-            services.held_bytes -= held_bytes
+            services.held_bytes -= self._held_bytes
+            self._held_bytes = 0
             if not self._is_closing:
                 self._await_request()
             return
-        self._exchange = exchange
+        self._exchange, self._held_bytes = exchange, 0
         self.deadline = services.clock() + services.config.response_timeout_s
         exchange.start()
 
