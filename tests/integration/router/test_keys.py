@@ -94,7 +94,17 @@ async def test_a_salt_of_the_clients_own_is_refused_unless_its_key_is_trusted(fi
     assert [request.body for request in backend.requests] == [*salted, b'{"prompt":"p"}']
 
 
-@pytest.mark.parametrize("kind", ["", "content-type: application/json\r\n"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "",
+        "content-type: application/json\r\n",
+        "content-type: application/json\r\ncontent-type: text/plain\r\n",
+        "content-type: text/plain\r\ncontent-type: application/json\r\n",
+        "content-type:\r\ncontent-type: text/plain\r\n",
+        "content-type: text/plain\r\nconnection: content-type\r\n",
+    ],
+)
 @pytest.mark.parametrize("body", [b'{"input":NaN}', '{"input":"x","cache_salt":"bob"}'.encode("utf-16"), b"[1]"])
 async def test_a_body_that_only_the_engine_might_read_does_not_get_around_the_salt(
     file: Path, kind: str, body: bytes

@@ -58,8 +58,10 @@ def apply(
 
 
 def _could_be_json(head: RequestHead) -> bool:
-    kind = head.fields.get(CONTENT_TYPE, b"").lower()
-    return not kind or b"json" in kind
+    """Whether an engine might take the body for JSON, whichever of several fields it believes: as they are sent on."""
+    fields = (line.partition(b":") for line in head.lines)
+    kinds = [value.strip().lower() for name, _, value in fields if name.lower() == CONTENT_TYPE]
+    return not all(kinds) or not kinds or any(b"json" in kind for kind in kinds)
 
 
 def _tokens(fields: RequestFields | None, body: bytes) -> int:

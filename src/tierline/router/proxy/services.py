@@ -114,7 +114,7 @@ class Services:
             self.certificate = Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
         if self.config.api_keys_file is not None:
             self.keys = ApiKeys(self.config.api_keys_file)
-            self.wanted_fields |= {AUTHORIZATION, X_API_KEY, CONTENT_TYPE}
+            self.wanted_fields |= {AUTHORIZATION, X_API_KEY}
         if self.config.max_inflight or self.config.max_inflight_per_endpoint:
             has_place = self.team.endpoints.has_place if self.team is not None else None
             self.admission = Admission(self.config.max_inflight, self.config.max_queued, self._has_room, has_place)
