@@ -187,6 +187,17 @@ async def test_what_two_endpoints_can_serve_they_do(tmp_path: Path, more: dict[s
     assert body_of(d.requests[0]).keys() == asked.keys() | {"kv_transfer_params"}
 
 
+async def test_a_body_with_a_name_that_is_no_text_is_the_decode_endpoints_to_judge(tmp_path: Path) -> None:
+    body = chat(PROMPT)[:-1] + b',"\xff":1}'
+    async with (
+        backends(prefilling(), answering(whole())) as (p, d),
+        pairs(tmp_path, [p], [d]) as (server, peer),
+    ):
+        assert (await peer.ask(body)).status == 200
+        assert counted(server, 'pairings_total{outcome="unsuited"}') == 1
+    assert (p.requests, [received.body for received in d.requests]) == ([], [body])
+
+
 async def test_other_routes_and_endpoints_with_both_roles_know_no_pairs(tmp_path: Path) -> None:
     async with backends(*[answering(whole())] * 3) as (p, d, b):
         async with pairs(tmp_path, [p], [d], prefill_threshold=0) as (server, peer):
@@ -417,6 +428,21 @@ async def test_a_decode_endpoint_that_stumbles_over_what_it_was_handed_is_asked_
         assert counted(server, 'prefill_fallbacks_total{reason="500"}') == 1
     assert answer.status == 200
     assert (len(p.requests), [alone(received) for received in d.requests]) == (1, [False, True])
+
+
+async def test_it_is_the_endpoint_that_stumbled_that_is_asked_to_do_it_alone(tmp_path: Path) -> None:
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole() if alone(request) else whole(500))
+
+    async with (
+        backends(prefilling(), behave, behave) as (p, gone, d),
+        pairs(tmp_path, [p], [gone, d], strategy="roundrobin", **SICK) as (server, peer),
+    ):
+        await gone.kill()
+        answers = [await peer.ask(chat(PROMPT)) for _ in range(2)]  # one of them begins at the one that is gone
+        assert counted(server, 'retries_total{reason="connect"}') == 1
+    assert [answer.status for answer in answers] == [200, 200]
+    assert [alone(received) for received in d.requests] == [False, True] * 2
 
 
 async def test_a_request_that_is_the_trouble_itself_fails_once_more_and_no_oftener(tmp_path: Path) -> None:

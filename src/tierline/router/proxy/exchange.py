@@ -298,6 +298,7 @@ class Exchange:
         strategy.placed(self._routing, decision)
         self._tried.append(decision.endpoint)
         if self._is_prefilled:
+            self._alone = decision
             self._open(decision._replace(uncached_tokens=0)).send()
         elif decision.endpoint.roles != ROLES and self._may_pair:
             self._attempt_in_two(decision)
@@ -426,7 +427,7 @@ class Exchange:
         endpoints = services.with_room([endpoint for endpoint in self._untried() if endpoint.is_usable(now)])
         if not endpoints or not hedging.budget.spend():
             return
-        strategy = self.arm.strategy
+        strategy = services.choosing.in_force(self.arm, self.model).strategy
         decision = strategy.choose(self._routing, endpoints)
         strategy.placed(self._routing, decision)
         self._tried.append(decision.endpoint)
