@@ -75,7 +75,7 @@ class ApiKey:
     cache_salt
         Put into each request; empty: none is. Requests share cache blocks when their salts are alike.
     is_trusted
-        A request may bring a salt of its own.
+        A request may bring a salt of its own, and say which blocks an engine is to fetch from another.
     models
         Names that may be asked for; empty: all.
     priority

@@ -40,6 +40,8 @@ class RequestFields(msgspec.Struct, gc=False):
     stream: msgspec.Raw = msgspec.Raw()
     max_tokens: msgspec.Raw = msgspec.Raw()
     max_completion_tokens: msgspec.Raw = msgspec.Raw()
+    kv_transfer_params: msgspec.Raw = msgspec.Raw()
+    ec_transfer_params: msgspec.Raw = msgspec.Raw()
     """Raw, like all that is the engine's to judge."""
 
 

@@ -33,7 +33,7 @@ def apply(
     Raises
     ------
     BadMessage
-        403: not this model. 400: not this salt, or not this body. 429: not now.
+        403: not this model. 400: not this salt, not these blocks, or not this body. 429: not now.
     """
     model = fields.model if fields is not None else None
     if not key.allows(model):
@@ -45,6 +45,8 @@ def apply(
     brings_salt = fields is not None and fields.cache_salt is not msgspec.UNSET
     if brings_salt and not key.is_trusted:
         raise BadMessage(400, "cache_salt is set by the router for this API key.", code="cache_salt_not_allowed")
+    if fields is not None and not key.is_trusted:
+        _refuse_transfers(fields)
     tokens = _tokens(fields, body)
     wait_s = key.spend(tokens, now)
     if wait_s:
@@ -55,6 +57,14 @@ def apply(
         services.team.spent(key.digest, tokens)
     head.drop(AUTHORIZATION, X_API_KEY)
     return "" if brings_salt or fields is None else salt or key.cache_salt
+
+
+def _refuse_transfers(fields: RequestFields) -> None:
+    """Raise where a request tells its engine whose KV, or whose images, to fetch: it might be another tenant's."""
+    for name, value in (("kv", fields.kv_transfer_params), ("ec", fields.ec_transfer_params)):
+        if bytes(value) not in (b"", b"null"):
+            member = f"{name}_transfer_params"
+            raise BadMessage(400, f"{member} is not for this API key to set.", code=f"{member}_not_allowed")
 
 
 def _could_be_json(head: RequestHead) -> bool:
