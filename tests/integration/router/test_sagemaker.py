@@ -136,6 +136,20 @@ async def test_an_endpoints_error_is_a_model_error(said: bytes, original: int, s
         assert (await invoke(server, chat()))["Body"] == b'{"ok":true}'
 
 
+async def test_an_error_that_broke_off_is_no_part_of_the_one_that_is_told() -> None:
+    broken = answering_then_closing(b"HTTP/1.1 400 No\r\ncontent-length: 500\r\n\r\nhalf of")
+    async with (
+        backends(broken, answering(whole(400, b"all of it"))) as both,
+        router(*both, strategy="roundrobin") as server,
+    ):
+        for _ in both:
+            with pytest.raises(ClientError) as caught:
+                await invoke(server, chat())
+            answer: Any = caught.value.response
+            assert answer["OriginalMessage"] == "all of it"
+    assert all(backend.requests for backend in both)
+
+
 async def test_the_routers_own_errors_have_sagemakers_shape(tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     file.write_text(yaml.safe_dump({"keys": [{"name": "a", "token": "sk-0123456789abcdef", "requests_per_s": 0.01}]}))

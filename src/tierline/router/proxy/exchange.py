@@ -551,6 +551,8 @@ class Exchange:
     def response_began(self, attempt: Attempt, response: ResponseHead) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
         status = response.status
+        if self._facade is not None:
+            self._facade.quote_anew()
         if len(self._attempts) > 1 and (status >= 500 or status in RETRIED_STATUSES):  # the other may do better
             self.not_served(self._routing, attempt.decision, is_ill=status in ILL_STATUSES)
             self._failed_with = str(status)

@@ -42,6 +42,10 @@ class Facade:
         """Whether an answer of this status goes to the client otherwise than it came."""
         return self.streams or status >= 400
 
+    def quote_anew(self) -> None:
+        """What was kept is of an answer that is not the one."""
+        self._quoted = b""
+
     def quote(self, data: bytes) -> None:
         """Keep some of an endpoint's error."""
         self._quoted += data[: _QUOTED_BYTES - len(self._quoted)]
