@@ -101,6 +101,26 @@ async def test_the_first_endpoint_answers_after_all_and_the_second_is_told() -> 
     assert answer.body == b'{"ok":true}'
 
 
+async def test_a_second_endpoint_is_chosen_by_load_alone_when_affinity_was_turned_off_meanwhile() -> None:
+    seen: list[Received] = []
+
+    async def silent_at_first(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(request)
+        await silent_after(b"" if len(seen) == 1 else whole())(request, reader, writer)
+
+    settings = HEDGED | {"strategy": "session", "hedge_after": "0.5"}
+    async with (
+        backends(silent_at_first, silent_at_first) as both,
+        router(*both, **settings) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        await peer.send(request_bytes(chat(), fields="x-session-id: s\r\n"))
+        await until(lambda: bool(seen))
+        server.services.choosing.turn_off()
+        assert (await peer.answer()).fields["x-tierline-reason"] == "least-load"
+
+
 async def test_nothing_is_hedged_unless_configured_and_nothing_that_answers_in_time() -> None:
     for settings in ({"strategy": "roundrobin"}, HEDGED | {"hedge_after": "30"}):
         go_on = asyncio.Event()
