@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tierline.router.proxy.exchange import Exchange
 
 
+NAME_CHARS = 256
+"""Kept of a name that a client chose: it may be as long as a request."""
+
+
 class _Record(NamedTuple):
     """What is kept of an exchange; it becomes a document when somebody asks."""
 
@@ -53,9 +57,9 @@ class DecisionLog:
         self._records.append(
             _Record(
                 time.time() - seconds,
-                exchange.request_id,
+                exchange.request_id[:NAME_CHARS],
                 exchange.route,
-                exchange.model,
+                exchange.model[:NAME_CHARS],
                 self.digest(exchange.session),
                 exchange.arm.strategy.name,
                 exchange.arm.name,

@@ -272,6 +272,19 @@ async def test_no_more_decisions_are_kept_than_the_last_ones() -> None:
     assert [entry["request_id"] for entry in said["decisions"]] == [str(n) for n in range(log.KEPT + 4, 4, -1)]
 
 
+async def test_of_names_that_clients_choose_no_more_is_kept_than_their_beginning() -> None:
+    model, fields = "m" * 10_000, f"x-request-id: {'i' * 10_000}\r\n"
+    async with (
+        backends(answering(whole()), models=(model,)) as (backend,),
+        router(backend) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        assert (await peer.ask(chat(model=model), fields=fields)).status == 200
+        (entry,) = server.services.decisions.latest(1)
+    assert (entry.model, entry.request_id) == (model[:256], "i" * 256)
+
+
 async def test_predicted_and_actual_cached_tokens_are_counted_of_streams_that_tell() -> None:
     usage = b'data: {"choices":[],"usage":' + USAGE % 640 + b"}\n\n"
     body = chunk(EVENT) + chunk(EVENT) + chunk(usage) + chunk(DONE) + chunk(b"")

@@ -15,6 +15,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from tierline import __version__
+from tierline.router.decisions import NAME_CHARS
 from tierline.router.tracing.records import CANCELED, AttemptRecord, RequestRecord, TraceContext
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _of_request(exchange: "Exchange", method: str, route: str) -> Attributes:
     if exchange.route in OPERATIONS:
         attributes["gen_ai.operation.name"] = OPERATIONS[exchange.route]
     if exchange.model:
-        attributes["gen_ai.request.model"] = exchange.model
+        attributes["gen_ai.request.model"] = exchange.model[:NAME_CHARS]
     if exchange.status:
         attributes["http.response.status_code"] = exchange.status
     if exchange.aborted_by:
