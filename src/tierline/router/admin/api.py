@@ -26,6 +26,7 @@ from tierline.router.admin.documents import (
 from tierline.router.decisions import DecisionLog, choice_of
 from tierline.router.endpoints import Endpoint
 from tierline.router.http.heads import BadMessage, RequestHead
+from tierline.router.http.splicing import UNREADABLE
 from tierline.router.membership import Membership
 from tierline.router.pairs import Pairing
 from tierline.router.prompt import read_fields
@@ -115,7 +116,7 @@ class AdminApi:
     def _add(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
         try:
             content = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return _wrong(HTTPStatus.BAD_REQUEST, f"request body: {error}")
         try:
             if isinstance(content, dict) and "api_key_file" in content:  # it would have any file read, and sent
