@@ -136,6 +136,16 @@ async def test_a_router_that_is_told_to_stop_lets_what_runs_come_to_its_end() ->
             await peer.head()
         running.process.send_signal(signal.SIGTERM)
         await until(lambda: running.events("worker stops") == 2)
+        refused = 0
+        async with asyncio.timeout(20):
+            while refused < 10:  # in a row: each goes to the socket of one worker, if there is one
+                try:
+                    _, late = await asyncio.open_connection("127.0.0.1", running.port)
+                except ConnectionRefusedError:
+                    refused += 1
+                else:
+                    refused = 0
+                    late.close()
         release.set()
         received = await asyncio.gather(*map(rest_of, peers))
         assert all(data.endswith(chunk(DONE) + b"0\r\n\r\n") for data in received)

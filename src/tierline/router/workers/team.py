@@ -87,6 +87,7 @@ class Team:
         self._services: Services | None = None
         self._membership: Membership | None = None
         self._listener: Listener | None = None
+        self._is_leaving = False
 
     def join(self, services: "Services", membership: Membership, listener: Listener, duties: Duties) -> None:
         """Take part from now on, with these."""
@@ -140,6 +141,12 @@ class Team:
         """For digests of sessions' names."""
         key: bytes = self.begin.result().session_key
         return key
+
+    def leave(self) -> None:
+        """Hold no socket open: clients that connect while running requests end are refused, and not left to wait."""
+        self._is_leaving = True
+        for listening in self.sockets:
+            listening.close()
 
     async def close(self) -> None:
         """Take part no longer."""
@@ -281,6 +288,8 @@ class Team:
 
     async def _accept(self, others: Sequence[int]) -> None:
         assert self._listener is not None
+        if self._is_leaving:
+            return
         await self._listener.accept_from([self.sockets[number] for number in (self.index, *others)])
 
     def _start(self, work: "asyncio._CoroutineLike[None]") -> None:

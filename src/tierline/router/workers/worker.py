@@ -44,6 +44,7 @@ async def work(index: int, connection: int, board: int, listening: Sequence[int]
         gc.freeze()
         team.ready()
         await stopping
+        team.leave()
         log.info("worker stops", running=len(server.services.clients))
 
 
