@@ -1,13 +1,16 @@
 """From objects of a Kubernetes API to endpoints: what is routable, at which port, and what annotations say."""
 
+import asyncio
 import sys
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
+from aiohttp import web
 
 from tierline.errors import ConfigurationError, UsageError
-from tierline.router.discovery.kubeapi import KubernetesApi
+from tierline.router.discovery.kubeapi import KubernetesApi, Watched
 from tierline.router.discovery.kubernetes import EndpointSlice, Pod, PodReader, SliceReader, pod_spec
 from tierline.router.discovery.selections import Selection, parse_pods, parse_service
 
@@ -191,3 +194,37 @@ def test_the_port_of_a_slice_is_the_one_named_or_the_only_one(
         specs = reader.specs({"s": part([{"addresses": ["10.0.0.1"]}], ports)})
         assert [spec.url for spec in specs] == ([url] if url else [])
     assert reader.refused == (url is None)
+
+
+@pytest.mark.parametrize("status", [200, 410])
+async def test_a_server_that_ends_each_watch_at_once_is_not_asked_without_a_pause(status: int) -> None:
+    asked = 0
+    watched = asyncio.Event()
+
+    async def answer(http: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        if "watch" in http.query:
+            watched.set()
+            return web.Response(status=status)
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
+
+    app = web.Application()
+    app.add_routes([web.get("/", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    async with aiohttp.ClientSession() as session:
+
+        async def call(**options: object) -> aiohttp.ClientResponse:
+            return await session.get(url, params={"watch": "1"} if "watch" in options else {})
+
+        following = asyncio.create_task(Watched("pods", Pod, "", lambda _: None).follow([call]))
+        async with asyncio.timeout(20):
+            await watched.wait()
+        await asyncio.sleep(0.3)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    await runner.cleanup()
+    assert asked < 8

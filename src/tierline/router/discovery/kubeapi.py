@@ -23,6 +23,8 @@ log = logs.get(__name__)
 
 WATCH_SECONDS = 60
 """A watch ends after so long and is begun anew where it stood: so a connection that broke without a word is noticed."""
+WATCHES_APART_SECONDS = 1.0
+"""From the beginning of a watch to the next: a server, or a proxy before it, may end each at once."""
 ANSWER_SECONDS = 15.0
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 PAGE_OBJECTS = 500
@@ -189,7 +191,9 @@ class Watched(Generic[T]):
             Ways to list and watch them, of which the first is taken that the server knows.
         """
         call: Call | None = None
+        clock = asyncio.get_running_loop().time
         while True:
+            next_at = clock() + WATCHES_APART_SECONDS
             try:
                 if call is None or not self._version:
                     call = await self._list_by_any(calls)
@@ -199,6 +203,7 @@ class Watched(Generic[T]):
                     raise
                 log.info("watch is too far behind and begins anew", what=self._what)
                 self._version = ""
+            await asyncio.sleep(max(0.0, next_at - clock()))
 
     async def failed(self, why: str) -> None:
         """Note that following failed, and wait before it is tried again."""
