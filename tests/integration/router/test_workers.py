@@ -208,17 +208,22 @@ async def _ask_anew(running: RouterProcess, fields: str) -> Answer:
     [
         ({"gossip_listen": "127.0.0.1:1x"}, "HOST:PORT"),
         ({"api_keys_file": "/nonexistent"}, "/nonexistent"),
-        ({"port": "taken"}, "cannot listen on"),
+        ({"port": "taken", "strategy": "kvaware"}, "cannot listen on"),
     ],
 )
-async def test_what_is_wrong_is_said_once_and_nothing_is_left_running(options: dict[str, object], message: str) -> None:
+async def test_what_is_wrong_is_said_once_and_nothing_is_left_running(
+    options: dict[str, object], message: str, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if options.get("port") == "taken":
-            options = {"port": taken.getsockname()[1]}
+            options = options | {"port": taken.getsockname()[1]}
         process = await asyncio.create_subprocess_exec(
-            *command("http://127.0.0.1:1", **options), stderr=asyncio.subprocess.PIPE
+            *command("http://127.0.0.1:1", **options),
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
         )
         _, errors = await process.communicate()
     assert process.returncode == 2
     assert errors.decode().count(message) == 1
     assert b"Traceback" not in errors
+    assert await asyncio.to_thread(lambda: list(tmp_path.iterdir())) == []

@@ -91,11 +91,13 @@ class Supervisor:
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
         self._board = Board.create(config.workers)
+        secret, name = read_secret(config.gossip_secret_file), secrets.token_bytes(NAME_BYTES)
+        self._sockets = _listen(config.host, config.port, config.workers)
+        # Last of what may fail here: it makes a folder, which is removed when it is stopped.
         self._index = SharedIndex(config) if config.workers > 1 and config.needs_index else None
         shared = {} if self._index is None else {"controller": self._index.address}
         of_workers = config.model_copy(update=shared).model_dump_json().encode()
         self._begin = messages.encode(Begin(of_workers, secrets.token_bytes(16)))
-        self._sockets = _listen(config.host, config.port, config.workers)
         self.seats = [_Seat(index, listening) for index, listening in enumerate(self._sockets)]
         self.port: int = self._sockets[0].getsockname()[1]
         self._book = gathering.MetricsBook()
@@ -103,7 +105,6 @@ class Supervisor:
         self._recent_bytes = 0
         self._changes: dict[str, bytes] = {}
         """The last change that an operator asked for, of each endpoint and of each model's affinity."""
-        secret, name = read_secret(config.gossip_secret_file), secrets.token_bytes(NAME_BYTES)
         self._telling = Telling(secret, name, self._board.totals, lambda: self._recent)
         self._following = Following(
             secret,
