@@ -49,8 +49,10 @@ class PrefixIndex:
         self._masks: dict[int, int] = {}
         self._orders: list[OrderedDict[int, int]] = []
         """Of each endpoint, with the epoch in which a block was remembered or, if it ended a beginning, renewed."""
+        self._epochs: list[int] = []
+        """Of each endpoint, its time; counted, for what an endpoint may hold changes, and with it an epoch's length."""
         self._new: list[int] = []
-        """Blocks of each endpoint that were new, ever: its time."""
+        """Blocks of each endpoint that were new in its epoch."""
         self._least_endpoints = endpoints
         self._placements = budget_bytes // PLACEMENT_BYTES
         self.capacity = self._placements // endpoints
@@ -98,7 +100,7 @@ class PrefixIndex:
         most = self.capacity if limit is None else min(limit, self.capacity)
         if len(hashes) > most:
             hashes = hashes[:most]
-        epoch = self._new[position] * EPOCHS // max(most, 1) % _EPOCH_NUMBERS
+        epoch = self._epochs[position]
         if len(hashes) >= _LONG_BLOCKS:
             known = bisect_left(hashes, True, key=lambda block: block not in order)
             if known and order[hashes[known - 1]] == epoch:
@@ -113,6 +115,8 @@ class PrefixIndex:
                 order[block] = epoch
                 masks[block] = masks.get(block, 0) | bit
         self._new[position] += len(order) - held
+        if self._new[position] * EPOCHS >= most:
+            self._end_epoch(position)
         while len(order) > most:
             self._drop(order.popitem(last=False)[0], bit)
 
@@ -123,7 +127,7 @@ class PrefixIndex:
             if block in order:
                 del order[block]
                 self._drop(block, bit)
-        self._new[position] += self.capacity // EPOCHS + 1  # an epoch ends: beginnings may have holes now
+        self._end_epoch(position)  # beginnings may have holes now
 
     def forget(self, position: int) -> None:
         """Forget all that the endpoint at ``position`` holds: it was restarted, or is gone."""
@@ -136,8 +140,13 @@ class PrefixIndex:
     def _order(self, position: int) -> OrderedDict[int, int]:
         while position >= len(self._orders):
             self._orders.append(OrderedDict())
+            self._epochs.append(0)
             self._new.append(0)
         return self._orders[position]
+
+    def _end_epoch(self, position: int) -> None:
+        self._epochs[position] = (self._epochs[position] + 1) % _EPOCH_NUMBERS
+        self._new[position] = 0
 
     def _make_room(self, position: int) -> None:
         """Share the budget with an endpoint that holds nothing yet."""

@@ -134,6 +134,16 @@ def test_a_hot_beginning_outlives_others_though_it_is_not_renewed_with_every_req
     assert len(index) == 2000
 
 
+def test_a_hot_beginning_is_renewed_though_what_its_endpoint_may_hold_changes() -> None:
+    index = PrefixIndex(1, 20_000 * PLACEMENT_BYTES)
+    hot = list(range(64))
+    index.place(0, hot, 1_000)
+    index.place(0, range(1_000, 1_900), 1_000)
+    index.place(0, hot, 16_000)  # much waits there, which has displaced nothing yet
+    index.place(0, range(2_000, 2_500), 1_000)
+    assert index.match(hot) == {1: 64}
+
+
 def test_what_was_withdrawn_of_a_hot_beginning_is_placed_again() -> None:
     index = PrefixIndex(1, 2000 * PLACEMENT_BYTES)
     hot = list(range(100))
