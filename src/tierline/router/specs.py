@@ -29,7 +29,7 @@ class EndpointSpec(BaseModel):
     url
         Where it serves; its name everywhere.
     weight
-        Its share of the load, against the others'.
+        Its share of the load, against the others'; not so small that dividing by it gives no number.
     roles
         What it takes.
     models
@@ -45,7 +45,7 @@ class EndpointSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str
-    weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
+    weight: float = Field(default=1.0, ge=1e-6, le=1000, allow_inf_nan=False)
     roles: frozenset[Role] = Field(default=ROLES, min_length=1)
     models: frozenset[str] | None = Field(default=None, min_length=1)
     kv_events: str | None = None
