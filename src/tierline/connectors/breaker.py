@@ -30,6 +30,12 @@ class Breaker:
         self._pause_s = FIRST_PAUSE_S
         self._closed_again_at: float | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the last calls failed, and none was answered in time since."""
+        with self._lock:
+            return self._closed_again_at is not None
+
     def allows(self) -> bool:
         """Say whether a call may be made now; after a pause this grants one probe and starts the next pause."""
         with self._lock:

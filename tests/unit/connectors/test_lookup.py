@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.introduction import Introduction
-from tierline.connectors.vllm.lookup import LookupThread
+from tierline.connectors.vllm.lookup import Lookup, LookupThread
 from tierline.connectors.vllm.metrics import Counters
 from tierline.prefix import Shard
 from tierline.wire.messages import Extent, Leased, LeasedObject
@@ -26,6 +26,22 @@ def test_an_answer_with_too_many_or_half_chunks_is_a_miss(objects: int, believed
         prefix_lease=lambda *_, **__: Leased(1, "lease", [item] * objects, 30.0),
         close=lambda: None,
     )
+    assert len(answer_of(client).objects) == believed
+
+
+def test_an_engine_that_cannot_be_introduced_has_its_lookups_answered() -> None:
+    client = SimpleNamespace(
+        epoch=1,
+        is_connected=True,
+        introduce=lambda _: "\ud800".encode(),  # the name of an adapter may be anything
+        prefix_lease=lambda *_, **__: Leased(1, "lease", [LeasedObject(8, 0, [Extent(0, 8)])] * 2, 30.0),
+        close=lambda: None,
+    )
+    assert len(answer_of(client).objects) == 1
+
+
+def answer_of(client: SimpleNamespace) -> Lookup:
+    """Ask for two chunks of two shards each; the node store is ``client``."""
     shards = [Shard(kv_dtype="float32", layout="test-1", tensor_rank=rank, tensor_size=2) for rank in range(2)]
     lookups = LookupThread(
         lambda: client,  # type: ignore[arg-type, return-value]
@@ -45,5 +61,5 @@ def test_an_answer_with_too_many_or_half_chunks_is_a_miss(objects: int, believed
     while not lookup.is_answered:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    assert len(lookup.objects) == believed
     lookups.close()
+    return lookup

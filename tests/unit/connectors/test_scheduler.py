@@ -38,6 +38,10 @@ class Lookups:
     dropped: list[Lookup] = field(default_factory=list)
     is_open: bool = False
 
+    @property
+    def is_suspended(self) -> bool:
+        return self.is_open
+
     def start(self, keys: RequestKeys, chunks: int) -> Lookup | None:
         if self.is_open:
             return None
@@ -397,6 +401,14 @@ def test_an_engine_that_prefills_for_another_says_what_it_stores(engine: Engine)
     assert len(engine.step(request, 700, range(6))) == 2
     assert engine.half.finish(request) == {HANDED_OVER: 2}
     assert engine.half.finish(engine.arrive("b", 700)) is None
+
+
+def test_an_engine_whose_node_store_is_down_promises_nothing(engine: Engine) -> None:
+    engine.lookups.is_open = True
+    request = handed_over(engine, "a", 700, do_remote_decode=True)
+    assert engine.half.match(request, 0) == 0
+    engine.step(request, 700, range(6))
+    assert engine.half.finish(request) == {HANDED_OVER: 0}
 
 
 def test_an_engine_that_decodes_waits_until_what_it_was_promised_is_stored(engine: Engine) -> None:

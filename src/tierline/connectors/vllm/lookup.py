@@ -113,6 +113,11 @@ class LookupThread:
         self._thread = threading.Thread(target=self._run, name="tierline-lookup", daemon=True)
         self._thread.start()
 
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the node store failed too often to be counted on."""
+        return self._breaker.is_open
+
     def start(self, keys: RequestKeys, chunks: int) -> Lookup | None:
         """Ask for leading chunks; ``None`` means that the node store is not to be asked at present."""
         if not self._breaker.allows():
@@ -165,7 +170,7 @@ class LookupThread:
                 self._client = self._connect()
                 self._introduction.say(self._client)
                 self._breaker.succeeded()
-        except TierlineError as error:
+        except Exception as error:  # noqa: BLE001  (a thread that ended here would put off every later request)
             self._fail("the node store does not know this engine", error)
 
     def _ask_or_give_up(self, lookup: Lookup) -> None:

@@ -248,7 +248,10 @@ class SchedulerHalf:
         if tracked is None:
             return None
         params = request.kv_transfer_params
-        handed = {HANDED_OVER: tracked.known_chunks} if params and params.get("do_remote_decode") else None
+        handed = None
+        if params and params.get("do_remote_decode"):
+            # Nobody need wait for what cannot be stored.
+            handed = {HANDED_OVER: 0 if self._lookups.is_suspended else tracked.known_chunks}
         if tracked.load is not None:
             tracked.has_left = True
             return handed
