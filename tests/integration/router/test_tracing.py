@@ -92,6 +92,21 @@ async def test_a_request_has_a_span_and_under_it_one_for_its_attempt(collected: 
     assert "hidden" not in repr(collected.spans)
 
 
+async def test_of_names_that_clients_choose_spans_have_the_beginning(collected: Collected) -> None:
+    path, model, name = "/v1/" + "p" * 5000, "m" * 5000, "i" * 5000
+    async with (
+        backends(answering(whole()), models=(model,)) as (backend,),
+        router(backend, opentelemetry=True) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        assert (await peer.ask(chat(model=model), path=path, fields=f"x-request-id: {name}\r\n")).status == 200
+        request, _ = await received(collected, 2)
+    kept = [request.attributes[key] for key in ("url.path", "gen_ai.request.model", "tierline.request_id")]
+    assert kept == [path[:256], model[:256], name[:256]]
+    assert backend.requests[0].first_line == f"POST {path} HTTP/1.1".encode()
+
+
 async def test_a_caller_s_trace_goes_on_and_its_state_with_it(collected: Collected) -> None:
     async with (
         backends(answering(whole())) as (backend,),

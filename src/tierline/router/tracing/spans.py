@@ -90,9 +90,9 @@ def _of_request(exchange: "Exchange", method: str, route: str) -> Attributes:
     head, decision = exchange.head, exchange.decision
     attributes: Attributes = {
         "http.request.method": method,
-        "url.path": head.path.decode("latin-1"),
+        "url.path": head.path[:NAME_CHARS].decode("latin-1"),
         "network.protocol.version": head.version,
-        "tierline.request_id": exchange.request_id.decode("latin-1"),
+        "tierline.request_id": exchange.request_id[:NAME_CHARS].decode("latin-1"),
         "tierline.strategy": exchange.arm.strategy.name,
         "tierline.arm": exchange.arm.name,
         "tierline.retries": len(exchange.retries),
