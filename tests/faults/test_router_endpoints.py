@@ -242,6 +242,87 @@ async def test_waiting_for_an_endpoint_that_breaks_is_no_overhead_of_the_router(
         assert 0 <= overhead.total < 0.1
 
 
+async def test_a_second_retry_comes_after_a_pause_and_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def paused_for(least: float, most: float) -> float:
+        pauses.append(most)
+        return least * 0.01
+
+    monkeypatch.setattr("tierline.router.proxy.exchange.uniform", paused_for)
+    faults = [answering(whole(503)), RESETTING, answering(whole(429)), answering(whole(502))]
+    async with (
+        backends(*faults, answering(whole())) as endpoints,
+        router(*endpoints, strategy="roundrobin", retries=4, **SICK) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        assert (await peer.ask(chat())).status == 200
+    assert [len(backend.requests) for backend in endpoints] == [1] * 5
+    assert len(pauses) == 3, "the first retry comes at once"
+
+
+async def test_a_client_that_leaves_between_two_attempts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tierline.router.proxy.exchange.RETRY_PAUSE_MAX_S", 3600)
+    monkeypatch.setattr("tierline.router.proxy.exchange.RETRY_PAUSE_S", 3600)
+    async with (
+        backends(RESETTING, RESETTING, RESETTING) as endpoints,
+        router(*endpoints, strategy="roundrobin", **SICK) as server,
+    ):
+        await until_models_are_known(server)
+        async with client(server) as leaving:
+            await leaving.send(request_bytes(chat()))
+            await until(lambda: sum(endpoint.answers_failed for endpoint in server.services.endpoints.all) == 2)
+        await until(lambda: 'aborts_total{side="client"} 1.0' in server.services.metrics.exposition()[0].decode())
+        assert server.services.held_bytes == 0
+        assert [endpoint.inflight for endpoint in server.services.endpoints.all] == [0, 0, 0]
+    assert sum(len(backend.requests) for backend in endpoints) == 2
+
+
+async def test_between_two_attempts_the_time_for_an_answer_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tierline.router.proxy.exchange.RETRY_PAUSE_MAX_S", 3600)
+    monkeypatch.setattr("tierline.router.proxy.exchange.RETRY_PAUSE_S", 3600)
+    async with (
+        backends(RESETTING, RESETTING, RESETTING) as endpoints,
+        router(*endpoints, strategy="roundrobin", response_timeout_s=0.2, **SICK) as server,
+        client(server) as peer,
+    ):
+        assert (await peer.ask(chat())).status == 504
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_request_has_its_time_and_no_more_however_well_it_goes(is_stream: bool) -> None:
+    head = STREAM_HEAD if is_stream else b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
+
+    async def drip(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while not reader.at_eof():
+            writer.write(chunk(EVENT) if is_stream else b"x")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async with backends(drip) as (backend,), router(backend, total_timeout_s=0.2) as server, client(server) as peer:
+        await peer.send(request_bytes(chat(stream=is_stream)))
+        if is_stream:
+            answer = await peer.answer()
+            last = answer.body.strip().split(b"\n\n")[-1]
+            assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "endpoint_timeout"
+            assert b"[DONE]" not in answer.body
+        else:
+            assert (await peer.head()).fields["content-length"] == "1000000"
+            assert len(await peer.rest()) < 1000000
+        await until(lambda: server.services.endpoints.all[0].inflight == 0)
+        assert server.services.endpoints.all[0].answers_failed == 0
+
+
+async def test_a_request_that_nobody_answers_has_its_time_and_no_more() -> None:
+    async with backends(answering(b"")) as (hanging,):
+        hanging.behave = hanging.hanging
+        async with router(hanging, total_timeout_s=0.1) as server, client(server) as peer:
+            assert (await peer.ask(chat())).status == 504
+            await asyncio.wait_for(hanging.left.wait(), 10)
+
+
 async def test_an_endpoint_that_hangs_costs_a_timeout() -> None:
     async with backends(answering(b"")) as (hanging,):
         hanging.behave = hanging.hanging

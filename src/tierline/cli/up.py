@@ -38,7 +38,9 @@ def up(
     ] = None,
     strategy: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="prefixaware, session, leastload or roundrobin.", show_default="prefixaware"),
+        typer.Option(
+            metavar="NAME", help="prefixaware, kvaware, session, leastload or roundrobin.", show_default="prefixaware"
+        ),
     ] = None,
     cache: Annotated[
         bool | None, typer.Option("--cache/--no-cache", help="Share a node store.", show_default="cache")

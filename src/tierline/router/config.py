@@ -21,6 +21,8 @@ from tierline.router.strategies.kvaware import KV_INDEX_BYTES, weights_of
 
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _PATH = re.compile(r"/?[A-Za-z0-9_~-]+([/.][A-Za-z0-9_~-]+)*")
+_TAKEN = re.compile(r"/(v1|admin|endpoints)/|/(invocations|metrics|tokenize|detokenize)$")
+"""Paths of the router's own, as far as they are for something other than its health."""
 
 
 class RouterConfig(ProgramConfig):
@@ -143,6 +145,9 @@ class RouterConfig(ProgramConfig):
     invocation_endpoint: str = Field(
         default="", description="path that /invocations goes to at an endpoint; where its body belongs, if empty"
     )
+    health_path: str = Field(
+        default="/ping", description="path that says, beside /health and /ping, whether an endpoint is healthy"
+    )
     tls_certificate: Path | None = Field(
         default=None, description="PEM file with the certificate that clients are shown; read again when it changes"
     )
@@ -195,6 +200,9 @@ class RouterConfig(ProgramConfig):
         default=600.0, gt=0, description="seconds from a request to the first byte of its answer"
     )
     stream_timeout_s: float = Field(default=300.0, gt=0, description="seconds between two reads of one answer")
+    total_timeout_s: float = Field(
+        default=0.0, ge=0, description="seconds from a request to the end of its answer; 0 for any time"
+    )
     request_timeout_s: float = Field(
         default=60.0, gt=0, description="seconds for a client to send a head, and between two reads of its body"
     )
@@ -290,6 +298,13 @@ class RouterConfig(ProgramConfig):
         if path and not _PATH.fullmatch(path):
             raise ValueError("a path such as v1/chat/completions")
         return path and "/" + path.removeprefix("/")
+
+    @field_validator("health_path")
+    @classmethod
+    def _is_free_path(cls, path: str) -> str:
+        if path != "/" and (not path.startswith("/") or not _PATH.fullmatch(path) or _TAKEN.match(path)):
+            raise ValueError("a path such as /healthz at which nothing else is")
+        return path
 
     @field_validator("hedge_after")
     @classmethod

@@ -145,6 +145,8 @@ class ApiKeys:
     ----------
     file
         YAML or JSON.
+    health_path
+        Asks for no key either.
 
     Raises
     ------
@@ -152,8 +154,9 @@ class ApiKeys:
         The file cannot be read, or says what is not allowed.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, health_path: bytes = b"/ping") -> None:
         self._file = file
+        self._open = _OPEN | {health_path}
         self._stamp = file_stamp(file, _CONFIG_KEY)
         self._keys = _read(file, {})
 
@@ -184,7 +187,7 @@ class ApiKeys:
         BadMessage
             401: it shows no key, or one that is unknown.
         """
-        if path in _OPEN or path.startswith(_ADMIN):
+        if path in self._open or path.startswith(_ADMIN):
             return None
         try:
             token = fields.get(X_API_KEY) or bearer_token(fields.get(AUTHORIZATION))

@@ -83,7 +83,7 @@ class RouterMetrics(Collector):
         self._aborts: Counter[str] = Counter()
         self._blocks_total = self._blocks_best = self._blocks_matched = 0
         self._duration = Histogram(_SLOW)
-        self._overhead, self._choices = Histogram(_FAST), Histogram(_FAST)
+        self._overhead, self._choices, self._tokens = Histogram(_FAST), Histogram(_FAST), Histogram(_FAST)
         self._itl = Histogram(_GAPS)
         self._hedges: Counter[str] = Counter()
         self._pairings: Counter[str] = Counter()
@@ -127,6 +127,8 @@ class RouterMetrics(Collector):
             counts.queued.observe(exchange.queued_s)
         if exchange.overhead_s is not None:
             self._overhead.observe(exchange.overhead_s)
+        if exchange.tokens_s is not None:
+            self._tokens.observe(exchange.tokens_s)
         if exchange.choosing_s is not None:
             self._choices.observe(exchange.choosing_s)
         if exchange.itl_s is not None:
@@ -244,6 +246,7 @@ class RouterMetrics(Collector):
         )
         yield _histogram("duration_seconds", "From a request to the end of its answer", self._duration)
         yield _histogram("overhead_seconds", "From a request to its being sent on, without connecting", self._overhead)
+        yield _histogram("tokens_seconds", "Of this, waiting for a prompt's tokens and a controller", self._tokens)
         yield _histogram("choosing_seconds", "Of this, choosing an endpoint", self._choices)
         yield _histogram("itl_seconds", "From one event of a stream to the next, its mean", self._itl)
         yield _counter(

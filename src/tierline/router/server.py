@@ -135,12 +135,17 @@ class RouterServer:
 
     async def _sweep(self) -> None:
         services = self.services
+        limit_s = services.config.total_timeout_s
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = services.clock()
             for client in [client for client in services.clients if client.deadline < now]:
                 with self._duties.guarded("deadlines"):
                     client.expired()
+            if limit_s:
+                for client in list(services.clients):
+                    with self._duties.guarded("deadlines"):
+                        client.end_if_begun_before(now - limit_s)
             with self._duties.guarded("connections"):
                 for pool in services.pools.values():
                     pool.close_idle()

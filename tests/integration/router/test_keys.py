@@ -42,9 +42,12 @@ def file(tmp_path: Path) -> Path:
 
 
 async def test_without_a_key_nothing_but_probes_is_answered_and_no_body_is_read(file: Path) -> None:
-    async with backends(answering(whole())) as (backend,), router(backend, api_keys_file=file) as server:
+    async with (
+        backends(answering(whole())) as (backend,),
+        router(backend, api_keys_file=file, health_path="/lb") as server,
+    ):
         await until_models_are_known(server)
-        for path in ("/health", "/ping", "/metrics"):
+        for path in ("/health", "/ping", "/metrics", "/lb"):
             async with client(server) as peer:
                 assert (await peer.ask(method="GET", path=path)).status == 200
         for fields in ("", as_("sk-unknown-0123456789")):

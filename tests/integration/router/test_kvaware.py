@@ -277,9 +277,13 @@ async def test_the_metrics_tell_states_and_counts(world: World) -> None:
     assert f'tierline_router_kv_source_state{{{labels},state="exact"}} 1.0' in page
     assert 'tierline_router_kv_prompts_total{rung="ids"} 1.0' in page
     assert 'tierline_router_kv_lookups_total{known="exact"} 2.0' in page
+    assert "tierline_router_tokens_seconds_count 0.0" in page, "its tokens were at hand"
     await world.ask(prompt=IDS, truncate_prompt_tokens=5)
+    await world.ask(prompt="a text whose tokens somebody has to say")
     async with world.http.get(f"http://{world.server.host}:{world.server.port}/metrics") as response:
-        exported = set(re.findall(r"^(tierline_router_kv_\w+){", await response.text(), re.MULTILINE))
+        page = await response.text()
+    exported = set(re.findall(r"^(tierline_router_kv_\w+){", page, re.MULTILINE))
+    assert "tierline_router_tokens_seconds_count 1.0" in page
     documented = set(re.findall(r"^\| `(tierline_router_kv_(?!controller|store)\w+)`", PAGE.read_text(), re.MULTILINE))
     assert documented == exported | {"tierline_router_kv_index_bytes"}
 

@@ -351,6 +351,17 @@ async def test_a_prefill_that_takes_too_long_is_given_up_and_done_by_the_decode_
     assert alone(d.requests[0])
 
 
+async def test_a_request_whose_time_is_over_ends_the_prefill_and_is_not_begun_anew(tmp_path: Path) -> None:
+    async with backends(answering(b""), answering(whole())) as (p, d):
+        p.behave = p.hanging
+        async with pairs(tmp_path, [p], [d], total_timeout_s=0.1) as (server, peer):
+            answer = await peer.ask(chat(PROMPT))
+            await asyncio.wait_for(p.left.wait(), 10)
+            assert [endpoint.inflight for endpoint in server.services.endpoints.all] == [0, 0]
+    assert answer.status == 504
+    assert not d.requests
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_client_that_leaves_ends_the_prefill(tmp_path: Path, is_stream: bool) -> None:
     async with backends(answering(b""), answering(whole())) as (p, d):

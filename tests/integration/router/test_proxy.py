@@ -305,6 +305,21 @@ async def test_health_follows_the_endpoints() -> None:
         assert [(await peer.ask(method="GET", path=path)).status for path in ("/health", "/ping")] == [503, 503]
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/", "/lb/health"])
+async def test_health_is_told_at_a_path_of_one_s_own_too(path: str) -> None:
+    async with (
+        backends(answering(whole())) as (backend,),
+        router(backend, health_path=path) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        assert [(await peer.ask(method="GET", path=at)).status for at in (path, "/health", "/ping")] == [200] * 3
+        await backend.kill()
+        await until(lambda: not server.services.endpoints.is_serving)
+        assert (await peer.ask(method="GET", path=path)).status == 503
+        assert (await peer.ask(method="POST", path=path)).status == 405
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "code"),
     [

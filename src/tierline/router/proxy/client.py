@@ -15,12 +15,12 @@ from tierline.router.http.replies import CONTINUE, JSON, error_body, reply
 from tierline.router.keys import ApiKey
 from tierline.router.proxy import sagemaker
 from tierline.router.proxy.dispatch import dispatch
+from tierline.router.proxy.exchange import Exchange
 from tierline.router.proxy.services import Services
 
 if TYPE_CHECKING:
     from tierline.router.admin.api import Reply
     from tierline.router.proxy.answering import Answering
-    from tierline.router.proxy.exchange import Exchange
 
 LINGER_SECONDS = 2.0
 """After a refusal the client may still be sending: closing at once would reset the connection and lose the refusal.
@@ -141,6 +141,11 @@ class ClientConnection(asyncio.Protocol):
             self._is_closing = True
             self._begin_flush()
             self._transport.close()
+
+    def end_if_begun_before(self, time: float) -> None:
+        """End a request that came before ``time``: it has had as long as one may have."""
+        if isinstance(self._exchange, Exchange) and self._exchange.started_at < time:
+            self._exchange.out_of_time()
 
     def expired(self) -> None:
         """The deadline passed."""

@@ -47,7 +47,7 @@ PROXIED = {
     b"/detokenize": _Proxied("detokenize", has_prompt=False),
     _INVOCATIONS: _Proxied("invocations", has_prompt=True),
 }
-_LOCAL = frozenset({b"/v1/models", b"/health", b"/ping", b"/metrics"})
+_LOCAL = frozenset({b"/v1/models", b"/metrics"})
 _PASSED_ON = b"/v1/"
 
 
@@ -88,7 +88,7 @@ def dispatch(
             name, has_prompt = proxied
         elif path == b"/metrics" and services.team is not None and head.method in (b"GET", b"HEAD"):
             return _answer_with_team(services, client, head, held_bytes, services.team)
-        elif path in _LOCAL or path.startswith(b"/v1/models/"):
+        elif path in _LOCAL or path in services.health_paths or path.startswith(b"/v1/models/"):
             if head.method in (b"GET", b"HEAD"):
                 _answer_locally(services, client, head, key)
             else:
@@ -193,7 +193,7 @@ def _answer_locally(services: Services, client: "ClientConnection", head: Reques
     content_type = JSON
     if head.path == b"/metrics":  # of a router of one process
         name, status, (body, content_type) = "metrics", 200, services.metrics.exposition()
-    elif head.path in (b"/health", b"/ping"):
+    elif head.path in services.health_paths:
         is_serving = services.endpoints.is_serving and not services.is_draining
         name, status = "health", 200 if is_serving else 503
         body = b'{"status":"ok"}' if is_serving else b'{"status":"no endpoint is healthy"}'

@@ -7,7 +7,7 @@ elsewhere, while what fails later is told to the client as a broken answer, neve
 
 import asyncio
 from collections.abc import Sequence
-from random import getrandbits
+from random import getrandbits, uniform
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -44,6 +44,9 @@ log = logs.get(__name__)
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
 _NOTHING = RoutingRequest()
+RETRY_PAUSE_S, RETRY_PAUSE_MAX_S = 0.05, 1.0
+"""Before the second retry of a request at most, then twice as long each time; by chance down to half of it, so that
+requests that failed together do not come back together."""
 _FAILURE_STATUSES = {"connect": 503, "overloaded": 503, "timeout": 504}  # every other failure is 502
 
 
@@ -53,8 +56,8 @@ class Exchange:
     Invariants
     ----------
     - With limits, ``_ticket`` is set from :meth:`start` to the end; while it waits, no attempt is open.
-    - ``_attempts`` are the attempts that are open: none while it waits, else one; two while it is hedged, of which
-      the one whose first byte comes ends the other before that byte is written.
+    - ``_attempts`` are the attempts that are open: none while it waits or makes a ``_pause``, else one; two while it is
+      hedged, of which the one whose first byte comes ends the other before that byte is written.
     - ``_prefill`` is set while another endpoint computes the prompt for the open attempt, which is sent after that.
     - ``_is_prefilled`` is set while the prompt's KV is there for whoever decodes, from the end of ``_prefill``. Where
       that is what ``_handed`` tells, it is so until somebody may have fetched it.
@@ -80,11 +83,11 @@ class Exchange:
     __slots__ = (
         "_alone", "_asking", "_attempts", "_before_last", "_body", "_client", "_events", "_facade", "_failed_with",
         "_handed", "_hedge", "_hedge_timer", "_held_bytes", "_is_paused", "_is_prefilled", "_last", "_may_be_stale",
-        "_may_pair", "_may_repeat", "_members", "_prefill", "_routing", "_services", "_target", "_ticket", "_tried",
-        "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
+        "_may_pair", "_may_repeat", "_members", "_pause", "_prefill", "_routing", "_services", "_target", "_ticket",
+        "_tried", "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
         "has_answered", "head", "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing",
         "priority", "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route", "salt", "session",
-        "started_at", "status", "tenant", "trace", "waited_s", "wants_stream",
+        "started_at", "status", "tenant", "tokens_s", "trace", "waited_s", "wants_stream",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +119,8 @@ class Exchange:
         self._may_pair = True
         self._hedge: Attempt | None = None
         self._hedge_timer: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
+        """Between two attempts."""
         self.hedge = ""
         """Of a request that was sent to two endpoints: which answered, ``won`` where the second did, ``lost`` where the
         first did, or ``unanswered``."""
@@ -169,6 +174,8 @@ class Exchange:
         """Spent waiting for a place; ``queued_at`` is set while that goes on."""
         self.waited_s = 0.0
         """Spent on connecting and on waiting for a place: not our doing."""
+        self.tokens_s: float | None = None
+        """Waiting for the prompt's tokens, and for what a controller says of them; ``None``: it did not have to."""
         self.choosing_s: float | None = None
         """Choosing for the first time, hashing included."""
         self.overhead_s: float | None = None
@@ -200,6 +207,7 @@ class Exchange:
 
     async def _learn_tokens(self, ladder: TokenLadder, question: Question) -> None:
         await ladder.climb(self._routing, question)
+        self.tokens_s = self._services.clock() - self.started_at
         self._asking = None
         self._enter()
 
@@ -487,11 +495,31 @@ class Exchange:
             services.choosing.forget(decision.endpoint)
 
     def _retry_or_give_up(self, reason: str) -> None:
-        if reason == "connect" or (reason != "timeout" and self._may_retry(self._untried())):
+        if reason == "connect":  # it has loaded nobody
             self.retries.append(reason)
             self._try_another()
+        elif reason != "timeout" and self._may_retry(self._untried()):
+            self._retry(reason)
         else:
             self._give_up()
+
+    def _retry(self, reason: str) -> None:
+        """Try another endpoint: first without delay, then after pauses: where two fail, all may have too much to do."""
+        earlier = self._paid_retries
+        self.retries.append(reason)
+        if not earlier:
+            self._try_another()
+            return
+        pause_s = min(RETRY_PAUSE_S * 2 ** (earlier - 1), RETRY_PAUSE_MAX_S) * uniform(0.5, 1.0)
+        self._pause = asyncio.get_running_loop().call_later(pause_s, self._pause_over)
+
+    def _pause_over(self) -> None:
+        self._pause = None
+        self._try_another()
+
+    @property
+    def _paid_retries(self) -> int:
+        return sum(reason not in ("connect", "hedge") for reason in self.retries)
 
     def _try_another(self) -> None:
         """Open the next attempt, or wait until an endpoint that was not tried has room for it."""
@@ -517,7 +545,7 @@ class Exchange:
         services = self._services
         if not self._may_repeat:
             return False
-        if sum(reason not in ("connect", "hedge") for reason in self.retries) >= services.config.retries:
+        if self._paid_retries >= services.config.retries:
             return False
         return bool(endpoints) and services.budget.spend()
 
@@ -569,8 +597,7 @@ class Exchange:
             self._failed_with = str(status)
             self._drop(attempt)
             self._may_be_fetched()
-            self.retries.append(str(status))
-            self._try_another()
+            self._retry(str(status))
 
     def response_data(self, attempt: Attempt, data: bytes) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`; written through at once."""
@@ -696,7 +723,11 @@ class Exchange:
         self.aborted_by = "upstream"
         self.keep_alive = False
         body = attempt.body
-        message = "The endpoint broke off in the middle of its answer."
+        message = (
+            "The answer did not come to its end in time."
+            if reason == "timeout"
+            else "The endpoint broke off in the middle of its answer."
+        )
         if self._facade is not None and self._facade.streams:
             self._client.write(self._facade.broken(message, reason))
         elif self.is_event_stream and not isinstance(body, LengthBody):
@@ -752,6 +783,11 @@ class Exchange:
         else:
             self._give_up()
 
+    def out_of_time(self) -> None:
+        """The request had all the time that one may have, whatever it is doing."""
+        self._stops_prefill()
+        self.expired()
+
     def _stops_waiting(self) -> bool:
         """Leave the queue; returns whether this waited there."""
         ticket = self._ticket
@@ -790,6 +826,9 @@ class Exchange:
         if self._hedge_timer is not None:
             self._hedge_timer.cancel()
             self._hedge_timer = None
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         self._release_body()
         self._services.metrics.exchange_ended(self)
         self._services.decisions.exchange_ended(self)

@@ -84,6 +84,7 @@ class Services:
     sessions: SessionKeys = field(init=False)
     invocation_path: bytes = field(init=False)
     """Where ``/invocations`` goes; empty: where its body belongs."""
+    health_paths: frozenset[bytes] = field(init=False)
     priority_header: bytes = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
     aliases: Mapping[str, str] = field(init=False)
@@ -93,6 +94,7 @@ class Services:
         self.decisions = DecisionLog(self.team.session_key if self.team is not None else b"")
         self.sessions = SessionKeys(self.config.session_keys)
         self.invocation_path = self.config.invocation_endpoint.encode()
+        self.health_paths = frozenset({b"/health", b"/ping", self.config.health_path.encode()})
         self.priority_header = (self.config.priority_header or "").encode()
         self.wanted_fields = frozenset(
             (
@@ -113,7 +115,7 @@ class Services:
         if config.tls_certificate is not None and config.tls_key is not None:
             self.certificate = Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
         if self.config.api_keys_file is not None:
-            self.keys = ApiKeys(self.config.api_keys_file)
+            self.keys = ApiKeys(self.config.api_keys_file, self.config.health_path.encode())
             self.wanted_fields |= {AUTHORIZATION, X_API_KEY}
         if self.config.max_inflight or self.config.max_inflight_per_endpoint:
             has_place = self.team.endpoints.has_place if self.team is not None else None
