@@ -103,6 +103,20 @@ def test_a_slower_tier_saves_less_than_the_engines_own_cache() -> None:
     assert (decision.predicted_cached_tokens, decision.uncached_tokens) == (640, 641 - 512)
 
 
+def test_a_prompt_of_fewer_tokens_than_blocks_saves_no_more_than_it_has() -> None:
+    strategy, endpoints = make()
+    tools = [{"type": "function", "function": {"name": "f", "description": "?" * 4096}}]
+    chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": tools}
+    for _ in range(2):
+        routing = RoutingRequest(read_fields(msgspec.json.encode(chat)))
+        routing.tokens = PromptTokens([1, 2, 3])  # the template leaves tools out
+        decision = strategy.choose(routing, endpoints)
+        strategy.placed(routing, decision)
+        assert 0 <= decision.uncached_tokens <= 3
+        assert 0 <= decision.predicted_cached_tokens <= 3
+    assert decision.matched_blocks == len(routing.blocks) > 3
+
+
 def test_what_is_in_a_shared_store_draws_nobody_to_its_writer() -> None:
     strategy, endpoints = make()
     tell(strategy.sources[endpoints[0].url][0], 40, "STORAGE", locality="REMOTE")

@@ -144,10 +144,14 @@ class RoutingRequest:
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of one block of this prompt, on average; as for :attr:`prompt_tokens`."""
+        """Tokens of one block of this prompt, on average; as for :attr:`prompt_tokens`.
+
+        0 where there are fewer tokens than blocks, as of long tools that the model's template leaves out: blocks say
+        nothing then, and must not save more tokens than there are.
+        """
         if self.tokens is None or not self._prompt_bytes:
             return BLOCK_BYTES // BYTES_PER_TOKEN
-        return max(1, len(self.tokens) * BLOCK_BYTES // self._prompt_bytes)
+        return len(self.tokens) * BLOCK_BYTES // self._prompt_bytes
 
     def _hash(self) -> None:
         fields = self._fields

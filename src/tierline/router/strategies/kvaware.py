@@ -91,7 +91,7 @@ class KvAware(PrefixAware):
         lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, self.weights)
         held: list[Held] = []
         exact = bounds = 0
-        block_tokens, total = request.block_tokens, len(request.blocks)
+        block_tokens, total = request.block_tokens or 1, len(request.blocks)
         for endpoint, guess in zip(endpoints, guesses, strict=True):
             found = lookup.found(endpoint) if is_explained(request.model, endpoint) else None
             if found is None:
@@ -129,7 +129,7 @@ class KvAware(PrefixAware):
             found = lookup.found(endpoint)
             if found is not None and (found[2] or found[0] >= guess[1]):
                 saved, predicted, _, tiers = found
-                depth = min(len(request.blocks), predicted // request.block_tokens)
+                depth = min(len(request.blocks), predicted // (request.block_tokens or 1))
                 held = depth, saved, predicted, tiers or (predicted, *_NOTHING_SLOWER)
         return self._with_store(request, endpoint, StoreLookup(self.stored, request.tokens), held)
 
@@ -146,7 +146,7 @@ class KvAware(PrefixAware):
             return held
         tiers = list(by_tier or (predicted, *_NOTHING_SLOWER))
         tiers[Tier.HOST] += tokens - predicted
-        depth = min(len(request.blocks), tokens // request.block_tokens)
+        depth = min(len(request.blocks), tokens // (request.block_tokens or 1))
         return depth, saved + int((tokens - predicted) * self.weights[Tier.HOST]), tokens, tiers
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
