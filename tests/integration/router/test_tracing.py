@@ -122,6 +122,18 @@ async def test_a_caller_s_trace_goes_on_and_its_state_with_it(collected: Collect
     assert backend.requests[0].head.lower().count(b"traceparent") == 1
 
 
+async def test_a_state_that_cannot_be_read_is_dropped_and_not_quoted_in_the_log(
+    collected: Collected, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with backends(answering(whole())) as (backend,), router(backend, opentelemetry=True) as server:
+        for state in ("a caller's words", "a=1,a=1", ",".join(f"k{number}=v" for number in range(40))):
+            async with client(server) as peer:
+                await peer.ask(chat(), fields=SAMPLED + f"tracestate: {state}\r\n")
+        await received(collected, 6)
+    assert {span.state for span in collected.spans} == {""}
+    assert caplog.records == []
+
+
 async def test_what_the_caller_does_not_sample_has_no_span_and_goes_on_unsampled(collected: Collected) -> None:
     async with (
         backends(answering(whole())) as (backend,),

@@ -5,6 +5,7 @@ dropped, and whatever is not delivered is counted.
 """
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -65,6 +66,8 @@ class SpanExport(Collector):
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        # It would log, at every request, what a client wrote as tracestate and nobody can read.
+        logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
         self.dropped = 0
         """Spans that found the queue full."""
         self._handed = 0
