@@ -171,6 +171,33 @@ def test_of_a_slice_what_is_ready_and_stays_is_wanted() -> None:
     assert [spec.url for spec in specs] == [f"http://10.0.0.{number}:8000" for number in (1, 4, 5)]
 
 
+def test_a_pod_of_two_families_of_addresses_is_one_endpoint() -> None:
+    """A Service with both has slices of its own for each."""
+
+    def of_family(family: str, **addresses: str) -> EndpointSlice:
+        endpoints = [
+            {"addresses": [address], "conditions": {}, "targetRef": {"kind": "Pod", "name": uid, "uid": uid}}
+            for uid, address in addresses.items()
+        ]
+        content = {
+            "metadata": {"name": family},
+            "addressType": family,
+            "endpoints": endpoints,
+            "ports": [{"port": 8000}],
+        }
+        return msgspec.json.decode(msgspec.json.encode(content), type=EndpointSlice)
+
+    six = of_family("IPv6", one="fd00::1", two="fd00::2")
+    again = of_family("IPv6", two="fd00::2")
+    four = of_family("IPv4", one="10.0.0.1")
+    found = SliceReader(parse_service("ns/vllm")).specs({"a": six, "b": four, "c": again})
+    assert sorted({spec.url for spec in found}) == ["http://10.0.0.1:8000", "http://[fd00::2]:8000"]
+    assert {spec.url for spec in SliceReader(parse_service("ns/vllm")).specs({"a": six})} == {
+        "http://[fd00::1]:8000",
+        "http://[fd00::2]:8000",
+    }
+
+
 @pytest.mark.parametrize(
     ("ports", "wanted", "url"),
     [

@@ -38,9 +38,14 @@ class _SliceConditions(msgspec.Struct):
     terminating: bool | None = None
 
 
-class _SliceEndpoint(msgspec.Struct):
+class _Target(msgspec.Struct):
+    uid: str = ""
+
+
+class _SliceEndpoint(msgspec.Struct, rename="camel"):
     addresses: list[str]
     conditions: _SliceConditions = msgspec.field(default_factory=_SliceConditions)
+    target_ref: _Target | None = None
 
     @property
     def is_routable(self) -> bool:
@@ -53,10 +58,11 @@ class _Port(msgspec.Struct, rename="camel"):
     app_protocol: str | None = None
 
 
-class EndpointSlice(msgspec.Struct):
-    """A part of a Service's endpoints."""
+class EndpointSlice(msgspec.Struct, rename="camel"):
+    """A part of a Service's endpoints, with addresses of one family."""
 
     metadata: Metadata
+    address_type: str = ""
     endpoints: list[_SliceEndpoint] | None = None
     ports: list[_Port] | None = None
 
@@ -122,7 +128,7 @@ class Reader(Protocol[T]):
 
 
 class SliceReader:
-    """Reads the EndpointSlices of a Service: what is ready in them."""
+    """Reads the EndpointSlices of a Service: what is ready in them. Of a pod with IPv4 and IPv6, IPv4 counts."""
 
     kind = EndpointSlice
 
@@ -139,12 +145,16 @@ class SliceReader:
         """See :class:`Reader`."""
         specs: list[EndpointSpec] = []
         refused = set()
-        for uid, part in objects.items():
+        families: dict[str, str] = {}  # by the pod
+        for uid, part in sorted(objects.items(), key=lambda item: item[1].address_type):
             routable = [endpoint for endpoint in part.endpoints or () if endpoint.is_routable]
             port = _slice_port(part.ports or [], self._selection.port)
             if port is not None:
                 scheme = "https" if port.app_protocol == "https" else "http"
-                specs += [EndpointSpec(url=_url(scheme, each.addresses[0], port.port or 0)) for each in routable]
+                for each in routable:
+                    pod = each.target_ref.uid if each.target_ref is not None else ""
+                    if not pod or families.setdefault(pod, part.address_type) == part.address_type:
+                        specs.append(EndpointSpec(url=_url(scheme, each.addresses[0], port.port or 0)))
             elif routable:
                 refused.add(uid)
                 if uid not in self._refused:
