@@ -194,17 +194,17 @@ class BlackBoxes:
             engines = [f"http://127.0.0.1:{port}" for port in ports]
             is_ready = lambda: answers(f"{engines[-1]}/health")  # noqa: E731
             stack.enter_context(Program([*argv, *map(str, ports)], folder / "engines.log", is_ready))
-            running = box.start(engines, folder)
-            stack.enter_context(running.program)
-            time.sleep(SETTLING_SECONDS)
-            client = _Client(running.port, trace.requests, setting.time_scale / self._speed)
             try:
+                running = box.start(engines, folder)
+                stack.enter_context(running.program)
+                time.sleep(SETTLING_SECONDS)
+                client = _Client(running.port, trace.requests, setting.time_scale / self._speed)
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(client.run())
-            except TierlineError as error:
+            except (TierlineError, OSError) as error:
                 if box.peer is None:
                     raise
-                return str(error)
+                return " ".join(str(error).split())  # with the end of a log, which has lines
             ttft_s = [self._speed * seconds for seconds in client.ttft_s]
             return self._judge(ttft_s, client.late_s, [_records(url) for url in engines])
 

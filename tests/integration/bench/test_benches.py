@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tierline.bench import black_boxes
 from tierline.bench.programs import Program, answers, free_ports
-from tierline.bench.routers import PEERS, start_peer
+from tierline.bench.routers import PEERS, Peer, start_peer
+from tierline.bench.routing_loads import generate_chats
 from tierline.cli.main import app
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -158,6 +160,15 @@ def test_routers_are_black_boxes_before_simulated_engines_behind_http(
         times = [rows[f"short, 30 %, black box tierline {policy}: TTFT P{rank}"]["value"] for rank in (50, 90, 99)]
         assert 0 < times[0] <= times[1] <= times[2]
     assert "not installed" in rows["short, 30 %, black box sglang-router cache_aware: hits"]["note"]
+
+
+def test_a_router_of_others_that_does_not_start_is_told_and_ends_no_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = black_boxes._Box("cache_aware", Peer("broken-router", "json", "warn"))  # which has nothing to launch
+    monkeypatch.setattr(black_boxes, "BOXES", (box,))
+    measured = black_boxes.BlackBoxes([generate_chats(1, 20)], 2, lambda _: None, black_boxes.QUICK_SPEED)
+    row, *virtual = measured.rows()
+    assert "json.launch_router" in str(row.note)
+    assert virtual
 
 
 def test_a_trace_that_is_none_is_a_users_mistake(tmp_path: Path) -> None:
