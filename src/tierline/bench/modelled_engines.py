@@ -9,19 +9,17 @@ each port.
 """
 
 import asyncio
-import socket
 import sys
 import time
 from math import inf
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-import httptools
 import msgspec
 import uvloop
 import xxhash
 
 from tierline.bench.engine_model import Engine, EngineModel, Job
-from tierline.bench.responders import ANSWERS, SSE_HEAD, chunk, whole
+from tierline.bench.responders import ANSWERS, SSE_HEAD, EngineConnection, chunk, whole
 from tierline.bench.traces import BLOCK_TOKENS
 from tierline.router.prompt import BYTES_PER_TOKEN
 
@@ -84,30 +82,14 @@ class _Replica:
         ).encode()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(EngineConnection):
     """A router's connection to an engine."""
 
     def __init__(self, replica: _Replica, speed: float) -> None:
+        super().__init__()
         self._replica = replica
         self._speed = speed
-        self._parser = httptools.HttpRequestParser(self)
-        self._path = b""
         self._body = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:  # a router that tries whether an engine speaks gRPC
-            self._transport.close()
-
-    # Called by httptools:
-
-    def on_url(self, url: bytes) -> None:
-        self._path = url
 
     def on_body(self, body: bytes) -> None:
         self._body += body

@@ -77,30 +77,38 @@ def _tokens(count: int) -> bytes:
     )
 
 
-class _Engine(asyncio.Protocol):
-    """One connection of a simulated engine."""
+class EngineConnection(asyncio.Protocol):
+    """A router's connection to a simulated engine; what becomes of a request is the subclass's."""
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
         self._path = b""
-        self._wants_stream = False
-        self._seam = b""
-        self._body_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See :class:`asyncio.Protocol`."""
         self._transport = cast("asyncio.Transport", transport)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:  # a router that tries whether an engine speaks gRPC
             self._transport.close()
 
-    # Called by httptools:
-
     def on_url(self, url: bytes) -> None:
+        """Called by httptools."""
         self._path = url
+
+
+class _Engine(EngineConnection):
+    """One connection of an engine that answers at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._wants_stream = False
+        self._seam = b""
+        self._body_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
