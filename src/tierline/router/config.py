@@ -9,14 +9,14 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
 from tierline.router.discovery.selections import parse_pods, parse_service
-from tierline.router.events.addresses import parse_addresses, parse_controller
+from tierline.router.events.addresses import parse_controller
 from tierline.router.events.remote import BUDGET_SECONDS
 from tierline.router.gossip.addresses import parse_address
 from tierline.router.hedging import P95
 from tierline.router.keys import Bypass
 from tierline.router.modelrules import ModelRule, StrategyName, parse_pairs, parse_rules, require_trial
 from tierline.router.sessions import canonical_key, is_field_name
-from tierline.router.specs import plain_url
+from tierline.router.specs import plain_urls, require_addresses
 from tierline.router.strategies.kvaware import KV_INDEX_BYTES, weights_of
 
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
@@ -220,10 +220,7 @@ class RouterConfig(ProgramConfig):
     @field_validator("endpoints")
     @classmethod
     def _are_urls(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        urls = tuple(map(plain_url, endpoints))
-        if len(set(urls)) < len(urls):
-            raise ValueError("each URL once")
-        return urls
+        return plain_urls(endpoints)
 
     @field_validator("kubernetes_services", "kubernetes_pods")
     @classmethod
@@ -340,11 +337,7 @@ class RouterConfig(ProgramConfig):
     @field_validator("kv_events", "node_events")
     @classmethod
     def _are_addresses(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for entry in entries:
-            url, is_pair, address = entry.partition("=")
-            if not is_pair or url not in info.data.get("endpoints", ()):
-                raise ValueError("URL=ADDRESS with the URL of an --endpoint")
-            parse_addresses(address)
+        require_addresses(entries, info.data.get("endpoints", ()))
         return entries
 
     @field_validator("controller")

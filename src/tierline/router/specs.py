@@ -3,6 +3,7 @@
 A wrong value is named with its place: ``endpoints.yaml[2].weight``.
 """
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -88,6 +89,23 @@ def plain_url(url: str) -> str:
     if not is_http or not is_bare or not url.isascii() or not url.isprintable():
         raise ValueError(_URL_ALLOWED)
     return url
+
+
+def plain_urls(urls: Sequence[str]) -> tuple[str, ...]:
+    """Return endpoints' URLs in their one spelling; raises ``ValueError`` where one is none, or there twice."""
+    plain = tuple(map(plain_url, urls))
+    if len(set(plain)) < len(plain):
+        raise ValueError("each URL once")
+    return plain
+
+
+def require_addresses(entries: Sequence[str], endpoints: Collection[str]) -> None:
+    """Raise ``ValueError`` unless each of ``entries`` says where one of ``endpoints`` publishes events."""
+    for entry in entries:
+        url, is_pair, address = entry.partition("=")
+        if not is_pair or url not in endpoints:
+            raise ValueError("URL=ADDRESS with the URL of an --endpoint")
+        parse_addresses(address)
 
 
 def read_spec(content: object, where: str) -> EndpointSpec:

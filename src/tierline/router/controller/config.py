@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
-from tierline.router.events.addresses import parse_addresses, parse_controller
-from tierline.router.specs import plain_url
+from tierline.router.events.addresses import parse_controller
+from tierline.router.specs import plain_url, plain_urls, require_addresses
 from tierline.router.strategies.kvaware import KV_INDEX_BYTES
 
 
@@ -71,19 +71,12 @@ class ControllerConfig(ProgramConfig):
     @field_validator("endpoints")
     @classmethod
     def _are_urls(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        urls = tuple(map(plain_url, endpoints))
-        if len(set(urls)) < len(urls):
-            raise ValueError("each URL once")
-        return urls
+        return plain_urls(endpoints)
 
     @field_validator("kv_events")
     @classmethod
     def _are_addresses(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for entry in entries:
-            url, is_pair, address = entry.partition("=")
-            if not is_pair or url not in info.data.get("endpoints", ()):
-                raise ValueError("URL=ADDRESS with the URL of an --endpoint")
-            parse_addresses(address)
+        require_addresses(entries, info.data.get("endpoints", ()))
         return entries
 
     @field_validator("tls_key")
