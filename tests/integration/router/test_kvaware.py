@@ -308,8 +308,20 @@ async def test_an_explanation_knows_the_prompt_s_tokens_as_a_request_would(
             assert response.status == 200, await response.text()
             choice = (await response.json())["choice"]
         assert choice["endpoint"] == answer.endpoint
+        assert [weighed["known"] for weighed in choice["weighed"]] == ["exact", "exact"]
         told = await world.ask(**{**body, "prompt": prompt})
         assert choice["predicted_cached_tokens"] == told.predicted == told.cached > 0
+
+
+async def test_an_explanation_says_of_whom_it_only_guesses(world: World) -> None:
+    await world.ask(prompt=IDS)
+    for source in world.strategy.sources[world.engines[1]]:
+        source.disconnected()
+    url = f"http://{world.server.host}:{world.server.port}/admin/explain"
+    for body, known in ((IDS, ["exact", "approximate"]), (["two", "prompts"], ["approximate", "approximate"])):
+        async with world.http.post(url, json={"model": MODEL, "prompt": body}) as response:
+            weighed = (await response.json())["choice"]["weighed"]
+        assert [entry["known"] for entry in weighed] == known
 
 
 async def test_a_client_that_leaves_while_an_explanation_waits_leaves_nothing_behind(

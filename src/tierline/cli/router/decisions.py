@@ -102,10 +102,12 @@ async def explain(
                 f"{weighed.uncached_tokens:,}",
                 "" if weighed.seconds is None else f"{weighed.seconds:.3g}",
                 str(weighed.matched_blocks),
+                *([weighed.known] if weighed.known else []),
             )
             for weighed in choice.weighed
         ]
-        output.table(("CANDIDATE", ">TOKENS WAITING", ">TO COMPUTE", ">SECONDS", ">MATCHED BLOCKS"), rows)
+        columns = ("CANDIDATE", ">TOKENS WAITING", ">TO COMPUTE", ">SECONDS", ">MATCHED BLOCKS")
+        output.table((*columns, "KNOWN") if choice.weighed[0].known else columns, rows)
     if found.passed_over:
         output.line("")
         output.table(("PASSED OVER", "WHY"), [(entry.endpoint, entry.why) for entry in found.passed_over])

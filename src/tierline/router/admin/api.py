@@ -32,6 +32,7 @@ from tierline.router.pairs import Pairing
 from tierline.router.prompt import read_fields
 from tierline.router.specs import plain_url, read_spec
 from tierline.router.strategies.base import Decision, RoutingRequest
+from tierline.router.strategies.kvaware import KvAware
 from tierline.router.tokens import Question, TokenLadder
 from tierline.router.workers.messages import Change
 
@@ -248,6 +249,10 @@ class AdminApi:
         candidates = services.endpoints.candidates(model, now)
         arm = services.choosing.arm_of(request)
         decision = arm.strategy.choose(request, candidates) if candidates else None
+        choice = None if decision is None else choice_of(decision)
+        if choice is not None and isinstance(arm.strategy, KvAware):
+            for weighed, endpoint in zip(choice.weighed, candidates, strict=True):
+                weighed.known = arm.strategy.known(request, endpoint)
         pairing = None if decision is None else self._pairing(request, decision, body, now)
         prefill = None if pairing is None else pairing.prefill
         return Reply(
@@ -259,7 +264,7 @@ class AdminApi:
                 session=services.decisions.digest(request.session),
                 prompt_tokens=request.prompt_tokens,
                 told_by=request.told.origin if request.told is not None else "",
-                choice=choice_of(decision) if decision is not None else None,
+                choice=choice,
                 pairing="" if pairing is None else pairing.text,
                 prefill=None if prefill is None else choice_of(prefill),
                 passed_over=_passed_over(services.endpoints.all, candidates, model, now),

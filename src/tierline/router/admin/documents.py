@@ -50,6 +50,10 @@ class Weighed(msgspec.Struct, kw_only=True):
     seconds: float | None
     """What both take at its speed; ``None`` where no endpoint's speed is known, or it was not asked."""
     matched_blocks: int
+    known: str = ""
+    """Of ``kvaware``, where it is asked to explain: what the matched blocks go by. ``exact``: all of the endpoint's
+    events; ``bound``: events of which some were missed, so it has at least so much; ``approximate``: what was sent
+    there."""
 
 
 class Choice(msgspec.Struct, kw_only=True):

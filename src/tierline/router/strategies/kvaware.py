@@ -133,6 +133,16 @@ class KvAware(PrefixAware):
                 held = depth, saved, predicted, tiers or (predicted, *_NOTHING_SLOWER)
         return self._with_store(request, endpoint, StoreLookup(self.stored, request.tokens), held)
 
+    def known(self, request: RoutingRequest, endpoint: Endpoint) -> str:
+        """Return what an endpoint's caches are judged by for this request, as :attr:`lookups` counts it."""
+        if request.tokens is None or not is_explained(request.model, endpoint):
+            return "approximate"
+        lookup = request.told or _Lookup(self.blocks, request, (endpoint,), self.sources, self.weights, only=endpoint)
+        found = lookup.found(endpoint)
+        if found is None:
+            return "approximate"
+        return "exact" if found[2] else "bound"
+
     def _with_store(
         self, request: RoutingRequest, endpoint: Endpoint, stores: StoreLookup, held: HeldByTier
     ) -> HeldByTier:
