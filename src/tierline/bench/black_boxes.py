@@ -128,9 +128,11 @@ class BlackBoxes:
         self._model = EngineModel()
         self._traces = traces
         self._one_cache: dict[str, float] = {}
+        self._caveats: list[str] = []
         self._figures: dict[tuple[str, str], _Figures | str] = {}
         for trace in traces:
             setting = Setting.of(trace, PERCENT, self._endpoints, self._model)
+            self._caveats += [f"Black boxes: {setting.caveat}"] if setting.caveat else []
             self._one_cache[trace.name] = 100 * setting.one_cache / trace.blocks
             for box in BOXES:
                 say(f"{trace.name}, {PERCENT} %, black box: {box}")
@@ -181,6 +183,7 @@ class BlackBoxes:
             "bytes a token, asked to be completed (vllm-router's cache_aware does not read chats); answers come as two "
             f"events; imbalance is over {WINDOW_SECONDS:.0f} s of the engines' time. "
             "Every run starts with new engines and a new router.",
+            *self._caveats,
             *missing,
         ]
 

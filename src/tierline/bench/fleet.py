@@ -38,19 +38,25 @@ class Setting(NamedTuple):
     one_cache: int
     """Hits of one cache of all engines' memory."""
     time_scale: float
+    caveat: str = ""
+    """What a reader must know where the engines have more room than ``percent``."""
 
     @classmethod
     def of(cls, trace: Trace, percent: int, endpoints: int, model: EngineModel) -> "Setting":
         """Return the setting in which the engines have room for so much of a trace's footprint."""
         requests = trace.requests
         largest = max(len(request.blocks) for request in requests)
-        blocks = max(trace.footprint * percent // 100 // endpoints, 2 * largest)
+        asked, least = trace.footprint * percent // 100 // endpoints, 2 * largest
+        blocks = max(asked, least)
         hits = one_cache_hits(requests, blocks * endpoints)
         prefill_s = (trace.blocks - hits) * BLOCK_TOKENS / model.prefill_tokens_per_s
         token_s = model.sequence_s + model.step_s / _DECODED_TOGETHER
         decode_s = sum(request.output_tokens for request in requests) * token_s
         lasts_s = max(requests[-1].at_s - requests[0].at_s, 1.0)
-        return cls(percent, blocks, hits, (prefill_s + decode_s) / endpoints / LOAD / lasts_s)
+        room = f"{trace.name}, {percent} %: room for two of the largest prompts in each engine, which is "
+        room += f"{100 * blocks * endpoints / trace.footprint:.0f} % of the footprint."
+        time_scale = (prefill_s + decode_s) / endpoints / LOAD / lasts_s
+        return cls(percent, blocks, hits, time_scale, room if asked < least else "")
 
 
 class Served(NamedTuple):

@@ -44,12 +44,13 @@ def measure(options: BenchOptions, say: Say) -> Findings:
     rows: list[Row] = []
     tables: list[Table] = []
     panels: list[Panel] = []
+    notes = _notes(options)
     for trace in traces:
         replayed = _Replayed(trace, options, say)
         rows += replayed.rows()
         tables.append(replayed.table())
         panels.append(replayed.panel())
-    notes = _notes(options)
+        notes += replayed.caveats
     if options.black_boxes:
         boxes = _black_boxes(options, say)
         rows += boxes.rows()
@@ -98,9 +99,11 @@ class _Replayed:
         self._infinite = 100 * (1 - trace.footprint / trace.blocks)
         self._sizes = _QUICK_SIZES if options.quick else SIZES_PERCENT
         self._figures: dict[tuple[int, str], Figures] = {}
+        self.caveats: list[str] = []
         arriving = arrivals(trace)
         for percent in self._sizes:
             setting = Setting.of(trace, percent, options.endpoints, self._model)
+            self.caveats += [setting.caveat] if setting.caveat else []
             for name in STRATEGIES:
                 say(f"{trace.name}, {percent} %: {name}")
                 self._figures[percent, name] = self._replay(name, arriving, setting)

@@ -142,6 +142,8 @@ def test_the_routing_strategies_are_replayed_beside_one_cache_of_all_memory(tmp_
         times = [rows[f"short, 10 %, {name}: TTFT P{rank}"]["value"] for rank in (50, 90, 99)]
         assert 0 < times[0] <= times[1] <= times[2]
     assert (tmp_path / "hits.png").read_bytes().startswith(b"\x89PNG")
+    caveat = "short, 10 %: room for two of the largest prompts in each engine, which is 17 % of the footprint."
+    assert caveat in (tmp_path / "table.md").read_text()
 
 
 def test_routers_are_black_boxes_before_simulated_engines_behind_http(
