@@ -97,6 +97,20 @@ async def test_a_salt_of_the_clients_own_is_refused_unless_its_key_is_trusted(fi
     assert [request.body for request in backend.requests] == [*salted, b'{"prompt":"p"}']
 
 
+@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/unload_lora_adapter/", "/v1/%6coad_lora_adapter?a=b"])
+async def test_only_a_trusted_key_changes_what_engines_serve(file: Path, path: str) -> None:
+    async with (
+        backends(answering(whole())) as (backend,),
+        router(backend, api_keys_file=file) as server,
+        client(server) as peer,
+    ):
+        body = b'{"lora_name":"sql","lora_path":"/adapters/sql"}'
+        refused = await peer.ask(body, path=path, fields=as_(ANN))
+        assert (refused.status, json.loads(refused.body)["error"]["code"]) == (403, "route_not_allowed")
+        assert (await peer.ask(body, path=path, fields=as_(BOB))).status == 200
+    assert len(backend.requests) == 1
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
 async def test_a_client_says_whose_blocks_an_engine_fetches_only_with_a_trusted_key(file: Path, path: str) -> None:
     async with (

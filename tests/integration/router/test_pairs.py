@@ -31,6 +31,7 @@ from tests.integration.router.backend import (
     whole,
 )
 
+from tierline.router.endpoints import FAILURES_BEFORE_EJECTION
 from tierline.router.server import RouterServer
 
 PROMPT = "once upon a time " * 2000
@@ -349,6 +350,16 @@ async def test_a_prefill_that_takes_too_long_is_given_up_and_done_by_the_decode_
             assert counted(server, 'prefill_fallbacks_total{reason="timeout"}') == 1
     assert answer.status == 200
     assert alone(d.requests[0])
+
+
+async def test_a_prefill_endpoint_that_hangs_again_and_again_is_passed_over(tmp_path: Path) -> None:
+    async with backends(answering(b""), answering(whole())) as (p, d):
+        p.behave = p.hanging
+        async with pairs(tmp_path, [p], [d], prefill_timeout_s=0.05) as (server, peer):
+            answers = [await peer.ask(chat(f"{number}{PROMPT}")) for number in range(FAILURES_BEFORE_EJECTION + 1)]
+            assert counted(server, 'prefill_fallbacks_total{reason="timeout"}') == FAILURES_BEFORE_EJECTION
+            assert counted(server, 'prefill_fallbacks_total{reason="no_endpoint"}') == 1
+    assert [answer.status for answer in answers] == [200] * (FAILURES_BEFORE_EJECTION + 1)
 
 
 async def test_a_request_whose_time_is_over_ends_the_prefill_and_is_not_begun_anew(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the key of a request makes of it: its model allowed, its cost paid for, its tenant's salt in its body."""
 
 import re
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -10,6 +11,8 @@ from tierline.router.prompt import BYTES_PER_TOKEN, RequestFields
 from tierline.router.proxy.services import CONTENT_TYPE, Services
 
 _COUNT = re.compile(rb"[0-9]{1,9}")
+_ADMINISTERS_ENGINES = frozenset({b"/v1/load_lora_adapter", b"/v1/unload_lora_adapter"})
+"""Routes of engines that change what they serve to everybody."""
 
 
 def apply(
@@ -33,12 +36,14 @@ def apply(
     Raises
     ------
     BadMessage
-        403: not this model. 400: not this salt, not these blocks, or not this body. 429: not now.
+        403: not this model, or not this route. 400: not this salt, not these blocks, or not this body. 429: not now.
     """
     model = fields.model if fields is not None else None
     if not key.allows(model):
         message = f"The API key may not ask for the model `{model}`."
         raise BadMessage(403, message if model else "A model must be named.", code="model_not_allowed")
+    if not key.is_trusted and unquote_to_bytes(head.path).rstrip(b"/") in _ADMINISTERS_ENGINES:
+        raise BadMessage(403, "This route is not for this API key.", code="route_not_allowed")
     if fields is None and body and _could_be_json(head):
         # Else one that the engine reads and the router does not would get around its tenant's salt.
         raise BadMessage(400, "The body is no JSON object.", code="invalid_json")

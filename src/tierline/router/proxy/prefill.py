@@ -80,8 +80,11 @@ class Prefill:
         self._try()
 
     def expired(self) -> None:
-        """It had its time."""
-        self.drop("timeout")
+        """It had its time: an endpoint that hangs is passed over for a while, or each long prompt would wait for it."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.drop("timeout")
+            self._exchange.not_served(self._routing, attempt.decision, is_ill=True)
         self._failed_with = "timeout"
         self._end(None)
 
