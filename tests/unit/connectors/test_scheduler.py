@@ -424,6 +424,13 @@ def test_an_engine_that_decodes_waits_until_what_it_was_promised_is_stored(engin
     assert len(engine.lookups.asked) == 3
 
 
+def test_it_does_not_wait_for_what_its_own_cache_has(engine: Engine) -> None:
+    request = handed_over(engine, "a", 1000, **{HANDED_OVER: 2})
+    engine.lookups.answer(0)
+    assert engine.half.match(request, 512) == 0
+    assert len(engine.lookups.asked) == 1
+
+
 def test_it_does_not_wait_for_ever_and_takes_what_is_there(engine: Engine) -> None:
     request = handed_over(engine, "a", 700, **{HANDED_OVER: 2})
     while engine.now < HANDOVER_SECONDS:

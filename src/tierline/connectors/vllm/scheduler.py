@@ -174,7 +174,8 @@ class SchedulerHalf:
             self._counters.add("lookups_late")
             return self._settle(tracked)
         stored = 0 if tracked.lookup.is_lost else len(tracked.lookup.objects)
-        if stored < min(tracked.awaited_chunks, claimable) and self._awaits_more(tracked, tracked.lookup):
+        has = max(stored, engine_tokens // CHUNK_TOKENS)
+        if has < min(tracked.awaited_chunks, claimable) and self._awaits_more(tracked, tracked.lookup):
             return None
         hit_tokens = min(stored, claimable) * CHUNK_TOKENS - engine_tokens
         if hit_tokens <= 0:
