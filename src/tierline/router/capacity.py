@@ -8,8 +8,8 @@ import re
 from typing import NamedTuple
 
 _SERIES = re.compile(rb"^vllm:cache_config_info\{.*\}", re.MULTILINE)
-_BLOCKS = re.compile(rb'[{,]num_gpu_blocks="(\d+)"')
-_BLOCK_TOKENS = re.compile(rb'[{,]block_size="(\d+)"')
+_BLOCKS = re.compile(rb'[{,]num_gpu_blocks="(\d{1,18})"')
+_BLOCK_TOKENS = re.compile(rb'[{,]block_size="(\d{1,18})"')
 
 
 class CacheCapacity(NamedTuple):

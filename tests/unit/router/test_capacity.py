@@ -27,6 +27,7 @@ def test_each_data_parallel_engine_shows_the_sum() -> None:
         b"vllm:cache_config_info 1\n",
         (LINE % 0).replace(b"2048", b"None"),
         (LINE % 0).replace(b"2048", b"0"),
+        (LINE % 0).replace(b"2048", b"9" * 5000),
         (LINE % 0).replace(b'block_size="16"', b'block_size=""'),
     ],
 )
