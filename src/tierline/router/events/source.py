@@ -105,6 +105,8 @@ class EventSource(Generic[BlocksT]):
         self._after_replay: SourceState | None = None
         """What a replay from the start makes of it, once it has ended."""
         self._is_connected = self._is_verified = self._is_from_start = False
+        self._has_hole = False
+        """Whether messages of the replay that runs were dropped on their way."""
         self._was_told_all = False
         """Whether the publisher sent again all that it has, since the connection began or a replay failed."""
         self._replays = 0
@@ -223,6 +225,7 @@ class EventSource(Generic[BlocksT]):
     def _ask(self) -> int:
         """Ask from the last message that was applied, to recognise its publisher, or from the start."""
         self._replays += 1
+        self._has_hole = False
         self._replay_from = 0 if self._next is None else max(0, self._next - 1)
         self._is_from_start = self._next is None
         self._is_verified = not self._next
@@ -245,6 +248,8 @@ class EventSource(Generic[BlocksT]):
             self._apply(sequence, payload)
         elif sequence == self._next:
             self._apply(sequence, payload)
+        elif sequence > self._next:
+            self._has_hole = True
         self._replayed_until = self._next or 0
 
     def replay_ended(self) -> int | None:
@@ -265,6 +270,15 @@ class EventSource(Generic[BlocksT]):
             self._start_anew()
             if self._replays < REPLAYS_IN_A_ROW:
                 return self._ask()
+        if self._has_hole:
+            if self._next is not None and self._next > asked_from + 1:
+                self._replays = 0  # it came further than the one before
+            if self._replays < REPLAYS_IN_A_ROW:
+                return self._ask()
+            self.gaps += 1
+            self._start_anew()
+            self.state, self._was_told_all = SourceState.DEGRADED, False
+            return self._take_held()
         if self.state is SourceState.LOST:
             self.state = self._before_loss
         if self._next is None and asked_from == 0 and (not self._held or self._held[0][0] == 0):

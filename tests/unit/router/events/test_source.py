@@ -207,6 +207,42 @@ def test_a_payload_that_cannot_be_read_costs_what_was_known() -> None:
     assert (source.state, known(source), source.unreadable) == (SourceState.DEGRADED, set(), 1)
 
 
+def drops(publisher: Publisher, source: EventSource, start: int, dropped: range) -> int | None:
+    """Have a replay come without some of its messages."""
+    for sequence in range(start, len(publisher.sent)):
+        if sequence not in dropped:
+            source.replayed(sequence, publisher.sent[sequence])
+    return source.replay_ended()
+
+
+def test_a_replay_that_comes_with_a_hole_is_asked_for_from_there_on() -> None:
+    source, publisher = make(), Publisher()
+    for _ in range(60):
+        publisher.publish()
+    start = source.connected()
+    for hole in (range(10, 20), range(30, 40), range(41, 45), range(46, 47), range(50, 55)):
+        assert start is not None
+        start = drops(publisher, source, start, hole)
+        assert not source.is_exact
+        assert (start, known(source) <= set(range(100))) == (hole.start - 1, True)
+    answer(source, publisher, start)
+    assert (source.state, source.gaps, known(source)) == (SourceState.EXACT, 0, publisher.cache)
+
+
+@pytest.mark.parametrize("first", [1, 10])
+def test_a_hole_that_stays_costs_what_was_known_and_is_tried_again_later(first: int) -> None:
+    source, publisher = make(), Publisher()
+    for _ in range(60):
+        publisher.publish()
+    start, asked = source.connected(), 0
+    while start is not None and (asked := asked + 1) < 20:
+        start = drops(publisher, source, start, range(first, 20))
+    assert (start, source.state, source.gaps, known(source)) == (None, SourceState.DEGRADED, 1, set())
+    assert source.wants_replay
+    answer(source, publisher, source.ask_again())
+    assert (source.state, known(source)) == (SourceState.EXACT, publisher.cache)
+
+
 def test_the_age_of_the_last_batch_is_told() -> None:
     source = make(has_replay=False)
     source.received(0, msgspec.msgpack.encode([7.5, []]))
