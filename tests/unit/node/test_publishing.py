@@ -169,7 +169,7 @@ async def test_who_says_more_than_a_question_is_not_listened_to(
     talker.setsockopt(zmq.LINGER, 0)
     monitor = talker.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     talker.connect(f"ipc://{tmp_path}/{address}")
-    await talker.send(b"\x01" + bytes(1024**2))
+    await talker.send(b"\x01" + bytes(4096))
     assert await monitor.poll(20_000)
     talker.disable_monitor()
     monitor.close()
