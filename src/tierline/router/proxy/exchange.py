@@ -293,7 +293,8 @@ class Exchange:
         services.budget.earn()
         endpoints = self._untried()
         if self._ticket is not None:
-            endpoints = services.with_room(endpoints)
+            # Another worker may have taken the place that was free a moment ago: then the limit is passed by this one.
+            endpoints = services.with_room(endpoints) or endpoints
         if not endpoints:
             self._give_up()
             return
