@@ -10,14 +10,12 @@ from collections.abc import Sequence
 import xxhash
 
 from tierline.prefix import split_name
-
-SLOTS = 4096
-"""Few enough that a member's share is a table, many enough that shares are even for hundreds of members."""
+from tierline.wire.pool import SLOTS
 
 
 def slot_of(bucket: str, anchor: str) -> int:
     """Return the slot of an anchor: the hash, as text, of a prefix's first block."""
-    return xxhash.xxh3_64_intdigest(f"{bucket}\0{anchor}") % SLOTS
+    return xxhash.xxh3_64_intdigest(f"{bucket}\0{anchor}".encode()) % SLOTS
 
 
 def slot_of_name(bucket: str, name: str) -> int:
@@ -31,4 +29,4 @@ def home_of(slot: int, members: Sequence[str]) -> str:
 
     Each member that comes or goes moves only the slots that it wins or had (Thaler and Ravishankar, 1998).
     """
-    return max(members, key=lambda member: (xxhash.xxh3_64_intdigest(member, seed=slot), member))
+    return max(members, key=lambda member: (xxhash.xxh3_64_intdigest(member.encode(), seed=slot), member))

@@ -48,15 +48,22 @@ class Arrival(NamedTuple):
         Who answered, for people and metrics: a peer's name, or empty where the tier is one.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # it is a sequence to nobody
     checksum: int | None
     source: str
 
 
 class Kept(NamedTuple):
-    """An object to store in a tier; its caller holds a lease on the pages until the answer."""
+    """An object to store in a tier; its caller holds a lease on the pages until the answer.
+
+    Parameters
+    ----------
+    slot
+        Directory slot of the prefix that it is of.
+    """
 
     key: ObjectKey
+    slot: int
     size: int
     checksum: int
     views: Sequence[memoryview]
@@ -74,14 +81,15 @@ class Tier(Protocol):
     name: str
 
     async def exists(
-        self, keys: Sequence[ObjectKey], anchor: int, within_s: float, group_size: int = 1
+        self, keys: Sequence[ObjectKey], anchor: int | None, within_s: float, group_size: int = 1
     ) -> Sequence[Found]:
         """Return what the tier holds of the longest leading run of ``keys``, in whole groups.
 
         Parameters
         ----------
         anchor
-            Directory slot of the prefix that the keys are of (:mod:`tierline.pool.slots`).
+            Directory slot of the prefix that the keys are of (:mod:`tierline.pool.slots`); ``None``: nobody said, and
+            each object is in the slot of its own name.
         within_s
             What is not known by then counts as missing.
         """
