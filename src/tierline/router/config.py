@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig
-from tierline.router.discovery.selections import parse_pods, parse_service
+from tierline.kube.selections import parse_pods, parse_service
 from tierline.router.events.addresses import parse_controller
 from tierline.router.events.remote import BUDGET_SECONDS
 from tierline.router.gossip.addresses import parse_address

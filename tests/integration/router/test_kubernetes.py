@@ -46,7 +46,7 @@ async def api(cluster: Cluster) -> AsyncIterator[Api]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tierline.router.discovery.kubeapi.BACKOFF_SECONDS", (0.05,))
+    monkeypatch.setattr("tierline.kube.api.BACKOFF_SECONDS", (0.05,))
 
 
 def urls(server: RouterServer) -> list[str]:
@@ -172,7 +172,7 @@ async def test_while_the_api_is_away_the_last_set_stays_and_what_changed_is_caug
 async def test_history_that_the_api_has_forgotten_is_no_failure(
     cluster: Cluster, api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tierline.router.discovery.kubeapi.WATCH_SECONDS", 1)
+    monkeypatch.setattr("tierline.kube.api.WATCH_SECONDS", 1)
     namespace, elsewhere = await api.new_namespace(), await api.new_namespace()
     await api.create_pod(namespace, "a", 8001)
     printed = ""

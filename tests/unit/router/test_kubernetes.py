@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 
 from tierline.errors import ConfigurationError, UsageError
-from tierline.router.discovery.kubeapi import KubernetesApi, Watched
-from tierline.router.discovery.kubernetes import EndpointSlice, Pod, PodReader, SliceReader, pod_spec
-from tierline.router.discovery.selections import Selection, parse_pods, parse_service
+from tierline.kube.api import KubernetesApi, Watched
+from tierline.kube.selections import Selection, parse_pods, parse_service
+from tierline.kube.slices import EndpointSlice
+from tierline.router.discovery.kubernetes import Pod, PodReader, SliceReader, pod_spec
 
 ANY = Selection("ns", "", "", "ns/any")
 CONDITIONS = ({"type": "Ready", "status": "True"},)

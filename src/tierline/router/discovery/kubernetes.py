@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import aiohttp
 import msgspec
 
 from tierline import logs
 from tierline.duties import Duties
-from tierline.errors import ConfigurationError, UsageError
-from tierline.router.discovery.kubeapi import ApiFailure, Call, KubernetesApi, Metadata, Watched
-from tierline.router.discovery.selections import Selection, parse_pods, parse_service
+from tierline.errors import ConfigurationError
+from tierline.kube.api import Call, KubernetesApi, Metadata, Watched, follow
+from tierline.kube.selections import Selection, parse_pods, parse_service
+from tierline.kube.slices import EndpointSlice, port_of, slice_calls
 from tierline.router.specs import EndpointSpec, read_spec
 
 if TYPE_CHECKING:
@@ -30,41 +30,7 @@ ROUTABLE = "tierline.ai/routable"
 """A pod's condition. ``False`` takes it out of the traffic; as one of its readiness gates it must be ``True``."""
 FIRST_SET_SECONDS = 5.0
 """The router's start waits so long for the first answer, and then goes on without these endpoints."""
-# What is read of the objects ------------------------------------------------------------------------------------------
-
-
-class _SliceConditions(msgspec.Struct):
-    ready: bool | None = None
-    terminating: bool | None = None
-
-
-class _Target(msgspec.Struct):
-    uid: str = ""
-
-
-class _SliceEndpoint(msgspec.Struct, rename="camel"):
-    addresses: list[str]
-    conditions: _SliceConditions = msgspec.field(default_factory=_SliceConditions)
-    target_ref: _Target | None = None
-
-    @property
-    def is_routable(self) -> bool:
-        return self.conditions.ready is not False and not self.conditions.terminating
-
-
-class _Port(msgspec.Struct, rename="camel"):
-    name: str | None = None
-    port: int | None = None
-    app_protocol: str | None = None
-
-
-class EndpointSlice(msgspec.Struct, rename="camel"):
-    """A part of a Service's endpoints, with addresses of one family."""
-
-    metadata: Metadata
-    address_type: str = ""
-    endpoints: list[_SliceEndpoint] | None = None
-    ports: list[_Port] | None = None
+# What is read of pods -------------------------------------------------------------------------------------------------
 
 
 class _Condition(msgspec.Struct):
@@ -138,8 +104,8 @@ class SliceReader:
         self._refused: frozenset[str] = frozenset()
 
     def calls(self, api: KubernetesApi, connected: Any) -> Sequence[Call]:
-        """See :class:`Reader`; servers before 1.21 have ``v1beta1`` only."""
-        return [api.endpoint_slices(connected, self._selection.namespace, version) for version in ("v1", "v1beta1")]
+        """See :class:`Reader`."""
+        return slice_calls(api, connected, self._selection.namespace)
 
     def specs(self, objects: Mapping[str, EndpointSlice]) -> list[EndpointSpec]:
         """See :class:`Reader`."""
@@ -148,7 +114,7 @@ class SliceReader:
         families: dict[str, str] = {}  # by the pod
         for uid, part in sorted(objects.items(), key=lambda item: item[1].address_type):
             routable = [endpoint for endpoint in part.endpoints or () if endpoint.is_routable]
-            port = _slice_port(part.ports or [], self._selection.port)
+            port = port_of(part.ports or [], self._selection.port, "http")
             if port is not None:
                 scheme = "https" if port.app_protocol == "https" else "http"
                 for each in routable:
@@ -298,12 +264,7 @@ class KubernetesSource(Generic[T]):
             await asyncio.gather(following, return_exceptions=True)
 
     async def _follow(self) -> None:
-        while True:
-            try:
-                async with self._api.connected() as connected:
-                    await self._watched.follow(self._reader.calls(self._api, connected))
-            except (aiohttp.ClientError, ApiFailure, TimeoutError, OSError, msgspec.MsgspecError, UsageError) as error:
-                await self._watched.failed(str(error) or type(error).__name__)
+        await follow(self._api, self._watched, lambda connected: self._reader.calls(self._api, connected))
 
     def _take(self, objects: Mapping[str, T]) -> None:
         specs = {spec.url: spec for spec in self._reader.specs(objects)}
@@ -329,15 +290,6 @@ async def kubernetes_sources(config: "RouterConfig", duties: Duties) -> list[Kub
     async with api.connected():
         pass  # the configuration can be used; whether somebody answers is another matter
     return [KubernetesSource(api, selection, reader, duties) for selection, reader in readers]
-
-
-def _slice_port(ports: Sequence[_Port], wanted: str) -> _Port | None:
-    if wanted.isdigit():
-        protocol = next((port.app_protocol for port in ports if port.port == int(wanted)), None)
-        return _Port(port=int(wanted), app_protocol=protocol)
-    if not wanted and len(ports) == 1:
-        return ports[0] if ports[0].port else None
-    return next((port for port in ports if port.name == (wanted or "http") and port.port), None)
 
 
 def _pod_port(pod: Pod, wanted: str) -> int | None:

@@ -215,7 +215,7 @@ class Watched(Generic[T]):
             log.warning("Kubernetes cannot be asked; what is known stays in force", what=self._what, why=why)
         step = min(self._failures_in_row, len(BACKOFF_SECONDS) - 1)
         self._failures_in_row += 1
-        await asyncio.sleep(BACKOFF_SECONDS[step] * uniform(0.5, 1.0))  # routers shall not come back all at once
+        await asyncio.sleep(BACKOFF_SECONDS[step] * uniform(0.5, 1.0))  # not all programs come back at once
 
     def _succeeded(self) -> None:
         if self.is_behind and self._failures_in_row:
@@ -300,6 +300,22 @@ class Watched(Generic[T]):
             self._version = metadata.resource_version
         if is_changed:
             self._changed(self._objects)
+
+
+async def follow(api: KubernetesApi, watched: Watched[Any], calls: Callable[[Any], Sequence[Call]]) -> None:
+    """Follow objects for good, over a new connection whenever one failed.
+
+    Parameters
+    ----------
+    calls
+        Given a client, ways to list and watch them, as :meth:`Watched.follow` takes them.
+    """
+    while True:
+        try:
+            async with api.connected() as connected:
+                await watched.follow(calls(connected))
+        except (aiohttp.ClientError, ApiFailure, TimeoutError, OSError, msgspec.MsgspecError, UsageError) as error:
+            await watched.failed(str(error) or type(error).__name__)
 
 
 def _metadata(item: msgspec.Raw) -> Metadata:
