@@ -38,6 +38,7 @@ from tierline.wire.admin import (
     Verified,
     VerifyResult,
 )
+from tierline.wire.cluster import ClusterView
 
 T = TypeVar("T")
 
@@ -113,6 +114,10 @@ class NodeAdmin:
     async def buckets(self) -> list[NamespaceFigures]:
         """Return the namespaces that the node tracks."""
         return (await self._call("GET", "/v1/buckets", NamespaceList)).namespaces
+
+    async def cluster(self) -> ClusterView:
+        """Return the pool that the node is in, as it sees it."""
+        return await self._call("GET", "/v1/cluster", ClusterView)
 
     async def leases(self, *, cursor: str = "", limit: int = MAX_LISTED) -> LeasePage:
         """Return up to ``limit`` live leases from ``cursor`` on, in as many requests as that takes."""

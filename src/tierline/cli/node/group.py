@@ -2,7 +2,7 @@
 
 import typer
 
-from tierline.cli.node import leases, objects, orphans, overview, removal, serving, top, transfer, verification
+from tierline.cli.node import cluster, leases, objects, orphans, overview, removal, serving, top, transfer, verification
 
 app = typer.Typer(
     name="node",
@@ -16,6 +16,7 @@ app.callback()(serving.node)
 app.command(short_help="What the node holds and has done, on one page.")(overview.status)
 app.command(short_help="The same, live.")(top.top)
 app.command(short_help="Who uses how much: buckets and tenants, with their quotas.")(overview.buckets)
+app.command(short_help="The pool that the node is in: members, shares, directory, traffic.")(cluster.cluster)
 app.command(short_help="List objects.")(objects.ls)
 app.command(short_help="All that is known of one object.")(objects.stat)
 app.command(short_help="Why a key is there, or why it was a miss.")(objects.explain)
