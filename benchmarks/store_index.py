@@ -90,7 +90,7 @@ def main() -> None:
 
     def among_all(tokens: PromptTokens) -> list[int]:
         lookup = StoreLookup(index, tokens)
-        return [lookup.held_tokens(store, models, None) for store in stores]
+        return [lookup.held_tokens(store, models, None)[0] for store in stores]
 
     for name, length in PROMPTS.items():
         ids = [dice.randrange(100_000) for _ in range(length + 1)]

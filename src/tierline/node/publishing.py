@@ -97,6 +97,7 @@ class EventPublisher:
         self._asked.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._stores: Sequence[Store] = ()
         self._engines: dict[str, EngineJoined] = {}
+        self._pool = ""
         self._pending: dict[str, bool] = {}
         self._kept: deque[Told] = deque()
         self._kept_bytes = 0
@@ -157,6 +158,18 @@ class EventPublisher:
         """A connection ended, an engine's perhaps."""
         if self._engines.pop(holder, None) is not None:
             self._tell([EngineLeft(holder)])
+
+    def joined_pool(self, pool: str) -> None:
+        """Say that the stores' objects can be had by the other members of a pool."""
+        if self._pool != pool:
+            self._pool = pool
+            self._tell([kv_events.PoolJoined(pool)])
+
+    def left_pool(self) -> None:
+        """Say that they cannot any more."""
+        if self._pool:
+            self._pool = ""
+            self._tell([kv_events.PoolLeft()])
 
     # Changes ----------------------------------------------------------------------------------------------------------
 
@@ -258,13 +271,14 @@ class EventPublisher:
                         await asyncio.sleep(0)  # others have their turn
             if self._kept[0].number > last:
                 continue  # so much changed meanwhile that what must follow is not kept any more
-            events: list[StoreEvent] = [kv_events.AllBlocksCleared(), *self._engines.values()]
+            pool = [kv_events.PoolJoined(self._pool)] if self._pool else []
+            events: list[StoreEvent] = [kv_events.AllBlocksCleared(), *pool, *self._engines.values()]
             for frame, hashes in stored.items():
                 events += [
                     kv_events.BlockStored(block_hashes=hashes[place : place + CHANGES_PER_MESSAGE], frame=frame)
                     for place in range(0, len(hashes), CHANGES_PER_MESSAGE)
                 ]
-            head = 1 + len(self._engines)
+            head = 1 + len(pool) + len(self._engines)
             rest = events[head:]
             step = max(1, -(-len(rest) // max(1, last - 1)))
             batches = [events[:head], *(rest[place : place + step] for place in range(0, len(rest), step))]

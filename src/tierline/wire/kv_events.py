@@ -1,4 +1,4 @@
-"""KV events as node stores publish them: vLLM's events, and two of our own that say who reads what is stored.
+"""KV events as node stores publish them: vLLM's, and our own that say who reads what is stored, and who shares it.
 
 A store knows names and no tokens. So of a block it says the hash in its object's name, and in ``frame`` what stands
 around it: bucket, and the parts of the name before and behind. What an engine would read for a prompt follows from what
@@ -85,7 +85,17 @@ class EngineLeft(msgspec.Struct, frozen=True, tag=True):
     engine: _Text
 
 
-StoreEvent = BlockStored | BlockRemoved | AllBlocksCleared | EngineJoined | EngineLeft
+class PoolJoined(msgspec.Struct, frozen=True, tag=True):
+    """The store is in a pool: what it holds can be fetched by every other store that says the same name."""
+
+    pool: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+
+
+class PoolLeft(msgspec.Struct, frozen=True, tag=True):
+    """The store is in no pool any more: what it holds is its own engines' only."""
+
+
+StoreEvent = BlockStored | BlockRemoved | AllBlocksCleared | EngineJoined | EngineLeft | PoolJoined | PoolLeft
 
 
 class EventBatch(msgspec.Struct, frozen=True, array_like=True):

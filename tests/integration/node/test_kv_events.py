@@ -59,7 +59,7 @@ class Listener:
 
     def held(self, prompt: Sequence[int] = PROMPT, salt: str = "", model: str = "m", adapter: str | None = None) -> int:
         lookup = StoreLookup(self.index, PromptTokens(prompt, salt))
-        return lookup.held_tokens(self.source.blocks, frozenset({model}), adapter)
+        return lookup.held_tokens(self.source.blocks, frozenset({model}), adapter)[0]
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):

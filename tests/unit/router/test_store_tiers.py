@@ -145,7 +145,7 @@ def test_more_objects_than_fit_are_not_kept_and_those_that_are_stay_true() -> No
     tell(source, JOINED, stored(10))
     assert (len(blocks), blocks.is_whole, source.is_exact) == (4, False, False)
     lookup = StoreLookup(index, PromptTokens(IDS))
-    assert lookup.held_tokens(blocks, frozenset({"m"}), None) == 4 * CHUNK
+    assert lookup.held_tokens(blocks, frozenset({"m"}), None) == (4 * CHUNK, 0)
     tell(source, kv_events.AllBlocksCleared(), stored(3))
     assert (len(blocks), blocks.is_whole) == (3, True)
 
@@ -178,10 +178,10 @@ def test_two_stores_are_told_apart_and_one_that_is_closed_leaves_nothing() -> No
     for blocks, chunks in ((one, 3), (other, 7)):
         tell(EventSource(blocks, has_replay=False, clock=lambda: 0.0), JOINED, stored(chunks))
     lookup = StoreLookup(index, PromptTokens(IDS))
-    held = [lookup.held_tokens(blocks, frozenset({"m"}), None) for blocks in (one, other)]
+    held = [lookup.held_tokens(blocks, frozenset({"m"}), None)[0] for blocks in (one, other)]
     assert held == [3 * CHUNK, 7 * CHUNK]
     index.close(one)
-    assert StoreLookup(index, PromptTokens(IDS)).held_tokens(other, None, None) == 7 * CHUNK
+    assert StoreLookup(index, PromptTokens(IDS)).held_tokens(other, None, None) == (7 * CHUNK, 0)
     index.close(other)
     assert index.tables == {}
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 import msgspec
 
 from tierline.errors import WireError
-from tierline.wire.kv_events import EngineJoined, EngineLeft, Frame
+from tierline.wire.kv_events import EngineJoined, EngineLeft, Frame, PoolJoined, PoolLeft
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 BlockTokens = Annotated[int, msgspec.Meta(ge=0, le=65_536)]
@@ -79,7 +79,7 @@ class AllBlocksCleared(msgspec.Struct, frozen=True, gc=False, tag="AllBlocksClea
     """The engine's own cache was emptied; of a store: what was told of objects before holds no more."""
 
 
-Event = BlockStored | BlockRemoved | AllBlocksCleared | EngineJoined | EngineLeft
+Event = BlockStored | BlockRemoved | AllBlocksCleared | EngineJoined | EngineLeft | PoolJoined | PoolLeft
 
 
 class EventBatch(NamedTuple):

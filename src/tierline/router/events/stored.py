@@ -6,6 +6,8 @@ Rules
   what its engines told the store of themselves (a :class:`Reader`): who stored them, when, and in which life of an
   engine makes no difference, and what another model, layout or tenant stored has other names.
 - **All or nothing**: a block is held where the objects of all ranks are. Blocks count up to the first that is not.
+- **A pool is its stores**: a block is in it while stores that are in it, and are sure, hold the objects of all ranks,
+  whichever of them holds which. It is read through a store of the pool, so by engines of such stores only.
 - **Doubt counts for nothing**: where engines of several identities serve an endpoint's model from one store, nobody
   says which of them the endpoint is, so the least of what they would find counts.
 - **Bounded**: each store has an equal share of the budget; what is told beyond it is not kept, what is held beyond it
@@ -13,12 +15,13 @@ Rules
 """
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tierline.prefix import PrefixIdentity, tenant_field
 from tierline.router.events.decoding import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch
 from tierline.router.events.keys import PromptTokens
-from tierline.wire.kv_events import EngineJoined, EngineLeft, Frame
+from tierline.wire.kv_events import EngineJoined, EngineLeft, Frame, PoolJoined, PoolLeft
 
 OBJECT_BYTES = 400
 """Most that one object of one store may cost: 65 for the hash, up to 120 for its place in a table, as much in the
@@ -36,6 +39,21 @@ class Reader(NamedTuple):
     epoch: int
     chunk_tokens: int
     shards: tuple[str, ...]
+
+
+class ReaderDepths(NamedTuple):
+    """How many leading tokens of a prompt are held for a reader; who has none is left out.
+
+    Parameters
+    ----------
+    stores
+        By a store's bit.
+    pools
+        By a pool's name, all of its stores together.
+    """
+
+    stores: Mapping[int, int]
+    pools: Mapping[str, int]
 
 
 class StoreIndex:
@@ -75,8 +93,16 @@ class StoreIndex:
         store.clear()
         self._slots[store.slot] = None
 
-    def follow(self, tokens: PromptTokens, reader: Reader) -> dict[int, int]:
-        """Return, by a store's bit, how many leading tokens of a prompt it holds for a reader; none where none."""
+    def follow(
+        self, tokens: PromptTokens, reader: Reader, pools: Mapping[str, int] = MappingProxyType({})
+    ) -> ReaderDepths:
+        """Return how many leading tokens of a prompt are held for a reader.
+
+        Parameters
+        ----------
+        pools
+            Bits of the stores of each pool that are sure of what they hold, by its name.
+        """
         tenant = tenant_field(tokens.salt)
         behind = f"@{tenant}" if tenant else ""
         tables = [self.tables.get((reader.bucket, "", f"@{shard}{behind}")) for shard in reader.shards]
@@ -85,20 +111,26 @@ class StoreIndex:
             model=reader.fingerprint, adapter=reader.adapter, tenant=tokens.salt, epoch=reader.epoch
         )
         found: dict[int, int] = {}
+        pooled: dict[str, int] = {}
+        sharing = dict(pools)
         depth = 0
         for digest in tokens.names(identity.root(), reader.chunk_tokens):
             left = alive
-            for table in tables:
-                left &= table.get(digest, 0) if table else 0
+            masks = [table.get(digest, 0) if table else 0 for table in tables]
+            for mask in masks:
+                left &= mask
             for bit in _each_bit(alive & ~left):
                 found[bit] = depth
             alive = left
-            if not alive:
+            for pool in [name for name, bits in sharing.items() if not all(mask & bits for mask in masks)]:
+                pooled[pool] = depth
+                del sharing[pool]
+            if not alive and not sharing:
                 break
             depth += reader.chunk_tokens
         for bit in _each_bit(alive):
             found[bit] = depth
-        return found
+        return ReaderDepths(found, pooled | dict.fromkeys(sharing, depth))
 
     def _stores(self) -> Iterator["StoreBlocks"]:
         return (store for store in self._slots if store is not None)
@@ -114,11 +146,14 @@ class StoreBlocks:
     ----------
     is_whole
         Whether all that was told is here.
+    pool
+        The pool that the store is in; empty for none.
     """
 
     def __init__(self, index: StoreIndex, slot: int) -> None:
         self.slot, self.bit = slot, 1 << slot
         self.is_whole = True
+        self.pool = ""
         self._index = index
         self._held: dict[Frame, set[bytes]] = {}
         self._objects = 0
@@ -147,6 +182,8 @@ class StoreBlocks:
                 if len(self._engines) < MOST_ENGINES or event.engine in self._engines:
                     self._engines[event.engine] = event
                     self._readers.clear()
+            elif isinstance(event, PoolJoined | PoolLeft):
+                self.pool = event.pool if isinstance(event, PoolJoined) else ""
             elif isinstance(event, EngineLeft) and self._engines.pop(event.engine, None) is not None:
                 self._readers.clear()
 
@@ -155,6 +192,7 @@ class StoreBlocks:
         self._clear_objects()
         self._engines.clear()
         self._readers.clear()
+        self.pool = ""
 
     def keep(self, most: int) -> None:
         """Drop what is held beyond so many objects; which of them, nobody can tell the worth of."""
@@ -246,23 +284,37 @@ class StoreLookup:
         The index.
     tokens
         The prompt's.
+    pools
+        As for :meth:`StoreIndex.follow`.
     """
 
-    def __init__(self, index: StoreIndex, tokens: PromptTokens) -> None:
+    def __init__(
+        self, index: StoreIndex, tokens: PromptTokens, pools: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self._index = index
         self._tokens = tokens
-        self._found: dict[Reader, Mapping[int, int]] = {}
+        self._pools = pools
+        self._found: dict[Reader, ReaderDepths] = {}
 
-    def held_tokens(self, store: StoreBlocks, models: frozenset[str] | None, adapter: str | None) -> int:
-        """Return how many leading tokens of the prompt an endpoint with these models can load from ``store``."""
-        least: int | None = None
-        for reader in store.readers(models, adapter):
-            found = self._found.get(reader)
-            if found is None:
-                found = self._found[reader] = self._index.follow(self._tokens, reader)
-            held = found.get(store.bit, 0)
-            least = held if least is None else min(least, held)
-        return least or 0
+    def held_tokens(self, store: StoreBlocks, models: frozenset[str] | None, adapter: str | None) -> tuple[int, int]:
+        """Return how many leading tokens of the prompt an endpoint with these models can load.
+
+        Returns
+        -------
+            From what ``store`` holds itself; and from its whole pool, it among them (0 where it is in none).
+        """
+        found = [self._follow(reader) for reader in store.readers(models, adapter)]
+        if not found:
+            return 0, 0
+        return min(depths.stores.get(store.bit, 0) for depths in found), min(
+            depths.pools.get(store.pool, 0) for depths in found
+        )
+
+    def _follow(self, reader: Reader) -> ReaderDepths:
+        found = self._found.get(reader)
+        if found is None:
+            found = self._found[reader] = self._index.follow(self._tokens, reader, self._pools)
+        return found
 
 
 def _each_bit(mask: int) -> Iterator[int]:

@@ -8,7 +8,8 @@ Two rules beside it:
 
 - **A tier costs what reading from it costs**: a block saves its tokens times its tier's weight. Blocks count up to the
   first that no tier has; one behind a block of a slower tier counts as that tier's. What the store of an endpoint's
-  node holds (:mod:`~tierline.router.events.stored`), as far as it goes beyond all that, is read from the host's memory.
+  node holds (:mod:`~tierline.router.events.stored`), as far as it goes beyond all that, is read from the host's memory;
+  what other stores of its pool hold beyond that costs what shared storage costs.
 - **Sent is expected**: blocks of a prompt that was just sent count as held there for two seconds, or until its events
   say so. Requests with a new prefix that come at once would part otherwise.
 
@@ -23,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from tierline.router.depths import Depths, grain_of
 from tierline.router.endpoints import Endpoint, parent_of
 from tierline.router.events.index import BlockIndex, Tier
+from tierline.router.events.keys import PromptTokens
 from tierline.router.events.source import EventSource
 from tierline.router.events.stored import StoreBlocks, StoreIndex, StoreLookup
 from tierline.router.strategies.base import Decision, Found, RoutingRequest
@@ -112,7 +114,7 @@ class KvAware(PrefixAware):
         self.lookups["approximate"] += len(endpoints) - exact - bounds
         if not self.stores:
             return held
-        stores = StoreLookup(self.stored, request.tokens)
+        stores = self._ask_stores(request.tokens)
         return [
             self._with_store(request, endpoint, stores, (*of_engine, ()))[:3]
             for endpoint, of_engine in zip(endpoints, held, strict=True)
@@ -131,7 +133,7 @@ class KvAware(PrefixAware):
                 saved, predicted, _, tiers = found
                 depth = min(len(request.blocks), predicted // (request.block_tokens or 1))
                 held = depth, saved, predicted, tiers or (predicted, *_NOTHING_SLOWER)
-        return self._with_store(request, endpoint, StoreLookup(self.stored, request.tokens), held)
+        return self._with_store(request, endpoint, self._ask_stores(request.tokens), held)
 
     def known(self, request: RoutingRequest, endpoint: Endpoint) -> str:
         """Return what an endpoint's caches are judged by for this request, as :attr:`lookups` counts it."""
@@ -143,21 +145,32 @@ class KvAware(PrefixAware):
             return "approximate"
         return "exact" if found[2] else "bound"
 
+    def _ask_stores(self, tokens: PromptTokens) -> StoreLookup:
+        """Return a request's questions to the node stores, and to pools of those that are sure of what they hold."""
+        pools: dict[str, int] = {}
+        for source in self.stores.values():
+            if (pool := source.blocks.pool) and source.is_telling:
+                pools[pool] = pools.get(pool, 0) | source.blocks.bit
+        return StoreLookup(self.stored, tokens, pools)
+
     def _with_store(
         self, request: RoutingRequest, endpoint: Endpoint, stores: StoreLookup, held: HeldByTier
     ) -> HeldByTier:
-        """Return what an endpoint holds together with the store of its node."""
+        """Return what an endpoint holds together with the store of its node, and with the pool that this is in."""
         source = self.stores.get(endpoint.url)
         if source is None or not source.is_telling or not is_explained(request.model, endpoint):
             return held
         _, saved, predicted, by_tier = held
-        tokens = stores.held_tokens(source.blocks, endpoint.models, adapter_of(request.model, endpoint))
-        if tokens <= predicted:
+        own, pooled = stores.held_tokens(source.blocks, endpoint.models, adapter_of(request.model, endpoint))
+        if own <= predicted and pooled <= predicted:
             return held
         tiers = list(by_tier or (predicted, *_NOTHING_SLOWER))
-        tiers[Tier.HOST] += tokens - predicted
-        depth = min(len(request.blocks), tokens // (request.block_tokens or 1))
-        return depth, saved + int((tokens - predicted) * self.weights[Tier.HOST]), tokens, tiers
+        for tier, tokens in ((Tier.HOST, own), (Tier.SHARED, pooled)):
+            if tokens > predicted:
+                tiers[tier] += tokens - predicted
+                saved += int((tokens - predicted) * self.weights[tier])
+                predicted = tokens
+        return min(len(request.blocks), predicted // (request.block_tokens or 1)), saved, predicted, tiers
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold the prompt from now on."""
