@@ -26,7 +26,7 @@ MAX_HOLDERS_PER_OBJECT = 4
 Slot = Annotated[int, msgspec.Meta(ge=0, lt=SLOTS)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Digests = Annotated[list[Digest], msgspec.Meta(max_length=MAX_OBJECTS_PER_MESSAGE)]
-Number = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 ObjectBytes = Annotated[int, msgspec.Meta(ge=1, lt=2**40)]
 Xxh3 = Annotated[int, msgspec.Meta(ge=0)]
 
