@@ -420,7 +420,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._client = f"http:{head.client}" if head.client else self._peer
         self._payer = f"token:{grant.name}" if grant.is_known else self._peer
         if isinstance(route, routes.PutObject):
-            self._start_upload(ObjectKey(route.bucket, route.name), head)
+            self._start_upload(ObjectKey(route.bucket, route.name), head, route.anchor)
         elif isinstance(route, routes.LeasePrefix):
             self._with_document(head, partial(self._administer, route))
         elif head.content_length:
@@ -431,7 +431,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _act(self, route: _Bodiless, grant: Grant) -> None:
         """Do what a request asks for whose body, if it had any, is out of the way."""
         match route:
-            case routes.AcquireLease(bucket, name, wait_s, ttl_s):
+            case routes.AcquireLease(bucket, name, wait_s, ttl_s, _):
                 self._lease(ObjectKey(bucket, name), wait_s, ttl_s)
             case routes.ReleaseLease(lease):
                 self._release(lease)
@@ -505,7 +505,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # PUT ----------------------------------------------------------------------------------------------------------
 
-    def _start_upload(self, key: ObjectKey, head: RequestHead) -> None:
+    def _start_upload(self, key: ObjectKey, head: RequestHead, anchor: str) -> None:
         length = head.content_length
         if length is None:
             raise HttpRefusal(HTTPStatus.LENGTH_REQUIRED, "a PUT needs a Content-Length")
@@ -527,7 +527,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             raise HttpRefusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
         except NoSpace as error:
             raise _no_space(error) from error
-        upload = self._upload = Upload(key, slot, self._service.store.views(slot.extents))
+        upload = self._upload = Upload(key, slot, self._service.store.views(slot.extents), anchor)
         self._phase = _Phase.BODY
         if head.expects_continue:
             self._require_transport().write(http.CONTINUE)
@@ -556,7 +556,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         upload, self._upload = self._upload, None
         assert upload is not None
         try:
-            self._service.commit(upload.slot.id, self._owner, upload.checksum, upload.key, upload.slot.size)
+            self._service.commit(
+                upload.slot.id, self._owner, upload.checksum, upload.key, upload.slot.size, upload.anchor
+            )
         except NoSpace as error:  # of the journal
             self._service.abort(upload.slot.id, self._owner)
             self._refuse(_no_space(error))

@@ -389,7 +389,7 @@ class LocalConnection(asyncio.Protocol):
         ):  # the head of a prefix is then its youngest block, and outlives the rest
             try:
                 key = ObjectKey(request.bucket, entry.name)
-                self._service.commit(entry.slot, self.owner, entry.checksum, key, entry.size)
+                self._service.commit(entry.slot, self.owner, entry.checksum, key, entry.size, entry.anchor)
             except StoreError as error:
                 outcomes.append(_refusal(error))
             else:

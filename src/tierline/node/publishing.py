@@ -128,12 +128,12 @@ class EventPublisher:
         else:
             self._tell([kv_events.AllBlocksCleared()])
         for store in stores:
-            store.on_change = self._changed
+            store.listen(self._changed)
 
     def close(self) -> None:
         """Tell nothing any more; :meth:`serve_replays` has ended."""
         for store in self._stores:
-            store.on_change = None
+            store.unlisten(self._changed)
         self._live.close()
         self._asked.close()
         self._context.term()

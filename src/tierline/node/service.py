@@ -18,6 +18,7 @@ import xxhash
 from tierline import logs
 from tierline.errors import NoSpace, TooManyLeases
 from tierline.node.waiting import KeyWaiters
+from tierline.pool.slots import slot_of
 from tierline.store import Leased, ObjectKey, Owner, Slot, Store
 
 log = logs.get(__name__)
@@ -103,9 +104,10 @@ class NodeService:
         self._note_lack_of_room()
         return slot
 
-    def commit(self, slot_id: int, owner: Owner, checksum: int, key: ObjectKey, size: int) -> None:
-        """Publish a slot; raises as ``Store.commit``."""
-        self.store.commit(slot_id, owner, checksum, key=key, size=size)
+    def commit(self, slot_id: int, owner: Owner, checksum: int, key: ObjectKey, size: int, anchor: str = "") -> None:
+        """Publish a slot; raises as ``Store.commit``. ``anchor`` as in :data:`tierline.wire.messages.Anchor`."""
+        place = slot_of(key.bucket, anchor) if anchor else None
+        self.store.commit(slot_id, owner, checksum, key=key, size=size, anchor=place)
         self.waiters.wake(key)
 
     def abort(self, slot_id: int, owner: Owner) -> None:

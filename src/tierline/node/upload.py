@@ -16,8 +16,9 @@ class Upload:
     Invariant: ``received`` bytes of the object are in place and summed.
     """
 
-    def __init__(self, key: ObjectKey, slot: Slot, views: Sequence[memoryview]) -> None:
+    def __init__(self, key: ObjectKey, slot: Slot, views: Sequence[memoryview], anchor: str = "") -> None:
         self.key = key
+        self.anchor = anchor
         self.slot = slot
         self.received = 0
         self._hasher = xxhash.xxh3_64()

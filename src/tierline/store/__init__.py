@@ -6,6 +6,7 @@ from tierline.store.index import key_of
 from tierline.store.objects import (
     NO_PID,
     BucketRules,
+    Entry,
     Explanation,
     Extent,
     Leased,
@@ -32,6 +33,7 @@ __all__ = [
     "NO_PID",
     "PAGE_BYTES",
     "BucketRules",
+    "Entry",
     "Explanation",
     "Extent",
     "LeaseListing",

@@ -37,6 +37,7 @@ class Fate(IntEnum):
     QUOTA_REFUSED = 7
     NO_SPACE = 8
     LOST_AT_RESTART = 9
+    TRANSIT = 10
 
     @property
     def kind(self) -> str:
@@ -228,6 +229,8 @@ _SENTENCES = {
     Fate.CORRUPT: "dropped, for its bytes did not match their checksum",
     Fate.QUOTA_REFUSED: "its write was refused: the bucket or the tenant was at its hard quota",
     Fate.NO_SPACE: "its write was refused: there was no room",
+    Fate.TRANSIT: "in transit, for this node keeps nothing of its own: gone with its last reader, {age_s:.0f} s after "
+    "its commit",
     Fate.LOST_AT_RESTART: "it was being written, or its record contradicted another, when the node last stopped",
 }
 

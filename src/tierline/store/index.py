@@ -40,6 +40,10 @@ class KeyIndex:
             rows.append(row)
         return rows
 
+    def find(self, text: str) -> int | None:
+        """Return the row of the key that has this text, or ``None``."""
+        return self._rows.get(text)
+
     def row(self, text: str) -> int:
         """Return the row of a key, which is here."""
         return self._rows[text]

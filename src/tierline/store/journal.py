@@ -14,7 +14,8 @@ that stops loses the segment too.
 
 A record has the time of its commit by the wall clock, for a time to live that outlasts the process. Format 1 had eight
 zero bytes in that place, so its records are read as they are; opening such a journal changes its header alone, which
-then says when that was: the age of what is older counts from there.
+then says when that was: the age of what is older counts from there. It has one more than the directory slot of the
+object's prefix (0: none), in two bytes that were zero before there was one.
 
 States of a record: ``RESERVED`` (a client may be writing), ``COMMITTED`` (an object), ``RETIRED`` (no object any more,
 but its pages may still be read), and zero, which is none.
@@ -50,7 +51,7 @@ _MAGIC = b"TIERLINE JOURNAL"
 _HEADER = struct.Struct("<16sIIQ16sQddQ")
 _HEADER_1 = struct.Struct("<16sIIQ16sQdQ")
 _HEADER_BYTES = 4096
-_RECORD = struct.Struct("<BBHHHIQQQI8xdQ")
+_RECORD = struct.Struct("<BBHHHIQQQIH6xdQ")
 _RECORD_BYTES = 64
 _RUN = struct.Struct("<II")
 _UNIT_BYTES = 64
@@ -74,7 +75,7 @@ class RecordState(IntEnum):
 class Record(NamedTuple):
     """One record. ``sequence`` grows with every write, so that of two records the later is known.
 
-    ``created`` is the Unix time of the commit, and 0 for a reservation.
+    ``created`` is the Unix time of the commit, and 0 for a reservation; ``anchor`` as in :class:`Entry`.
     """
 
     number: int
@@ -87,6 +88,7 @@ class Record(NamedTuple):
     checksum: int
     sequence: int
     created: float
+    anchor: int | None
     body: Run
     """Where the journal keeps its variable part, in units of its heap."""
 
@@ -214,18 +216,25 @@ class Journal:
         """
         number = self._take_number()
         try:
-            self._write(number, RecordState.RESERVED, owner, key, size, 0, runs, 0.0)
+            self._write(number, RecordState.RESERVED, owner, key, size, 0, runs, 0.0, None)
         except BaseException:
             self._free_numbers.append(number)
             raise
         return number
 
     def commit(
-        self, number: int, key: ObjectKey, size: int, checksum: int, runs: Sequence[Run], created: float
+        self,
+        number: int,
+        key: ObjectKey,
+        size: int,
+        checksum: int,
+        runs: Sequence[Run],
+        created: float,
+        anchor: int | None = None,
     ) -> None:
         """Turn a reservation into an object. Raises as :meth:`reserve` does; the reservation is then as it was."""
         former = Run(self._body_start[number], self._body_units[number])
-        self._write(number, RecordState.COMMITTED, _NOBODY, key, size, checksum, runs, created)
+        self._write(number, RecordState.COMMITTED, _NOBODY, key, size, checksum, runs, created, anchor)
         self._heap.free([former])
 
     def retire(self, number: int) -> None:
@@ -290,6 +299,7 @@ class Journal:
         checksum: int,
         runs: Sequence[Run],
         created: float,
+        anchor: int | None,
     ) -> None:
         client, bucket, name = (_encode(text) for text in (owner.client, *(key or ("", ""))))
         if len(client) + len(bucket) + len(name) > MAX_TEXT_BYTES:
@@ -313,6 +323,7 @@ class Journal:
             size,
             checksum,
             unit,
+            0 if anchor is None else anchor + 1,
             created,
             0,
         )
@@ -375,6 +386,7 @@ class Journal:
             size,
             checksum,
             unit,
+            anchor,
             created,
             seal,
         ) = _RECORD.unpack(packed)
@@ -400,6 +412,7 @@ class Journal:
                 checksum,
                 sequence,
                 created if created or state == RecordState.RESERVED else self._migrated,
+                anchor - 1 if anchor else None,
                 Run(unit, -(-length // _UNIT_BYTES)),
             )
         except ValueError:  # whole, but no state of ours, or no text: another program's

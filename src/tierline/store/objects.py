@@ -68,6 +68,25 @@ class Leased(NamedTuple):
     is_verified: bool
 
 
+class Entry(NamedTuple):
+    """What other nodes are told of an object.
+
+    Parameters
+    ----------
+    checksum
+        As in :class:`Leased`.
+    anchor
+        Directory slot of the prefix that it is of (``tierline.pool.slots``); ``None`` where its writer named none.
+    is_transit
+        It goes as soon as nobody reads it.
+    """
+
+    size: int
+    checksum: int
+    anchor: int | None
+    is_transit: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
     """What operators see of one object.

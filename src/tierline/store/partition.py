@@ -2,17 +2,26 @@
 
 from tierline.store.eviction import EvictionPolicy
 
+LOOK_AHEAD = 16
+"""Objects next in turn among which a copy goes first: few, so that a copy in use is not thrown out for what is not."""
+
 
 class Partition:
     """Invariant: ``pinned`` has the idle pinned objects with their pages, and the policy holds exactly these out.
 
     (And those under lease or at rest, which nothing can evict.)
+
+    Attributes
+    ----------
+    copies
+        Its objects that others hold as well.
     """
 
-    __slots__ = ("pinned", "pinned_pages", "policy")
+    __slots__ = ("copies", "pinned", "pinned_pages", "policy")
 
     def __init__(self, policy: EvictionPolicy[str]) -> None:
         self.policy = policy
+        self.copies: set[str] = set()
         self.pinned: dict[str, int] = {}
         self.pinned_pages = 0
 
@@ -31,7 +40,16 @@ class Partition:
         self.pinned_pages -= self.pinned.pop(key)
 
     def victim(self) -> str | None:
-        """Choose the object to go, and forget it: the policy's choice, else what has been pinned and idle longest."""
+        """Choose the object to go, and forget it: the policy's choice, else what has been pinned and idle longest.
+
+        Of those next in turn a copy goes first: what others hold can be had again.
+        """
+        if self.copies:
+            upcoming = self.policy.upcoming(LOOK_AHEAD)
+            copy = next(filter(self.copies.__contains__, upcoming), None)
+            if copy is not None and copy != upcoming[0]:  # whose turn it is not, so the policy need not remember it
+                self.policy.remove(copy)
+                return copy
         key = self.policy.victim()
         if key is None and self.pinned:
             key = next(iter(self.pinned))

@@ -94,9 +94,10 @@ class Readers:
             self._rests.put(row, self._rows.rests_until[row])
 
     def end_rests(self, now: float) -> Iterator[int | None]:
-        """Make objects evictable again whose rest is over; yields each that is gone, whose pages nobody can be reading.
+        """Make objects evictable again whose rest is over; yields each that nobody can be reading and that is to go.
 
-        Yields ``None`` for any other, so that the caller may stop after as many as it likes.
+        Such are those gone, and those in transit. Yields ``None`` for any other, so that the caller may stop after as
+        many as it likes.
         """
         for rested in self._rests.take_due(now):
             yield rested if self._end_rest(rested) else None
@@ -135,7 +136,7 @@ class Readers:
         self._rests.put_all(filed, until)
 
     def _end_rest(self, row: int) -> bool:
-        """Return whether the pages can be freed."""
+        """Return whether nobody can be reading the object, and it is gone or in transit."""
         held = self._rows.readers[row]
         rest = held & REST
         self._rows.readers[row] = held - rest
@@ -147,4 +148,4 @@ class Readers:
             self.retired_pages -= self._rows.pages[row]
             return True
         self._room.put_back(row)
-        return False
+        return row in self._rows.transit

@@ -11,7 +11,7 @@ from operator import itemgetter
 
 from tierline.store.extents import PAGE_BYTES, Run, extents_of, pages_for, runs_of
 from tierline.store.namespaces import Account
-from tierline.store.objects import Extent, Leased, ObjectKey
+from tierline.store.objects import Entry, Extent, Leased, ObjectKey
 
 AWAKE, RESTING, QUARANTINED = range(3)
 """Rests: not in the wheel of rests; there since a lease was given back; there since a lease expired."""
@@ -54,6 +54,8 @@ class Rows:
         Before that, its pages are not reused.
     pinned_until
         Of those that are pinned.
+    transit
+        Those that go as soon as nobody reads them.
     """
 
     def __init__(self, nobody: Account) -> None:
@@ -67,9 +69,11 @@ class Rows:
         self.born = array("d")
         self.rests_until = array("d")
         self.pinned_until: dict[int, float] = {}
+        self.transit: set[int] = set()
         self.sizes = array("Q")
         self.checksums = array("Q")
         self._starts = array("I")  # first pages
+        self._anchors = array("H")  # one more than each, 0 for none
         self._is_verified = bytearray()
         self._fragmented: dict[int, tuple[Extent, ...]] = {}
         self._used = 0  # rows up to the last that was ever filled
@@ -89,6 +93,7 @@ class Rows:
         born: float,
         rests_until: float,
         is_verified: bool,
+        anchor: int | None = None,
     ) -> None:
         """Write the row of a new object, without its key."""
         self._reach(row)
@@ -103,6 +108,7 @@ class Rows:
         self.sizes[row] = size
         self.checksums[row] = checksum
         self._starts[row] = runs[0].start
+        self._anchors[row] = 0 if anchor is None else anchor + 1
         if len(runs) > 1:
             self._fragmented[row] = extents_of(runs, size)
 
@@ -116,8 +122,10 @@ class Rows:
         self.accounts += [self._nobody] * more
         for numbers in (self.readers, self.pages, self.hits):
             numbers += [0] * more
-        for column in (self.touched, self.born, self.rests_until, self.sizes, self.checksums, self._starts):
+        for column in (self.touched, self.born, self.rests_until, self.sizes, self.checksums):
             column.frombytes(bytes(more * column.itemsize))
+        for small in (self._starts, self._anchors):
+            small.frombytes(bytes(more * small.itemsize))
         self._is_verified += bytes(more)
 
     def clear(self, row: int) -> None:
@@ -154,6 +162,11 @@ class Rows:
         """Return how many extents an object has."""
         fragmented = self._fragmented.get(row)
         return 1 if fragmented is None else len(fragmented)
+
+    def entry(self, row: int) -> Entry:
+        """Describe an object to other nodes."""
+        anchor = self._anchors[row]
+        return Entry(self.sizes[row], self.checksums[row], anchor - 1 if anchor else None, row in self.transit)
 
     def leased(self, key: ObjectKey, row: int) -> Leased:
         """Describe an object to who leases it."""

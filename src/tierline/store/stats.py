@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-EvictionReason = Literal["space", "quota", "deleted", "expired", "flushed", "corrupt"]
+EvictionReason = Literal["space", "quota", "deleted", "expired", "flushed", "corrupt", "transit"]
 MissReason = Literal[
     "never_stored",
     "being_written",
@@ -14,6 +14,7 @@ MissReason = Literal[
     "deleted",
     "flushed",
     "corrupt",
+    "transit",
     "lost_at_restart",
     "other_tenant",
     "other_layout",

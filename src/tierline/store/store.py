@@ -41,6 +41,7 @@ from tierline.store.leases import Lease, LeaseTable
 from tierline.store.namespaces import Account, Namespaces
 from tierline.store.objects import (
     BucketRules,
+    Entry,
     Explanation,
     Extent,
     Leased,
@@ -131,12 +132,12 @@ class Store:
         )
         self._readers = Readers(self._rows, self._room, self._limits, self._pages)
         self._ends: DueWheel[int] = DueWheel()  # of times to live
+        self._passing: DueWheel[int] = DueWheel()  # in transit, and not leased yet
         self._slots = SlotTable(journal.starts << 32)  # so that a slot of a former process never names one of this
         self._orphans: dict[str, list[Record]] = {}
         self._waits_for_former_leases = True
         self._counters = Counters()
-        self.on_change: Callable[[str, bool], None] | None = None
-        """Told of every object that is published, or gone: its text (``index.text_of``), and whether it is there."""
+        self._listeners: builtins.list[Callable[[str, bool], None]] = []
         self._adopt()
 
     @classmethod
@@ -216,7 +217,15 @@ class Store:
         return self._open_slot(size, owner, None)
 
     def commit(
-        self, slot_id: int, owner: Owner, checksum: int, *, key: ObjectKey | None = None, size: int | None = None
+        self,
+        slot_id: int,
+        owner: Owner,
+        checksum: int,
+        *,
+        key: ObjectKey | None = None,
+        size: int | None = None,
+        anchor: int | None = None,
+        is_transit: bool = False,
     ) -> None:
         """Publish a slot whose bytes are whole.
 
@@ -228,6 +237,10 @@ class Store:
             Needed for a granted slot; for a written one it may be left out, or be the same.
         size
             Bytes of the object where it is smaller than the slot; pages left over become free.
+        anchor
+            Directory slot of the prefix that the object is of, 0 to 65534; ``None``: of none.
+        is_transit
+            The object goes as soon as nobody reads it: after the grace time, or with the rest of its last lease.
 
         Raises
         ------
@@ -264,7 +277,7 @@ class Store:
             self._evict_one(0, account)
         runs, rest = split_runs(opened.runs, pages_for(size))
         try:
-            self._journal.commit(opened.record, key, size, checksum, runs, self._wall_clock())
+            self._journal.commit(opened.record, key, size, checksum, runs, self._wall_clock(), anchor)
         except NoSpace:
             self._counters.refusals += 1
             raise
@@ -272,7 +285,12 @@ class Store:
         self._allocator.free(rest)
         now = self._clock()
         row = opened.record
-        self._rows.fill(row, size, checksum, runs, account, now=now, born=now, rests_until=now, is_verified=True)
+        self._rows.fill(
+            row, size, checksum, runs, account, now=now, born=now, rests_until=now, is_verified=True, anchor=anchor
+        )
+        if is_transit:
+            self._rows.transit.add(row)
+            self._passing.put(row, now + self._limits.grace_s)
         self._publish(key, row, account)
         self._counters.commits += 1
         self._counters.commit_bytes += size
@@ -408,6 +426,14 @@ class Store:
         """Whether a slot that is not committed yet holds the key."""
         return self._slots.is_writing(key)
 
+    def entry(self, text: str) -> Entry | None:
+        """Return what others are told of an object, by its text (``index.text_of``); ``None`` where it is not stored.
+
+        A listener that hears of an object's end finds it here for the last time.
+        """
+        row = self._index.find(text)
+        return None if row is None else self._rows.entry(row)
+
     def stat(self, key: ObjectKey) -> ObjectStat | None:
         """Describe a committed object, without touching it."""
         row = self._index.get(key)
@@ -485,6 +511,23 @@ class Store:
                 unpinned += 1
         return unpinned
 
+    def mark_copied(self, key: ObjectKey, is_copied: bool = True) -> None:
+        """Note whether others hold an object too: such goes before what nobody else has, where both are near their end.
+
+        Nothing happens if it is not stored.
+        """
+        row = self._index.get(key)
+        if row is not None:
+            copies = self._rows.accounts[row].partition.copies
+            (copies.add if is_copied else copies.discard)(self._rows.keys[row])
+
+    def keep(self, key: ObjectKey) -> bool:
+        """Let an object stay that was in transit; returns whether it is stored."""
+        row = self._index.get(key)
+        if row is not None:
+            self._end_transit(row)
+        return row is not None
+
     @property
     def needs_reclaim(self) -> bool:
         """Whether less is free than the high watermark leaves, and something unpinned could go."""
@@ -525,14 +568,22 @@ class Store:
             limit -= 1
             if limit <= 0:
                 return True
+        for passing in self._passing.take_due(now):
+            if not self._rows.readers[passing]:  # else it goes with the rest of its last lease
+                self._withdraw(passing, Fate.TRANSIT)
+            limit -= 1
+            if limit <= 0:
+                return True
         for unpinned in self._room.pins_due(now):
             self._room.unpin(unpinned)
             limit -= 1
             if limit <= 0:
                 return True
-        for retired in self._readers.end_rests(now):
-            if retired is not None:
-                self._free(retired)
+        for unread in self._readers.end_rests(now):
+            if unread is not None and self._rows.keys[unread]:
+                self._withdraw(unread, Fate.TRANSIT)
+            elif unread is not None:
+                self._free(unread)
             limit -= 1
             if limit <= 0:
                 return True
@@ -554,6 +605,14 @@ class Store:
     def segment(self) -> Segment:
         """The segment, for its descriptor and its link; its bytes are reached by :meth:`views`."""
         return self._segment
+
+    def listen(self, listener: Callable[[str, bool], None]) -> None:
+        """Tell of every object that is published, or gone: its text (``index.text_of``), and whether it is there."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[str, bool], None]) -> None:
+        """Tell this one no more."""
+        self._listeners.remove(listener)
 
     def orphaned_owners(self) -> builtins.list[Orphan]:
         """List clients of a former process whose slots were open when it died: they may still be writing.
@@ -817,8 +876,8 @@ class Store:
     def _publish(self, key: ObjectKey, row: int, account: Account) -> None:
         """List an object whose row is filled."""
         self._catalog.add(key, row)
-        if self.on_change is not None:
-            self.on_change(self._rows.keys[row], True)
+        for listener in self._listeners:
+            listener(self._rows.keys[row], True)
         self._room.insert(row)
         self._namespaces.add(account, self._rows.pages[row])
         self._history.published(key)
@@ -830,14 +889,21 @@ class Store:
         now = self._clock()
         rows, account = self._rows, self._rows.accounts[row]
         self._history.note(self._catalog.key(row), fate, now, now - rows.born[row], now - rows.touched[row])
-        if self.on_change is not None:
-            self.on_change(rows.keys[row], False)
+        for listener in self._listeners:
+            listener(rows.keys[row], False)
+        account.partition.copies.discard(rows.keys[row])
+        self._end_transit(row)
         self._catalog.remove(row)
         self._namespaces.subtract(account, rows.pages[row])
         self._counters.evictions[fate.reason] += 1
         account.evictions += fate in (Fate.EVICTED, Fate.QUOTA_EVICTED)
         if (expires_at := self._rows.expires_at(row)) is not None:
             self._ends.discard(row, expires_at)
+
+    def _end_transit(self, row: int) -> None:
+        if row in self._rows.transit:
+            self._rows.transit.remove(row)
+            self._passing.discard(row, self._rows.born[row] + self._limits.grace_s)
 
     def _withdraw(self, row: int, fate: Fate) -> None:
         """Remove an object that may be read: its pages rest until they cannot be."""
@@ -930,6 +996,7 @@ class Store:
             born=born,
             rests_until=self._evicts_from,
             is_verified=False,
+            anchor=record.anchor,
         )
         return account
 

@@ -199,8 +199,8 @@ class Explanation(Body, frozen=True, kw_only=True):
     ----------
     kind
         One word: ``stored``, ``being_written``, ``never_stored``, ``evicted``, ``expired``, ``deleted``, ``flushed``,
-        ``corrupt``, ``quota``, ``lost_at_restart``, ``other_tenant`` or ``other_layout``. A word and not a closed list,
-        for a newer node may know more of them.
+        ``corrupt``, ``quota``, ``transit``, ``lost_at_restart``, ``other_tenant`` or ``other_layout``. A word and not a
+        closed list, for a newer node may know more of them.
     detail
         A sentence for people.
     ago_s

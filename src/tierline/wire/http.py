@@ -14,7 +14,7 @@ import httptools
 import msgspec
 
 from tierline.errors import WireError
-from tierline.wire.messages import Count, Extent, Names, Seconds, Wait
+from tierline.wire.messages import Anchor, Count, Extent, Names, Seconds, Wait
 
 HEAD_END = b"\r\n\r\n"
 MIN_HEAD_LIMIT_BYTES = 8 * 1024
@@ -158,7 +158,8 @@ class LeaseReply(msgspec.Struct, frozen=True):
 class PrefixLeaseRequest(msgspec.Struct, frozen=True):
     """Body of a prefix lease: ``names`` in order, first block first; ``timeout_ms`` waits for commits under way.
 
-    With ``across_gaps`` it goes on behind a group that is not complete, and waits for nobody.
+    With ``across_gaps`` it goes on behind a group that is not complete, and waits for nobody. ``anchor`` and
+    ``prefill_s`` as in :class:`tierline.wire.messages.PrefixLease`.
     """
 
     names: Names
@@ -166,6 +167,8 @@ class PrefixLeaseRequest(msgspec.Struct, frozen=True):
     group_size: Count = 1
     timeout_ms: Wait = 0.0
     across_gaps: bool = False
+    anchor: Anchor = ""
+    prefill_s: Wait = 0.0
 
 
 class LeasedFragments(msgspec.Struct, frozen=True):
@@ -179,13 +182,15 @@ class LeasedFragments(msgspec.Struct, frozen=True):
 class PrefixLeaseReply(msgspec.Struct, frozen=True):
     """Body of a granted prefix lease: one object for each leading name; without any, ``id`` is empty.
 
-    Across gaps ``places`` has the index of each object's name; else it is empty.
+    Across gaps ``places`` has the index of each object's name; else it is empty. ``sources`` as in
+    :class:`tierline.wire.messages.Leased`.
     """
 
     id: str
     objects: list[LeasedFragments]
     ttl_s: float
     places: list[int] = []
+    sources: dict[str, int] = {}
 
 
 class ErrorReply(msgspec.Struct, frozen=True, omit_defaults=True):

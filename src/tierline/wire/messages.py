@@ -24,6 +24,8 @@ MAX_TOKEN_CHARACTERS = 2048
 
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_BYTES)]
+Anchor = Annotated[str, msgspec.Meta(max_length=MAX_NAME_BYTES)]
+"""Hash of the first block of a prefix, as text: where a pool of nodes looks for all of its blocks. Empty: none."""
 Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_NAMES_PER_REQUEST)]
 Size = Annotated[int, msgspec.Meta(ge=1)]
 Index = Annotated[int, msgspec.Meta(ge=0)]
@@ -86,6 +88,10 @@ class PrefixLease(Message, frozen=True):
     that is not complete. One lease, one TTL for the whole run. With ``across_gaps`` it goes on behind such a group, for
     callers whose names are no prefix; ``Leased.places`` then says what was there. Where the run ends at objects that
     are being written, their commits are waited for, ``wait_s`` in all (not across gaps): 0 takes what is there.
+
+    Where the run ends at objects that the node has not, it asks the tiers below it, if it has any, and waits for what
+    comes from there as it waits for a writer. ``prefill_s`` is how long the client would take to compute what one group
+    holds, 0 where it does not know: what would take longer to fetch is not fetched.
     """
 
     id: int
@@ -95,6 +101,8 @@ class PrefixLease(Message, frozen=True):
     group_size: Count = 1
     across_gaps: bool = False
     wait_s: Wait = 0.0
+    anchor: Anchor = ""
+    prefill_s: Wait = 0.0
 
 
 class Renew(Message, frozen=True):
@@ -139,12 +147,16 @@ class Grant(Message, frozen=True):
 
 
 class CommitEntry(msgspec.Struct, frozen=True, array_like=True):
-    """A slot whose bytes are whole: ``size`` may be smaller than a granted slot; ``checksum`` is XXH3-64."""
+    """A slot whose bytes are whole: ``size`` may be smaller than a granted slot; ``checksum`` is XXH3-64.
+
+    ``anchor`` is that of the prefix that the object is of: one commit may hold blocks of several.
+    """
 
     slot: int
     name: Name
     size: Size
     checksum: Checksum
+    anchor: Anchor = ""
 
 
 class Commit(Message, frozen=True):
@@ -230,7 +242,8 @@ class Leased(Message, frozen=True):
     """Answer to :class:`PrefixLease`: ``lease`` is empty when nothing was there.
 
     ``places`` has the index in ``names`` of each object where the request went across gaps; else it is empty, for the
-    objects are those of the leading names.
+    objects are those of the leading names. ``sources`` counts those objects that came from below the node for this
+    request, by who answered: a tier's name, or ``tieredstorage:`` and a node's; the others were in the node's memory.
     """
 
     id: int
@@ -238,6 +251,7 @@ class Leased(Message, frozen=True):
     objects: list[LeasedObject]
     ttl_s: float
     places: list[int] = []
+    sources: dict[str, int] = {}
 
 
 class Slot(msgspec.Struct, frozen=True, array_like=True):

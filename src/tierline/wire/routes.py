@@ -25,10 +25,11 @@ MAX_WAIT_MS = 60_000.0
 
 
 class PutObject(NamedTuple):
-    """``PUT /v1/kv/{bucket}/{key}``."""
+    """``PUT /v1/kv/{bucket}/{key}?anchor=…``; what an anchor is: :data:`tierline.wire.messages.Anchor`."""
 
     bucket: str
     name: str
+    anchor: str = ""
 
 
 class GetObject(NamedTuple):
@@ -103,12 +104,13 @@ class VerifyObject(NamedTuple):
 
 
 class AcquireLease(NamedTuple):
-    """``POST /v1/kv/{bucket}/{key}/leases?timeout_ms=…&ttl_s=…``."""
+    """``POST /v1/kv/{bucket}/{key}/leases?timeout_ms=…&ttl_s=…&anchor=…``."""
 
     bucket: str
     name: str
     wait_s: float
     ttl_s: float
+    anchor: str = ""
 
 
 class LeasePrefix(NamedTuple):
@@ -209,7 +211,7 @@ def route(method: str, target: bytes) -> Route:
     Examples
     --------
     >>> route("PUT", b"/v1/kv/lmcache/model%401%2Fa")
-    PutObject(bucket='lmcache', name='model@1/a')
+    PutObject(bucket='lmcache', name='model@1/a', anchor='')
     """
     if method == "POST" and (usual := _USUAL_POST.fullmatch(target)):
         bucket, key, query, lease = usual.groups()
@@ -295,7 +297,7 @@ def _object_route(method: str, path: bytes, parts: Sequence[bytes], query: bytes
         case "POST", [*bucket, key, b"verify"] if bucket:
             return VerifyObject(_bucket(bucket), _name(key))
         case "PUT", [*bucket, key] if bucket:
-            return PutObject(_bucket(bucket), _name(key))
+            return PutObject(_bucket(bucket), _name(key), _anchor(_parameters(query)) if query else "")
         case "GET" | "HEAD", [*bucket, key] if bucket:
             return GetObject(_bucket(bucket), _name(key), head_only=method == "HEAD")
         case "DELETE", [*bucket, key] if bucket:
@@ -356,12 +358,27 @@ def _parameters(query: bytes) -> dict[bytes, bytes]:
     return {name: value for name, _, value in parts}
 
 
+def _lease_parameters(query: bytes) -> tuple[float, float, str]:
+    """Return how long to wait and the time to live, both in seconds, and the anchor."""
+    if b"anchor=" not in query:
+        return *_lease_times(query), ""
+    given = _parameters(query)
+    anchor = given.pop(b"anchor", b"")
+    return *_lease_times(b"&".join(b"%s=%s" % each for each in given.items())), _anchor({b"anchor": anchor})
+
+
 @lru_cache(maxsize=256)  # a client sends the same ones with every lease
-def _lease_parameters(query: bytes) -> tuple[float, float]:
-    """Return how long to wait and the time to live, both in seconds."""
+def _lease_times(query: bytes) -> tuple[float, float]:
     given = _parameters(query)
     wait_ms = _number("timeout_ms", given.get(b"timeout_ms"), DEFAULT_WAIT_MS, at_least=0)
     return min(wait_ms, MAX_WAIT_MS) / 1000, _seconds("ttl_s", given, DEFAULT_TTL_S)
+
+
+def _anchor(given: Mapping[bytes, bytes]) -> str:
+    anchor = _value("anchor", given)
+    if len(anchor) > MAX_NAME_BYTES:
+        raise HttpRefusal(HTTPStatus.BAD_REQUEST, f"an anchor of {len(anchor)} characters; allowed: {MAX_NAME_BYTES}")
+    return anchor
 
 
 def _value(name: str, given: Mapping[bytes, bytes]) -> str:

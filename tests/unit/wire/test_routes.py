@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tierline.wire import routes
 from tierline.wire.http import HttpRefusal
+from tierline.wire.messages import MAX_NAME_BYTES
 from tierline.wire.routes import (
     AcquireLease,
     DeleteObject,
@@ -136,3 +137,18 @@ def test_a_query_takes_nothing_from_the_length_that_names_may_have() -> None:
     route = routes.route("POST", b"/v1/kv/" + b"b" * 24 + b"/" + b"k" * 1010 + b"/pin?ttl_s=5")
 
     assert route == routes.PinObject("b" * 24, "k" * 1010, 5.0)
+
+
+def test_an_anchor_is_a_parameter_of_a_put_and_of_a_lease() -> None:
+    assert routes.route("PUT", b"/v1/kv/b/k?anchor=00%2Fff") == PutObject("b", "k", "00/ff")
+    assert routes.route("POST", b"/v1/kv/b/k/leases?anchor=ff&timeout_ms=250") == AcquireLease(
+        "b", "k", 0.25, 30.0, "ff"
+    )
+    assert routes.route("POST", b"/v1/kv/b/k/leases?ttl_s=5&anchor=") == AcquireLease("b", "k", 1.0, 5.0)
+
+
+@pytest.mark.parametrize("target", [b"/v1/kv/b/k?anchor=%FF", b"/v1/kv/b/k?anchor=" + b"x" * (MAX_NAME_BYTES + 1)])
+def test_an_anchor_out_of_bounds_is_refused(target: bytes) -> None:
+    with pytest.raises(HttpRefusal) as caught:
+        routes.route("PUT", target)
+    assert caught.value.status == 400

@@ -83,8 +83,8 @@ async def explain(node: "NodeAdmin", output: "Output", bucket: Bucket, key: Key)
     """Say why a key is there, or why it was a miss.
 
     The answer is one word and a sentence: never_stored, evicted, expired, deleted, flushed, corrupt, quota,
-    lost_at_restart, other_tenant, other_layout, being_written or stored. The node remembers a bounded number of objects
-    that are gone; what it has forgotten is never_stored.
+    transit, lost_at_restart, other_tenant, other_layout, being_written or stored. The node remembers a bounded number
+    of objects that are gone; what it has forgotten is never_stored.
 
     \b
     Examples:

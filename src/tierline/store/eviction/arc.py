@@ -111,6 +111,10 @@ class AdaptiveReplacement(EvictionPolicy[Key]):
             return None
         return (self._once if self._takes_from_once else self._often).oldest
 
+    def upcoming(self, most: int) -> Sequence[Key]:
+        """Return the oldest ones of the list that exceeds its share."""
+        return (self._once if self._takes_from_once else self._often).oldest_few(most)
+
     def victim(self) -> Key | None:
         """Choose the oldest of the list that exceeds its share [REPLACE]; it leaves a ghost."""
         if not self._once and not self._often:

@@ -1,6 +1,7 @@
 """A queue of keys in the order of their arrival, in which what is held out keeps its place."""
 
 from collections import OrderedDict
+from itertools import chain, islice
 from typing import Generic
 
 from tierline.store.eviction.base import Key
@@ -58,6 +59,12 @@ class ArrivalQueue(Generic[Key]):
         while (key := next(iter(self._line))) in self._held:
             del self._line[key]
         return key
+
+    def first_few(self, most: int) -> list[Key]:
+        """Return the listed keys among the next so many in turn."""
+        self.first()
+        turns = islice(chain(self._overdue, self._line), most)
+        return [key for key in turns if key not in self._held]
 
     def pop_first(self) -> tuple[Key, int]:
         """Take out the listed key whose turn it is, with its pages; there must be one."""

@@ -56,5 +56,9 @@ class EvictionPolicy(ABC, Generic[Key]):
         """Return what :meth:`victim` would choose now; ``None`` if nothing is listed. Nothing is forgotten."""
 
     @abstractmethod
+    def upcoming(self, most: int) -> Sequence[Key]:
+        """Return up to ``most`` listed objects whose turn is near, the one that :meth:`peek` returns first."""
+
+    @abstractmethod
     def victim(self) -> Key | None:
         """Choose the listed object to go, and forget it as an object; ``None`` if nothing is listed."""

@@ -1,5 +1,7 @@
 """First in, first out: the object goes that was committed first, however much it is used."""
 
+from collections.abc import Sequence
+
 from tierline.store.eviction.arrival import ArrivalQueue
 from tierline.store.eviction.base import EvictionPolicy, Key
 
@@ -41,6 +43,10 @@ class FirstInFirstOut(EvictionPolicy[Key]):
     def peek(self) -> Key | None:
         """Return the first."""
         return self._queue.first() if self._queue.pages else None
+
+    def upcoming(self, most: int) -> Sequence[Key]:
+        """Return the first ones."""
+        return self._queue.first_few(most) if self._queue.pages else ()
 
     def victim(self) -> Key | None:
         """Choose the first."""

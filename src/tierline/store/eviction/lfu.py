@@ -10,6 +10,7 @@ Added to it, and different:
   Choosing passes over lists of nothing but leased objects; these are as few as there are frequencies among them.
 """
 
+from collections.abc import Sequence
 from typing import Generic
 
 from tierline.store.eviction.base import EvictionPolicy, Key
@@ -85,6 +86,10 @@ class LeastFrequentlyUsed(EvictionPolicy[Key]):
     def peek(self) -> Key | None:
         """Return the least recent of the least frequent."""
         return self._rarest().listed.oldest if self._pages else None
+
+    def upcoming(self, most: int) -> Sequence[Key]:
+        """Return the least recent ones of the least frequent."""
+        return self._rarest().listed.oldest_few(most) if self._pages else ()
 
     def victim(self) -> Key | None:
         """Choose the least recent of the least frequent."""

@@ -52,6 +52,10 @@ class LeastRecentlyUsed(EvictionPolicy[Key]):
         """Return the least recent."""
         return self._queue.oldest if self._queue else None
 
+    def upcoming(self, most: int) -> Sequence[Key]:
+        """Return the least recent ones."""
+        return self._queue.oldest_few(most)
+
     def victim(self) -> Key | None:
         """Choose the least recent."""
         return self._queue.pop_oldest()[0] if self._queue else None

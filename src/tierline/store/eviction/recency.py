@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 from typing import Generic
 
 from tierline.store.eviction.base import Key
@@ -50,6 +51,10 @@ class RecencyQueue(Generic[Key]):
     def oldest(self) -> Key:
         """The least recent key."""
         return next(iter(self._pages_of))
+
+    def oldest_few(self, most: int) -> list[Key]:
+        """Return the least recent keys, at most so many."""
+        return list(islice(self._pages_of, most))
 
     def pop_oldest(self) -> tuple[Key, int]:
         """Take out the least recent key, with its pages."""

@@ -9,6 +9,8 @@ Algorithm 1. The paper's names are in brackets. Departures, because objects have
 - An object under lease keeps its place, and no turn comes to it. If one should have, it comes next once it is free.
 """
 
+from collections.abc import Sequence
+
 from tierline.store.eviction.arrival import ArrivalQueue
 from tierline.store.eviction.base import EvictionPolicy, Key
 from tierline.store.eviction.ghosts import Ghosts
@@ -68,6 +70,11 @@ class SmallMainGhost(EvictionPolicy[Key]):
         """Return the first that is not worth another turn; those before it take theirs now instead of with it."""
         queue = self._advance()
         return queue.first() if queue is not None else None
+
+    def upcoming(self, most: int) -> Sequence[Key]:
+        """Return the first ones of the queue whose turn it is; those before them take theirs, as in :meth:`peek`."""
+        queue = self._advance()
+        return queue.first_few(most) if queue is not None else ()
 
     def victim(self) -> Key | None:
         """Choose the first that is not worth another turn [EVICT]; one of the small queue leaves a ghost."""
