@@ -1,10 +1,4 @@
-"""Where routers tell each other what they do: addresses, and the secret that they share."""
-
-from pathlib import Path
-
-from tierline.errors import UsageError
-
-MIN_SECRET_BYTES = 16
+"""Where routers tell each other what they do."""
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -21,22 +15,3 @@ def parse_address(text: str) -> tuple[str, int]:
     if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
         raise ValueError("HOST:PORT, such as 10.0.0.7:8100 or [fd00::7]:8100")
     return host.strip("[]"), int(port)
-
-
-def read_secret(file: Path | None) -> bytes:
-    """Return what is in the file, without white space around it; nothing without a file.
-
-    Raises
-    ------
-    UsageError
-        It cannot be read, or is too short to be one.
-    """
-    if file is None:
-        return b""
-    try:
-        secret = file.read_bytes().strip()
-    except OSError as error:
-        raise UsageError(f"--gossip-secret-file: cannot read {file}: {error.strerror}") from error
-    if len(secret) < MIN_SECRET_BYTES:
-        raise UsageError(f"--gossip-secret-file: {file} must hold a secret of {MIN_SECRET_BYTES} bytes or more")
-    return secret

@@ -12,7 +12,6 @@ message that is changed, left out, repeated, or of another connection fits nowhe
 encrypted: what is told are hashes (:mod:`tierline.router.workers.messages`).
 """
 
-import hashlib
 import hmac
 import os
 import struct
@@ -20,11 +19,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tierline.errors import WireError
+from tierline.proofs import NONCE_BYTES, PROOF_BYTES, connection_key, is_proved, prove
 from tierline.router.workers.messages import MAX_KNOWLEDGE_BYTES, FrameReader, Kind, frame
 
 MAGIC = b"tierlin1"
-NONCE_BYTES = NAME_BYTES = SEAL_BYTES = 16
-PROOF_BYTES = 32
+NAME_BYTES = SEAL_BYTES = 16
 HELLO_BYTES = len(MAGIC) + NONCE_BYTES
 WELCOME_BYTES = len(MAGIC) + NONCE_BYTES + NAME_BYTES + PROOF_BYTES
 JOIN_BYTES = NAME_BYTES + 1 + PROOF_BYTES
@@ -94,14 +93,16 @@ class Teller:
             raise WireError("not the greeting of a router")
         nonce = os.urandom(NONCE_BYTES)
         self._nonces = hello[len(MAGIC) :] + nonce
-        return MAGIC + nonce + self._name + _proof(self._secret, b"teller", self._nonces, self._name)
+        return MAGIC + nonce + self._name + prove(self._secret, b"teller", self._nonces, self._name)
 
     def join(self, message: bytes) -> tuple[Joined, Sealer]:
         """Return who has joined, and what seals the frames; raises :class:`WireError` without a proof."""
         said, proof = message[: -PROOF_BYTES or None], message[-PROOF_BYTES:]
-        if not hmac.compare_digest(proof, _proof(self._secret, b"follower", self._nonces, said)):
+        if not is_proved(proof, self._secret, b"follower", self._nonces, said):
             raise WireError("a router that does not know the secret")
-        return Joined(said[:NAME_BYTES], said[NAME_BYTES:] == b"\x01"), Sealer(_key(self._secret, self._nonces))
+        return Joined(said[:NAME_BYTES], said[NAME_BYTES:] == b"\x01"), Sealer(
+            connection_key(self._secret, self._nonces)
+        )
 
 
 class Follower:
@@ -128,16 +129,8 @@ class Follower:
         nonces, name = self._nonce + welcome[len(MAGIC) : at], welcome[at : at + NAME_BYTES]
         if not welcome.startswith(MAGIC):
             raise WireError("not the greeting of a router")
-        if not hmac.compare_digest(welcome[at + NAME_BYTES :], _proof(self._secret, b"teller", nonces, name)):
+        if not is_proved(welcome[at + NAME_BYTES :], self._secret, b"teller", nonces, name):
             raise WireError("a router that does not know the secret")
         said = self._name + (b"\x01" if wants_recent else b"\x00")
-        answer = said + _proof(self._secret, b"follower", nonces, said)
-        return name, answer, SealedReader(Sealer(_key(self._secret, nonces)))
-
-
-def _proof(secret: bytes, role: bytes, nonces: bytes, said: bytes) -> bytes:
-    return hmac.digest(hashlib.sha256(secret).digest(), role + nonces + said, "sha256")
-
-
-def _key(secret: bytes, nonces: bytes) -> bytes:
-    return hmac.digest(hashlib.sha256(secret).digest(), b"key" + nonces, "sha256")
+        answer = said + prove(self._secret, b"follower", nonces, said)
+        return name, answer, SealedReader(Sealer(connection_key(self._secret, nonces)))

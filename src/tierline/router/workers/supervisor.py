@@ -29,9 +29,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from tierline import logs
 from tierline.errors import EnvironmentTooSmall, TierlineError, WireError
+from tierline.proofs import read_secret
 from tierline.router.admin.documents import AffinityState, DecisionList, EndpointList
 from tierline.router.config import RouterConfig
-from tierline.router.gossip.addresses import parse_address, read_secret
+from tierline.router.gossip.addresses import parse_address
 from tierline.router.gossip.following import Following
 from tierline.router.gossip.sealing import NAME_BYTES
 from tierline.router.gossip.telling import Telling
@@ -91,7 +92,8 @@ class Supervisor:
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
         self._board = Board.create(config.workers)
-        secret, name = read_secret(config.gossip_secret_file), secrets.token_bytes(NAME_BYTES)
+        secret = read_secret(config.gossip_secret_file, "--gossip-secret-file")
+        name = secrets.token_bytes(NAME_BYTES)
         self._sockets = _listen(config.host, config.port, config.workers)
         # Last of what may fail here: it makes a folder, which is removed when it is stopped.
         self._index = SharedIndex(config) if config.workers > 1 and config.needs_index else None
