@@ -34,6 +34,17 @@ class MemberSource(Protocol):
     A node may be among its own members: it finds itself by its own name, and leaves it at that.
     """
 
+    name: str
+    """For people: where the members come from."""
+
+    @property
+    def failures(self) -> int:
+        """Times that it could not be asked, or said what cannot be used."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether what is known may be old."""
+
     def member_sets(self) -> AsyncIterator[Sequence[Member]]:
         """Yield all members, the first time as soon as they are known and then whenever they have changed.
 

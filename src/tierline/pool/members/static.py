@@ -8,6 +8,10 @@ from tierline.pool.members.base import Member
 class StaticMembers:
     """One set, once."""
 
+    name = "static"
+    failures = 0
+    is_behind = False
+
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = tuple(members)
 
