@@ -15,6 +15,7 @@ from tierline.client.calls import Call
 from tierline.client.core import ClientCore
 from tierline.client.handshake import Opened, new_client_name, open_connection
 from tierline.errors import NodeUnavailable, WireError
+from tierline.loading import PrefillCost
 from tierline.wire.messages import CommitEntry, Introduce, Leased, Refusal, Reply, Slot
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class AsyncNodeClient:
         self.page_bytes = opened.welcome.page_bytes
         self.segment_bytes = opened.welcome.segment_bytes
         self.max_ttl_s = opened.welcome.max_ttl_s
+        self.has_tiers = opened.welcome.has_tiers
         self._connection = _Connection()
 
     @classmethod
@@ -80,10 +82,12 @@ class AsyncNodeClient:
         *,
         across_gaps: bool = False,
         wait_s: float = 0.0,
+        anchor: str = "",
+        prefill: PrefillCost | None = None,
         timeout_s: float | None = None,
     ) -> Leased:
         """Lease the longest leading run of stored objects."""
-        call = calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps, wait_s)
+        call = calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps, wait_s, anchor, prefill)
         return await self._perform(call, timeout_s, wait_s)
 
     async def renew(self, lease: str, ttl_s: float, *, timeout_s: float | None = None) -> None:

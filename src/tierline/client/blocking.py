@@ -17,6 +17,7 @@ from tierline.client.calls import Call
 from tierline.client.core import ClientCore
 from tierline.client.handshake import new_client_name, open_connection
 from tierline.errors import NodeUnavailable, WireError
+from tierline.loading import PrefillCost
 from tierline.wire.messages import CommitEntry, Introduce, Leased, Refusal, Reply, Slot
 
 T = TypeVar("T")
@@ -120,6 +121,8 @@ class NodeClient:
         """Size of the segment."""
         self.max_ttl_s = opened.welcome.max_ttl_s
         """Longest time to live that the node gives; more is cut to it."""
+        self.has_tiers = opened.welcome.has_tiers
+        """Whether the node fetches what it has not from tiers below it."""
         self._socket = opened.sock
         self._socket.setblocking(False)
         self._core = ClientCore()
@@ -141,6 +144,8 @@ class NodeClient:
         *,
         across_gaps: bool = False,
         wait_s: float = 0.0,
+        anchor: str = "",
+        prefill: PrefillCost | None = None,
         timeout_s: float | None = None,
     ) -> Leased:
         """Lease the longest leading run of stored objects, in one round trip.
@@ -157,8 +162,12 @@ class NodeClient:
         across_gaps
             Go on behind a group that is not complete, for names that are no prefix.
         wait_s
-            Where the run ends at objects that others are writing, wait so long, besides ``timeout_s``, for their
-            commits; not across gaps. Choose a longer ``ttl_s``.
+            Where the run ends at objects that others are writing, or that the node fetches from a tier below it, wait
+            so long, besides ``timeout_s``, for their commits; not across gaps. Choose a longer ``ttl_s``.
+        anchor
+            Hash of the prefix's first block, as whoever stored it said with its commits: where a pool of nodes looks.
+        prefill
+            What computing the groups takes, for tiers below the node that are slower than that.
 
         Returns
         -------
@@ -166,7 +175,7 @@ class NodeClient:
             ``lease`` (empty: nothing was there) and ``objects``, one for each leased name in order, each with
             ``size``, ``checksum`` and ``extents``; ``across_gaps``, its index in ``names`` is in ``places``.
         """
-        call = calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps, wait_s)
+        call = calls.prefix_lease(bucket, names, ttl_s, group_size, across_gaps, wait_s, anchor, prefill)
         return self._perform(call, timeout_s, wait_s)
 
     def renew(self, lease: str, ttl_s: float, *, timeout_s: float | None = None) -> None:

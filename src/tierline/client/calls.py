@@ -10,10 +10,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from tierline import errors
+from tierline.loading import PrefillCost
 from tierline.wire import messages
 from tierline.wire.messages import CommitEntry, Leased, Refusal, Slot
 
 T = TypeVar("T")
+
+_UNKNOWN_COST = PrefillCost(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,15 @@ def prefix_lease(
     group_size: int,
     across_gaps: bool = False,
     wait_s: float = 0.0,
+    anchor: str = "",
+    prefill: PrefillCost | None = None,
 ) -> Call[Leased]:
     """Lease the longest leading run, or all that is there."""
+    first_s, growth_s = prefill or _UNKNOWN_COST
     return Call(
-        lambda number: messages.PrefixLease(number, bucket, list(names), ttl_s, group_size, across_gaps, wait_s),
+        lambda number: messages.PrefixLease(
+            number, bucket, list(names), ttl_s, group_size, across_gaps, wait_s, anchor, first_s, growth_s
+        ),
         lambda reply: reply if isinstance(reply, Leased) else None,
     )
 

@@ -90,8 +90,9 @@ class PrefixLease(Message, frozen=True):
     are being written, their commits are waited for, ``wait_s`` in all (not across gaps): 0 takes what is there.
 
     Where the run ends at objects that the node has not, it asks the tiers below it, if it has any, and waits for what
-    comes from there as it waits for a writer. ``prefill_s`` is how long the client would take to compute what one group
-    holds, 0 where it does not know: what would take longer to fetch is not fetched.
+    comes from there as it waits for a writer. ``prefill_s`` is how long the client would take to compute what the first
+    group holds, 0 where it does not know, and ``prefill_growth_s`` how much longer each further one takes than the one
+    before it: what would take longer to fetch is not fetched.
     """
 
     id: int
@@ -103,6 +104,7 @@ class PrefixLease(Message, frozen=True):
     wait_s: Wait = 0.0
     anchor: Anchor = ""
     prefill_s: Wait = 0.0
+    prefill_growth_s: Wait = 0.0
 
 
 class Renew(Message, frozen=True):
@@ -219,7 +221,8 @@ class Introduce(Message, frozen=True):
 class Welcome(Message, frozen=True):
     """The node accepts the connection; the segment's descriptor travels with this message.
 
-    ``epoch`` differs after every start of the node; slots and leases of another epoch mean nothing.
+    ``epoch`` differs after every start of the node; slots and leases of another epoch mean nothing. ``has_tiers``: what
+    the node has not may come from a tier below it, so a lease that waits may get more than one that does not.
     """
 
     version: int
@@ -228,6 +231,7 @@ class Welcome(Message, frozen=True):
     segment_bytes: int
     page_bytes: int
     max_ttl_s: float
+    has_tiers: bool = False
 
 
 class LeasedObject(msgspec.Struct, frozen=True, array_like=True):

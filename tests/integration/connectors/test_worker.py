@@ -13,7 +13,7 @@ from tests.e2e.node_stores import NodeStore, wait_until
 from vllm import SamplingParams
 from vllm.v1.request import Request
 
-from tierline.client import NodeClient
+from tierline.client import AsyncNodeClient, NodeClient
 from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.copy import HostCopier, page_words
 from tierline.connectors.vllm.introduction import Introduction
@@ -52,11 +52,12 @@ class Joined:
         )
         self.worker = WorkerHalf(copier, 0, loads_between_steps, self.writer, warnings, self.counters)
         self.lookups = LookupThread(
-            lambda: NodeClient(node.socket, timeout_s=BUDGET_S),
+            lambda: AsyncNodeClient.connect(node.socket, timeout_s=BUDGET_S),
             [SHARD],
             "test",
             30.0,
             BUDGET_S,
+            0.0,
             Introduction("test", ["m"], "f", [SHARD]),
             self.breaker,
             warnings,
@@ -80,14 +81,15 @@ class Joined:
             return False
         wait_until(lambda: lookup.is_answered, "the lookup is answered")
         self.lookups.drop(lookup)
-        return len(lookup.objects) == chunks
+        return lookup.answer is not None and len(lookup.answer.objects) == chunks
 
     def load(self, lookup: Lookup, blocks: list[list[int]]) -> None:
+        assert lookup.answer is not None
         chunks = [
             ChunkLoad(chain, objects, tuple(ids), lookup.keys.tenant)
-            for chain, objects, ids in zip(lookup.chains[: len(blocks)], lookup.objects, blocks, strict=True)
+            for chain, objects, ids in zip(lookup.chains[: len(blocks)], lookup.answer.objects, blocks, strict=True)
         ]
-        self.worker.load(StepPlan(loads=[RequestLoad("request", lookup.node_epoch, tuple(chunks))]))
+        self.worker.load(StepPlan(loads=[RequestLoad("request", lookup.answer.node_epoch, tuple(chunks))]))
 
     def close(self) -> None:
         self.worker.close()
@@ -173,7 +175,7 @@ def test_corrupt_bytes_are_a_failed_load_and_leave_the_store(
     assert report is not None
     assert report.failed == {"request"}
     assert second.worker.take_invalid_blocks() == {9, 8, 7, 6}
-    wait_until(lambda: not second.ask(keys, 1).objects, "the node store has dropped the chunk")
+    wait_until(lambda: not second.has_stored(keys, 1), "the node store has dropped the chunk")
     node.flip_bits()
 
 

@@ -27,6 +27,8 @@ def test_keys_of_others_are_left_alone() -> None:
         ({"tierline.socket": ""}, "tierline.socket: got ''"),
         ({"tierline.socket": "s", "tierline.sockets": 1}, "tierline.sockets: got 1; allowed: the keys"),
         ({"tierline.socket": "s", "tierline.lookup_budget_ms": 0}, "tierline.lookup_budget_ms: got 0"),
+        ({"tierline.socket": "s", "tierline.l2_wait_ms": -1}, "tierline.l2_wait_ms: got -1; allowed: a number, 0 or"),
+        ({"tierline.socket": "s", "tierline.load_factor": 0}, "tierline.load_factor: got 0"),
         ({"tierline.socket": "s", "tierline.lease_ttl_s": "long"}, "tierline.lease_ttl_s: got 'long'"),
         ({"tierline.socket": "s", "tierline.bucket": 7}, "tierline."),
     ],

@@ -24,31 +24,34 @@ class World:
         self.introduction = Introduction("b", ["m"], "f", SHARDS, lambda: self.now)
 
     def client(self) -> Any:
-        return SimpleNamespace(introduce=self.said.append)
+        async def introduce(said: Introduce) -> None:
+            self.said.append(said)
+
+        return SimpleNamespace(introduce=introduce)
 
 
-def test_it_is_said_once_on_each_connection_and_again_after_a_while() -> None:
+async def test_it_is_said_once_on_each_connection_and_again_after_a_while() -> None:
     world = World()
     first, second = world.client(), world.client()
     for client in (first, first, second, second):
-        world.introduction.say(client)
+        await world.introduction.say(client)
     assert len(world.said) == 2
     world.now = REPEATED_S
-    world.introduction.say(second)
+    await world.introduction.say(second)
     assert len(world.said) == 3
     assert world.said[0] == world.said[2]
     assert world.said[0].shards == [shard.suffix() for shard in SHARDS]
 
 
-def test_a_new_epoch_and_adapters_are_said_at_once_and_what_is_known_is_not() -> None:
+async def test_a_new_epoch_and_adapters_are_said_at_once_and_what_is_known_is_not() -> None:
     world = World()
     client = world.client()
-    world.introduction.say(client)
+    await world.introduction.say(client)
     world.introduction.begin_epoch(7)
-    world.introduction.say(client)
+    await world.introduction.say(client)
     for fingerprint in ("one", "one", "two", None, None):
         world.introduction.learn_adapter("a", fingerprint)
-        world.introduction.say(client)
+        await world.introduction.say(client)
     assert [(said.epoch, said.adapters) for said in world.said] == [
         (0, {}),
         (7, {}),
@@ -58,13 +61,13 @@ def test_a_new_epoch_and_adapters_are_said_at_once_and_what_is_known_is_not() ->
     ]
 
 
-def test_what_could_not_be_said_is_said_on_the_next_connection() -> None:
+async def test_what_could_not_be_said_is_said_on_the_next_connection() -> None:
     world = World()
 
-    def fail(_: Introduce) -> None:
+    async def fail(_: Introduce) -> None:
         raise NodeUnavailable("gone")
 
     with pytest.raises(NodeUnavailable):
-        world.introduction.say(SimpleNamespace(introduce=fail))  # type: ignore[arg-type]
-    world.introduction.say(world.client())
+        await world.introduction.say(SimpleNamespace(introduce=fail))  # type: ignore[arg-type]
+    await world.introduction.say(world.client())
     assert len(world.said) == 1

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vllm import SamplingParams
@@ -15,15 +15,17 @@ from vllm.v1.request import Request
 from tierline.connectors.vllm.engine import EngineShape
 from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
-from tierline.connectors.vllm.lookup import Lookup
+from tierline.connectors.vllm.lookup import Answer, Lookup
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import StepReport
 from tierline.connectors.vllm.scheduler import (
     HANDED_OVER,
     HANDOVER_PACE_SECONDS,
     HANDOVER_SECONDS,
+    REPORT,
     SchedulerHalf,
 )
+from tierline.loading import PrefillCost
 from tierline.prefix import CHUNK_TOKENS, UNSHARED_SALT
 from tierline.wire.messages import Extent, LeasedObject
 
@@ -42,10 +44,10 @@ class Lookups:
     def is_suspended(self) -> bool:
         return self.is_open
 
-    def start(self, keys: RequestKeys, chunks: int) -> Lookup | None:
+    def start(self, keys: RequestKeys, chunks: int, cost: PrefillCost | None = None) -> Lookup | None:
         if self.is_open:
             return None
-        self.asked.append(Lookup(keys, chunks, chains=keys.leading(chunks)))
+        self.asked.append(Lookup(keys, chunks, cost, chains=keys.leading(chunks)))
         return self.asked[-1]
 
     def drop(self, lookup: Lookup) -> None:
@@ -53,10 +55,13 @@ class Lookups:
         lookup.is_dropped = True
         self.dropped.append(lookup)
 
-    def answer(self, chunks: int, index: int = -1) -> None:
+    def answer(
+        self, chunks: int, index: int = -1, *, is_last: bool = True, sources: Mapping[str, int] | None = None
+    ) -> None:
         lookup = self.asked[index]
-        lookup.objects = tuple((LeasedObject(8, 0, [Extent(0, 8)]),) for _ in range(chunks))
-        lookup.is_answered = True
+        objects = tuple((LeasedObject(8, 0, [Extent(0, 8)]),) for _ in range(chunks))
+        lookup.answer = Answer(objects, 1, "node-1", sources or {})
+        lookup.is_answered = is_last
 
     @property
     def held(self) -> int:
@@ -69,6 +74,7 @@ class Engine:
     def __init__(self, *, loads_between_steps: bool = False) -> None:
         self.now = 0.0
         self.lookups = Lookups()
+        self.counters = Counters()
         self.evicted: set[int] = set()
         self.half = SchedulerHalf(
             EngineShape(BLOCK, ("layer",), 1, 1, True, loads_between_steps),
@@ -77,7 +83,8 @@ class Engine:
             self.lookups,  # type: ignore[arg-type]
             Introduction("b", ["m"], "f", []),
             0.02,
-            Counters(),
+            1.0,
+            self.counters,
             self.evicted.update,
             clock=lambda: self.now,
         )
@@ -99,9 +106,12 @@ class Engine:
         """Schedule ``new_tokens`` of a request and return the blocks of each chunk that is to be stored."""
         output = SchedulerOutput.make_empty()
         output.num_scheduled_tokens = {request.request_id: new_tokens}
+        output.total_num_scheduled_tokens = new_tokens
         output.kv_connector_block_state = KVConnectorBlockState({request.request_id}, lambda _: (list(block_ids),), {})
         plan = self.half.plan_step(output)
         request.num_computed_tokens += new_tokens
+        self.stores = plan.stores
+        self.measured = plan.measured
         return [store.block_ids for store in plan.stores]
 
     def report(self, *ended: str, failed: Sequence[str] = ()) -> None:
@@ -458,3 +468,108 @@ def test_a_promise_is_believed_as_far_as_it_goes(engine: Engine, promised: objec
     request = handed_over(engine, "a", 700, **{HANDED_OVER: promised})
     engine.lookups.answer(2)
     assert engine.half.match(request, 0) == 512
+
+
+# Tiers below the node store -----------------------------------------------------------------------------------------
+
+
+def test_a_request_waits_for_a_tier_below_in_a_time_of_its_own(engine: Engine) -> None:
+    request = engine.arrive("a", 1300)
+    engine.lookups.answer(1, is_last=False)
+    engine.lookups.asked[-1].wait_s = 0.5
+    assert engine.half.match(request, 0) is None
+    engine.now += 0.5
+    assert engine.half.match(request, 0) is None, "the store's own budget comes on top"
+    engine.lookups.answer(5)
+    assert engine.half.match(request, 0) == 5 * CHUNK_TOKENS
+
+
+def test_when_the_time_is_over_what_has_come_is_loaded(engine: Engine) -> None:
+    request = engine.arrive("a", 1300)
+    engine.lookups.answer(1, is_last=False)
+    engine.lookups.asked[-1].wait_s = 0.5
+    assert engine.half.match(request, 0) is None
+    engine.now += 0.53
+    assert engine.half.match(request, 0) == CHUNK_TOKENS
+    engine.half.admit(request, list(range(11)), CHUNK_TOKENS)
+    engine.lookups.answer(5)
+    (load,) = engine.half.plan_step(SchedulerOutput.make_empty()).loads
+    assert len(load.chunks) == 1
+    assert engine.lookups.held == 1
+
+
+def test_a_node_store_that_says_nothing_gets_no_time_for_tiers(engine: Engine) -> None:
+    request = engine.arrive("a", 1300)
+    assert engine.half.match(request, 0) is None
+    engine.now += 0.03
+    assert engine.half.match(request, 0) == 0
+
+
+def measured(engine: Engine, *, prefill_s: float, load_bytes: int, load_s: float) -> None:
+    """Let the engine compute 1,024 tokens and load some bytes in so much time."""
+    request = engine.arrive("measured", 1024)
+    engine.step(request, 1024, range(8))
+    engine.now += prefill_s
+    report = StepReport(loaded={"another": (load_bytes, load_s)}, measured={engine.measured})
+    engine.half.end_step(KVConnectorOutput(kv_connector_worker_meta=report))
+
+
+@pytest.mark.parametrize(("load_s", "tokens", "decision"), [(0.1, 512, "load"), (9.0, 0, "recompute")])
+def test_what_takes_longer_to_load_than_to_compute_is_computed(
+    engine: Engine, load_s: float, tokens: int, decision: str
+) -> None:
+    measured(engine, prefill_s=4.0, load_bytes=16, load_s=load_s)
+    request = engine.arrive("a", 700)
+    engine.lookups.answer(2)
+    assert engine.half.match(request, 0) == tokens
+    assert engine.half.match(request, 0) == tokens
+    stats = engine.counters.take()
+    assert stats is not None
+    assert stats.data[f"decisions:{decision}"] == 1
+    assert stats.data["prefill_token_seconds"] == pytest.approx(4 / 1024)
+    assert stats.data["load_bytes_per_second"] == pytest.approx(16 / load_s)
+
+
+def test_what_is_not_loaded_need_not_be_stored_either(engine: Engine) -> None:
+    measured(engine, prefill_s=1.0, load_bytes=16, load_s=9.0)
+    request = engine.arrive("a", 700)
+    engine.lookups.answer(2)
+    assert engine.half.match(request, 0) == 0
+    engine.half.admit(request, list(range(6)), 0)
+    assert engine.step(request, 700, range(6)) == []
+    assert engine.lookups.held == 1, "of the request that was measured"
+
+
+def test_the_node_store_is_told_what_computing_takes(engine: Engine) -> None:
+    engine.arrive("a", 700)
+    assert engine.lookups.asked[-1].cost is None
+    measured(engine, prefill_s=4.0, load_bytes=16, load_s=1.0)
+    engine.arrive("b", 700)
+    assert engine.lookups.asked[-1].cost == pytest.approx(PrefillCost(1.0))
+
+
+def test_chunks_are_stored_with_the_first_ones_key_as_their_anchor(engine: Engine) -> None:
+    request = engine.arrive("a", 700)
+    engine.lookups.answer(1)
+    engine.step(request, 700, range(6))
+    assert [store.anchor for store in engine.stores] == [engine.lookups.asked[-1].chains[0]]
+
+
+def test_a_request_that_asks_is_told_who_had_its_prompt(engine: Engine) -> None:
+    request = handed_over(engine, "a", 1300, **{REPORT: True})
+    engine.lookups.answer(4, sources={"tieredstorage:node-2": 3})
+    assert engine.half.match(request, 128) == 896
+    engine.half.admit(request, list(range(11)), 896)
+    engine.report("a")
+    assert engine.half.finish(request) == {
+        REPORT: {"engine": 128, "node": "node-1", "loaded": {"node": 256, "tieredstorage:node-2": 640}}
+    }
+
+
+def test_a_load_that_failed_is_nobodys_prompt(engine: Engine) -> None:
+    request = handed_over(engine, "a", 700, **{REPORT: True})
+    engine.lookups.answer(2)
+    engine.half.match(request, 0)
+    engine.half.admit(request, list(range(6)), 512)
+    engine.report("a", failed=["a"])
+    assert engine.half.finish(request) == {REPORT: {"engine": 0, "node": "node-1", "loaded": {}}}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+from typing_extensions import TypeIs
 
 from tierline.errors import ConfigurationError
 
@@ -28,6 +29,11 @@ class ConnectorConfig(msgspec.Struct, frozen=True, kw_only=True):
         File that holds the bearer token, at a node that asks for one; read with every connection.
     lookup_budget_ms
         How long a request's scheduling may be put off while the node store looks its prefix up.
+    l2_wait_ms
+        How long a request's scheduling may be put off, besides, for what the node store fetches from the tiers below
+        it; never for longer than computing it would take, where that is known. 0 takes what the node has.
+    load_factor
+        What a second of computing is worth in seconds of loading: what takes longer to load is computed.
     lease_ttl_s
         Time to live of a lease; leases of waiting requests are renewed three times in it.
     """
@@ -37,6 +43,8 @@ class ConnectorConfig(msgspec.Struct, frozen=True, kw_only=True):
     segment: str = ""
     token_file: str | None = None
     lookup_budget_ms: float = 20.0
+    l2_wait_ms: float = 1000.0
+    load_factor: float = 1.0
     lease_ttl_s: float = 30.0
 
     def token(self) -> str:
@@ -72,13 +80,20 @@ def read_config(extra_config: Mapping[str, object]) -> ConnectorConfig:
             raise ConfigurationError(_PREFIX + name, value, "the keys " + ", ".join(_PREFIX + key for key in known))
     if not isinstance(given.get("socket"), str) or not given["socket"]:
         raise ConfigurationError(_PREFIX + "socket", given.get("socket"), "the path of the node store's UNIX socket")
-    for name in ("lookup_budget_ms", "lease_ttl_s"):
+    for name in ("lookup_budget_ms", "lease_ttl_s", "load_factor"):
         value = given.get(name, 1.0)
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        if not _is_number(value) or value <= 0:
             raise ConfigurationError(_PREFIX + name, value, "a number above zero")
+    l2_wait_ms = given.get("l2_wait_ms", 0.0)
+    if not _is_number(l2_wait_ms) or l2_wait_ms < 0:
+        raise ConfigurationError(_PREFIX + "l2_wait_ms", l2_wait_ms, "a number, 0 or above")
     try:
         config = msgspec.convert(given, ConnectorConfig)
     except msgspec.ValidationError as error:
         raise ConfigurationError(_PREFIX + "*", given, str(error)) from error
     config.token()  # one that cannot be read stops the engine now, and not its cache later
     return config
+
+
+def _is_number(value: object) -> TypeIs[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

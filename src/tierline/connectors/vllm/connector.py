@@ -19,7 +19,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
-from tierline.client import NodeClient
+from tierline.client import AsyncNodeClient, NodeClient
 from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.config import read_config
 from tierline.connectors.vllm.copy import copier_for, page_words
@@ -84,7 +84,7 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
         copier = copier_for(layers, self._shape.blocks_per_chunk)
         self._shard = kv_shard(self._vllm_config, self._kv_cache_config, self._shape, tensors)
         writer = NodeWriter(
-            lambda: self._connect("worker", is_writer=True),
+            self._connect_writer,
             copier,
             self._shard,
             self._config.bucket,
@@ -153,11 +153,12 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
         models = [self._vllm_config.model_config.served_model_name]
         introduction = Introduction(self._config.bucket, models, self._model, shards)
         lookups = LookupThread(
-            lambda: self._connect("scheduler", is_writer=False),
+            self._connect_reader,
             shards,
             self._config.bucket,
             self._config.lease_ttl_s,
             budget_s,
+            self._config.l2_wait_ms / 1000,
             introduction,
             self._breaker,
             self._warnings,
@@ -165,7 +166,15 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
         )
         hash_tokens = self._kv_cache_config.hash_block_size or self._shape.block_tokens
         self._scheduler = SchedulerHalf(
-            self._shape, self._model, hash_tokens, lookups, introduction, budget_s, self._counters, self._evict
+            self._shape,
+            self._model,
+            hash_tokens,
+            lookups,
+            introduction,
+            budget_s,
+            self._config.load_factor,
+            self._counters,
+            self._evict,
         )
         _LOGGER.info(
             "Tierline: joined to %s; loads run %s; keys end in %s",
@@ -243,20 +252,23 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
         assert self._worker is not None
         return self._worker
 
-    def _connect(self, half: str, *, is_writer: bool) -> NodeClient:
-        # The process id makes the name one process's own, as the node store asks of writers.
-        name = f"vllm-{half}-{self._kv_transfer_config.engine_id}-{os.getpid()}"
-        lookup_timeout_s = max(2 * self._config.lookup_budget_ms / 1000, _SHORTEST_LOOKUP_TIMEOUT_S)
-        timeout_s = _WRITER_TIMEOUT_S if is_writer else lookup_timeout_s
-        return NodeClient(
-            self._config.socket,
-            client=name,
-            writer=is_writer,
-            timeout_s=timeout_s,
-            token=self._config.token(),
-            segment=self._config.segment,
-            bucket=self._config.bucket,
-        )
+    def _connect_writer(self) -> NodeClient:
+        return NodeClient(writer=True, timeout_s=_WRITER_TIMEOUT_S, **self._connection("worker"))
+
+    async def _connect_reader(self) -> AsyncNodeClient:
+        timeout_s = max(2 * self._config.lookup_budget_ms / 1000, _SHORTEST_LOOKUP_TIMEOUT_S)
+        return await AsyncNodeClient.connect(writer=False, timeout_s=timeout_s, **self._connection("scheduler"))
+
+    def _connection(self, half: str) -> dict[str, str]:
+        config = self._config
+        return {
+            "socket_path": config.socket,
+            # The process id makes the name one process's own, as the node store asks of writers.
+            "client": f"vllm-{half}-{self._kv_transfer_config.engine_id}-{os.getpid()}",
+            "token": config.token(),
+            "segment": config.segment,
+            "bucket": config.bucket,
+        }
 
     def _evict(self, block_ids: set[int]) -> None:
         if self._kv_cache_manager is not None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from tierline.client import NodeClient
+from tierline.client import AsyncNodeClient
 from tierline.prefix import CHUNK_TOKENS, Shard
 from tierline.wire.messages import Introduce
 
@@ -49,7 +49,7 @@ class Introduction:
         self._epoch = 0
         self._adapters: dict[str, str] = {}
         self._is_said = False
-        self._said_to: NodeClient | None = None
+        self._said_to: AsyncNodeClient | None = None
         self._said_at = 0.0
 
     def begin_epoch(self, epoch: int) -> None:
@@ -69,7 +69,7 @@ class Introduction:
                 self._adapters[name] = fingerprint
             self._is_said = False
 
-    def say(self, client: NodeClient) -> None:
+    async def say(self, client: AsyncNodeClient) -> None:
         """Tell the node store, where that is due; raises ``TierlineError`` when it cannot be told."""
         now = self._clock()
         with self._lock:
@@ -86,4 +86,4 @@ class Introduction:
                 dict(self._adapters),
             )
             self._is_said, self._said_to, self._said_at = True, client, now
-        client.introduce(said)
+        await client.introduce(said)

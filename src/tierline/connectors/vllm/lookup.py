@@ -1,24 +1,27 @@
-"""Questions to the node store, asked on a thread of their own: the scheduler's thread never touches a socket.
+"""Questions to the node store, asked on an event loop of their own: the scheduler's thread never touches a socket.
 
-A lookup takes a prefix lease. Whoever started it must drop it, once, whatever happened meanwhile; the lease is renewed
-until then and ends at the latest with the connection. Commands are carried out in order, so a drop that follows its
-question always finds the answer.
+A lookup asks twice at most: first what the node store has in its memory, and where that is not all, and there are tiers
+below it, for the rest within a time of its own. Each answer is a prefix lease, and stays usable until the lookup is
+dropped: whoever started it must drop it, once, whatever happened meanwhile. Leases are renewed until then and end at
+the latest with the connection.
 """
 
-import queue
+import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from tierline.client import NodeClient
+from tierline.client import AsyncNodeClient
 from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.metrics import Counters
 from tierline.errors import TierlineError, WireError
+from tierline.loading import PrefillCost
 from tierline.prefix import Shard, object_name
-from tierline.wire.messages import MAX_FRAME_BYTES, MAX_NAMES_PER_REQUEST, LeasedObject
+from tierline.wire.messages import MAX_FRAME_BYTES, MAX_NAMES_PER_REQUEST, Leased, LeasedObject
 
 RENEWALS_IN_TTL = 3
 MOST_NAMES = min(MAX_NAMES_PER_REQUEST, MAX_FRAME_BYTES // 256)
@@ -26,40 +29,67 @@ MOST_NAMES = min(MAX_NAMES_PER_REQUEST, MAX_FRAME_BYTES // 256)
 _RENEWAL_CHECK_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one lease of a lookup holds.
+
+    Parameters
+    ----------
+    objects
+        For each leading chunk that the node store holds: its shards in rank order.
+    node_epoch
+        The node store's start in which the lease was given.
+    node
+        The node store's name.
+    sources
+        Of the objects that came from below the node for this lease: how many, by who answered.
+    """
+
+    objects: tuple[tuple[LeasedObject, ...], ...] = ()
+    node_epoch: int = 0
+    node: str = ""
+    sources: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(slots=True, eq=False)
 class Lookup:
-    """One question and, once ``is_answered``, its answer. Written by the lookup thread alone but for ``is_dropped``.
+    """One question and its answer, which may grow until ``is_answered``. Written by the lookup thread alone.
 
     Parameters
     ----------
     keys, chunks
         The request's keys, and how many leading chunks are asked for.
+    cost
+        What computing a chunk takes; ``None`` where it is not known.
     is_dropped
-        Nobody waits for the answer any more.
+        Nobody waits for an answer any more.
     is_answered
-        The fields below hold.
+        ``answer`` is the last one.
+    answer
+        The longest run so far; ``None`` before the node store has answered at all.
+    wait_s
+        How much longer than for its own memory the node store has got, for what it fetches from below.
     chains
-        Keys of the chunks asked for.
+        Keys of the chunks asked for; there once there is an answer.
     is_lost
-        The lease ended early; its extents must not be read.
-    ttl_s
-        How long the node store lets the lease live without a renewal.
-    objects
-        For each leading chunk that the store holds: its shards in rank order.
-    node_epoch
-        The node store's start in which the lease was given.
+        A lease ended early; extents must not be read.
+    leases
+        What is held.
+    ttl_s, renew_at
+        How long the node store lets leases live without a renewal, and when the next one is due.
     """
 
     keys: RequestKeys
     chunks: int
+    cost: PrefillCost | None = None
     is_dropped: bool = False
     is_answered: bool = False
+    answer: Answer | None = None
+    wait_s: float = 0.0
     chains: Sequence[bytes] = ()
     is_lost: bool = False
-    lease: str = ""
+    leases: list[str] = field(default_factory=list)
     ttl_s: float = 0.0
-    objects: tuple[tuple[LeasedObject, ...], ...] = ()
-    node_epoch: int = 0
     renew_at: float = 0.0
 
 
@@ -77,7 +107,9 @@ class LookupThread:
     ttl_s
         Time to live of a lease.
     budget_s
-        A question that takes longer counts as a failure.
+        An answer about the node store's own memory that takes longer counts as a failure.
+    wait_s
+        Longest wait for what comes from tiers below the node; 0 takes what is in its memory.
     introduction
         What the node store is told of this engine.
     breaker
@@ -88,11 +120,12 @@ class LookupThread:
 
     def __init__(
         self,
-        connect: Callable[[], NodeClient],
+        connect: Callable[[], Awaitable[AsyncNodeClient]],
         shards: Sequence[Shard],
         bucket: str,
         ttl_s: float,
         budget_s: float,
+        wait_s: float,
         introduction: Introduction,
         breaker: Breaker,
         warnings: Warnings,
@@ -103,13 +136,18 @@ class LookupThread:
         self._bucket = bucket
         self._ttl_s = ttl_s
         self._budget_s = budget_s
+        self._wait_s = wait_s
         self._introduction = introduction
         self._breaker = breaker
         self._warnings = warnings
         self._counters = counters
-        self._client: NodeClient | None = None
+        self._client: AsyncNodeClient | None = None
         self._leased: set[Lookup] = set()
-        self._commands: queue.SimpleQueue[Lookup | None] = queue.SimpleQueue()
+        self._asking: dict[Lookup, asyncio.Task[None]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._connecting = asyncio.Lock()
+        self._stirred = asyncio.Event()
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="tierline-lookup", daemon=True)
         self._thread.start()
 
@@ -118,83 +156,110 @@ class LookupThread:
         """Whether the node store failed too often to be counted on."""
         return self._breaker.is_open
 
-    def start(self, keys: RequestKeys, chunks: int) -> Lookup | None:
+    def start(self, keys: RequestKeys, chunks: int, cost: PrefillCost | None = None) -> Lookup | None:
         """Ask for leading chunks; ``None`` means that the node store is not to be asked at present."""
         if not self._breaker.allows():
             self._counters.add("lookups_skipped")
             return None
-        lookup = Lookup(keys, min(chunks, MOST_NAMES // len(self._shards)))
-        self._commands.put(lookup)
+        lookup = Lookup(keys, min(chunks, MOST_NAMES // len(self._shards)), cost)
+        self._tell(self._begin, lookup)
         return lookup
 
     def drop(self, lookup: Lookup) -> None:
-        """Give up the question or its lease. To be called once a lookup."""
-        lookup.is_dropped = True
-        self._commands.put(lookup)
+        """Give up the question or its leases. To be called once a lookup."""
+        self._tell(self._end, lookup)
 
     def close(self) -> None:
         """End the thread and the connection, and with it every lease."""
-        self._commands.put(None)
+        self._tell(self._stop)
         self._thread.join(timeout=5)
+
+    def _tell(self, act: Callable[..., None], *about: Lookup) -> None:
+        with contextlib.suppress(RuntimeError):  # the thread has ended, and with it all that it held
+            self._loop.call_soon_threadsafe(act, *about)
+
+    # On the loop --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    def _begin(self, lookup: Lookup) -> None:
+        task = self._asking[lookup] = self._loop.create_task(self._answer(lookup))
+        task.add_done_callback(lambda _: self._asked(lookup))
+
+    def _asked(self, lookup: Lookup) -> None:
+        """Nothing more comes for a lookup, for whatever reason."""
+        del self._asking[lookup]
+        lookup.is_answered = True
+        if lookup.is_dropped:
+            self._release(lookup)
+        self._stirred.set()
+
+    def _end(self, lookup: Lookup) -> None:
+        lookup.is_dropped = True
+        if (asking := self._asking.get(lookup)) is not None:
+            asking.cancel()
+        else:
+            self._release(lookup)
+
+    def _stop(self) -> None:
+        self._is_closing = True
+        self._stirred.set()
+
+    async def _serve(self) -> None:
+        try:
             # Before the first request, which would otherwise pay for it out of its budget.
-            self._client = self._connect()
+            await self._connected()
         except TierlineError as error:
             self._warnings.warn("the node store is not there; prompts are computed until it is", error)
-        self._introduce()
-        while True:
-            try:
-                command = self._commands.get(timeout=_RENEWAL_CHECK_S)
-            except queue.Empty:
-                pass
-            else:
-                if command is None:
-                    break
-                if command in self._leased:
-                    self._release(command)
-                elif not command.is_dropped:
-                    self._ask_or_give_up(command)
-            self._renew_due()
-            self._introduce()
+        while not self._is_closing:
+            await self._introduce()
+            await self._renew_due()
+            self._stirred.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stirred.wait(), _RENEWAL_CHECK_S)
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
         if self._client is not None:
-            self._client.close()
+            await self._client.close()
 
-    def _introduce(self) -> None:
+    async def _connected(self) -> AsyncNodeClient:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await self._connect()
+            return self._client
+
+    async def _introduce(self) -> None:
         """Keep the node store told who reads it; where the connection has ended, on a new one."""
         try:
             if self._client is not None:
-                self._introduction.say(self._client)
+                await self._introduction.say(self._client)
             elif self._breaker.allows():
-                self._client = self._connect()
-                self._introduction.say(self._client)
+                await self._introduction.say(await self._connected())
                 self._breaker.succeeded()
         except Exception as error:  # noqa: BLE001  (a thread that ended here would put off every later request)
-            self._fail("the node store does not know this engine", error)
+            await self._fail("the node store does not know this engine", error)
 
-    def _ask_or_give_up(self, lookup: Lookup) -> None:
+    async def _answer(self, lookup: Lookup) -> None:
         try:
-            self._ask(lookup)
-        except Exception as error:  # noqa: BLE001  (a thread that ended here would put off every later request)
-            self._fail("a lookup broke down", error)
-            lookup.is_answered = True
+            await self._ask(lookup)
+        except TierlineError as error:
+            await self._fail("lookups fail, prompts are computed", error)
+        except Exception as error:  # noqa: BLE001  (it is told and counted; the prompt is computed)
+            await self._fail("a lookup broke down", error)
 
-    def _ask(self, lookup: Lookup) -> None:
+    async def _ask(self, lookup: Lookup) -> None:
         lookup.chains = lookup.keys.leading(lookup.chunks)
         tenant = lookup.keys.tenant
         names = [object_name(chain, shard, tenant) for chain in lookup.chains for shard in self._shards]
         started = time.monotonic()
-        try:
-            if self._client is None:
-                self._client = self._connect()
-            reply = self._client.prefix_lease(self._bucket, names, self._ttl_s, group_size=len(self._shards))
-            if len(reply.objects) > len(names) or len(reply.objects) % len(self._shards):
-                raise WireError(f"the node store leased {len(reply.objects)} objects where {len(names)} were asked for")
-        except TierlineError as error:
-            self._fail("lookups fail, prompts are computed", error)
-            lookup.is_answered = True
-            return
+        client = await self._connected()
+        await self._lease(client, lookup, names, 0.0)
         elapsed_s = time.monotonic() - started
         self._counters.add("lookups")
         if elapsed_s > self._budget_s:
@@ -202,44 +267,80 @@ class LookupThread:
             self._warnings.warn("lookups are slow", f"one took {elapsed_s * 1000:.0f} ms")
         else:
             self._breaker.succeeded()
+        assert lookup.answer is not None
+        missing_from = len(lookup.answer.objects)
+        if missing_from == lookup.chunks or not client.has_tiers or not self._wait_s:
+            return
+        wait_s = self._wait_s
+        if lookup.cost is not None:  # to wait for longer than computing takes is no use
+            wait_s = min(wait_s, lookup.cost.seconds(missing_from, lookup.chunks))
+        lookup.wait_s = wait_s
+        self._counters.add("lookups_below")
+        await self._lease(client, lookup, names, wait_s)
+
+    async def _lease(self, client: AsyncNodeClient, lookup: Lookup, names: Sequence[str], wait_s: float) -> None:
+        """Take a lease; its objects are the answer where they are more than were known."""
+        started = time.monotonic()
         ranks = len(self._shards)
-        lookup.lease = reply.lease
-        lookup.ttl_s = min(self._ttl_s, reply.ttl_s)
-        lookup.node_epoch = self._client.epoch
-        lookup.objects = tuple(
-            tuple(reply.objects[start : start + ranks]) for start in range(0, len(reply.objects), ranks)
+        reply = await client.prefix_lease(
+            self._bucket,
+            names,
+            self._ttl_s,
+            ranks,
+            wait_s=wait_s,
+            anchor=lookup.chains[0].hex(),
+            prefill=lookup.cost,
         )
-        if lookup.lease:
+        if reply.lease:
+            lookup.leases.append(reply.lease)
+            lookup.ttl_s = min(self._ttl_s, reply.ttl_s)
             lookup.renew_at = started + lookup.ttl_s / RENEWALS_IN_TTL
             self._leased.add(lookup)
-        lookup.is_answered = True
+        if len(reply.objects) > len(names) or len(reply.objects) % ranks:
+            raise WireError(f"the node store leased {len(reply.objects)} objects where {len(names)} were asked for")
+        if lookup.answer is None or len(reply.objects) > len(lookup.answer.objects) * ranks:
+            lookup.answer = _read(reply, ranks, client)
 
     def _release(self, lookup: Lookup) -> None:
-        self._leased.remove(lookup)
+        self._leased.discard(lookup)
+        leases, lookup.leases = lookup.leases, []
+        if self._client is None or lookup.is_lost:
+            return
         try:
-            if self._client is not None and not lookup.is_lost:
-                self._client.let_go(lookup.lease)
+            for lease in leases:
+                self._client.let_go(lease)
         except TierlineError as error:
-            self._fail("a lease could not be released", error)
+            self._count_failure("a lease could not be released", error)
 
-    def _renew_due(self) -> None:
+    async def _renew_due(self) -> None:
         now = time.monotonic()
         for lookup in [lookup for lookup in self._leased if lookup.renew_at <= now and not lookup.is_lost]:
             lookup.renew_at = now + lookup.ttl_s / RENEWALS_IN_TTL
             try:
-                if self._client is not None:
-                    self._client.renew(lookup.lease, self._ttl_s)
+                for lease in tuple(lookup.leases):
+                    if self._client is not None:
+                        await self._client.renew(lease, self._ttl_s)
             except TierlineError as error:
-                lookup.is_lost = True
-                self._fail("a lease could not be renewed", error)
+                if lookup in self._leased:  # else it was given back meanwhile
+                    lookup.is_lost = True
+                    await self._fail("a lease could not be renewed", error)
 
-    def _fail(self, subject: str, error: Exception) -> None:
-        """Count a failure; where the connection ended, so did its leases, and the next question opens another."""
+    def _count_failure(self, subject: str, error: Exception) -> None:
         self._counters.add("lookups_failed")
         self._breaker.failed()
         self._warnings.warn(subject, error)
+
+    async def _fail(self, subject: str, error: Exception) -> None:
+        """Count a failure; where the connection ended, so did its leases, and the next question opens another."""
+        self._count_failure(subject, error)
         if self._client is not None and not self._client.is_connected:
             for lookup in self._leased:
                 lookup.is_lost = True
-            self._client.close()
-            self._client = None
+            client, self._client = self._client, None
+            await client.close()
+
+
+def _read(reply: Leased, ranks: int, client: AsyncNodeClient) -> Answer:
+    objects = reply.objects
+    chunks = tuple(tuple(objects[start : start + ranks]) for start in range(0, len(objects), ranks))
+    return Answer(chunks, client.epoch, client.node, reply.sources)

@@ -56,11 +56,22 @@ class RequestLoad:
 
 @dataclass(frozen=True, slots=True)
 class ChunkStore:
-    """One chunk to be stored once this step has computed its last token, under its tenant's name."""
+    """One chunk to be stored once this step has computed its last token.
+
+    Parameters
+    ----------
+    chain, tenant
+        Its key, and whose it is.
+    block_ids
+        The engine blocks that have it.
+    anchor
+        Key of the first chunk of the prefix that it is of.
+    """
 
     chain: bytes
     block_ids: tuple[int, ...]
     tenant: str = ""
+    anchor: bytes = b""
 
 
 @dataclass(slots=True)
@@ -76,24 +87,49 @@ class StepPlan(KVConnectorMetadata):  # type: ignore[misc]  # vLLM is not typed 
     overwritten
         Blocks that this step, or a load that it starts, writes for the first time: stores that still read from
         them must be over, or given up, before.
+    measured
+        Number by which the step's end is to be reported; 0: it need not be.
     """
 
     loads: list[RequestLoad] = field(default_factory=list)
     stores: list[ChunkStore] = field(default_factory=list)
     overwritten: set[int] = field(default_factory=set)
+    measured: int = 0
 
 
 @dataclass(slots=True)
 class StepReport(KVConnectorWorkerMetadata):  # type: ignore[misc]
-    """Loads inside the step that ended, by request: those that failed on at least one rank, and all of them."""
+    """What a worker has to say after a step.
+
+    Parameters
+    ----------
+    ended, failed
+        Requests whose loads inside the step ended, and those of them that failed on at least one rank.
+    loaded
+        Of loads that ended well, also between steps, by request: bytes of all ranks, and seconds of the slowest.
+    measured
+        The step's number, where it has one.
+    """
 
     ended: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    loaded: dict[str, tuple[int, float]] = field(default_factory=dict)
+    measured: set[int] = field(default_factory=set)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to say."""
+        return not (self.ended or self.loaded or self.measured)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "StepReport":
         """Return this report with another rank's added."""
         assert isinstance(other, StepReport)
-        return StepReport(self.ended | other.ended, self.failed | other.failed)
+        loaded = dict(self.loaded)
+        for request_id, (size, seconds) in other.loaded.items():
+            ours, slowest = loaded.get(request_id, (0, 0.0))
+            loaded[request_id] = ours + size, max(slowest, seconds)
+        measured = self.measured | other.measured
+        return StepReport(self.ended | other.ended, self.failed | other.failed, loaded, measured)
 
 
 @dataclass(slots=True)

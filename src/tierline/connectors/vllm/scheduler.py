@@ -1,13 +1,14 @@
 """The half of the connector that lives in vLLM's scheduler: it decides what is loaded and what is stored.
 
 It runs on the scheduler's thread and touches no socket; questions go to :class:`~.lookup.LookupThread`. Every request
-is asked about once an admission, gets one lease at most, and gives it back on whatever way it leaves: nothing to load,
-loaded, failed, preempted, aborted, finished.
+is asked about once an admission, and gives what it got back on whatever way it leaves: nothing to load, loaded, failed,
+preempted, aborted, finished. vLLM takes one answer an admission, and only of what can be read now: so a request waits,
+for a bounded time, for the chunks that a tier below the node store is sending, and then takes those that have come.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from tierline.connectors.vllm.engine import EngineShape
 from tierline.connectors.vllm.identity import AdapterIdentities
 from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
-from tierline.connectors.vllm.lookup import Lookup, LookupThread
+from tierline.connectors.vllm.lookup import Answer, Lookup, LookupThread
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkLoad, ChunkStore, RequestLoad, StepPlan, StepReport
+from tierline.connectors.vllm.prefill import PrefillMeter
+from tierline.loading import Speed, decide
 from tierline.prefix import CHUNK_TOKENS, UNSHARED_SALT, PrefixIdentity
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ moment. They are written behind its back, so its answer may come to the engine t
 HANDOVER_SECONDS = 1.0
 """Prompts that are worth handing over take longer to compute."""
 HANDOVER_PACE_SECONDS = 0.005
+_IN_MEMORY = "node"
+REPORT = "tierline_report"
+"""In ``kv_transfer_params``: a request that sets it is told in its answer, under the same name, who had its prompt."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +53,12 @@ class _Tracked:
         The question asked for this admission, until its answer is used or given up.
     deadline
         When the wait for its answer ends; ``None`` before vLLM first asked.
+    is_late
+        It ended before the last answer.
+    answer
+        What is to be loaded from.
+    decided
+        For how many tokens of the engine's own it was last decided how many chunks to load, and how many.
     is_settled
         This admission loads nothing.
     bypasses
@@ -59,6 +71,8 @@ class _Tracked:
         The request's blocks as they were when its load was planned.
     load
         The load under way, with its lookup's lease still held.
+    node, loaded_from
+        The node store, and how many tokens came from its memory or from which tier below it.
     has_left
         vLLM finished the request while its load was under way.
     awaited_chunks
@@ -71,12 +85,17 @@ class _Tracked:
     keys: RequestKeys | None
     lookup: Lookup | None = None
     deadline: float | None = None
+    is_late: bool = False
+    answer: Answer | None = None
+    decided: tuple[int, int] | None = None
     is_settled: bool = False
     bypasses: bool = False
     engine_tokens: int = 0
     known_chunks: int = 0
     block_ids: Sequence[int] = ()
     load: RequestLoad | None = None
+    node: str = ""
+    loaded_from: Mapping[str, int] = field(default_factory=dict)
     has_left: bool = False
     awaited_chunks: int = 0
     awaits_until: float | None = None
@@ -99,7 +118,9 @@ class SchedulerHalf:
     introduction
         Told what changes in how this engine reads it.
     budget_s
-        How long a request's scheduling may be put off for an answer.
+        How long a request's scheduling may be put off for an answer about the node store's own memory.
+    load_factor
+        What a second of computing is worth in seconds of loading.
     counters
         Where things are counted.
     evict
@@ -116,6 +137,7 @@ class SchedulerHalf:
         lookups: LookupThread,
         introduction: Introduction,
         budget_s: float,
+        load_factor: float,
         counters: Counters,
         evict: Callable[[set[int]], None],
         clock: Callable[[], float] = time.monotonic,
@@ -126,9 +148,12 @@ class SchedulerHalf:
         self._lookups = lookups
         self._introduction = introduction
         self._budget_s = budget_s
+        self._load_factor = load_factor
         self._counters = counters
         self._evict = evict
         self._clock = clock
+        self._prefill = PrefillMeter(clock)
+        self._loads = Speed(clock)
         self._epoch = 0
         self._adapters = AdapterIdentities()
         self._tracked: dict[str, _Tracked] = {}
@@ -155,6 +180,7 @@ class SchedulerHalf:
             # The engine's own cache offers blocks whose load is not over. If it fails, whoever had joined would have
             # computed on top of garbage, so the request waits for the outcome.
             return None
+        tracked.engine_tokens = engine_tokens
         claimable = self._claimable_chunks(request)
         if (
             tracked.bypasses
@@ -171,19 +197,24 @@ class SchedulerHalf:
         if not tracked.lookup.is_answered:
             if self._may_wait(tracked):
                 return None
-            self._counters.add("lookups_late")
-            return self._settle(tracked)
-        stored = 0 if tracked.lookup.is_lost else len(tracked.lookup.objects)
+            if not tracked.is_late:
+                tracked.is_late = True
+                self._counters.add("lookups_late")
+            if tracked.lookup.answer is None:
+                return self._settle(tracked)
+        answer = None if tracked.lookup.is_lost else tracked.lookup.answer
+        stored = 0 if answer is None else len(answer.objects)
         has = max(stored, engine_tokens // CHUNK_TOKENS)
         if has < min(tracked.awaited_chunks, claimable) and self._awaits_more(tracked, tracked.lookup):
             return None
-        hit_tokens = min(stored, claimable) * CHUNK_TOKENS - engine_tokens
+        if answer is None or min(stored, claimable) * CHUNK_TOKENS <= engine_tokens:
+            return 0
+        hit_tokens = self._worth_loading(tracked, answer, min(stored, claimable)) * CHUNK_TOKENS - engine_tokens
         if hit_tokens <= 0:
             return 0
         if tracked.lookup.chains[engine_tokens // CHUNK_TOKENS] in self._arriving_chains:
             # Another request is loading it: wait, and find it in the engine's own cache.
             return None
-        tracked.engine_tokens = engine_tokens
         return hit_tokens
 
     def admit(self, request: "Request", block_ids: list[int], loaded_tokens: int) -> None:
@@ -194,18 +225,21 @@ class SchedulerHalf:
         tracked.is_settled = False
         if not loaded_tokens:
             return
-        lookup = tracked.lookup
+        lookup, answer = tracked.lookup, tracked.answer
         assert lookup is not None
-        tracked.known_chunks = len(lookup.objects)
+        assert answer is not None
+        tracked.known_chunks = len(answer.objects)
         tracked.block_ids = block_ids
+        tracked.loaded_from = self._sources(answer, loaded_tokens)
+        tracked.node = answer.node
         stop_tokens = tracked.engine_tokens + loaded_tokens
         first_block = tracked.engine_tokens // self._shape.block_tokens
         per_chunk = self._shape.blocks_per_chunk
         chunks = []
         for index in range(tracked.engine_tokens // CHUNK_TOKENS, stop_tokens // CHUNK_TOKENS):
             blocks = block_ids[max(index * per_chunk, first_block) : (index + 1) * per_chunk]
-            chunks.append(ChunkLoad(lookup.chains[index], lookup.objects[index], tuple(blocks), lookup.keys.tenant))
-        tracked.load = RequestLoad(request.request_id, lookup.node_epoch, tuple(chunks))
+            chunks.append(ChunkLoad(lookup.chains[index], answer.objects[index], tuple(blocks), lookup.keys.tenant))
+        tracked.load = RequestLoad(request.request_id, answer.node_epoch, tuple(chunks))
         self._new_loads.append(tracked.load)
         if self._shape.has_prefix_cache:
             hashes = request.block_hashes[tracked.engine_tokens // self._hash_tokens : stop_tokens // self._hash_tokens]
@@ -221,14 +255,18 @@ class SchedulerHalf:
                 plan.overwritten.update(chunk.block_ids)
         for request_id, new_tokens in output.num_scheduled_tokens.items():
             plan.stores.extend(self._completed_chunks(request_id, new_tokens, output))
+        if self._shape.loads_between_steps or not plan.loads:  # else the step takes as long as its loads do, too
+            plan.measured = self._prefill.planned(self._prompts(output), output.total_num_scheduled_tokens)
         return plan
 
     def end_step(self, output: "KVConnectorOutput") -> None:
         """Take note of loads that ended."""
         ended: dict[str, bool] = {}
         report = output.kv_connector_worker_meta
+        self._prefill.ended(report.measured if isinstance(report, StepReport) else ())
         if report is not None:
             assert isinstance(report, StepReport)
+            self._measure(report)
             ended.update((request_id, request_id in report.failed) for request_id in report.ended)
         for request_id in output.finished_recving or ():
             ended[request_id] = request_id in output.failed_recving
@@ -243,16 +281,19 @@ class SchedulerHalf:
         Returns
         -------
         dict or None
-            What the engine that decodes is to be told, where the prompt was computed for another one.
+            What the engine that decodes is to be told, where the prompt was computed for another one; and who had the
+            prompt, where the request asks for it.
         """
         tracked = self._tracked.get(request.request_id)
         if tracked is None:
             return None
-        params = request.kv_transfer_params
-        handed = None
-        if params and params.get("do_remote_decode"):
+        params = request.kv_transfer_params or {}
+        handed: dict[str, Any] | None = None
+        if params.get("do_remote_decode"):
             # Nobody need wait for what cannot be stored.
             handed = {HANDED_OVER: 0 if self._lookups.is_suspended else tracked.known_chunks}
+        if params.get(REPORT):
+            handed = (handed or {}) | {REPORT: _report(tracked)}
         if tracked.load is not None:
             tracked.has_left = True
             return handed
@@ -304,14 +345,35 @@ class SchedulerHalf:
     def _ask(self, tracked: _Tracked) -> None:
         chunks = self._claimable_chunks(tracked.request)
         if tracked.keys is not None and chunks:
-            tracked.lookup = self._lookups.start(tracked.keys, chunks)
+            cost = self._prefill.cost()
+            tracked.lookup = self._lookups.start(tracked.keys, chunks, cost and cost.of_blocks(CHUNK_TOKENS))
 
     def _may_wait(self, tracked: _Tracked) -> bool:
         """Say whether the budget for an answer is not used up; it starts with the first question about it."""
         now = self._clock()
         if tracked.deadline is None:
             tracked.deadline = now + self._budget_s
-        return now < tracked.deadline
+        wait_s = tracked.lookup.wait_s if tracked.lookup is not None else 0.0
+        return now < tracked.deadline + wait_s
+
+    def _worth_loading(self, tracked: _Tracked, answer: Answer, chunks: int) -> int:
+        """Return at which chunk to end a load that begins where the engine's own cache ends; decided once an answer."""
+        engine_tokens = tracked.engine_tokens
+        if tracked.decided is None or tracked.decided[0] != engine_tokens or tracked.answer is not answer:
+            start = engine_tokens // CHUNK_TOKENS
+            size = sum(shard.size for shard in answer.objects[0])
+            cost = self._prefill.cost()
+            decision = decide(
+                chunks - start,
+                lambda count: self._loads.seconds(count * size),
+                cost and cost.of_blocks(CHUNK_TOKENS),
+                start=start,
+                factor=self._load_factor,
+            )
+            self._counters.add(f"decisions:{decision.label}")
+            tracked.decided = engine_tokens, start + decision.blocks
+            tracked.answer = answer
+        return tracked.decided[1]
 
     def _awaits_more(self, tracked: _Tracked, lookup: Lookup) -> bool:
         """Look again, now and then, for chunks that another engine is storing; returns whether to wait for them."""
@@ -324,7 +386,7 @@ class SchedulerHalf:
             tracked.awaited_chunks = 0
             return False
         if now >= tracked.asks_at:
-            again = self._lookups.start(lookup.keys, lookup.chunks)
+            again = self._lookups.start(lookup.keys, lookup.chunks, lookup.cost)
             if again is None:  # what is there by now is better than nothing
                 tracked.awaited_chunks = 0
                 return False
@@ -338,6 +400,8 @@ class SchedulerHalf:
             self._lookups.drop(tracked.lookup)
             tracked.lookup = None
         tracked.deadline = None
+        tracked.is_late = False
+        tracked.answer = tracked.decided = None
 
     def _settle(self, tracked: _Tracked) -> int:
         """Give up the lookup; this admission loads nothing."""
@@ -352,12 +416,42 @@ class SchedulerHalf:
         """
         if tracked.lookup is None:
             return True
-        if tracked.lookup.is_answered:
-            tracked.known_chunks = max(tracked.known_chunks, len(tracked.lookup.objects))
-        elif self._may_wait(tracked):
+        if not tracked.lookup.is_answered and self._may_wait(tracked):
             return False
+        if tracked.lookup.answer is not None:
+            tracked.known_chunks = max(tracked.known_chunks, len(tracked.lookup.answer.objects))
         self._drop_lookup(tracked)
         return True
+
+    def _sources(self, answer: Answer, loaded_tokens: int) -> Mapping[str, int]:
+        """Return how many of the loaded tokens came from where; what is not said to be from below was in memory."""
+        ranks = len(answer.objects[0])
+        below = {source: count // ranks for source, count in answer.sources.items()}
+        in_memory = max(len(answer.objects) - sum(below.values()), 0)
+        loaded, left = dict[str, int](), loaded_tokens
+        for source, chunks in [(_IN_MEMORY, in_memory), *below.items()]:  # what is in memory leads, mostly
+            tokens = min(chunks * CHUNK_TOKENS, left)
+            left -= tokens
+            if tokens:
+                loaded[source] = tokens
+                self._counters.add(f"loaded_tokens:{source}", tokens)
+        return loaded
+
+    def _prompts(self, output: "SchedulerOutput") -> Iterable[tuple[int, int]]:
+        """Yield of each prompt that the step computes tokens of how many, and how many are before them."""
+        for request_id, new_tokens in output.num_scheduled_tokens.items():
+            tracked = self._tracked.get(request_id)
+            if tracked is not None and tracked.request.num_computed_tokens < tracked.request.num_prompt_tokens:
+                yield new_tokens, tracked.request.num_computed_tokens
+
+    def _measure(self, report: StepReport) -> None:
+        for size, seconds in report.loaded.values():
+            self._loads.observe(size, seconds)
+        if report.measured and (cost := self._prefill.cost()) is not None:
+            self._counters.measure("prefill_token_seconds", cost.first_s)
+            self._counters.measure("prefill_growth_seconds", cost.growth_s)
+        if report.loaded:
+            self._counters.measure("load_bytes_per_second", self._loads.bytes_per_s or 0.0)
 
     def _shares_arriving_blocks(self, request: "Request", engine_tokens: int) -> bool:
         return any(
@@ -401,7 +495,7 @@ class SchedulerHalf:
         chains = tracked.keys.leading(ready)
         for index in range(tracked.known_chunks, ready):
             blocks = tuple(block_ids[0][index * per_chunk : (index + 1) * per_chunk])
-            yield ChunkStore(chains[index], blocks, tracked.keys.tenant)
+            yield ChunkStore(chains[index], blocks, tracked.keys.tenant, chains[0])
         tracked.known_chunks = ready
 
     def _end_load(self, tracked: _Tracked, load: RequestLoad, is_failed: bool) -> None:
@@ -413,12 +507,17 @@ class SchedulerHalf:
             tracked.bypasses = True
             # What could not be loaded is stored again once it is computed.
             tracked.known_chunks = 0
+            tracked.loaded_from = {}
             if not self._shape.loads_between_steps:
                 # vLLM hashed these blocks, and those computed on top of them, when it allocated them. Until they are
                 # computed (and for ever, should the request be aborted before) nobody may find them.
                 self._evict(set(tracked.block_ids[tracked.engine_tokens // self._shape.block_tokens :]))
         if tracked.has_left:
             del self._tracked[load.request_id]
+
+
+def _report(tracked: _Tracked) -> dict[str, Any]:
+    return {"engine": tracked.engine_tokens, "node": tracked.node, "loaded": dict(tracked.loaded_from)}
 
 
 def _handed_over(request: "Request") -> int:

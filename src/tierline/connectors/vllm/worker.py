@@ -55,7 +55,7 @@ class WorkerHalf:
         self._counters = counters
         self._invalid_blocks: set[int] = set()
         self._report = StepReport()
-        self._ended: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[str, int, float]] = queue.SimpleQueue()
         self._loader: _LoadThread | None = None
         if loads_between_steps:
             self._loader = _LoadThread(self._load_between_steps)
@@ -75,6 +75,8 @@ class WorkerHalf:
 
     def store(self, plan: StepPlan) -> None:
         """Hand the chunks that the step completed to the writer."""
+        if plan.measured:
+            self._report.measured.add(plan.measured)
         if plan.stores:
             self._writer.store(plan.stores, self._copier.mark())
 
@@ -82,9 +84,11 @@ class WorkerHalf:
         """Return the requests whose loads between steps ended since the last call, and those of them that failed."""
         ended, failed = set(), set()
         while not self._ended.empty():
-            request_id, is_loaded = self._ended.get()
+            request_id, size, seconds = self._ended.get()
             ended.add(request_id)
-            if not is_loaded:
+            if size:
+                self._report.loaded[request_id] = size, seconds
+            else:
                 failed.add(request_id)
         return ended, failed
 
@@ -94,9 +98,9 @@ class WorkerHalf:
         return blocks
 
     def take_report(self) -> StepReport | None:
-        """Return the report of the step's loads; ``None`` where there were none."""
+        """Return what is to be said of the step; ``None`` for nothing."""
         report, self._report = self._report, StepReport()
-        return report if report.ended else None
+        return None if report.is_empty else report
 
     def close(self) -> None:
         """End the threads."""
@@ -105,38 +109,43 @@ class WorkerHalf:
         self._writer.close()
 
     def _load_inside_step(self, load: RequestLoad, after: object) -> None:
-        loaded = self._load_chunks(load, after, ATTACH_INSIDE_STEP_S)
+        loaded, seconds = self._load_chunks(load, after, ATTACH_INSIDE_STEP_S)
         self._report.ended.add(load.request_id)
-        if loaded < len(load.chunks):
+        if loaded == len(load.chunks):
+            self._report.loaded[load.request_id] = loaded * self._copier.chunk_bytes, seconds
+        else:
             self._report.failed.add(load.request_id)
             for chunk in load.chunks[loaded:]:
                 self._invalid_blocks.update(chunk.block_ids)
 
     def _load_between_steps(self, load: RequestLoad, after: object) -> None:
-        loaded = 0
+        loaded, seconds = 0, 0.0
         try:
-            loaded = self._load_chunks(load, after, ATTACH_BETWEEN_STEPS_S)
+            loaded, seconds = self._load_chunks(load, after, ATTACH_BETWEEN_STEPS_S)
         except Exception as error:  # noqa: BLE001  (a load never reported keeps its request waiting for ever)
             self._counters.add("loads_failed")
             self._warnings.warn("a prefix is computed because its load broke down", repr(error))
-        self._ended.put((load.request_id, loaded == len(load.chunks)))
+        size = loaded * self._copier.chunk_bytes if loaded == len(load.chunks) else 0
+        self._ended.put((load.request_id, size, seconds))
 
-    def _load_chunks(self, load: RequestLoad, after: object, wait_s: float) -> int:
-        """Load chunks in order and return how many were loaded before the first that could not be."""
+    def _load_chunks(self, load: RequestLoad, after: object, wait_s: float) -> tuple[int, float]:
+        """Load chunks in order; returns how many before the first that could not be, and how long that took."""
         started = time.monotonic()
         loaded = 0
         try:
             attachment = self._writer.attachment(load.node_epoch, wait_s)
             if attachment is None:
                 raise NodeUnavailable("the worker has no connection to the node store that gave the lease")
+            started = time.monotonic()  # a connection is waited for once, and says nothing about the next load
             for chunk in load.chunks:
                 self._load_chunk(attachment, chunk, after)
                 loaded += 1
         except TierlineError as error:
             self._counters.add("loads_failed")
             self._warnings.warn("a prefix is computed because it could not be loaded", error)
-        self._counters.add("load_seconds", time.monotonic() - started)
-        return loaded
+        seconds = time.monotonic() - started
+        self._counters.add("load_seconds", seconds)
+        return loaded, seconds
 
     def _load_chunk(self, attachment: Attachment, chunk: ChunkLoad, after: object) -> None:
         stored = chunk.objects[self._rank]

@@ -260,7 +260,7 @@ class NodeWriter:
             self._copied()
         checksum = words.checksum(slot.extents)
         name = object_name(chain, self._shard, store.chunk.tenant)
-        self._written.append((CommitEntry(slot.slot, name, size, checksum), slot))
+        self._written.append((CommitEntry(slot.slot, name, size, checksum, store.chunk.anchor.hex()), slot))
         self._recent[chain] = started
         if len(self._recent) > RECENT_STORES:
             self._recent.popitem(last=False)
