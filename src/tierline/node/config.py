@@ -12,8 +12,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from tierline.configuration import ByteSize, ProgramConfig, parse_byte_size
+from tierline.kube.selections import parse_service
 from tierline.node.buckets import EVERY_BUCKET, BucketPattern, parse_pattern
 from tierline.node.memory import total_memory_bytes
+from tierline.pool.members import parse_member
+from tierline.pool.members.etcd_address import parse_etcd
 from tierline.store import BucketRules, Quota
 from tierline.store.eviction import PolicyName
 from tierline.wire.http import MIN_HEAD_LIMIT_BYTES
@@ -266,6 +269,25 @@ class NodeConfig(ProgramConfig):
         default=None, description="address for transfers between nodes; taken, and not used yet"
     )
 
+    peers: list[str] = Field(
+        default=[], description="the pool's other nodes: HOST:PORT or NAME=HOST:PORT of their transfer_address"
+    )
+    peers_kubernetes: str | None = Field(
+        default=None,
+        description="the pool's nodes are the endpoints of a headless Service: NAMESPACE/NAME or NAMESPACE/NAME:PORT",
+    )
+    peers_etcd: str | None = Field(
+        default=None,
+        description="the pool's nodes keep keys in etcd: http(s)://[USER@]HOST:PORT[,HOST:PORT...][/PREFIX]",
+    )
+    peers_etcd_password_file: Path | None = Field(default=None, description="password of the user of peers_etcd")
+    peers_etcd_ca: Path | None = Field(
+        default=None, description="PEM file of the authorities that etcd is trusted by; unset: the system's"
+    )
+    peers_etcd_certificate: Path | None = Field(
+        default=None, description="PEM file with a certificate and its key, for an etcd that asks for one"
+    )
+
     kv_events: str | None = Field(
         default=None,
         description="ZeroMQ address that events of blocks are published at, such as tcp://127.0.0.1:5560; unset: none",
@@ -324,6 +346,25 @@ class NodeConfig(ProgramConfig):
     def _is_an_address(cls, value: str | None) -> str | None:
         if value is not None:
             split_address(value)
+        return value
+
+    @field_validator("peers")
+    @classmethod
+    def _are_members(cls, value: list[str]) -> list[str]:
+        for peer in value:
+            parse_member(peer)
+        return value
+
+    @field_validator("peers_kubernetes", "peers_etcd")
+    @classmethod
+    def _says_where_members_are(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return value
+        (parse_etcd if info.field_name == "peers_etcd" else parse_service)(value)
+        if info.data.get("peers") or info.data.get("peers_kubernetes"):
+            raise ValueError("one of peers, peers_kubernetes and peers_etcd")
+        if info.data.get("transfer_address") is None:
+            raise ValueError("this key together with transfer_address, where peers reach this node")
         return value
 
     @field_validator("kv_events")

@@ -117,6 +117,14 @@ def test_a_file_of_hyperpods_daemon_is_taken(tmp_path: Path, name: str) -> None:
         ("buckets: {'b*': {ttl_s: 1}}", r"allowed: the name of one bucket, or \*"),
         ("buckets: {b: {ttl_s: 0}}", r"buckets\[b\]\[ttl_s\]: got 0; allowed: greater than 0"),
         ("buckets: text", "buckets: got 'text'; allowed: a table in a file, or JSON"),
+        ("peers: [a]", r"peers: got \['a'\]; allowed: HOST:PORT or NAME=HOST:PORT"),
+        ("peers_kubernetes: pods", "peers_kubernetes: got 'pods'; allowed: NAMESPACE/NAME"),
+        ("peers_etcd: 'e:1'", "peers_etcd: got 'e:1'; allowed: http://HOST:PORT"),
+        ("peers_kubernetes: ns/store", "allowed: this key together with transfer_address"),
+        (
+            "transfer_address: a:1\npeers_kubernetes: n/s\npeers_etcd: 'http://e:1'",
+            "peers_etcd: got 'http://e:1'; allowed: one of peers, peers_kubernetes and peers_etcd",
+        ),
         ("max_head: 4KiB", "max_head: got '4KiB'; allowed: greater than or equal to 8192"),
     ],
 )

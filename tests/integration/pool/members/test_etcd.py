@@ -14,13 +14,15 @@ from tests.etcd import Etcd
 from tests.ports import free_port
 
 from tierline.pool.members import Member
-from tierline.pool.members.etcd import EtcdCredentials, EtcdMembers, parse_etcd
+from tierline.pool.members.etcd import EtcdCredentials, EtcdMembers
+from tierline.pool.members.etcd_address import parse_etcd
 
 LEASE_S = 1
 PROGRAM = """
 import asyncio, sys
 from tierline.pool.members import Member
-from tierline.pool.members.etcd import EtcdMembers, parse_etcd
+from tierline.pool.members.etcd import EtcdMembers
+from tierline.pool.members.etcd_address import parse_etcd
 
 async def main():
     source = EtcdMembers(parse_etcd(sys.argv[1]), Member(sys.argv[2], "127.0.0.1", 1), lease_s=1)
