@@ -119,6 +119,34 @@ async def test_a_listing_made_while_the_store_goes_on_is_right_in_the_end(
     await subscriptions.close()
 
 
+async def test_the_pool_that_the_stores_are_in_is_told_and_listed(
+    service: NodeService,
+    publisher: EventPublisher,
+    source: EventSource[StoreBlocks],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publishing, "KEPT_BYTES", 500)
+    monkeypatch.setattr(publishing, "CHANGES_PER_MESSAGE", 3)
+    publisher.joined_pool("team")
+    publisher.joined_pool("team")  # which is no news
+    store(service, *range(30))
+    await until(source, 30)
+    assert source.blocks.pool == "team"
+    subscriptions: EventSubscriptions[StoreBlocks] = EventSubscriptions(StoreIndex(1024**2), time.time)
+    address = f"ipc://{tmp_path}/events"
+    [late] = subscriptions.add("node", [SourceAddress(address, f"{address}.replay")])
+    await until(late, 30)
+    assert (late.blocks.pool, publisher.replays["listing"]) == ("team", 1)
+    publisher.left_pool()
+    publisher.left_pool()
+    store(service, 30)
+    for told in (source, late):
+        await until(told, 31)
+        assert told.blocks.pool == ""
+    await subscriptions.close()
+
+
 async def test_objects_that_are_no_blocks_are_not_told_of(
     service: NodeService, publisher: EventPublisher, source: EventSource[StoreBlocks]
 ) -> None:

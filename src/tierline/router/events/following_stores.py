@@ -75,6 +75,7 @@ class StoreFollower(Collector):
         state = GaugeMetricFamily(f"{_PREFIX}_state", "1 for the state that a store is in", labels=("store", "state"))
         objects = GaugeMetricFamily(f"{_PREFIX}_objects", "Objects held", labels=("store",))
         engines = GaugeMetricFamily(f"{_PREFIX}_engines", "Engines connected to it", labels=("store",))
+        pool = GaugeMetricFamily(f"{_PREFIX}_pool", "1 for the pool that a store is in", labels=("store", "pool"))
         events = CounterMetricFamily(f"{_PREFIX}_events", "What became of messages", labels=("store", "kind"))
         for address in self._users:
             assert self._subscriptions is not None
@@ -84,6 +85,8 @@ class StoreFollower(Collector):
                 state.add_metric((address, candidate.value), source.state is candidate)
             objects.add_metric((address,), len(source.blocks))
             engines.add_metric((address,), source.blocks.engines)
+            if source.blocks.pool:
+                pool.add_metric((address, source.blocks.pool), 1)
             for kind, count in (
                 ("batch", source.messages),
                 ("gap", source.gaps),
@@ -91,5 +94,5 @@ class StoreFollower(Collector):
                 ("malformed", subscriber.malformed + source.unreadable),
             ):
                 events.add_metric((address, kind), count)
-        yield from (state, objects, engines, events)
+        yield from (state, objects, engines, pool, events)
         yield GaugeMetricFamily(f"{_PREFIX}_index_bytes", "Memory of it, at most", self._strategy.stored.size_bytes)
