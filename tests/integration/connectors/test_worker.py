@@ -13,8 +13,8 @@ from tests.e2e.node_stores import NodeStore, wait_until
 from vllm import SamplingParams
 from vllm.v1.request import Request
 
+from tierline.breaker import Breaker, Warnings
 from tierline.client import AsyncNodeClient, NodeClient
-from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.copy import HostCopier, page_words
 from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+from tierline.breaker import Breaker, Warnings
 from tierline.client import AsyncNodeClient
-from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.lookup import Lookup, LookupThread
 from tierline.connectors.vllm.metrics import Counters

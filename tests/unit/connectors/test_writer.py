@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import torch
 
+from tierline.breaker import Breaker, Warnings
 from tierline.client import SegmentMapping
-from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.copy import HostCopier
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkStore

@@ -19,8 +19,8 @@ import aiohttp
 import msgspec
 import xxhash
 
+from tierline.breaker import Breaker, Warnings
 from tierline.client.handshake import new_client_name
-from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.lmcache.http import HttpWay
 from tierline.connectors.lmcache.settings import Settings
 from tierline.connectors.lmcache.shared_memory import SharedMemoryWay

@@ -19,8 +19,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
+from tierline.breaker import Breaker, Warnings
 from tierline.client import AsyncNodeClient, NodeClient
-from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.config import read_config
 from tierline.connectors.vllm.copy import copier_for, page_words
 from tierline.connectors.vllm.engine import kv_shard, model_identity, read_shape

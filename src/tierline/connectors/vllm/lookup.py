@@ -13,8 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tierline.breaker import Breaker, Warnings
 from tierline.client import AsyncNodeClient
-from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.metrics import Counters

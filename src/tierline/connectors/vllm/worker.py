@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from tierline.connectors.breaker import Warnings
+from tierline.breaker import Warnings
 from tierline.connectors.vllm.copy import ChunkCopier
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkLoad, RequestLoad, StepPlan, StepReport

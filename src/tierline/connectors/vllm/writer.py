@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from tierline.breaker import Breaker, Warnings
 from tierline.client import NodeClient
-from tierline.connectors.breaker import Breaker, Warnings
 from tierline.connectors.vllm.copy import ChunkCopier
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkStore

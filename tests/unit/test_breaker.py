@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tierline.connectors.breaker import (
+from tierline.breaker import (
     FAILURES_TO_OPEN,
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,

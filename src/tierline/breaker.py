@@ -1,4 +1,4 @@
-"""A circuit breaker: after failures in a row nobody asks the node store for a while, so that it cannot cost latency.
+"""A circuit breaker: after failures in a row nobody asks a server for a while, so that it cannot cost latency.
 
 Closed, it lets every call through. Open, it lets none through until its pause is over; then one probe may pass, whose
 outcome closes it or opens it for twice as long. Also here: warnings that repeat at most once a minute.
