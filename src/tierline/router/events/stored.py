@@ -15,6 +15,7 @@ Rules
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -111,26 +112,29 @@ class StoreIndex:
             model=reader.fingerprint, adapter=reader.adapter, tenant=tokens.salt, epoch=reader.epoch
         )
         found: dict[int, int] = {}
-        pooled: dict[str, int] = {}
-        sharing = dict(pools)
         depth = 0
-        for digest in tokens.names(identity.root(), reader.chunk_tokens):
+        root = identity.root()
+        for digest in tokens.names(root, reader.chunk_tokens):
             left = alive
-            masks = [table.get(digest, 0) if table else 0 for table in tables]
-            for mask in masks:
-                left &= mask
+            for table in tables:
+                left &= table.get(digest, 0) if table else 0
             for bit in _each_bit(alive & ~left):
                 found[bit] = depth
             alive = left
-            for pool in [name for name, bits in sharing.items() if not all(mask & bits for mask in masks)]:
-                pooled[pool] = depth
-                del sharing[pool]
-            if not alive and not sharing:
+            if not alive:
                 break
             depth += reader.chunk_tokens
         for bit in _each_bit(alive):
             found[bit] = depth
-        return ReaderDepths(found, pooled | dict.fromkeys(sharing, depth))
+        pooled: dict[str, int] = {}
+        for pool, bits in pools.items():
+            depth = max(found.get(bit, 0) for bit in _each_bit(bits))  # all together have what one of them has
+            for digest in islice(tokens.names(root, reader.chunk_tokens), depth // reader.chunk_tokens, None):
+                if not all(table and table.get(digest, 0) & bits for table in tables):
+                    break
+                depth += reader.chunk_tokens
+            pooled[pool] = depth
+        return ReaderDepths(found, pooled)
 
     def _stores(self) -> Iterator["StoreBlocks"]:
         return (store for store in self._slots if store is not None)
@@ -303,17 +307,17 @@ class StoreLookup:
         -------
             From what ``store`` holds itself; and from its whole pool, it among them (0 where it is in none).
         """
-        found = [self._follow(reader) for reader in store.readers(models, adapter)]
-        if not found:
-            return 0, 0
-        return min(depths.stores.get(store.bit, 0) for depths in found), min(
-            depths.pools.get(store.pool, 0) for depths in found
-        )
+        own: int | None = None
+        pooled = 0
+        for reader in store.readers(models, adapter):
+            depths = self._found.get(reader) or self._follow(reader)
+            held = depths.stores.get(store.bit, 0)
+            shared = depths.pools.get(store.pool, 0) if store.pool else 0
+            own, pooled = (held, shared) if own is None else (min(own, held), min(pooled, shared))
+        return own or 0, pooled
 
     def _follow(self, reader: Reader) -> ReaderDepths:
-        found = self._found.get(reader)
-        if found is None:
-            found = self._found[reader] = self._index.follow(self._tokens, reader, self._pools)
+        found = self._found[reader] = self._index.follow(self._tokens, reader, self._pools)
         return found
 
 
