@@ -24,6 +24,7 @@ from tierline.certificates import is_named
 from tierline.errors import EnvironmentTooSmall, TierlineError, UsageError
 from tierline.pool.connecting import drive_socket, drive_streams
 from tierline.pool.handshake import GREETING_BYTES, Credentials, Greeting, Hello, Purpose, Steps, answer, parse_greeting
+from tierline.pool.threads import shut_down, wait_to_the_end
 
 log = logs.get(__name__)
 
@@ -319,12 +320,6 @@ class _Visit:
                 del opening[self.address]
 
 
-def shut_down(sock: socket.socket) -> None:
-    """End a socket that a thread may be waiting for: it wakes at once. The thread closes it."""
-    with contextlib.suppress(OSError):  # it has ended by itself
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's, which takes the thread's state from it
-
-
 async def _to_the_end(work: Callable[[], None]) -> None:
     """Do something in a thread of its own; returns when it is done, also where we are cancelled meanwhile."""
     loop = asyncio.get_running_loop()
@@ -346,13 +341,11 @@ async def _to_the_end(work: Callable[[], None]) -> None:
 
     threading.Thread(target=run, name="bulk", daemon=True).start()
     try:
-        await asyncio.shield(done)
-    except asyncio.CancelledError:
-        while not done.done():
-            with contextlib.suppress(asyncio.CancelledError):  # it is on its way out, and more often is no sooner
-                await asyncio.wait([done])
-        done.exception()
-        raise
+        await wait_to_the_end([done])
+    finally:
+        error = done.exception()
+    if error is not None:
+        raise error
 
 
 async def _receive_exactly(sock: socket.socket, length: int) -> bytes:

@@ -1,0 +1,28 @@
+"""Threads beside the event loop that wait on sockets: how they are woken to end, and waited for.
+
+Rule: a thread is never left behind with something that its starter takes away, also where the starter is cancelled.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+
+def shut_down(sock: socket.socket) -> None:
+    """End a socket that a thread may be waiting for: it wakes at once. The thread closes it."""
+    with contextlib.suppress(OSError):  # it has ended by itself
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's, which takes the thread's state from it
+
+
+async def wait_to_the_end(futures: Iterable[asyncio.Future[Any]]) -> None:
+    """Wait until all are done, whatever they come to; cancelled meanwhile, it waits all the same, and says so then."""
+    is_cancelled = False
+    while pending := [future for future in futures if not future.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        raise asyncio.CancelledError
