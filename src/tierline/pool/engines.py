@@ -67,8 +67,15 @@ def _redis(url: TierUrl, _options: EngineOptions) -> Engine:
     return RedisTier(RedisSettings.from_url(url))
 
 
+def _folder(url: TierUrl, _options: EngineOptions) -> Engine:
+    from tierline.pool.folder import open_folder
+
+    return open_folder(url)
+
+
 _ENGINES: dict[str, Callable[[TierUrl, EngineOptions], Engine]] = {
     **dict.fromkeys(
         ("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"), _redis
     ),
+    "file": _folder,
 }

@@ -29,8 +29,8 @@ class TierUrl:
 
     Attributes
     ----------
-    scheme, path
-        As written; the path is decoded, and empty or begins with a slash.
+    scheme, path, is_local
+        As written; the path is decoded, and empty or begins with a slash. A URL without a host is local.
     username, password
         Empty where there is none.
     shown
@@ -51,6 +51,7 @@ class TierUrl:
         login, _, self._hosts = split.netloc.rpartition("@")
         username, _, password = login.partition(":")
         self.username, self.password = unquote(username), unquote(password)
+        self.is_local = not split.netloc
         self.path = unquote(split.path)
         shown_login = f"{username}:…@" if password else f"{username}@" if username else ""
         self.shown = url.replace(split.netloc, f"{shown_login}{self._hosts}", 1)

@@ -25,6 +25,7 @@ ENGINES = [
     pytest.param("redis", marks=redis_servers.needs_redis),
     pytest.param("redis+cluster", marks=redis_servers.needs_redis),
     pytest.param("redis+sentinel", marks=redis_servers.needs_redis),
+    "file",
 ]
 _numbers = itertools.count()
 
@@ -40,10 +41,15 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             case "redis+cluster":
                 ports = stack.enter_context(redis_servers.cluster(folder))
                 base = f"redis+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}"
+            case "file":
+                base = ""
             case _:
                 watch, _, _ = stack.enter_context(redis_servers.sentinel(folder))
                 base = f"redis+sentinel://127.0.0.1:{watch}/main"
-        yield lambda: f"{base}?part=1MiB&prefix=test{next(_numbers)}"
+        if request.param == "file":
+            yield lambda: f"file://{folder}/{next(_numbers)}?uses=1&budget=1GiB"
+        else:
+            yield lambda: f"{base}?part=1MiB&prefix=test{next(_numbers)}"
 
 
 @pytest.fixture
