@@ -149,6 +149,7 @@ class EventPublisher:
             chunk_tokens=said.chunk_tokens,
             shards=said.shards,
             adapters=said.adapters,
+            saves=said.saves,
         )
         if self._engines.get(holder) != joined:
             self._engines[holder] = joined

@@ -22,7 +22,7 @@ from tierline.router.metrics import ArmCounts
 from tierline.router.modelrules import ModelRule
 from tierline.router.strategies import build_strategy
 from tierline.router.strategies.base import Decision, RoutingRequest, Strategy
-from tierline.router.strategies.kvaware import KvAware, weights_of
+from tierline.router.strategies.kvaware import KvAware, measured_of, weights_of
 from tierline.router.strategies.leastload import LeastLoad
 from tierline.router.strategies.prefixaware import PrefixAware
 from tierline.router.strategies.session import SessionAffinity
@@ -297,7 +297,7 @@ class _Builder:
         config = self._config
         strategy = build_strategy(name, max(1, len(config.endpoints)), index_bytes, config.kv_index_bytes)
         if isinstance(strategy, KvAware):
-            strategy.weights = weights_of(config.tier_weights)
+            strategy.weights, strategy.measured = weights_of(config.tier_weights), measured_of(config.tier_weights)
             if self._first is not None:
                 strategy.share_index_of(self._first)
             self._first = self._first or strategy

@@ -19,6 +19,7 @@ END_OF_REPLAY = b"\xff" * NUMBER_BYTES
 
 Frame: TypeAlias = tuple[str, str, str]
 """Bucket of an object, and what stands before and behind the hash in its name (``tierline.prefix.NameFrame``)."""
+Share: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Text = Annotated[str, msgspec.Meta(max_length=1024)]
 MOST_ENTRIES = 4096
 
@@ -67,6 +68,9 @@ class EngineJoined(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         Suffixes of the objects of one block. It can be read only where all of them are.
     adapters
         Fingerprints of the adapters that it has used, by the names that they are served under.
+    saves
+        What a token saves the engine that it reads instead of computing it, by the tier that it is read from (``host``:
+        the store's memory, ``shared``: what is below it), from 0 to 1; only what was measured.
     """
 
     engine: _Text
@@ -77,6 +81,7 @@ class EngineJoined(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     chunk_tokens: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
     shards: Annotated[list[_Text], msgspec.Meta(min_length=1, max_length=MOST_ENTRIES)]
     adapters: Annotated[dict[_Text, _Text], msgspec.Meta(max_length=MOST_ENTRIES)] = {}
+    saves: Annotated[dict[_Text, Share], msgspec.Meta(max_length=MOST_ENTRIES)] = {}
 
 
 class EngineLeft(msgspec.Struct, frozen=True, tag=True):

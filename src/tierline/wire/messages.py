@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from tierline.wire.kv_events import MOST_ENTRIES
+from tierline.wire.kv_events import MOST_ENTRIES, Share
 
 PROTOCOL_VERSION = 1
 FRAME_HEADER_BYTES = 4
@@ -213,6 +213,7 @@ class Introduce(Message, frozen=True):
     chunk_tokens: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
     shards: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=MOST_ENTRIES)]
     adapters: Annotated[dict[Name, Name], msgspec.Meta(max_length=MOST_ENTRIES)] = {}
+    saves: Annotated[dict[Name, Share], msgspec.Meta(max_length=MOST_ENTRIES)] = {}
 
 
 # What the node answers --------------------------------------------------------------------------------------------

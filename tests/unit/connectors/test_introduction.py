@@ -71,3 +71,12 @@ async def test_what_could_not_be_said_is_said_on_the_next_connection() -> None:
         await world.introduction.say(SimpleNamespace(introduce=fail))  # type: ignore[arg-type]
     await world.introduction.say(world.client())
     assert len(world.said) == 1
+
+
+async def test_what_reading_saves_is_said_in_twentieths_and_only_when_that_changes() -> None:
+    world = World()
+    client = world.client()
+    for saved in (0.81, 0.79, -3.0, -4.0, 7.0):
+        world.introduction.measured("host", saved)
+        await world.introduction.say(client)
+    assert [said.saves["host"] for said in world.said] == [0.8, 0.0, 1.0]

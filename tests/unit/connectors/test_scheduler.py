@@ -75,13 +75,14 @@ class Engine:
         self.now = 0.0
         self.lookups = Lookups()
         self.counters = Counters()
+        self.introduction = Introduction("b", ["m"], "f", [])
         self.evicted: set[int] = set()
         self.half = SchedulerHalf(
             EngineShape(BLOCK, ("layer",), 1, 1, True, loads_between_steps),
             "model",
             BLOCK,
             self.lookups,  # type: ignore[arg-type]
-            Introduction("b", ["m"], "f", []),
+            self.introduction,
             0.02,
             1.0,
             self.counters,
@@ -573,3 +574,17 @@ def test_a_load_that_failed_is_nobodys_prompt(engine: Engine) -> None:
     engine.half.admit(request, list(range(6)), 512)
     engine.report("a", failed=["a"])
     assert engine.half.finish(request) == {REPORT: {"engine": 0, "node": "node-1", "loaded": {}}}
+
+
+def test_routers_are_told_what_reading_saves_of_computing(engine: Engine) -> None:
+    engine.arrive("a", 700)
+    engine.lookups.answer(2, sources={"redis": 1})
+    engine.lookups.asked[-1].fetched = (8, 0.5)
+    request = engine.arrive("b", 700)
+    engine.lookups.answer(2, sources={"redis": 1})
+    engine.lookups.asked[-1].fetched = (8, 0.5)  # seconds a chunk
+    engine.half.match(request, 0)
+    engine.half.admit(request, list(range(6)), 512)
+    engine.half.plan_step(SchedulerOutput.make_empty())
+    measured(engine, prefill_s=8.0, load_bytes=8, load_s=0.2)
+    assert engine.introduction._saves == {"host": 0.9, "shared": 0.65}

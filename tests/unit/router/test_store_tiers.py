@@ -13,7 +13,7 @@ from tierline.router.events.source import EventSource, SourceState
 from tierline.router.events.stored import MOST_ENGINES, OBJECT_BYTES, StoreBlocks, StoreIndex, StoreLookup
 from tierline.router.prompt import read_fields
 from tierline.router.strategies import RoutingRequest
-from tierline.router.strategies.kvaware import KvAware, weights_of
+from tierline.router.strategies.kvaware import KvAware, measured_of, weights_of
 from tierline.wire import kv_events
 
 SIZE, CHUNK = 16, 64
@@ -86,6 +86,26 @@ def test_weights_decide_between_an_engine_s_cache_and_a_longer_prefix_in_a_store
         tell(strategy.stores[endpoints[0].url], JOINED, stored(10))
         tell_engine(strategy.sources[endpoints[2].url][0], 20)
         assert strategy.choose(request(), [endpoints[0], endpoints[2]]).endpoint is endpoints[chosen]
+
+
+def test_what_the_store_s_engines_measured_counts_before_the_usual_weight_and_the_setting_before_both() -> None:
+    for entries, saved in (([], 0.25), (["host=0.9"], 0.9), (["storage=0.1"], 0.25)):
+        strategy, endpoints = make()
+        strategy.weights, strategy.measured = weights_of(entries), measured_of(entries)
+        other = msgspec.structs.replace(JOINED, engine="another", saves={"host": 0.5, "shared": 0.1})
+        measured = msgspec.structs.replace(JOINED, saves={"host": 0.0})
+        tell(strategy.stores[endpoints[0].url], other, measured, stored(10))
+        decision = strategy.choose(request(), endpoints)
+        assert decision.uncached_tokens == 641 - int(640 * saved)
+
+
+def test_what_engines_measured_goes_with_them() -> None:
+    strategy, endpoints = make()
+    source = strategy.stores[endpoints[0].url]
+    tell(source, msgspec.structs.replace(JOINED, saves={"host": 0.5}))
+    assert source.blocks.saves == {"host": 0.5}
+    tell(source, kv_events.EngineLeft("e"))
+    assert source.blocks.saves == {}
 
 
 @pytest.mark.parametrize("entries", [["host"], ["ram=1"], ["host=2"], ["host=-1"], ["host=nan"], ["host=x"]])

@@ -13,6 +13,8 @@ from tierline.prefix import CHUNK_TOKENS, Shard
 from tierline.wire.messages import Introduce
 
 REPEATED_S = 5.0
+STEPS = 20
+"""What reading saves is said in twentieths, so that it is not said anew whenever it was measured anew."""
 
 
 class Introduction:
@@ -48,6 +50,7 @@ class Introduction:
         self._lock = threading.Lock()
         self._epoch = 0
         self._adapters: dict[str, str] = {}
+        self._saves: dict[str, float] = {}
         self._is_said = False
         self._said_to: AsyncNodeClient | None = None
         self._said_at = 0.0
@@ -69,6 +72,14 @@ class Introduction:
                 self._adapters[name] = fingerprint
             self._is_said = False
 
+    def measured(self, tier: str, saved: float) -> None:
+        """Reading a token from a tier saves so much of what computing it takes; less than nothing is nothing."""
+        rounded = round(min(max(saved, 0.0), 1.0) * STEPS) / STEPS
+        with self._lock:
+            if self._saves.get(tier) != rounded:
+                self._saves[tier] = rounded
+                self._is_said = False
+
     async def say(self, client: AsyncNodeClient) -> None:
         """Tell the node store, where that is due; raises ``TierlineError`` when it cannot be told."""
         now = self._clock()
@@ -84,6 +95,7 @@ class Introduction:
                 CHUNK_TOKENS,
                 self._shards,
                 dict(self._adapters),
+                dict(self._saves),
             )
             self._is_said, self._said_to, self._said_at = True, client, now
         await client.introduce(said)

@@ -69,6 +69,8 @@ class Lookup:
         The longest run so far; ``None`` before the node store has answered at all.
     wait_s
         How much longer than for its own memory the node store has got, for what it fetches from below.
+    fetched
+        Bytes that came from below the node, and how long they took; ``None`` where none did.
     chains
         Keys of the chunks asked for; there once there is an answer.
     is_lost
@@ -86,6 +88,7 @@ class Lookup:
     is_answered: bool = False
     answer: Answer | None = None
     wait_s: float = 0.0
+    fetched: tuple[int, float] | None = None
     chains: Sequence[bytes] = ()
     is_lost: bool = False
     leases: list[str] = field(default_factory=list)
@@ -298,6 +301,9 @@ class LookupThread:
             self._leased.add(lookup)
         if len(reply.objects) > len(names) or len(reply.objects) % ranks:
             raise WireError(f"the node store leased {len(reply.objects)} objects where {len(names)} were asked for")
+        if came := sum(reply.sources.values()):
+            size = sum(leased.size for leased in reply.objects) * came // len(reply.objects)
+            lookup.fetched = size, time.monotonic() - started
         if lookup.answer is None or len(reply.objects) > len(lookup.answer.objects) * ranks:
             lookup.answer = _read(reply, ranks, client)
 

@@ -37,6 +37,8 @@ HANDOVER_PACE_SECONDS = 0.005
 _IN_MEMORY = "node"
 REPORT = "tierline_report"
 """In ``kv_transfer_params``: a request that sets it is told in its answer, under the same name, who had its prompt."""
+USUAL_CHUNKS = 8
+"""Length of the prefix, in chunks, by which routers are told what a token saves that is read from a tier."""
 
 
 @dataclass(slots=True, eq=False)
@@ -154,6 +156,8 @@ class SchedulerHalf:
         self._clock = clock
         self._prefill = PrefillMeter(clock)
         self._loads = Speed(clock)
+        self._fetches = Speed(clock)
+        self._chunk_bytes = 0
         self._epoch = 0
         self._adapters = AdapterIdentities()
         self._tracked: dict[str, _Tracked] = {}
@@ -229,6 +233,9 @@ class SchedulerHalf:
         assert lookup is not None
         assert answer is not None
         tracked.known_chunks = len(answer.objects)
+        if lookup.fetched is not None:
+            self._fetches.observe(*lookup.fetched)
+            lookup.fetched = None
         tracked.block_ids = block_ids
         tracked.loaded_from = self._sources(answer, loaded_tokens)
         tracked.node = answer.node
@@ -361,7 +368,7 @@ class SchedulerHalf:
         engine_tokens = tracked.engine_tokens
         if tracked.decided is None or tracked.decided[0] != engine_tokens or tracked.answer is not answer:
             start = engine_tokens // CHUNK_TOKENS
-            size = sum(shard.size for shard in answer.objects[0])
+            size = self._chunk_bytes = sum(shard.size for shard in answer.objects[0])
             cost = self._prefill.cost()
             decision = decide(
                 chunks - start,
@@ -452,6 +459,18 @@ class SchedulerHalf:
             self._counters.measure("prefill_growth_seconds", cost.growth_s)
         if report.loaded:
             self._counters.measure("load_bytes_per_second", self._loads.bytes_per_s or 0.0)
+            self._tell_what_reading_saves()
+
+    def _tell_what_reading_saves(self) -> None:
+        cost = self._prefill.cost()
+        load_s = self._loads.seconds(USUAL_CHUNKS * self._chunk_bytes)
+        if cost is None or load_s is None:
+            return
+        prefill_s = cost.seconds(0, USUAL_CHUNKS * CHUNK_TOKENS)
+        self._introduction.measured("host", 1 - load_s / prefill_s)
+        fetch_s = self._fetches.seconds(USUAL_CHUNKS * self._chunk_bytes)
+        if fetch_s is not None:  # what is fetched is in the store's memory then, and loaded from there
+            self._introduction.measured("shared", 1 - (fetch_s + load_s) / prefill_s)
 
     def _shares_arriving_blocks(self, request: "Request", engine_tokens: int) -> bool:
         return any(

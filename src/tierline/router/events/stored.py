@@ -152,12 +152,15 @@ class StoreBlocks:
         Whether all that was told is here.
     pool
         The pool that the store is in; empty for none.
+    saves
+        What a token saves the store's engines that they read from a tier, by its name: the mean of what they measured.
     """
 
     def __init__(self, index: StoreIndex, slot: int) -> None:
         self.slot, self.bit = slot, 1 << slot
         self.is_whole = True
         self.pool = ""
+        self.saves: dict[str, float] = {}
         self._index = index
         self._held: dict[Frame, set[bytes]] = {}
         self._objects = 0
@@ -185,17 +188,17 @@ class StoreBlocks:
             elif isinstance(event, EngineJoined):
                 if len(self._engines) < MOST_ENGINES or event.engine in self._engines:
                     self._engines[event.engine] = event
-                    self._readers.clear()
+                    self._engines_changed()
             elif isinstance(event, PoolJoined | PoolLeft):
                 self.pool = event.pool if isinstance(event, PoolJoined) else ""
             elif isinstance(event, EngineLeft) and self._engines.pop(event.engine, None) is not None:
-                self._readers.clear()
+                self._engines_changed()
 
     def clear(self) -> None:
         """Forget everything: another store may answer at this address."""
         self._clear_objects()
         self._engines.clear()
-        self._readers.clear()
+        self._engines_changed()
         self.pool = ""
 
     def keep(self, most: int) -> None:
@@ -226,6 +229,14 @@ class StoreBlocks:
             )
             self._readers[models, adapter] = known
         return known
+
+    def _engines_changed(self) -> None:
+        self._readers.clear()
+        measured: dict[str, list[float]] = {}
+        for engine in self._engines.values():
+            for tier, saved in engine.saves.items():
+                measured.setdefault(tier, []).append(saved)
+        self.saves = {tier: sum(saved) / len(saved) for tier, saved in measured.items()}
 
     def _store(self, event: BlockStored) -> None:
         if event.frame is None:

@@ -63,6 +63,8 @@ class KvAware(PrefixAware):
         Counter: tokens that were to be read for prompts that were sent, by tier.
     weights
         What a token saves that is read from a tier, by tier.
+    measured
+        The tiers for which what a store's engines measured counts more than :attr:`weights`.
     """
 
     name = "kvaware"
@@ -78,6 +80,7 @@ class KvAware(PrefixAware):
         self.lookups: Counter[str] = Counter()
         self.predicted: Counter[Tier] = Counter(dict.fromkeys(Tier, 0))
         self.weights: Sequence[float] = USUAL_WEIGHTS
+        self.measured: frozenset[Tier] = frozenset({Tier.HOST, Tier.SHARED})
 
     def share_index_of(self, other: "KvAware") -> None:
         """Read what another one is told: which blocks engines have is the same for every strategy."""
@@ -168,7 +171,8 @@ class KvAware(PrefixAware):
         for tier, tokens in ((Tier.HOST, own), (Tier.SHARED, pooled)):
             if tokens > predicted:
                 tiers[tier] += tokens - predicted
-                saved += int((tokens - predicted) * self.weights[tier])
+                measured = source.blocks.saves.get(tier.name.lower()) if tier in self.measured else None
+                saved += int((tokens - predicted) * (self.weights[tier] if measured is None else measured))
                 predicted = tokens
         return min(len(request.blocks), predicted // (request.block_tokens or 1)), saved, predicted, tiers
 
@@ -332,6 +336,15 @@ def weigh(ranks: Sequence[Sequence[int]], weights: Sequence[float], *, is_exact:
                 depth = reached[tier]
         predicted += depth
     return _mean(saved, predicted, slower, len(ranks), is_exact=is_exact)
+
+
+def measured_of(entries: Sequence[str]) -> frozenset[Tier]:
+    """Return the tiers whose weights ``entries`` leave to what engines measure.
+
+    >>> sorted(tier.name for tier in measured_of(["host=0.9"]))
+    ['SHARED']
+    """
+    return frozenset({Tier.HOST, Tier.SHARED}) - {Tier[entry.partition("=")[0].upper()] for entry in entries}
 
 
 def weights_of(entries: Sequence[str]) -> tuple[float, ...]:
