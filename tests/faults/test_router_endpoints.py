@@ -29,7 +29,7 @@ from tests.integration.router.backend import (
 )
 
 from tierline.router.budget import Budget
-from tierline.router.endpoints import FAILURES_BEFORE_EJECTION
+from tierline.router.endpoints import FAILURES_BEFORE_EJECTION, REST_MAX_SECONDS
 from tierline.router.prompt import read_fields
 from tierline.router.proxy.services import RETRIES_EARNED, RETRIES_RESERVE
 from tierline.router.strategies import RoutingRequest
@@ -589,3 +589,38 @@ async def test_a_done_stream_is_whole_even_if_the_endpoint_dies_right_after() ->
     async with backends(ending) as (backend,), router(backend) as server, client(server) as peer:
         assert (await peer.ask(chat(stream=True))).body == EVENT + DONE
         assert "aborts_total{" not in server.services.metrics.exposition()[0].decode()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_an_endpoint_that_says_when_to_come_again_rests_for_as_long(status: int) -> None:
+    async with (
+        backends(answering(whole(status, fields=b"retry-after: 20\r\n")), answering(whole())) as (busy, good),
+        router(busy, good, strategy="roundrobin", **SICK) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        answers = [await peer.ask(chat()) for _ in range(6)]
+        assert len(busy.requests) == 1
+        now, endpoint = server.services.clock(), server.services.endpoints.all[0]
+        assert 10 < endpoint.rests_for_s(now) <= 20
+        assert endpoint.is_usable(now + 20), "and is not on probation then"
+    assert [answer.status for answer in answers] == [200] * 6
+
+
+async def test_several_that_say_when_to_come_again_cost_no_pause_and_the_last_one_s_answer_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tierline.router.proxy.exchange.RETRY_PAUSE_S", 1000.0)
+    monkeypatch.setattr("tierline.router.proxy.exchange.RETRY_PAUSE_MAX_S", 1000.0)
+    resting = answering(whole(429, fields=b"retry-after: 7200\r\n"))
+    async with (
+        backends(resting, resting, resting) as endpoints,
+        router(*endpoints, strategy="roundrobin", retries=5, **SICK) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        answer = await peer.ask(chat())
+        now = server.services.clock()
+        assert all(endpoint.rests_for_s(now) <= REST_MAX_SECONDS for endpoint in server.services.endpoints.all)
+    assert (answer.status, answer.fields["retry-after"]) == (429, "7200")
+    assert [len(endpoint.requests) for endpoint in endpoints] == [1, 1, 1]

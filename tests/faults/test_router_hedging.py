@@ -269,6 +269,39 @@ async def test_an_endpoint_without_room_is_not_asked_too() -> None:
         assert counted(server, "hedges_total") == 0
 
 
+async def test_a_place_that_a_failed_second_attempt_leaves_is_given_to_who_waits() -> None:
+    go_on = asyncio.Event()
+    failed = asyncio.Event()
+
+    async def fail_once(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if failed.is_set():
+            writer.write(whole())
+            return
+        await until(waiting)
+        failed.set()
+        writer.write(whole(503))
+
+    async with (
+        backends(after(go_on, whole()), fail_once) as endpoints,
+        router(*endpoints, **HEDGED, max_inflight_per_endpoint=1, max_queued=9) as server,
+        client(server) as peer,
+        client(server) as other,
+    ):
+        admission = server.services.admission
+        assert admission is not None
+
+        def waiting() -> bool:
+            return bool(admission.waiting)
+
+        await until_models_are_known(server)
+        asking = asyncio.create_task(peer.ask(chat()))
+        await until(lambda: bool(endpoints[1].requests))
+        waited = asyncio.create_task(other.ask(chat()))
+        assert (await waited).status == 200, "before the first is answered"
+        go_on.set()
+        assert (await asking).status == 200
+
+
 async def test_hedges_are_within_their_share() -> None:
     async def late(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.03)

@@ -60,8 +60,14 @@ class _Event(msgspec.Struct):
     object: msgspec.Raw
 
 
-class _Versioned(msgspec.Struct):
-    metadata: Metadata
+class _Identity(msgspec.Struct, rename="camel"):
+    name: str = ""
+    uid: str = ""
+    resource_version: str = ""
+
+
+class _Identified(msgspec.Struct):
+    metadata: _Identity
 
 
 class _Status(msgspec.Struct):
@@ -169,7 +175,7 @@ class Watched(Generic[T]):
 
     def __init__(self, what: str, kind: type[T], selector: str, changed: Callable[[Mapping[str, T]], None]) -> None:
         self.failures = 0
-        """Requests that failed."""
+        """Requests that failed, and objects that could not be read."""
         self.is_behind = True
         """What is known may be old: nothing was read yet, or the last request failed."""
         self._what = what
@@ -177,6 +183,8 @@ class Watched(Generic[T]):
         self._selector = selector
         self._changed = changed
         self._objects: dict[str, T] = {}
+        self._unreadable: dict[str, str] = {}
+        """Versions of objects that could not be read, by uid."""
         self._version = ""
         """Where a watch can go on; empty when it cannot."""
         self._failures_in_row = 0
@@ -253,7 +261,7 @@ class Watched(Generic[T]):
                 raise _failure(response.status, body)
             page = msgspec.json.decode(body, type=_List)
             for item in page.items or ():
-                found[_metadata(item).uid] = self._decode(item)
+                self._read(item, found)
             continues = page.metadata.continues
             if not continues:
                 break
@@ -291,15 +299,34 @@ class Watched(Generic[T]):
                 self._version = ""
                 status = msgspec.json.decode(event.object, type=_Status)
                 raise ApiFailure(status.code, status.message)
-            metadata = _metadata(event.object)
+            who = _identity(event.object)
             if event.type == "DELETED":
-                is_changed = self._objects.pop(metadata.uid, None) is not None or is_changed
+                is_changed = self._objects.pop(who.uid, None) is not None or is_changed
+                self._unreadable.pop(who.uid, None)
             elif event.type in ("ADDED", "MODIFIED"):
-                self._objects[metadata.uid] = self._decode(event.object)
-                is_changed = True
-            self._version = metadata.resource_version
+                is_changed = self._read(event.object, self._objects) or is_changed
+            self._version = who.resource_version
         if is_changed:
             self._changed(self._objects)
+
+    def _read(self, item: msgspec.Raw, objects: dict[str, T]) -> bool:
+        """Put an object among ``objects``; return whether it could be read. One that cannot stays what it was last.
+
+        The others are no worse for it: a whole list is not given up for what one object says.
+        """
+        who = _identity(item)
+        try:
+            objects[who.uid] = self._decode(item)
+        except msgspec.ValidationError as error:
+            if who.uid in self._objects:
+                objects[who.uid] = self._objects[who.uid]
+            if self._unreadable.get(who.uid) != who.resource_version:  # else it has been said
+                self._unreadable[who.uid] = who.resource_version
+                self.failures += 1
+                log.error("an object cannot be read", what=self._what, object=who.name, why=str(error))
+            return False
+        self._unreadable.pop(who.uid, None)
+        return True
 
 
 async def follow(api: KubernetesApi, watched: Watched[Any], calls: Callable[[Any], Sequence[Call]]) -> None:
@@ -318,8 +345,8 @@ async def follow(api: KubernetesApi, watched: Watched[Any], calls: Callable[[Any
             await watched.failed(str(error) or type(error).__name__)
 
 
-def _metadata(item: msgspec.Raw) -> Metadata:
-    return msgspec.json.decode(item, type=_Versioned).metadata
+def _identity(item: msgspec.Raw) -> _Identity:
+    return msgspec.json.decode(item, type=_Identified).metadata
 
 
 def _failure(status: int, body: bytes) -> ApiFailure:

@@ -74,6 +74,13 @@ class DecisionLog:
             )
         )
 
+    def model_not_found(self, request_id: bytes, route: str, model: str) -> None:
+        """A request named a model that nobody serves: nothing was chosen, and it was answered 404."""
+        name, request_id = model[:NAME_CHARS], request_id[:NAME_CHARS]
+        self._records.append(
+            _Record(time.time(), request_id, route, name, "", "", "", None, [], 404, "", None, 0.0, None, None)
+        )
+
     def latest(self, limit: int) -> list[DecisionEntry]:
         """Return up to ``limit`` of them, the latest first."""
         return [self._entry(record) for record in islice(reversed(self._records), limit)]

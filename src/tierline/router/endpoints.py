@@ -23,6 +23,8 @@ EJECTION_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 FAILURES_BEFORE_EJECTION = 5
 """Answers in a row that fail after a connection was had (resets, 502, 503, 504) and cost an ejection too. Only a good
 answer ends the row: an engine may be too ill to answer and still say that it is healthy."""
+REST_MAX_SECONDS = 30.0
+"""As long as the longest ejection: an endpoint that asks for an hour may be free in a minute."""
 OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
 """Errors of a connect that say nothing of the endpoint: this process, or this machine, has no room for a connection."""
 PREFILL_SAMPLE_TOKENS = 256
@@ -132,6 +134,7 @@ class Endpoint:
     _connects_after: float = 0.0
     _answers_after: float = 0.0
     """Ends of the ejections for either kind of failure: a health check knows of connections only."""
+    _rests_until: float = 0.0
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -274,6 +277,10 @@ class Endpoint:
         self.ejections += 1
         return True
 
+    def rest(self, now: float, seconds: float) -> None:
+        """Pass it over for as long as it asks for, :data:`REST_MAX_SECONDS` at most; then it serves as before."""
+        self._rests_until = max(self._rests_until, now + min(seconds, REST_MAX_SECONDS))
+
     def eject(self, now: float, seconds: float) -> None:
         """Pass it over for a while, whatever its last answers were."""
         self._answers_after = max(self._answers_after, now + seconds)
@@ -316,12 +323,18 @@ class Endpoint:
         """Return how many seconds more it is passed over; 0 when it is not."""
         return max(0.0, self._connects_after - now, self._answers_after - now)
 
+    def rests_for_s(self, now: float) -> float:
+        """Return how many seconds more it rests, as it has asked to; 0 when it does not."""
+        return max(0.0, self._rests_until - now)
+
     def is_usable(self, now: float) -> bool:
-        """Whether a request may be sent here: not known to be down, not ejected, not waiting for a probe's answer."""
+        """Whether a request may be sent here: not known to be down, not ejected or resting, and not waiting for a
+        probe's answer."""
         return (
             self.is_up is not False
             and now >= self._connects_after
             and now >= self._answers_after
+            and now >= self._rests_until
             and not (self.is_on_probation and self._probes)
         )
 

@@ -7,7 +7,7 @@ its whole prefix. A collision costs a wrong guess about a cache, never a wrong a
 """
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 
 import msgspec
@@ -25,6 +25,7 @@ BYTES_PER_TOKEN = 4
 """English text under today's tokenizers; token ids are written as four bytes each, so it is exact for them."""
 
 _BLOCKS = Struct(f"{BLOCK_BYTES}s")
+_TEXTS = frozenset({"text", "input_text", "output_text"})
 _PART_END, _ROLE_END, _MESSAGE_END, _TOOLS_END = b"\x1d", b"\x1f", b"\x1e", b"\x1c"
 
 
@@ -36,6 +37,11 @@ class RequestFields(msgspec.Struct, gc=False):
     messages: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
+    system: msgspec.Raw = msgspec.Raw()
+    """Of ``/v1/messages``: what stands before its messages."""
+    input: msgspec.Raw = msgspec.Raw()
+    instructions: msgspec.Raw = msgspec.Raw()
+    """Of ``/v1/responses``: the prompt, and what stands before it."""
     priority: msgspec.Raw = msgspec.Raw()
     stream: msgspec.Raw = msgspec.Raw()
     max_tokens: msgspec.Raw = msgspec.Raw()
@@ -99,9 +105,11 @@ def canonical_prompt(fields: RequestFields) -> bytes:
     A shape that is unknown here is hashed as it was written: it is the engine that judges the request.
     """
     if fields.messages:
-        return b"".join(_canonical_chat(fields.messages, fields.tools))
+        return b"".join(_canonical_chat(fields, fields.messages, fields.system))
     if fields.prompt:
         return b"".join(_canonical_completion(fields.prompt))
+    if fields.input:
+        return b"".join(_canonical_chat(fields, fields.input, fields.instructions))
     return b""
 
 
@@ -110,8 +118,9 @@ def opening(fields: RequestFields) -> bytes:
 
     All turns of a conversation have it in common, and conversations that only share a system prompt have not.
     """
-    if fields.messages:
-        return b"".join(_canonical_chat(fields.messages, msgspec.Raw(), ends_at_user=True))
+    for messages, before in ((fields.messages, fields.system), (fields.input, fields.instructions)):
+        if messages:
+            return b"".join(_canonical_chat(fields, messages, before, is_opening=True))
     return canonical_prompt(fields)[: OPENING_BLOCKS * BLOCK_BYTES]
 
 
@@ -124,6 +133,13 @@ class _Message(msgspec.Struct, gc=False):
     name: str | None = None
     tool_calls: msgspec.Raw = msgspec.Raw()
     tool_call_id: str | None = None
+
+
+class _Item(_Message, gc=False):
+    """Of ``/v1/responses``: a message, a call, or what came of it."""
+
+    arguments: msgspec.Raw = msgspec.Raw()
+    output: msgspec.Raw = msgspec.Raw()
 
 
 class _Link(msgspec.Struct, gc=False):
@@ -154,17 +170,30 @@ class _Part(msgspec.Struct, gc=False):
 
 
 _decode_messages = msgspec.json.Decoder(list[_Message]).decode
+_decode_input = msgspec.json.Decoder(str | list[_Item]).decode
+_decode_content = msgspec.json.Decoder(str | list[msgspec.Raw] | None).decode
 _decode_part = msgspec.json.Decoder(_Part).decode
 
 
-def _canonical_chat(raw: msgspec.Raw, tools: msgspec.Raw, *, ends_at_user: bool = False) -> Iterator[bytes]:
-    if tools:
-        yield _without_blanks(tools) + _TOOLS_END
+def _canonical_chat(
+    fields: RequestFields, raw: msgspec.Raw, before: msgspec.Raw, *, is_opening: bool = False
+) -> Iterator[bytes]:
+    """Yield a chat; ``before`` is a system prompt that its API has in a field of its own.
+
+    Its opening has no tools, and ends with the first user's message.
+    """
+    if fields.tools and not is_opening:
+        yield _without_blanks(fields.tools) + _TOOLS_END
     try:
-        messages = _decode_messages(raw)
+        messages: str | Sequence[_Message] = _decode_input(raw) if raw is fields.input else _decode_messages(raw)
+        system = _decode_content(before) if before else None
     except UNREADABLE:
-        yield bytes(raw)
+        yield bytes(before) + bytes(raw)
         return
+    if isinstance(messages, str):
+        messages = [_Message("user", messages)]
+    if system is not None:
+        messages = [_Message("system", system), *messages]
     for message in messages:
         yield message.role.encode() + _ROLE_END
         if isinstance(message.content, str):
@@ -174,11 +203,13 @@ def _canonical_chat(raw: msgspec.Raw, tools: msgspec.Raw, *, ends_at_user: bool 
                 yield _canonical_part(part) + _PART_END
         if message.tool_calls:
             yield _without_blanks(message.tool_calls)
+        if isinstance(message, _Item):
+            yield b"".join(_without_blanks(said) for said in (message.arguments, message.output) if said)
         for extra in (message.name, message.tool_call_id):
             if extra is not None:
                 yield _PART_END + _utf8(extra)
         yield _MESSAGE_END
-        if ends_at_user and message.role == "user":
+        if is_opening and message.role == "user":
             return
 
 
@@ -188,7 +219,7 @@ def _canonical_part(raw: msgspec.Raw) -> bytes:
         part = _decode_part(raw)
     except UNREADABLE:
         return xxhash.xxh3_128_digest(_without_blanks(raw))
-    if part.type == "text" and part.text is not None:
+    if part.type in _TEXTS and part.text is not None:
         return _utf8(part.text)
     content = part.content()
     if content is None:

@@ -152,6 +152,7 @@ class RouterServer:
             with self._duties.guarded("endpoints"):
                 self.membership.sweep()
                 self.outliers.sweep(now)
+                services.alias_watch.sweep()
             with self._duties.guarded("queue"):
                 if services.admission is not None:
                     services.admission.pump()

@@ -31,6 +31,8 @@ from tierline.router.tokenizer import Chat, LocalTokenizer
 
 log = logs.get(__name__)
 
+TOKENIZED = frozenset({"chat", "completions", "invocations"})
+"""Routes whose prompts ``/tokenize`` knows; those of ``/v1/responses`` an engine writes otherwise."""
 BUDGET_SECONDS = 0.02
 ANSWER_SECONDS = 2.0
 """How long an endpoint may take to tokenize, for the sake of later requests."""

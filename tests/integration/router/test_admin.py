@@ -24,6 +24,7 @@ from tests.integration.router.backend import (
     whole,
 )
 
+from tierline import logs
 from tierline.errors import UsageError
 from tierline.router.config import RouterConfig
 from tierline.router.server import start
@@ -152,6 +153,7 @@ async def test_endpoints_are_listed_with_what_is_known_of_them() -> None:
         "joined_s": None,
         "ejections": 0,
         "ejected_for_s": 0.0,
+        "rests_for_s": 0.0,
         "capacity_blocks": 100,
         "block_tokens": 16,
         "inflight": 0,
@@ -181,7 +183,7 @@ async def test_endpoints_are_added_drained_and_removed() -> None:
         await until(lambda: len(server.services.endpoints.all) == 1)
         assert (await ask(peer, f"/admin/endpoints/drain?url={second.url}", "POST"))[0] == 404
         assert (await ask(peer, f"/admin/endpoints?url={first.url}/", "DELETE"))[0] == 200
-        assert (await ask(peer, "/admin/endpoints")) == (200, {"endpoints": []})
+        assert (await ask(peer, "/admin/endpoints")) == (200, {"endpoints": [], "aliases": []})
 
 
 @pytest.mark.parametrize(
@@ -353,3 +355,35 @@ async def test_an_explanation_follows_the_request_s_session() -> None:
             answer = await peer.ask(chat(), fields=field)
             assert explained["choice"]["endpoint"] == answer.fields["x-tierline-endpoint"]
             assert explained["session"] not in ("", name)
+
+
+async def test_a_model_that_nobody_serves_is_among_the_decisions() -> None:
+    async with backends(answering(whole())) as (backend,), router(backend) as server, client(server) as peer:
+        await until_models_are_known(server)
+        await peer.send(request_bytes(chat(model="ghost"), fields="x-request-id: lost\r\n"))
+        assert (await peer.answer()).status == 404
+        _, said = await ask(peer, "/admin/decisions")
+    (decision,) = said["decisions"]
+    assert (decision["request_id"], decision["model"], decision["route"]) == ("lost", "ghost", "chat")
+    assert (decision["status"], decision["choice"]) == (404, None)
+
+
+async def test_an_alias_of_a_model_that_nobody_serves_is_warned_of_once_and_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with (
+        backends(answering(whole())) as (backend,),
+        router(backend, model_aliases=["gpt=m", "ghost=missing"]) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        logs.configure("warning", json=True)
+        await until(lambda: bool(server.services.alias_watch._told))
+        for _ in range(3):
+            server.services.alias_watch.sweep()
+        _, said = await ask(peer, "/admin/endpoints")
+        server.services.endpoints.all[0].learn_models({"m": b"{}", "missing": b"{}"})
+        _, after = await ask(peer, "/admin/endpoints")
+    assert [(alias["alias"], alias["is_served"]) for alias in said["aliases"]] == [("gpt", True), ("ghost", False)]
+    assert all(alias["is_served"] for alias in after["aliases"])
+    assert capsys.readouterr().err.count("alias stands for") <= 1

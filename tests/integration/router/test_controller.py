@@ -29,7 +29,7 @@ from tierline.router.events.addresses import parse_controller
 from tierline.router.events.asking import AskingLadder
 from tierline.router.events.keys import PromptTokens
 from tierline.router.events.messages import CONTROLLER_VERSION, OWN_SCHEME, Hello, Lookup, Welcome
-from tierline.router.events.remote import RemoteIndex
+from tierline.router.events.remote import LATE_BEFORE_REST, RemoteIndex
 from tierline.router.events.source import SourceState
 from tierline.router.server import RouterServer, running
 from tierline.router.strategies.base import RoutingRequest
@@ -624,3 +624,30 @@ async def test_a_controller_is_ready_when_it_has_heard_of_an_engine(controller: 
         await until(lambda: source_of(controller).is_exact)
         async with http.get(f"http://{controller.http}/readyz") as response:
             assert response.status == 200
+
+
+async def test_a_controller_that_is_always_late_is_left_in_peace_and_asked_again(tmp_path: Path) -> None:
+    pause = 0.05
+
+    class Slow(Liar):
+        def data_received(self, data: bytes) -> None:
+            asyncio.get_running_loop().call_later(pause, super().data_received, data)
+
+    def answer(lookup: Lookup) -> Any:
+        return depths_of(lookup, [5, 5, 5, 5])
+
+    path = f"{tmp_path}/slow"
+    server = await asyncio.get_running_loop().create_unix_server(lambda: Slow(answer), path)
+    async with server, asking(f"unix:{path}", budget_s=0.001) as remote:
+        await until(lambda: remote.is_connected)
+        for _ in range(50):
+            await depths(remote, ENGINE)
+        assert LATE_BEFORE_REST <= remote.outcomes["late"] < 50
+        assert remote.outcomes["rested"]
+        pause, remote._budget_s = 0.0, 5.0
+        async with asyncio.timeout(20):
+            while await depths(remote, ENGINE) != [80]:  # noqa: ASYNC110  (states of several programs)
+                await asyncio.sleep(0.01)
+        before = remote.outcomes["rested"]
+        assert await depths(remote, ENGINE) == [80]
+        assert remote.outcomes["rested"] == before

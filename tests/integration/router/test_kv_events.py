@@ -127,3 +127,24 @@ def test_without_pyzmq_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(__import__("sys").modules, "zmq.asyncio", None)
     with pytest.raises(UsageError, match="pip install"):
         EventSubscriptions(BlockIndex(1), time.time)
+
+
+async def test_a_subscription_that_fails_in_an_unforeseen_way_is_begun_anew(
+    tmp_path: Path, subscriptions: EventSubscriptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "RETRY_SECONDS", 0.05)
+    publisher = Publisher(tmp_path)
+    try:
+        publisher.publish(stored(1))
+        source = listen(subscriptions, publisher.address)
+        await until(lambda: source.state is SourceState.EXACT)
+        received = source.received
+        monkeypatch.setattr(source, "received", lambda sequence, payload: 1 / 0)
+        publisher.publish(stored(2))
+        await until(lambda: source.state is SourceState.LOST)
+        monkeypatch.setattr(source, "received", received)
+        await until(lambda: source.state is SourceState.EXACT and len(source.blocks) == 2)
+        publisher.publish(stored(3))
+        await until(lambda: len(source.blocks) == 3)
+    finally:
+        publisher.close()

@@ -123,7 +123,7 @@ async def test_an_alias_is_the_model_everywhere_and_only_its_name_changes_in_the
         _, explained = await admin(peer, "/admin/explain", "POST", body)
         assert (explained["model"], explained["choice"]["endpoint"]) == ("m", backend.url)
         _, decisions = await admin(peer, "/admin/decisions")
-        assert decisions["decisions"][0]["model"] == "m"
+        assert [entry["model"] for entry in decisions["decisions"]] == ["missing", "m"]
     (received,) = backend.requests
     assert json.loads(received.body) == {**json.loads(body), "model": "m"}
     assert b'[{"role":"user","content":"model: gpt \\u00e9"}]' in received.body

@@ -397,7 +397,7 @@ async def test_a_client_that_leaves_ends_the_decode(tmp_path: Path) -> None:
             await asyncio.wait_for(d.left.wait(), 10)
 
 
-@pytest.mark.parametrize("fault", [RESETTING, answering(whole(503))], ids=["reset", "503"])
+@pytest.mark.parametrize("fault", [RESETTING, answering(whole(429))], ids=["reset", "429"])
 async def test_another_decode_endpoint_is_handed_kv_anew(tmp_path: Path, fault: Behaviour) -> None:
     async with (
         backends(prefilling(), fault, answering(whole())) as (p, bad, good),
@@ -450,6 +450,75 @@ async def test_a_decode_endpoint_that_stumbles_over_what_it_was_handed_is_asked_
         assert counted(server, 'prefill_fallbacks_total{reason="500"}') == 1
     assert answer.status == 200
     assert (len(p.requests), [alone(received) for received in d.requests]) == (1, [False, True])
+
+
+async def test_what_an_endpoint_stumbles_over_when_it_is_handed_kv_does_not_have_it_passed_over(tmp_path: Path) -> None:
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole() if alone(request) else whole(503))
+
+    async with (
+        backends(prefilling(), behave) as (p, d),
+        pairs(tmp_path, [p], [d], **SICK) as (server, peer),
+    ):
+        asked = 2 * FAILURES_BEFORE_EJECTION
+        answers = [await peer.ask(chat(f"{number}{PROMPT}")) for number in range(asked)]
+        assert counted(server, 'prefill_fallbacks_total{reason="503"}') == asked
+        assert [endpoint.ejections for endpoint in server.services.endpoints.all] == [0, 0]
+    assert {answer.status for answer in answers} == {200}
+
+
+async def test_a_place_that_a_prefill_leaves_is_given_to_who_waits_for_it(tmp_path: Path) -> None:
+    let_go, decode = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await let_go.wait()
+        await prefilling()(request, reader, writer)
+
+    async def slower(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await decode.wait()
+        writer.write(whole())
+
+    async with (
+        backends(slow, slower) as (both, d),
+        pairs(tmp_path, [], [d], [both], max_inflight_per_endpoint=1, max_queued=5, strategy="roundrobin", **SICK) as (
+            server,
+            peer,
+        ),
+    ):
+        asking = asyncio.create_task(peer.ask(chat(PROMPT)))  # d decodes, the other computes the prompt
+        await until(lambda: bool(both.requests))
+        async with client(server) as other:
+            waiting = asyncio.create_task(other.ask(chat("short")))
+            await until(lambda: server.services.admission is not None and server.services.admission.waiting == 1)
+            let_go.set()
+            assert (await waiting).status == 200, "the first is still being decoded"
+            decode.set()
+            assert (await asking).status == 200
+
+
+async def test_a_prefill_endpoint_tried_after_affinity_was_turned_off_is_chosen_without_it(tmp_path: Path) -> None:
+    tried, let_go = asyncio.Event(), asyncio.Event()
+
+    async def failing_at_first(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if tried.is_set():
+            await prefilling()(request, reader, writer)
+            return
+        tried.set()
+        await let_go.wait()
+        writer.write(whole(503))
+
+    async with (
+        backends(failing_at_first, failing_at_first, answering(whole())) as (*p, d),
+        pairs(tmp_path, p, [d], **SICK) as (server, peer),
+    ):
+        asking = asyncio.create_task(peer.ask(chat(PROMPT)))
+        await tried.wait()
+        server.services.choosing.turn_off()
+        let_go.set()
+        assert (await asking).status == 200
+        (decision,) = server.services.decisions.latest(5)
+    assert decision.prefill is not None
+    assert decision.prefill.reason == "least-load"
 
 
 async def test_it_is_the_endpoint_that_stumbled_that_is_asked_to_do_it_alone(tmp_path: Path) -> None:

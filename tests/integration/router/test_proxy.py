@@ -512,3 +512,28 @@ async def test_models_that_are_not_known_yet_are_asked_of_any_endpoint() -> None
             assert (await peer.ask(chat(model="anything"))).status == 200
     finally:
         await backend.kill()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"instructions": "be brief " * 100, "input": "once upon a time " * 100}),
+        ("/v1/messages", {"system": "be brief " * 100, "messages": [{"role": "user", "content": "once " * 400}]}),
+    ],
+)
+async def test_prompts_of_other_apis_have_affinity_and_sessions(path: str, body: dict[str, object]) -> None:
+    async with (
+        backends(*[answering(whole())] * 4) as endpoints,
+        router(*endpoints) as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        asked = json.dumps({"model": "m", **body}).encode()
+        answers = [await peer.ask(asked, path=path) for _ in range(3)]
+        assert {answer.fields["x-tierline-endpoint"] for answer in answers} == {
+            answers[0].fields["x-tierline-endpoint"]
+        }
+        assert [answer.fields["x-tierline-reason"] for answer in answers] == ["cold", "prefix", "prefix"]
+        (*_, decision) = server.services.decisions.latest(3)
+        assert decision.route == path.rpartition("/")[2]
+        assert (await peer.ask(b"{", path=path)).status == 400

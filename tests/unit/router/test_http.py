@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import httptools
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from tierline.router.http.bodies import ChunkedBody, LengthBody, body_of_response
 from tierline.router.http.heads import BadMessage, RequestHead, ResponseHead
 from tierline.router.http.replies import chunk, error_body, reply
+from tierline.router.http.retryafter import retry_after_s
 
 chunks = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
 
@@ -119,3 +122,17 @@ def test_a_reply_is_a_response() -> None:
         reply(404, error_body(404, "no", "not_found"), keep_alive=False).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     )
     assert (head.status, head.length, head.keep_alive) == (404, len(error_body(404, "no", "not_found")), False)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(b"120", 120.0), (b"0", 0.0), (b"", 0.0), (b"-1", 0.0), (b"soon", 0.0), (b"1.5", 0.0), (b"9" * 40, 0.0),
+     (b"Wed, 21 Oct 2015 07:28:00 GMT", 0.0), (b"\xff\xfe", 0.0)],
+)  # fmt: skip
+def test_retry_after_is_seconds_or_a_date_and_nonsense_is_none(value: bytes, seconds: float) -> None:
+    assert retry_after_s(value) == seconds
+
+
+def test_retry_after_a_date_to_come_is_the_time_until_then() -> None:
+    in_an_hour = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True).encode()
+    assert 3500 < retry_after_s(in_an_hour) <= 3600

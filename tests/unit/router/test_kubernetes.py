@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -256,3 +257,51 @@ async def test_a_server_that_ends_each_watch_at_once_is_not_asked_without_a_paus
         await asyncio.gather(following, return_exceptions=True)
     await runner.cleanup()
     assert asked < 8
+
+
+async def test_an_object_that_cannot_be_read_keeps_nobody_from_the_others() -> None:
+    spec: dict[str, list[str]] = {"containers": []}
+    good = {"metadata": {"name": "good", "uid": "1", "resourceVersion": "1"}, "spec": spec}
+    good |= {"status": {"podIP": "10.0.0.1"}}
+    bad = good | {"metadata": {"name": "bad", "uid": "2", "resourceVersion": "2"}, "status": {"podIP": 7}}
+    seen: list[Mapping[str, Pod]] = []
+    watched = Watched("pods", Pod, "", seen.append)
+
+    async def call(**options: object) -> Any:
+        page = {"metadata": {"resourceVersion": "2"}, "items": [good, bad]}
+        return _Answer(b"" if "watch" in options else msgspec.json.encode(page))
+
+    following = asyncio.create_task(watched.follow([call]))
+    async with asyncio.timeout(20):
+        while not seen:  # noqa: ASYNC110  (what is followed says nothing else)
+            await asyncio.sleep(0.01)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    assert [pod.metadata.name for pod in seen[0].values()] == ["good"]
+    changed = {"type": "MODIFIED", "object": good | {"status": {"podIP": False}}}
+    watched._take([msgspec.json.encode(changed)])
+    assert [pod.status.pod_ip for pod in watched._objects.values()] == ["10.0.0.1"], "what was said last holds"
+    assert watched.failures == 2
+
+
+class _Answer:
+    """Of a server."""
+
+    status = 200
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.content = self
+
+    async def __aenter__(self) -> "_Answer":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+    async def read(self) -> bytes:
+        return self._body
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        await asyncio.sleep(60)
+        yield b""

@@ -152,3 +152,46 @@ def test_any_json_object_has_a_prompt_or_none_but_never_fails(value: object) -> 
 def test_a_body_that_cannot_be_read_says_where(body: bytes, path: str) -> None:
     with pytest.raises(BadMessage, match=path):
         read_fields(body)
+
+
+def test_a_system_prompt_in_a_field_of_its_own_is_the_chat_s_first_message() -> None:
+    question = user([{"type": "text", "text": "a"}])
+    system = {"role": "system", "content": "be brief"}
+    chat = prompt_of(messages=[system, question])
+    assert prompt_of(system="be brief", messages=[question]) == chat
+    blocks = [{"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}]
+    assert prompt_of(system=blocks, messages=[question]) != prompt_of(messages=[question])
+
+
+@pytest.mark.parametrize(
+    ("asked", "as_chat"),
+    [
+        ({"input": "a"}, {"messages": [user("a")]}),
+        (
+            {"input": [user([{"type": "input_text", "text": "a"}])]},
+            {"messages": [user([{"type": "text", "text": "a"}])]},
+        ),
+        (
+            {"instructions": "be brief", "input": "a"},
+            {"messages": [{"role": "system", "content": "be brief"}, user("a")]},
+        ),
+    ],
+)
+def test_what_responses_are_asked_for_counts_as_the_same_chat(
+    asked: dict[str, object], as_chat: dict[str, object]
+) -> None:
+    assert prompt_of(**asked) == prompt_of(**as_chat)
+
+
+def test_calls_and_what_came_of_them_count_in_an_input() -> None:
+    def after(output: str) -> bytes:
+        call = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "1"}
+        return prompt_of(input=[user("a"), call, {"type": "function_call_output", "call_id": "1", "output": output}])
+
+    assert after("1") != after("2")
+    assert after("1").startswith(prompt_of(input=[user("a")]))
+
+
+@pytest.mark.parametrize("body", [{"input": {"a": 1}}, {"input": 7}, {"system": 7, "messages": [user("a")]}])
+def test_an_input_that_cannot_be_read_counts_as_it_is_written(body: dict[str, object]) -> None:
+    assert prompt_of(**body)

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from math import ceil
 
 import msgspec
@@ -15,6 +16,7 @@ from tierline.router.strategies import STRATEGIES, Decision, RoutingRequest, Str
 from tierline.router.strategies.base import LOAD_ALLOWANCE
 from tierline.router.strategies.names import canonical_name
 from tierline.router.strategies.prefixaware import RECOMPUTING, PrefixAware
+from tierline.router.strategies.session import SessionAffinity
 
 INDEX_BYTES = 2**20
 
@@ -306,10 +308,44 @@ def test_a_session_whose_request_was_not_served_where_it_spilled_to_is_not_there
     strategy, endpoints = build_strategy("session", 4, INDEX_BYTES), endpoints_of(4)
     home = strategy.choose(ask(session=b"s"), endpoints).endpoint
     home.inflight = 60
-    decision = route(strategy, endpoints, ask(session=b"s"))
-    strategy.withdrawn(ask(session=b"s"), decision)
+    request = ask(session=b"s")
+    decision = route(strategy, endpoints, request)
+    strategy.withdrawn(request, decision)
     home.inflight = 0
     assert strategy.choose(ask(session=b"s"), endpoints).reason == "session"
+
+
+class Told:
+    """A witness that keeps what it is told of sessions."""
+
+    def __init__(self) -> None:
+        self.places: list[str | None] = []
+
+    def placed(self, endpoint: Endpoint, blocks: Sequence[int]) -> None:
+        raise AssertionError
+
+    def withdrawn(self, endpoint: Endpoint, blocks: Sequence[int]) -> None:
+        raise AssertionError
+
+    def spilled(self, session: int, endpoint: Endpoint | None) -> None:
+        self.places.append(endpoint.url if endpoint is not None else None)
+
+
+def test_a_session_stays_where_its_request_is_served_when_a_second_endpoint_was_asked_in_vain() -> None:
+    strategy, endpoints, told = SessionAffinity(), endpoints_of(4), Told()
+    strategy.witness = told
+    home = strategy.choose(ask(session=b"s"), endpoints).endpoint
+    home.inflight = 60
+    away = route(strategy, endpoints, ask(session=b"s")).endpoint
+    home.inflight = 0
+    request = ask(session=b"s")
+    first = route(strategy, endpoints, request)
+    hedge = route(strategy, tuple(endpoint for endpoint in endpoints if endpoint is not away), request)
+    strategy.withdrawn(request, hedge)
+    assert (first.endpoint, strategy.choose(ask(session=b"s"), endpoints).reason) == (away, "spilled")
+    strategy.withdrawn(request, first)
+    assert strategy.choose(ask(session=b"s"), endpoints).reason == "session"
+    assert (told.places[0], told.places[-1]) == (away.url, None), "other workers are told, too"
 
 
 def test_sessions_away_from_home_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

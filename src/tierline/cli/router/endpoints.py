@@ -29,6 +29,9 @@ async def list_endpoints(router: RouterAdmin, output: "Output") -> None:
         output.document(found)
     else:
         _print(output, found.endpoints)
+        for alias in found.aliases:
+            if not alias.is_served:
+                output.line(f"nobody serves {alias.model}, which {alias.alias} stands for")
 
 
 @asks_router
@@ -111,8 +114,6 @@ def _print_one(output: "Output", endpoint: "EndpointState") -> None:
 
 
 def _print(output: "Output", endpoints: "list[EndpointState]") -> None:
-    from tierline.cli.printing import duration
-
     columns = (
         "ENDPOINT", "STATE", "FROM", ">WEIGHT", "ROLES", ">IN FLIGHT", ">QUEUED TOKENS", ">PREFILL TOKENS/S",
         ">KV TOKENS", ">EJECTIONS", "MODELS",
@@ -120,7 +121,7 @@ def _print(output: "Output", endpoints: "list[EndpointState]") -> None:
     rows = [
         (
             endpoint.url,
-            endpoint.state + (f" for {duration(endpoint.ejected_for_s)}" if endpoint.state == "ejected" else ""),
+            _state(endpoint),
             endpoint.source,
             f"{endpoint.weight:g}",
             ", ".join(endpoint.roles),
@@ -134,6 +135,13 @@ def _print(output: "Output", endpoints: "list[EndpointState]") -> None:
         for endpoint in endpoints
     ]
     output.table(columns, rows)
+
+
+def _state(endpoint: "EndpointState") -> str:
+    from tierline.cli.printing import duration
+
+    seconds = {"ejected": endpoint.ejected_for_s, "resting": endpoint.rests_for_s}.get(endpoint.state)
+    return endpoint.state if seconds is None else f"{endpoint.state} for {duration(seconds)}"
 
 
 def _kv_tokens(endpoint: "EndpointState") -> str:

@@ -112,7 +112,10 @@ class AdminApi:
         return Reply(HTTPStatus.OK, own) if team is None else _of_all(team, "endpoints", own)
 
     def _own_endpoints(self) -> EndpointList:
-        return EndpointList([self._state(endpoint) for endpoint in self._services.endpoints.all])
+        services = self._services
+        return EndpointList(
+            [self._state(endpoint) for endpoint in services.endpoints.all], services.alias_watch.states()
+        )
 
     def _add(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
         try:
@@ -172,6 +175,7 @@ class AdminApi:
             joined_s=None if isinf(endpoint.joined_at) else now - endpoint.joined_at,
             ejections=endpoint.ejections,
             ejected_for_s=endpoint.ejected_for_s(now),
+            rests_for_s=endpoint.rests_for_s(now),
             capacity_blocks=endpoint.capacity_blocks,
             block_tokens=endpoint.block_tokens,
             inflight=endpoint.own_inflight,
@@ -330,6 +334,8 @@ def _state_of(endpoint: Endpoint, now: float) -> str:
         return "down"
     if endpoint.ejected_for_s(now):
         return "ejected"
+    if endpoint.rests_for_s(now):
+        return "resting"
     if endpoint.is_on_probation:
         return "probation"
     return "serving" if endpoint.is_up else "unchecked"

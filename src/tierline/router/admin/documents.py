@@ -8,8 +8,9 @@ class EndpointState(msgspec.Struct, kw_only=True):
 
     url: str
     state: str
-    """``serving``, ``unchecked`` (not checked yet), ``down``, ``ejected`` (passed over for a while), ``probation`` (it
-    was, and gets one request at a time until one is answered) or ``draining``."""
+    """``serving``, ``unchecked`` (not checked yet), ``down``, ``ejected`` (passed over for a while), ``resting`` (as
+    it asked for), ``probation`` (it was ejected, and gets one request at a time until one is answered) or
+    ``draining``."""
     source: str
     """Who wants it: ``flags``, ``file``, ``admin``, or ``kubernetes`` and what was asked for there."""
     weight: float
@@ -23,6 +24,8 @@ class EndpointState(msgspec.Struct, kw_only=True):
     ejections: int
     ejected_for_s: float
     """Seconds that it is still passed over; 0 when it is not."""
+    rests_for_s: float = 0.0
+    """Seconds that it still rests, as its last 429 or 503 asked for; 0 when it does not."""
     capacity_blocks: int | None
     block_tokens: int | None
     inflight: int
@@ -33,10 +36,20 @@ class EndpointState(msgspec.Struct, kw_only=True):
     idle_connections: int
 
 
+class AliasState(msgspec.Struct, kw_only=True):
+    """Another name of a model."""
+
+    alias: str
+    model: str
+    is_served: bool
+    """Whether an endpoint serves the model, as far as is known."""
+
+
 class EndpointList(msgspec.Struct):
     """``GET /admin/endpoints``."""
 
     endpoints: list[EndpointState]
+    aliases: list[AliasState] = []
 
 
 class Weighed(msgspec.Struct, kw_only=True):

@@ -61,6 +61,10 @@ STALLED_SECONDS = 0.25
 """A lookup that has no answer for so long keeps others from being sent."""
 HUNG_SECONDS = 5.0
 """And for so long, it ends the connection."""
+LATE_BEFORE_REST = 8
+"""Lookups in a row that are late before the controller is left in peace."""
+REST_SECONDS = (0.25, 0.5, 1.0, 2.0)
+"""Then nobody waits for it for so long, longer each time; one lookup finds out whether it is in time again."""
 WAITING_LOOKUPS = 1024
 WAITING_BYTES = 8 * 1024**2
 """Bytes that the controller has not taken yet; beyond it nothing more is asked."""
@@ -240,9 +244,9 @@ class RemoteIndex:
     Attributes
     ----------
     outcomes
-        Counter of lookups: ``answered``; ``late``; not sent since the controller was ``unavailable``, or ``busy`` with
-        earlier ones; ``lost`` with the connection; ``unknown``: the prompt could not be asked for yet, for nobody knew
-        how its endpoints cut it.
+        Counter of lookups: ``answered``; ``late``; not sent since the controller was ``unavailable``, ``busy`` with
+        earlier ones, or ``rested`` for it was late many times in a row; ``lost`` with the connection; ``unknown``: the
+        prompt could not be asked for yet, for nobody knew how its endpoints cut it.
     failures
         Counter: connections that could not be made or broke.
     """
@@ -269,6 +273,10 @@ class RemoteIndex:
         self._task: asyncio.Task[None] | None = None
         self.now: Callable[[], float] = lambda: 0.0
         """The clock of the loop that it was started in."""
+        self._late_in_row = self._rests = 0
+        self._rests_until = 0.0
+        self._probe: _Question | None = None
+        """The lookup that finds out whether the controller is in time again."""
         self._last_id = 0
         self._questions: dict[int, _Question] = {}
         self._cuts: dict[str, tuple[Cut, ...]] = {}
@@ -339,14 +347,27 @@ class RemoteIndex:
                 told = await question.answered
             finally:
                 handle.cancel()
+                if self._probe is question:
+                    self._probe = None
             if isinstance(told, str):
                 self.outcomes[told] += 1
+                if told == "late":
+                    self._was_late()
                 return
+            self._late_in_row = self._rests = 0
             if self._knows_cuts_of(question):
                 self.outcomes["answered"] += 1
                 routing.told = told
                 return
         self.outcomes["unknown"] += 1
+
+    def _was_late(self) -> None:
+        """Ask no more for a while after so many times: each request would wait its budget in vain."""
+        self._late_in_row += 1
+        now = self.now()
+        if self._late_in_row >= LATE_BEFORE_REST and now >= self._rests_until:
+            self._rests_until = now + REST_SECONDS[min(self._rests, len(REST_SECONDS) - 1)]
+            self._rests += 1
 
     def _knows_cuts_of(self, question: _Question) -> bool:
         """Whether the keys that were sent were of all cuts that endpoints have, as is known by now."""
@@ -386,6 +407,9 @@ class RemoteIndex:
         connection, now = self._connection, self.now()
         if connection is None:
             self.outcomes["unavailable"] += 1
+            return None
+        if self._rests and (now < self._rests_until or self._probe is not None):
+            self.outcomes["rested"] += 1
             return None
         oldest = next(iter(self._questions.values()), None)
         if (
@@ -431,6 +455,8 @@ class RemoteIndex:
             return None
         question = _Question(urls, chains, asked, len(tokens), now, asyncio.get_running_loop().create_future())
         self._questions[lookup.id] = question
+        if self._rests:
+            self._probe = question
         return question
 
     def _send(self, message: Message) -> bool:
@@ -534,6 +560,7 @@ class RemoteIndex:
 
     def _lost(self, connection: "_Connection") -> None:
         self._connection = None
+        self._late_in_row = self._rests = 0
         connection.abort()
         questions, self._questions = self._questions, {}
         for question in questions.values():

@@ -58,53 +58,66 @@ class EventSubscriber(Generic[BlocksT]):
         self._context = context
         self._address = address
         self._replay: asyncio.Task[None] | None = None
-        self._task = self._start(self._run())
+        self._task = asyncio.get_running_loop().create_task(self._keep_listening())
 
     async def close(self) -> None:
         """Stop listening."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(self._tell_failure)
-        return task
-
-    def _tell_failure(self, task: asyncio.Task[None]) -> None:
-        """A task that failed leaves its source as a broken connection does."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.source.disconnected()
-            log.error("KV events: subscription failed", address=self._address.events, exc_info=error)
+    async def _keep_listening(self) -> None:
+        """Subscribe, and again where that fails in an unforeseen way: its source is as after a broken connection."""
+        while True:
+            try:
+                await self._run()
+            except Exception as error:  # whatever it was, engines go on telling
+                self.source.disconnected()
+                log.error(
+                    "KV events: subscription failed and is begun anew", address=self._address.events, exc_info=error
+                )
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _run(self) -> None:
+        """Follow the publisher until something fails."""
         import zmq
-        from zmq.utils.monitor import recv_monitor_message
 
         live = self._socket(zmq.SUB)
         live.subscribe(self._address.topic.encode())
         monitor = live.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        listening = self._start(self._listen(live))
+        start = asyncio.get_running_loop().create_task
+        tasks = [start(self._listen(live)), start(self._watch(monitor))]
         try:
             live.connect(self._address.events)
-            while True:
-                if await monitor.poll(RETRY_SECONDS * 1000):
-                    event = (await recv_monitor_message(monitor))["event"]
-                    if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                        self._ask(self.source.connected())
-                    else:
-                        self._stop_replay()
-                        self.source.disconnected()
-                        log.warning("KV events: connection lost", address=self._address.events)
-                elif self.source.wants_replay:
-                    self._ask(self.source.ask_again())
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            tasks = [listening] if self._replay is None else [listening, self._replay]
+            if self._replay is not None:
+                tasks.append(self._replay)
             for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)  # they close their sockets
+                task.cancel()  # they close their sockets
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
             live.disable_monitor()
             monitor.close()
             live.close()
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+    async def _watch(self, monitor: "zmq.asyncio.Socket") -> None:
+        """Follow how the connection stands."""
+        import zmq
+        from zmq.utils.monitor import recv_monitor_message
+
+        while True:
+            if await monitor.poll(RETRY_SECONDS * 1000):
+                event = (await recv_monitor_message(monitor))["event"]
+                if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    self._ask(self.source.connected())
+                else:
+                    self._stop_replay()
+                    self.source.disconnected()
+                    log.warning("KV events: connection lost", address=self._address.events)
+            elif self.source.wants_replay:
+                self._ask(self.source.ask_again())
 
     def _socket(self, kind: int) -> "zmq.asyncio.Socket":
         import zmq
@@ -138,7 +151,14 @@ class EventSubscriber(Generic[BlocksT]):
     def _ask(self, start: int | None) -> None:
         if start is not None:
             self._stop_replay()
-            self._replay = self._start(self._replay_from(start))
+            self._replay = asyncio.get_running_loop().create_task(self._replay_from(start))
+            self._replay.add_done_callback(self._replay_broke)
+
+    def _replay_broke(self, replay: asyncio.Task[None]) -> None:
+        """A replay that fails in an unforeseen way is one without an end."""
+        if not replay.cancelled() and (error := replay.exception()) is not None:
+            log.error("KV events: replay failed", address=self._address.replay, exc_info=error)
+            self._ask(self.source.replay_failed())
 
     def _stop_replay(self) -> None:
         if self._replay is not None:

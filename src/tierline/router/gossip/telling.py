@@ -26,6 +26,7 @@ BYTES_PER_SECOND = 4 * 1024**2
 BUFFERED_BYTES = 1024**2
 FOLLOWERS_MAX = 64
 JOIN_WITHIN_S = 5.0
+_WARNED_EVERY_S = 60.0
 
 
 class _Told(NamedTuple):
@@ -68,6 +69,7 @@ class Telling:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._beat: asyncio.Task[None] | None = None
+        self._warn_again_at = 0.0
         self.refused = 0
         """Connections that were none of a router's, or of one without the secret."""
         self.untold = 0
@@ -119,12 +121,19 @@ class Telling:
             await self._follow(reader, writer)
         except (WireError, asyncio.IncompleteReadError, TimeoutError) as error:
             self.refused += 1
-            log.warning("a connection of another router is refused", why=str(error) or "it did not say who it is")
+            self._warn(str(error) or "it did not say who it is")
         except OSError:
             pass  # it is gone
         finally:
             self._connections.discard(task)
             writer.close()
+
+    def _warn(self, why: str) -> None:
+        """Once a minute: anybody can connect, as often as he likes."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._warn_again_at:
+            self._warn_again_at = now + _WARNED_EVERY_S
+            log.warning("a connection of another router is refused", why=why, refused=self.refused)
 
     async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         beginning = Teller(self._secret, self._name)

@@ -180,13 +180,14 @@ class RequestHead(_Head):
 class ResponseHead(_Head):
     """The head of one response of an endpoint; same parameters and errors as :class:`RequestHead`."""
 
-    __slots__ = ("has_request_id", "is_event_stream", "reason", "status")
+    __slots__ = ("has_request_id", "is_event_stream", "reason", "retry_after", "status")
 
     def __init__(self, raw: bytes) -> None:
         super().__init__()
         self.reason = b""
         self.is_event_stream = False
         self.has_request_id = False
+        self.retry_after = b""
         parser = httptools.HttpResponseParser(self)
         try:
             parser.feed_data(raw)
@@ -217,6 +218,8 @@ class ResponseHead(_Head):
                 self.is_event_stream = True
             elif lower == b"x-request-id":
                 self.has_request_id = True
+            elif lower == b"retry-after":
+                self.retry_after = value
 
 
 def _origin_form(target: bytes) -> bytes:

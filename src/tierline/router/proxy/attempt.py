@@ -11,6 +11,7 @@ from tierline import logs
 from tierline.router.endpoints import OWN_SHORTAGES
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import ResponseHead
+from tierline.router.http.retryafter import retry_after_s
 from tierline.router.strategies.base import Decision
 from tierline.router.tracing.records import CANCELED, AttemptRecord, RequestRecord
 
@@ -24,6 +25,8 @@ log = logs.get(__name__)
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 """Answers that another endpoint may better: this one was too slow, too busy, or is not well."""
 ILL_STATUSES = frozenset({502, 503, 504})
+BUSY_STATUSES = frozenset({429, 503})
+"""Answers that may say when to come again."""
 
 
 class Owner(Protocol):
@@ -136,6 +139,15 @@ class Attempt:
         self._is_probe = endpoint.is_on_probation
         self._tokens_before = endpoint.begin(decision.uncached_tokens, self._services.clock())
         self._unanswered_tokens = decision.uncached_tokens
+
+    def heed_retry_after(self) -> bool:
+        """Leave the endpoint in peace for as long as its answer asks for; returns whether it does."""
+        response = self.response
+        if response is None or not response.retry_after or response.status not in BUSY_STATUSES:
+            return False
+        seconds = retry_after_s(response.retry_after)
+        self.decision.endpoint.rest(self._services.clock(), seconds)
+        return seconds > 0
 
     def answered(self, prefill_s: float | None) -> None:
         """The answer counts: its first byte is there, and no other is waited for.

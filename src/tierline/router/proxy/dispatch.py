@@ -17,7 +17,7 @@ from tierline.router.prompt import RequestFields, read_fields
 from tierline.router.proxy import bypass, keyed, sagemaker
 from tierline.router.proxy.answering import Answering
 from tierline.router.proxy.exchange import Exchange
-from tierline.router.proxy.services import X_TIERLINE_BYPASS, Services
+from tierline.router.proxy.services import REQUEST_ID, X_TIERLINE_BYPASS, Services
 from tierline.router.renaming import with_id
 from tierline.router.strategies.base import RoutingRequest
 from tierline.router.tracing.records import TRACEPARENT
@@ -42,6 +42,8 @@ class _Proxied(NamedTuple):
 PROXIED = {
     _CHAT: _Proxied("chat", has_prompt=True),
     _COMPLETION: _Proxied("completions", has_prompt=True),
+    b"/v1/responses": _Proxied("responses", has_prompt=True),
+    b"/v1/messages": _Proxied("messages", has_prompt=True),
     b"/v1/embeddings": _Proxied("embeddings", has_prompt=False),
     b"/tokenize": _Proxied("tokenize", has_prompt=False),
     b"/detokenize": _Proxied("detokenize", has_prompt=False),
@@ -126,6 +128,7 @@ def dispatch(
     fields = fields or RequestFields()
     if fields.model is not None and services.endpoints.all and not services.endpoints.serving(fields.model):
         message = f"The model `{fields.model}` does not exist."
+        services.decisions.model_not_found(head.fields.get(REQUEST_ID, b""), name, fields.model)
         _refuse(services, client, head, 404, message, "model_not_found", "model")
         return None
     session = services.sessions.find(head.fields, fields)

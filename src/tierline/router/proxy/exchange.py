@@ -33,7 +33,7 @@ from tierline.router.proxy.services import REQUEST_ID, Lane, Services
 from tierline.router.salt import with_cache_salt
 from tierline.router.specs import ROLES
 from tierline.router.strategies.base import Decision, RoutingRequest
-from tierline.router.tokens import Question, TokenLadder
+from tierline.router.tokens import TOKENIZED, Question, TokenLadder
 from tierline.router.tracing.records import CANCELED, TRACEPARENT, RequestRecord
 from tierline.router.usage import cached_tokens, prompt_tokens
 
@@ -198,7 +198,7 @@ class Exchange:
     def start(self) -> None:
         """Send the request to an endpoint, now or when its tokens are known or its turn has come."""
         ladder = self._services.tokens
-        if ladder is not None and self.arm.needs_tokens and self._routing.has_prompt:
+        if ladder is not None and self.arm.needs_tokens and self._routing.has_prompt and self.route in TOKENIZED:
             question = ladder.at_once(self._routing, self._body)
             if question is not None:
                 self._asking = asyncio.get_running_loop().create_task(self._learn_tokens(ladder, question))
@@ -400,9 +400,11 @@ class Exchange:
         """Ask the same endpoint again, as if nobody had computed the prompt: what it was handed may be the trouble."""
         assert self.pairing is not None
         assert self._alone is not None
+        assert attempt.response is not None
+        status = str(attempt.response.status)
         self._drop(attempt)
-        self.retries.append("500")
-        self.pairing = self.pairing._replace(outcome="fallback", why="500")
+        self.retries.append(status)
+        self.pairing = self.pairing._replace(outcome="fallback", why=status)
         self._may_pair = False
         self._may_be_fetched()
         self._open(self._alone).send()
@@ -453,8 +455,12 @@ class Exchange:
             self._drop(other)
         self.hedge = "won" if attempt is self._hedge else "lost"
         self.decision = attempt.decision
+        self.left_endpoint()
+
+    def left_endpoint(self) -> None:
+        """An attempt is over and the request is not: who waits for that endpoint can have its place."""
         if self._services.admission is not None:
-            self._services.admission.pump()  # the other endpoint has room now
+            self._services.admission.pump()
 
     # What becomes of an attempt ---------------------------------------------------------------------------------------
 
@@ -474,7 +480,9 @@ class Exchange:
             return
         if reason == "overloaded":
             self.arm.strategy.withdrawn(self._routing, attempt.decision)
-            if not self._attempts:
+            if self._attempts:
+                self.left_endpoint()
+            else:
                 self._failed_with = reason
                 self._give_up()
             return
@@ -484,7 +492,9 @@ class Exchange:
         if reason != "connect" or not self._failed_with.isdigit():  # a refusal hides no endpoint's answer
             self._failed_with = reason
         self.not_served(self._routing, attempt.decision, is_ill=reason not in ("connect", "timeout"))
-        if not self._attempts:  # else the other one may still answer
+        if self._attempts:  # the other one may still answer
+            self.left_endpoint()
+        else:
             self._retry_or_give_up(reason)
 
     def not_served(self, routing: RoutingRequest, decision: Decision, *, is_ill: bool) -> None:
@@ -504,11 +514,14 @@ class Exchange:
         else:
             self._give_up()
 
-    def _retry(self, reason: str) -> None:
-        """Try another endpoint: first without delay, then after pauses: where two fail, all may have too much to do."""
+    def _retry(self, reason: str, *, at_once: bool = False) -> None:
+        """Try another endpoint: first without delay, then after pauses: where two fail, all may have too much to do.
+
+        Also ``at_once`` after one that said when it wants to be asked again: that says nothing of the others.
+        """
         earlier = self._paid_retries
         self.retries.append(reason)
-        if not earlier:
+        if at_once or not earlier:
             self._try_another()
             return
         pause_s = min(RETRY_PAUSE_S * 2 ** (earlier - 1), RETRY_PAUSE_MAX_S) * uniform(0.5, 1.0)
@@ -582,14 +595,18 @@ class Exchange:
         status = response.status
         if self._facade is not None:
             self._facade.quote_anew()
+        is_told_when = attempt.heed_retry_after()
         if len(self._attempts) > 1 and (status >= 500 or status in RETRIED_STATUSES):  # the other may do better
             self.not_served(self._routing, attempt.decision, is_ill=status in ILL_STATUSES)
             self._failed_with = str(status)
             self._drop(attempt)
+            self.left_endpoint()
+            return
+        may_be_handed_over = status == 500 or (status in ILL_STATUSES and not is_told_when)
+        if self._handed and may_be_handed_over and self._services.budget.spend():
+            self._try_alone(attempt)  # which counts as its failure if it fails again
             return
         if status not in RETRIED_STATUSES:
-            if status == 500 and self._handed and self._services.budget.spend():
-                self._try_alone(attempt)
             return
         self.not_served(self._routing, attempt.decision, is_ill=status in ILL_STATUSES)
         now = self._services.clock()
@@ -598,7 +615,7 @@ class Exchange:
             self._failed_with = str(status)
             self._drop(attempt)
             self._may_be_fetched()
-            self._retry(str(status))
+            self._retry(str(status), at_once=is_told_when)
 
     def response_data(self, attempt: Attempt, data: bytes) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`; written through at once."""

@@ -87,6 +87,7 @@ class Prefill:
             self._exchange.not_served(self._routing, attempt.decision, is_ill=True)
         self._failed_with = "timeout"
         self._end(None)
+        self._exchange.left_endpoint()
 
     def drop(self, why: str = CANCELED) -> None:
         """End it, and tell nobody."""
@@ -109,7 +110,9 @@ class Prefill:
         if not endpoints:
             self._end(None)
             return
-        strategy = self._exchange.arm.strategy
+        exchange = self._exchange
+        exchange.arm = self._services.choosing.in_force(exchange.arm, self._routing.model)
+        strategy = exchange.arm.strategy
         decision = strategy.choose(self._routing, endpoints)
         strategy.placed(self._routing, decision)
         self.decision = decision
@@ -152,9 +155,10 @@ class Prefill:
             self._exchange.arm.strategy.withdrawn(self._routing, attempt.decision)
             self._failed_with = reason
             self._end(None)
-            return
-        self._exchange.not_served(self._routing, attempt.decision, is_ill=reason != "connect")
-        self._next(reason)
+        else:
+            self._exchange.not_served(self._routing, attempt.decision, is_ill=reason != "connect")
+            self._next(reason)
+        self._exchange.left_endpoint()
 
     def relays_chunks(self, status: int) -> bool:  # noqa: ARG002
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
@@ -172,6 +176,7 @@ class Prefill:
             self._failed_with = "malformed"
             self.drop("malformed")
             self._end(None)
+            self._exchange.left_endpoint()
 
     def response_ended(self, attempt: Attempt) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
@@ -182,6 +187,12 @@ class Prefill:
         endpoint, status = attempt.decision.endpoint, attempt.response.status
         attempt.answered(self._services.clock() - attempt.sent_at if status == 200 else None)
         attempt.close()
+        self._judge(attempt, endpoint, status)
+        self._exchange.left_endpoint()
+
+    def _judge(self, attempt: Attempt, endpoint: Endpoint, status: int) -> None:
+        """Take the answer, or try another endpoint."""
+        attempt.heed_retry_after()
         if status in RETRIED_STATUSES:
             self._exchange.not_served(self._routing, attempt.decision, is_ill=status in ILL_STATUSES)
             self._next(str(status))

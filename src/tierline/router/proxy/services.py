@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tierline.certificates import Certificate
 from tierline.router.admin.access import WANTED_FIELDS
 from tierline.router.admission import Admission
+from tierline.router.aliases import AliasWatch
 from tierline.router.budget import Budget
 from tierline.router.choosing import Choosing
 from tierline.router.config import RouterConfig
@@ -89,6 +90,7 @@ class Services:
     wanted_fields: frozenset[bytes] = field(init=False)
     aliases: Mapping[str, str] = field(init=False)
     """Other names of models."""
+    alias_watch: AliasWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self.decisions = DecisionLog(self.team.session_key if self.team is not None else b"")
@@ -110,6 +112,7 @@ class Services:
         config = self.config
         self.hedging = Hedging(config.hedge_after, config.hedge_share) if config.hedge_after else None
         self.aliases = parse_pairs(config.model_aliases, "ALIAS=MODEL")
+        self.alias_watch = AliasWatch(self.aliases, self.endpoints)
         self.endpoint_tls = EndpointTls(config.endpoint_ca, config.endpoint_certificate, config.endpoint_key)
         self.endpoint_keys = EndpointKeys(config.endpoint_api_key_file, self.endpoints)
         if config.tls_certificate is not None and config.tls_key is not None:

@@ -75,7 +75,7 @@ class RoutingRequest:
         When it came, by the clock of :attr:`Endpoint.joined_at`.
     """
 
-    __slots__ = ("_blocks", "_fields", "_prompt_bytes", "_whole", "model", "now", "session", "tokens", "told")
+    __slots__ = ("_blocks", "_fields", "_prompt_bytes", "_whole", "model", "now", "places", "session", "tokens", "told")
 
     def __init__(self, fields: RequestFields | None = None, session: bytes = b"", *, now: float = 0.0) -> None:
         self._fields = fields
@@ -89,6 +89,8 @@ class RoutingRequest:
         """The prompt's tokens, where somebody found them before a strategy is asked."""
         self.told: Told | None = None
         """What a controller said of it, where one was asked and answered in time."""
+        self.places: tuple[Decision, ...] = ()
+        """Where it was sent and not withdrawn from, as far as its strategy takes note of it: two while it is hedged."""
 
     @classmethod
     def of_blocks(cls, blocks: list[int], *, session: bytes, now: float) -> Self:
@@ -114,7 +116,7 @@ class RoutingRequest:
     @property
     def has_prompt(self) -> bool:
         """Whether serving it leaves a prompt's KV in a cache."""
-        return self._fields is not None and bool(self._fields.prompt or self._fields.messages)
+        return self._fields is not None and bool(self._fields.prompt or self._fields.messages or self._fields.input)
 
     @property
     def opening(self) -> bytes:

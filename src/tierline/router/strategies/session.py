@@ -53,7 +53,10 @@ class SessionAffinity:
         if not request.session:
             self._without_session.placed(request, decision)
             return
-        key = _key(request)
+        request.places = (*request.places, decision)
+        self._is_at(_key(request), decision)
+
+    def _is_at(self, key: int, decision: Decision) -> None:
         away = None if decision.reason == "session" else decision.endpoint
         if self.witness is not None and (away is not None or key in self._spills):
             self.witness.spilled(key, away)
@@ -70,8 +73,18 @@ class SessionAffinity:
             self._spills.popitem(last=False)
 
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
-        """The session left nothing there."""
-        if request.session and self._spills.get(key := _key(request)) == decision.endpoint.url:
+        """The session left nothing there; it is where else the same request was sent, if it was."""
+        if not request.session:
+            return
+        request.places = tuple(place for place in request.places if place.endpoint is not decision.endpoint)
+        key = _key(request)
+        if self._spills.get(key) != (None if decision.reason == "session" else decision.endpoint.url):
+            return  # a later request has gone elsewhere
+        if request.places:
+            self._is_at(key, request.places[-1])
+        elif key in self._spills:
+            if self.witness is not None:
+                self.witness.spilled(key, None)
             del self._spills[key]
 
     def forget(self, endpoint: Endpoint) -> None:

@@ -175,9 +175,9 @@ class SharedEndpoints(Endpoints):
     def _waiting_least(self, key: int) -> int | None:
         least = inf
         for other in self._siblings:
-            at = other.slots.get(key)
-            if at is not None and other.values[at + SLOT_WAITING]:
-                least = min(least, other.values[at + INFLIGHT])
+            slots = other.slots.get(key, ())
+            if any(other.values[at + SLOT_WAITING] for at in slots):
+                least = min(least, sum([other.values[at + INFLIGHT] for at in slots]))
         return None if least == inf else int(least)
 
 
@@ -191,8 +191,9 @@ class _Other:
         self.words = row.words
         self.version = self._layout = -1
         self.values: list[int] = []
-        self.slots: dict[int, int] = {}
-        """Where the slot of an endpoint begins in ``values``."""
+        self.slots: dict[int, list[int]] = {}
+        """Where the slots of an endpoint begin in ``values``: one that was removed and added again has two, until the
+        requests that it had before are over."""
         self._at_slots: list[SharedEndpoint | None] = []
         """For each slot, the endpoint here; ``None`` where there is none."""
         self._end = SLOTS_AT
@@ -208,7 +209,9 @@ class _Other:
         values = self.words.tolist()
         taken = [at for at in range(SLOTS_AT, len(values), SLOT_WORDS) if values[at]]
         self._end = taken[-1] + SLOT_WORDS if taken else SLOTS_AT
-        self.slots = {values[at]: at for at in taken}
+        self.slots = {}
+        for at in taken:
+            self.slots.setdefault(values[at], []).append(at)
         self._at_slots = [here.get(values[at]) for at in range(SLOTS_AT, self._end, SLOT_WORDS)]
         self.values = [0] * self._end
         self._read()

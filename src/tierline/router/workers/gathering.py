@@ -17,7 +17,7 @@ from tierline.router.admin.documents import AffinityState, ArmState, DecisionLis
 from tierline.router.workers.board import Load, endpoint_key
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
-_STATES = ("draining", "down", "ejected", "probation", "unchecked", "serving")
+_STATES = ("draining", "down", "ejected", "resting", "probation", "unchecked", "serving")
 """The first that any worker says of an endpoint is what all say."""
 
 
@@ -37,7 +37,9 @@ def merge_endpoints(lists: Sequence[EndpointList], elsewhere: Iterable[Load] = (
     for each in lists:
         for endpoint in each.endpoints:
             found.setdefault(endpoint.url, []).append(endpoint)
-    return EndpointList([_merged(states, inflight.get(endpoint_key(url), 0)) for url, states in found.items()])
+    return EndpointList(
+        [_merged(states, inflight.get(endpoint_key(url), 0)) for url, states in found.items()], lists[0].aliases
+    )
 
 
 def _merged(states: Sequence[EndpointState], inflight_elsewhere: int) -> EndpointState:
@@ -51,6 +53,7 @@ def _merged(states: Sequence[EndpointState], inflight_elsewhere: int) -> Endpoin
         joined_s=max((state.joined_s for state in states if state.joined_s is not None), default=None),
         ejections=sum(state.ejections for state in states),
         ejected_for_s=max(state.ejected_for_s for state in states),
+        rests_for_s=max(state.rests_for_s for state in states),
         capacity_blocks=capacity.capacity_blocks,
         block_tokens=capacity.block_tokens,
         inflight=sum(state.inflight for state in states),

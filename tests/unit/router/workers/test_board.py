@@ -97,6 +97,22 @@ def test_a_slot_that_is_another_endpoints_now_says_nothing_of_the_former(world: 
     assert at(second, URLS[2]).queued_tokens == 7
 
 
+def test_an_endpoint_that_was_added_again_before_its_requests_were_over_counts_with_both_its_slots(
+    world: World,
+) -> None:
+    first, second = world.workers
+    former = at(first, URLS[0])
+    former.begin(0, 0.0)
+    first.remove(former)  # its request runs on
+    first.add(EndpointSpec(url=URLS[0]), source="flags")
+    again = at(first, URLS[0])
+    again.begin(0, 0.0)
+    again.show_waiting(1)
+    second.refresh()
+    assert at(second, URLS[0]).inflight == 2
+    assert at(second, URLS[0]).waiting_least == 2
+
+
 def test_more_endpoints_elsewhere_than_slots_are_cut_off(world: World) -> None:
     world.board.elsewhere.show([Load(number + 1, 1, 1) for number in range(MAX_ENDPOINTS + 5)])
     assert len(list(world.board.elsewhere.loads())) == MAX_ENDPOINTS

@@ -16,7 +16,14 @@ from tierline.router.workers.gathering import (
 
 def state(url: str = "http://a:1", **known: object) -> EndpointState:
     fields: dict[str, object] = dict.fromkeys(EndpointState.__struct_fields__)
-    fields |= {"url": url, "state": "serving", "models": ["m"], "ejections": 1, "ejected_for_s": 0.0}
+    fields |= {
+        "url": url,
+        "state": "serving",
+        "models": ["m"],
+        "ejections": 1,
+        "ejected_for_s": 0.0,
+        "rests_for_s": 0.0,
+    }
     fields |= {"inflight": 2, "inflight_elsewhere": 0, "queued_tokens": 10, "idle_connections": 1}
     return EndpointState(**(fields | known))  # type: ignore[arg-type]
 
