@@ -44,6 +44,9 @@ class DepotFault(TierlineError):  # noqa: N818
 class Depot(Protocol):
     """Where a cold tier's objects lie. All of it blocks, is called from several threads, and raises what is above."""
 
+    def takes(self, key: ObjectKey) -> bool:
+        """Whether an object of this key can be written at all."""
+
     def listed(self) -> Iterator[tuple[ObjectKey, Held]]:
         """Yield what is there, the latest used first where that is known; what is torn is removed."""
 
@@ -153,7 +156,9 @@ class ColdTier:
             return stored
         admitted: dict[int, _Write] = {}
         for number, each in enumerate(kept):
-            if not stored[number] and (leaving := self._index.admit(each.key, each.size)) is not None:
+            if stored[number] or not self._depot.takes(each.key):
+                continue
+            if (leaving := self._index.admit(each.key, each.size)) is not None:
                 admitted[number] = _Write(number, each, leaving)
         try:
             jobs = [functools.partial(self._write, write) for write in admitted.values()]

@@ -53,7 +53,7 @@ def tier_from_url(url: str, options: EngineOptions) -> Engine:
     try:
         return open_engine(parsed, options)
     except ModuleNotFoundError as error:
-        extra = {"redis": "redis"}.get((error.name or "").partition(".")[0])
+        extra = {"redis": "redis", "obstore": "s3"}.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         raise ConfigurationError(
@@ -73,9 +73,16 @@ def _folder(url: TierUrl, _options: EngineOptions) -> Engine:
     return open_folder(url)
 
 
+def _bucket(url: TierUrl, _options: EngineOptions) -> Engine:
+    from tierline.pool.objectstore import open_bucket
+
+    return open_bucket(url)
+
+
 _ENGINES: dict[str, Callable[[TierUrl, EngineOptions], Engine]] = {
     **dict.fromkeys(
         ("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"), _redis
     ),
+    "s3": _bucket,
     "file": _folder,
 }

@@ -48,7 +48,7 @@ def open_folder(url: TierUrl) -> ColdTier:
     budget = url.take("budget", byte_size(_LEAST_BUDGET, _MOST_BUDGET), None)
     settings = ColdSettings(budget, url.take("uses", whole(1, 15), 2), url.take("streams", whole(1, 64), 4), 0.0)
     url.require_all_taken()
-    if not url.path.strip("/") or not url.is_local:
+    if not url.path.strip("/") or url.host or url.username:
         raise url.refused("file:///FOLDER, with three slashes")
     if budget is None:
         raise url.refused("budget=SIZE, for example ?budget=200GiB: what the folder may hold")
@@ -76,6 +76,10 @@ class Folder:
             raise ConfigurationError(
                 "tiers", f"file://{path}", f"a folder that this user can write to ({error.strerror})"
             ) from None
+
+    def takes(self, key: ObjectKey) -> bool:
+        """Whether a key is no longer than a listing reads."""
+        return len(_front_of(key)) <= _LONGEST_TEXT_BYTES
 
     def listed(self) -> Iterator[tuple[ObjectKey, Held]]:
         """Yield what is there, the latest used first; removes what is torn, and what was never finished."""
@@ -125,8 +129,6 @@ class Folder:
     def write(self, kept: Kept) -> None:
         """Write a file."""
         front = _front_of(kept.key)
-        if len(front) > _LONGEST_TEXT_BYTES:
-            raise DepotFault("a key of more than 64 KiB")
         header = Header.of(kept.key, kept.size, kept.checksum, slot=kept.slot)
         temporary = self._new / f"{os.getpid()}-{next(self._numbers)}"
         with _faults():

@@ -29,8 +29,8 @@ class TierUrl:
 
     Attributes
     ----------
-    scheme, path, is_local
-        As written; the path is decoded, and empty or begins with a slash. A URL without a host is local.
+    scheme, host, path
+        As written, the host with its port or all of them; the path is decoded, and empty or begins with a slash.
     username, password
         Empty where there is none.
     shown
@@ -48,13 +48,12 @@ class TierUrl:
         except ValueError:
             raise ConfigurationError("tiers", "…", "URLs; this one cannot be read") from None
         self.scheme = split.scheme
-        login, _, self._hosts = split.netloc.rpartition("@")
+        login, _, self.host = split.netloc.rpartition("@")
         username, _, password = login.partition(":")
         self.username, self.password = unquote(username), unquote(password)
-        self.is_local = not split.netloc
         self.path = unquote(split.path)
         shown_login = f"{username}:…@" if password else f"{username}@" if username else ""
-        self.shown = url.replace(split.netloc, f"{shown_login}{self._hosts}", 1)
+        self.shown = url.replace(split.netloc, f"{shown_login}{self.host}", 1)
         if not self.scheme:
             raise ConfigurationError("tiers", self.shown, "a URL that begins with its scheme")
         self._options: dict[str, str] = {}
@@ -71,7 +70,7 @@ class TierUrl:
     def addresses(self, default_port: int) -> Sequence[Address]:
         """Return the servers that are named, at least one."""
         found = []
-        for written in self._hosts.split(","):
+        for written in self.host.split(","):
             host, separator, port = written.rpartition(":")
             if not separator or written.endswith("]"):
                 host, port = written, str(default_port)

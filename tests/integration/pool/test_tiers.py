@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, aclosing
 
 import pytest
-from tests.integration.pool import redis_servers
+from tests.integration.pool import redis_servers, s3_servers
 from tests.integration.pool.objects import Memory, Thing, fetch, look, store, things
 
 from tierline.pool.engines import Engine, EngineOptions, tier_from_url
@@ -26,6 +26,7 @@ ENGINES = [
     pytest.param("redis+cluster", marks=redis_servers.needs_redis),
     pytest.param("redis+sentinel", marks=redis_servers.needs_redis),
     "file",
+    pytest.param("s3", marks=s3_servers.needs_s3),
 ]
 _numbers = itertools.count()
 
@@ -42,14 +43,20 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                 ports = stack.enter_context(redis_servers.cluster(folder))
                 base = f"redis+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}"
             case "file":
-                base = ""
+                base = f"file://{folder}"
+            case "s3":
+                stack.enter_context(s3_servers.credentials())
+                base = stack.enter_context(s3_servers.one(folder))
             case _:
                 watch, _, _ = stack.enter_context(redis_servers.sentinel(folder))
                 base = f"redis+sentinel://127.0.0.1:{watch}/main"
-        if request.param == "file":
-            yield lambda: f"file://{folder}/{next(_numbers)}?uses=1&budget=1GiB"
-        else:
-            yield lambda: f"{base}?part=1MiB&prefix=test{next(_numbers)}"
+        match request.param:
+            case "file":
+                yield lambda: f"{base}/{next(_numbers)}?uses=1&budget=1GiB"
+            case "s3":
+                yield lambda: s3_servers.url(base, f"test{next(_numbers)}", "uses=1")
+            case _:
+                yield lambda: f"{base}?part=1MiB&prefix=test{next(_numbers)}"
 
 
 @pytest.fixture
