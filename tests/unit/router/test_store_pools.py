@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.router.test_store_tiers import CHUNK, FRAME, JOINED, digests, request, stored, tell
 
 from tierline.prefix import Shard
@@ -142,3 +144,75 @@ def test_a_pool_s_name_is_bounded() -> None:
     _, _, stores = make("team")
     tell(stores[0], PoolJoined("x" * 2000))
     assert (stores[0].unreadable, stores[0].blocks.pool) == (1, "")
+
+
+CHUNKS, SHARDS, STORES = 5, 2, 3
+SUFFIXES = [
+    Shard(kv_dtype="b", layout="l", chunk_tokens=CHUNK, tensor_rank=rank, tensor_size=2).suffix() for rank in (0, 1)
+]
+READS_BOTH = msgspec.structs.replace(JOINED, shards=SUFFIXES)
+Change = tuple[str, int, int, int, str]
+DEPTHS = st.lists(st.tuples(*[st.integers(0, CHUNKS)] * SHARDS), min_size=STORES, max_size=STORES)
+"""How many leading chunks each store has of each shard to begin with."""
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["stored", "removed", "joined", "left", "lost", "heard"]),
+        st.integers(0, STORES - 1),
+        st.integers(0, SHARDS - 1),
+        st.integers(0, CHUNKS - 1),
+        st.sampled_from(["team", "other"]),
+    ),
+    max_size=8,
+)
+
+
+@given(DEPTHS, CHANGES)
+def test_whatever_stores_tell_the_index_says_what_a_plain_model_does(
+    depths: list[tuple[int, ...]], changes: list[Change]
+) -> None:
+    strategy, endpoints, stores = make(*["team"] * STORES)
+    held: list[set[tuple[int, int]]] = [set() for _ in stores]
+    pools = ["team"] * STORES
+    lost: set[int] = set()
+    for place, store in enumerate(stores):
+        tell(store, READS_BOTH)
+        for shard, depth in enumerate(depths[place]):
+            tell(store, kv_events.BlockStored(block_hashes=digests(depth), frame=("b", "", f"@{SUFFIXES[shard]}")))
+            held[place] |= {(shard, chunk) for chunk in range(depth)}
+    for kind, place, shard, chunk, pool in changes:
+        frame = ("b", "", f"@{SUFFIXES[shard]}")
+        hashes = digests(chunk + 1, chunk)
+        if kind == "heard":
+            if place in lost:
+                lost.discard(place)
+                stores[place].connected()
+                tell(stores[place], PoolJoined(pool))
+                pools[place] = pool
+        elif place in lost:
+            continue
+        elif kind == "stored":
+            tell(stores[place], kv_events.BlockStored(block_hashes=hashes, frame=frame))
+            held[place].add((shard, chunk))
+        elif kind == "removed":
+            tell(stores[place], kv_events.BlockRemoved(block_hashes=hashes, frame=frame))
+            held[place].discard((shard, chunk))
+        elif kind == "lost":
+            stores[place].disconnected()
+            lost.add(place)
+        else:
+            tell(stores[place], PoolJoined(pool) if kind == "joined" else PoolLeft())
+            pools[place] = pool if kind == "joined" else ""
+    for place, endpoint in enumerate(endpoints):
+        own = _leading([held[place]])
+        together = [held[other] for other in range(STORES) if pools[other] == pools[place] and other not in lost]
+        shared = max(own, _leading(together)) if pools[place] else own
+        said = tiers(strategy, endpoint)
+        assert (said.get("host", 0), said.get("shared", 0)) == ((0, 0) if place in lost else (own, shared - own))
+
+
+def _leading(stores: Sequence[set[tuple[int, int]]]) -> int:
+    """Return how many leading tokens these hold together."""
+    for chunk in range(CHUNKS):
+        if not all(any((shard, chunk) in held for held in stores) for shard in range(SHARDS)):
+            return chunk * CHUNK
+    return CHUNKS * CHUNK
