@@ -1,10 +1,13 @@
-"""The router's tests run on the event loop that the router runs on."""
+"""The router's tests, and those of transfers between nodes, run on the event loop that their programs run on."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
 
 
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], uvloop.Loop]] | None:
-    return {"uvloop": uvloop.new_event_loop} if item.path.name.startswith("test_router_") else None
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.path.name.startswith(("test_router_", "test_transfers")):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}

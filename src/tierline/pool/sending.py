@@ -30,8 +30,10 @@ log = logs.get(__name__)
 
 T = TypeVar("T")
 
-_PIECE_BYTES = 16 * 1024 * 1024
-"""Of one system call: between two of them a thread looks at the clock."""
+_PIECE_BYTES = 1024 * 1024
+_WAITS = _PIECE_BYTES // (64 * 1024)
+"""Of one system call: between two of them a thread looks at the clock. The kernel sends a piece in parts of 64 KiB, and
+may wait for room before each of them."""
 _RECEIVE_BYTES = 64 * 1024
 _TIMEVAL = struct.Struct("@ll")
 
@@ -227,7 +229,8 @@ class _Sending:
         OSError, TierlineError
             Why it was ended by us.
         """
-        self._way.limit(min(self._limits.lease_s / 4, self._limits.patience_s))
+        pause_s = min(self._limits.lease_s, self._limits.patience_s) / 4
+        self._way.limit(pause_s, pause_s / _WAITS)
         decoder: FrameDecoder[BulkRequest] = FrameDecoder(BulkRequest)  # type: ignore[arg-type]
         idle_since = time.monotonic()
         while True:
@@ -267,14 +270,20 @@ class _Sending:
             for index, loan in enumerate(lent):
                 if isinstance(loan, _Loan):
                     head = ObjectHead(fetch.number, index, Outcome.SENT, loan.size, loan.checksum)
-                    self._way.send(head.pack(), is_more=True)
+                    self._send_head(head)
                     self._send_object(loan)
                     self._sender.count(outcome=Outcome.SENT)
                 else:
-                    self._way.send(ObjectHead(fetch.number, index, loan).pack(), is_more=False)
+                    self._send_head(ObjectHead(fetch.number, index, loan))
                     self._sender.count(outcome=loan)
         finally:
             self._sender.count(active=-1)
+
+    def _send_head(self, head: ObjectHead) -> None:
+        data = head.pack()
+        while data:
+            data = data[self._way.send(data, is_more=head.outcome is Outcome.SENT) :]
+            self._go_on()
 
     def _send_object(self, loan: _Loan) -> None:
         for offset, length in loan.extents:
@@ -305,14 +314,14 @@ class _Sending:
 class _Way(Protocol):
     """How bytes go through a socket."""
 
-    def limit(self, pause_s: float) -> None:
-        """Let none of what follows wait longer than this."""
+    def limit(self, receiving_s: float, sending_s: float) -> None:
+        """Let the others wait no longer than this, each time that they have to."""
 
     def receive(self, at_most: int) -> bytes | None:
         """Return what came, nothing at the end, ``None`` where nothing came in time."""
 
-    def send(self, data: bytes, *, is_more: bool) -> None:
-        """Send a few bytes, whole; ``is_more``: others follow at once."""
+    def send(self, data: bytes, *, is_more: bool) -> int:
+        """Send a few bytes; returns how many. ``is_more``: others follow at once."""
 
     def send_extent(self, loan: _Loan, offset: int, length: int) -> int:
         """Send some of an object's bytes; returns how many, 0 where none went in time."""
@@ -324,10 +333,9 @@ class _Plain:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
-    def limit(self, pause_s: float) -> None:
-        limit = _TIMEVAL.pack(int(pause_s), int(pause_s % 1 * 1e6))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    def limit(self, receiving_s: float, sending_s: float) -> None:
+        for option, seconds in ((socket.SO_RCVTIMEO, receiving_s), (socket.SO_SNDTIMEO, sending_s)):
+            self._sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6)))
 
     def receive(self, at_most: int) -> bytes | None:
         try:
@@ -335,8 +343,11 @@ class _Plain:
         except BlockingIOError:
             return None
 
-    def send(self, data: bytes, *, is_more: bool) -> None:
-        self._sock.sendall(data, socket.MSG_MORE if is_more else 0)
+    def send(self, data: bytes, *, is_more: bool) -> int:
+        try:
+            return self._sock.send(data, socket.MSG_MORE if is_more else 0)
+        except BlockingIOError:
+            return 0
 
     def send_extent(self, loan: _Loan, offset: int, length: int) -> int:
         try:
@@ -350,24 +361,29 @@ class _Encrypted:
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self._sock = sock
-        self._pause_s = 0.0
+        self._receiving_s = self._sending_s = 0.0
 
-    def limit(self, pause_s: float) -> None:
-        self._pause_s = pause_s
-        self._sock.settimeout(pause_s)
+    def limit(self, receiving_s: float, sending_s: float) -> None:
+        self._receiving_s, self._sending_s = receiving_s, sending_s
 
     def receive(self, at_most: int) -> bytes | None:
+        self._sock.settimeout(self._receiving_s)
         try:
             return self._sock.recv(at_most)
         except TimeoutError:
             return None
 
-    def send(self, data: bytes, *, is_more: bool) -> None:  # noqa: ARG002  (a record is what it is)
-        self._sock.sendall(data)
+    def send(self, data: bytes, *, is_more: bool) -> int:  # noqa: ARG002  (a record is what it is)
+        self._sock.settimeout(self._sending_s)
+        try:
+            return self._sock.send(data)
+        except TimeoutError:
+            return 0
 
     def send_extent(self, loan: _Loan, offset: int, length: int) -> int:
+        self._sock.settimeout(self._sending_s)
         [view] = loan.store.views([Extent(offset, length)])
-        end, sent = time.monotonic() + self._pause_s, 0
+        end, sent = time.monotonic() + self._receiving_s, 0
         try:
             while sent < length and time.monotonic() < end:
                 sent += self._sock.send(view[sent:])  # one record of 16 KiB

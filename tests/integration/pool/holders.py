@@ -83,6 +83,7 @@ async def open_holder(
         directory,
         "segment",
         capacity,
+        eviction="lru",
         clock=time.monotonic,
         limits=store_limits or StoreLimits(grace_s=0, quarantine_s=0),
     )
