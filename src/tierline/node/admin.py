@@ -118,6 +118,8 @@ class Administration:
                 across_gaps=request.across_gaps,
                 payer=client.payer,
                 verifies_later=False,
+                anchor=request.anchor,
+                prefill_s=request.prefill_s,
             )
         except WireError as error:
             raise HttpRefusal(HTTPStatus.BAD_REQUEST, str(error)) from error
@@ -128,8 +130,11 @@ class Administration:
             end = loop.time() + (within(request.timeout_ms / 1000) if request.timeout_ms else MAX_WAIT_S)
             while run.gather():  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            if request.timeout_ms and run.awaits():
-                await run.extend(end - loop.time())
+            if run.awaits():
+                if request.timeout_ms:
+                    await run.extend(end - loop.time())
+                else:
+                    run.seek_ahead()
             await run.keep_verified(end - loop.time())
         except UnknownLease as error:  # its time to live was shorter than this took
             raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, str(error)) from error
@@ -137,7 +142,9 @@ class Administration:
             run.release()
             raise
         objects = [_fragments(leased) for leased in run.objects]
-        return msgspec.json.encode(http.PrefixLeaseReply(run.finish(), objects, run.granted_s, run.places))
+        return msgspec.json.encode(
+            http.PrefixLeaseReply(run.finish(), objects, run.granted_s, run.places, run.sources())
+        )
 
     def _decoded(self, body: bytes | bytearray) -> http.PrefixLeaseRequest:
         try:

@@ -431,8 +431,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _act(self, route: _Bodiless, grant: Grant) -> None:
         """Do what a request asks for whose body, if it had any, is out of the way."""
         match route:
-            case routes.AcquireLease(bucket, name, wait_s, ttl_s, _):
-                self._lease(ObjectKey(bucket, name), wait_s, ttl_s)
+            case routes.AcquireLease(bucket, name, wait_s, ttl_s, anchor):
+                self._lease(ObjectKey(bucket, name), wait_s, ttl_s, anchor)
             case routes.ReleaseLease(lease):
                 self._release(lease)
             case routes.GetObject(bucket, name, head_only):
@@ -567,23 +567,23 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # Leases -------------------------------------------------------------------------------------------------------
 
-    def _lease(self, key: ObjectKey, wait_s: float, ttl_s: float) -> None:
+    def _lease(self, key: ObjectKey, wait_s: float, ttl_s: float, anchor: str) -> None:
         found = self._take_lease(key, ttl_s)
         if found is not None and found[1].is_verified:
             self._grant(*found)
-        elif found is None and not self._service.store.is_being_written(key):
+        elif found is None and self._service.below is None and not self._service.store.is_being_written(key):
             self._miss(key)
         else:
             self._ungranted = found[0] if found is not None else ""
-            self._start_task(lambda: self._lease_later(key, found, wait_s, ttl_s))
+            self._start_task(lambda: self._lease_later(key, found, wait_s, ttl_s, anchor))
 
-    async def _lease_later(self, key: ObjectKey, found: tuple[str, Leased] | None, wait_s: float, ttl_s: float) -> None:
-        """Lease an object that is being written, or whose bytes nobody has verified since they were adopted."""
+    async def _lease_later(
+        self, key: ObjectKey, found: tuple[str, Leased] | None, wait_s: float, ttl_s: float, anchor: str
+    ) -> None:
+        """Lease an object that is being written, may be below, or whose bytes nobody has verified since adoption."""
         loop = asyncio.get_running_loop()
         end = loop.time() + (within(wait_s) if wait_s else routes.MAX_WAIT_MS / 1000)
-        if found is None:
-            if not await self._service.committed(key, within(wait_s)):
-                raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being written")
+        if found is None and await self._has_settled(key, anchor, within(wait_s)):
             found = self._take_lease(key, ttl_s)
         if found is not None and not found[1].is_verified:
             self._ungranted = found[0]
@@ -600,11 +600,32 @@ class HttpConnection(asyncio.BufferedProtocol):
         else:
             self._grant(*found)
 
+    async def _has_settled(self, key: ObjectKey, anchor: str, wait_s: float) -> bool:
+        """Wait until nobody writes a key any more, and no tier brings it; False where nobody has it."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait_s
+        below = self._service.below
+        if below is not None and not self._service.store.is_being_written(key):
+            if not wait_s:
+                below.seek_ahead([key], anchor, 1, 0.0)
+                return False
+            sought = await below.seek([key], anchor, within_s=wait_s)
+            if sought == "missing":
+                return False
+            if sought == "unanswered":
+                raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being looked for")
+        if not await self._service.committed(key, end - loop.time()):
+            raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, f"{key.name} is still being written")
+        return True
+
     def _take_lease(self, key: ObjectKey, ttl_s: float) -> tuple[str, Leased] | None:
         try:
-            return self._service.store.lease(key, self._client, ttl_s, payer=self._payer)
+            found = self._service.store.lease(key, self._client, ttl_s, payer=self._payer)
         except TooManyLeases as error:
             raise too_many_leases(error) from error
+        if found is not None and self._service.below is not None:
+            self._service.below.used([found[1]])
+        return found
 
     def _renew(self, lease: str, ttl_s: float) -> bool:
         """Let a lease live so long from now; False where it has ended."""
@@ -632,15 +653,28 @@ class HttpConnection(asyncio.BufferedProtocol):
     # Objects ------------------------------------------------------------------------------------------------------
 
     def _get(self, key: ObjectKey, *, head_only: bool) -> None:
-        if head_only:
-            stat = self._service.store.stat(key)
-            if stat is None:
-                self._miss(key)
-            else:
-                self._send_head(HTTPStatus.OK, stat.size, http.BYTES, {"ETag": _entity_tag(stat.checksum)})
-                self._end_reply(HTTPStatus.OK, 0)
-            return
-        self._start_task(lambda: self._send_object(key))
+        if self._service.below is not None and not self._service.store.is_stored(key):
+            self._start_task(lambda: self._get_from_below(key, head_only=head_only))
+        elif head_only:
+            self._describe(key)
+        else:
+            self._start_task(lambda: self._send_object(key))
+
+    async def _get_from_below(self, key: ObjectKey, *, head_only: bool) -> None:
+        if not await self._has_settled(key, "", within(routes.DEFAULT_WAIT_MS / 1000)):
+            self._miss(key)
+        elif head_only:
+            self._describe(key)
+        else:
+            await self._send_object(key)
+
+    def _describe(self, key: ObjectKey) -> None:
+        stat = self._service.store.stat(key)
+        if stat is None:
+            self._miss(key)
+        else:
+            self._send_head(HTTPStatus.OK, stat.size, http.BYTES, {"ETag": _entity_tag(stat.checksum)})
+            self._end_reply(HTTPStatus.OK, 0)
 
     async def _send_object(self, key: ObjectKey) -> None:
         """Send the bytes under a lease that outlives them: a reply takes no longer than its TTL."""

@@ -327,6 +327,8 @@ class LocalConnection(asyncio.Protocol):
             group_size=request.group_size,
             max_extents=MAX_REPLY_EXTENTS,
             across_gaps=request.across_gaps,
+            anchor=request.anchor,
+            prefill_s=request.prefill_s,
         )
         return self._gathering(request, received, run) if run.gather() else self._gathered(request, received, run)
 
@@ -337,9 +339,11 @@ class LocalConnection(asyncio.Protocol):
         return self._gathered(request, received, run)
 
     def _gathered(self, request: messages.PrefixLease, received: float, run: PrefixRun) -> Reply | None:
-        if request.wait_s and run.awaits() and self._may_wait():
-            self._answer_later(request, received, self._prefix_lease_later(request, run))
-            return None
+        if (request.wait_s or self._service.below is not None) and run.awaits():
+            if request.wait_s and self._may_wait():
+                self._answer_later(request, received, self._prefix_lease_later(request, run))
+                return None
+            run.seek_ahead()
         return _leased(request, run)
 
     async def _prefix_lease_later(self, request: messages.PrefixLease, run: PrefixRun) -> Reply:
@@ -549,7 +553,7 @@ def _require_short(names: Iterable[str]) -> None:
 
 def _leased(request: messages.PrefixLease, run: PrefixRun) -> Reply:
     objects = cast("list[LeasedObject]", list(map(_as_sent, run.objects)))
-    return messages.Leased(request.id, run.finish(), objects, run.granted_s, run.places)
+    return messages.Leased(request.id, run.finish(), objects, run.granted_s, run.places, run.sources())
 
 
 _as_sent = attrgetter(*LeasedObject.__struct_fields__)

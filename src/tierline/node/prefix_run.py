@@ -7,12 +7,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import repeat
+from math import inf
 
 from tierline.errors import WireError
 from tierline.node.service import NodeService, Verdict
 from tierline.store import Leased, ObjectKey
 
 KEYS_PER_STEP = 64
+MOST_SOUGHT = 8192
+"""Objects that tiers are asked for at once."""
 MAX_WAIT_S = 60.0
 """A longer wait is cut to this, and to half the longest time to live: what was leased before it must outlive it."""
 
@@ -39,6 +42,8 @@ class PrefixRun:
         The run ends where it has more, so that its reply is not too long.
     across_gaps
         Go on behind groups that are not complete; ``places`` says what was there, and nothing is waited for.
+    anchor, prefill_s
+        As in :class:`tierline.wire.messages.PrefixLease`: for a run that ends at what is not here.
     verifies_later
         Adopted objects are verified when there is time, for a reader who verifies anyway; else see
         :meth:`keep_verified`.
@@ -53,13 +58,17 @@ class PrefixRun:
 
     __slots__ = (
         "_across_gaps",
+        "_anchor",
         "_bucket",
         "_extents_left",
         "_group_size",
+        "_has_sought",
         "_is_cut",
         "_names",
         "_next",
+        "_prefill_s",
         "_service",
+        "_since",
         "_slice",
         "_store",
         "_verifies_later",
@@ -82,6 +91,8 @@ class PrefixRun:
         across_gaps: bool = False,
         payer: str = "",
         verifies_later: bool = True,
+        anchor: str = "",
+        prefill_s: float = 0.0,
     ) -> None:
         if len(names) % group_size:
             raise WireError(f"{len(names)} names in groups of {group_size}; allowed: a multiple")
@@ -91,6 +102,10 @@ class PrefixRun:
         self._names = names
         self._group_size = group_size
         self._across_gaps = across_gaps
+        self._anchor = anchor
+        self._prefill_s = prefill_s
+        self._has_sought = False
+        self._since = inf if service.below is None else asyncio.get_running_loop().time()
         self._extents_left = max_extents
         self._is_cut = False
         self._verifies_later = verifies_later
@@ -130,11 +145,24 @@ class PrefixRun:
         return len(found)
 
     def awaits(self) -> bool:
-        """Whether the run ended at objects that are being written, and could go on with their commit."""
-        return self._awaited() is not None
+        """Whether the run ended at objects that are being written, or at some that may be below, and could go on."""
+        return self._awaited() is not None or self._could_be_below()
+
+    def seek_ahead(self) -> None:
+        """Have fetched what is missing, for the next who asks."""
+        if self._could_be_below() and self._service.below is not None and self._awaited() is None:
+            self._service.below.seek_ahead(self._missing(), self._anchor, self._group_size, self._prefill_s)
+
+    def sources(self) -> dict[str, int]:
+        """Count the objects of the run that were brought from below for it, or meanwhile, by who brought them."""
+        below = self._service.below
+        return {} if below is None else below.sources(self.objects, self._since)
 
     async def extend(self, wait_s: float) -> None:
-        """Wait for the objects being written at which the run ended, ``wait_s`` in all, and go on with them."""
+        """Wait for the objects at which the run ended, ``wait_s`` in all, and go on with them.
+
+        Such as are being written; and, once in a run, such as the tiers below have.
+        """
         max_ttl_s = self._store.limits.max_ttl_s
         loop = asyncio.get_running_loop()
         end = loop.time() + min(MAX_WAIT_S, max_ttl_s / 2, wait_s)
@@ -143,6 +171,8 @@ class PrefixRun:
             while not self._is_cut and self.gather():  # noqa: ASYNC110
                 await asyncio.sleep(0)
             if (key := self._awaited()) is None:
+                if self._could_be_below() and await self._seek(end - loop.time()):
+                    continue
                 break
             self._store.renew(self.lease, max_ttl_s)
             if not await self._service.committed(key, end - loop.time()):
@@ -182,11 +212,42 @@ class PrefixRun:
         if not self.objects:
             self.release()
             return ""
+        if self._service.below is not None:
+            self._service.below.used(self.objects)
         return self.lease
 
     def release(self) -> None:
         """Give up: release what was gathered."""
         self._store.release(self.lease)
+
+    def _could_be_below(self) -> bool:
+        """Whether tiers could have what is missing; they are asked once in a run, and not across gaps."""
+        return (
+            self._service.below is not None
+            and not self._has_sought
+            and not (self._across_gaps or self._is_cut)
+            and len(self.objects) < len(self._names)
+        )
+
+    def _missing(self) -> list[ObjectKey]:
+        start = len(self.objects)
+        stop = start + max(MOST_SOUGHT // self._group_size, 1) * self._group_size
+        return [ObjectKey(self._bucket, name) for name in self._names[start:stop]]
+
+    async def _seek(self, within_s: float) -> bool:
+        """Ask the tiers for what is missing; returns whether to look again."""
+        below = self._service.below
+        assert below is not None, "somebody looked before"
+        self._has_sought = True
+        self._store.renew(self.lease, self._store.limits.max_ttl_s)
+        sought = await below.seek(
+            self._missing(),
+            self._anchor,
+            group_size=self._group_size,
+            within_s=within_s,
+            prefill_s=self._prefill_s,
+        )
+        return sought == "coming"
 
     def _awaited(self) -> ObjectKey | None:
         """Return the first key of the next group that is being written, if none of the group is missing for good."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import xxhash
 
@@ -20,6 +20,9 @@ from tierline.errors import NoSpace, TooManyLeases
 from tierline.node.waiting import KeyWaiters
 from tierline.pool.slots import slot_of
 from tierline.store import Leased, ObjectKey, Owner, Slot, Store
+
+if TYPE_CHECKING:  # it is made of a service
+    from tierline.node.tiering import Tiering
 
 log = logs.get(__name__)
 
@@ -62,6 +65,8 @@ class NodeService:
         """False once the node is told to stop: writes are refused, reads go on."""
         self.verifications: Counter[tuple[Occasion, Verdict]] = Counter()
         """Objects whose bytes were compared with their checksum, by occasion and result."""
+        self.below: Tiering | None = None
+        """What lies below the segment; ``None``: nothing, and what is stored stays."""
         self.waiters = KeyWaiters(store.is_being_written)
         """Those who wait for a key that is being written."""
         self.granted_bytes = 0
@@ -107,7 +112,22 @@ class NodeService:
     def commit(self, slot_id: int, owner: Owner, checksum: int, key: ObjectKey, size: int, anchor: str = "") -> None:
         """Publish a slot; raises as ``Store.commit``. ``anchor`` as in :data:`tierline.wire.messages.Anchor`."""
         place = slot_of(key.bucket, anchor) if anchor else None
-        self.store.commit(slot_id, owner, checksum, key=key, size=size, anchor=place)
+        is_transit = self.below is not None and not self.below.stays(key, place)
+        self.publish(slot_id, owner, checksum, key, size, place, is_transit=is_transit)
+
+    def publish(
+        self,
+        slot_id: int,
+        owner: Owner,
+        checksum: int,
+        key: ObjectKey,
+        size: int,
+        place: int | None,
+        *,
+        is_transit: bool,
+    ) -> None:
+        """Publish a slot as one of a directory slot, and say whether it stays; raises as ``Store.commit``."""
+        self.store.commit(slot_id, owner, checksum, key=key, size=size, anchor=place, is_transit=is_transit)
         self.waiters.wake(key)
 
     def abort(self, slot_id: int, owner: Owner) -> None:

@@ -1,0 +1,256 @@
+"""What is stored in one segment goes on to the tiers below it: in the background, by each tier's write policy.
+
+Rules: whoever stores an object waits for no tier. What waits to be written is held by a lease of the node's own, so the
+room that it takes is bounded: what comes beyond the bound is not written there, and counted.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from tierline.duties import Duties
+from tierline.errors import UnknownLease
+from tierline.node.tier_figures import TierUse
+from tierline.pool.slots import slot_of_name
+from tierline.pool.tier import Kept
+from tierline.store import Leased, ObjectKey, Store, key_of
+from tierline.store.index import text_of
+
+WRITER = "node:tiers"
+"""Holder of the leases under which the node writes objects to tiers."""
+
+MOST_WAITING_SHARE = 1 / 8
+"""Of the segment, for what waits to be written to one tier."""
+MOST_WAITING = 4096
+"""Objects that wait to be written to one tier."""
+BATCH_OBJECTS = 64
+BATCH_BYTES = 64 * 1024**2
+"""Of what one tier is handed at a time."""
+WRITERS = 2
+"""Batches that one tier is handed at once."""
+LONGEST_WRITE_S = 30.0
+"""Of one batch; the leases on it live longer."""
+MOST_OFFERED = 65_536
+"""Objects of which it is remembered that a tier has them, or was offered them."""
+
+
+class TierWrites:
+    """Writes one segment's objects to its tiers.
+
+    Parameters
+    ----------
+    store
+        The segment's store.
+    uses
+        The tiers.
+    has_second_copy
+        Whether a bucket's objects shall have a copy at another node.
+    duties
+        Guards ``tiers`` against what a tier should not do.
+    """
+
+    def __init__(
+        self, store: Store, uses: Sequence[TierUse], has_second_copy: Callable[[str], bool], duties: Duties
+    ) -> None:
+        self._store = store
+        self._has_second_copy = has_second_copy
+        self._lines = [_Line(store, use, duties) for use in uses if use.policy != "read-only"]
+        self._fresh: list[str] = []
+        self._is_from_below = False
+        self.hears_of_uses = any(line.use.policy == "write-through-on-second-use" for line in self._lines)
+        """Whether anybody wants to know what is used."""
+
+    def start(self) -> None:
+        """Listen to the store, and write."""
+        if self._lines:
+            self._store.listen(self._changed)
+        for line in self._lines:
+            line.start()
+
+    async def stop(self) -> None:
+        """Write no more; the store is open still."""
+        if self._lines:
+            self._store.unlisten(self._changed)
+        for line in self._lines:
+            await line.stop()
+
+    @property
+    def waiting(self) -> int:
+        """How many objects wait to be written to some tier."""
+        return sum(map(len, self._lines))
+
+    @contextlib.contextmanager
+    def from_below(self, source: TierUse, key: ObjectKey) -> Iterator[None]:
+        """Let what is committed inside the block go to no tier: it comes from one."""
+        for line in self._lines:
+            if line.use is source:
+                line.note(key)
+        self._is_from_below = True
+        try:
+            yield
+        finally:
+            self._is_from_below = False
+
+    def used(self, leased: Sequence[Leased]) -> None:
+        """Take note that objects that were here were asked for: the second use, the first was their computation."""
+        for line in self._lines:
+            if line.use.policy == "write-through-on-second-use":
+                for each in leased:
+                    if each.is_verified and self._is_wanted(line.use, each.key, is_transit=False):
+                        line.offer(each.key, each.size)
+
+    def _changed(self, text: str, is_stored: bool) -> None:
+        """Remember what was stored until the store is done with it."""
+        if is_stored and not self._is_from_below:
+            if not self._fresh:
+                asyncio.get_running_loop().call_soon(self._take_up)
+            self._fresh.append(text)
+
+    def _take_up(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        for text in fresh:
+            entry = self._store.entry(text)
+            if entry is None:
+                continue
+            key = key_of(text)
+            for line in self._lines:
+                # Where it does not stay it has no second use. And it was computed, so what the tier had is of no use.
+                is_now = entry.is_transit or line.use.policy == "write-all"
+                if is_now and self._is_wanted(line.use, key, is_transit=entry.is_transit):
+                    line.forget(key)
+                    line.offer(key, entry.size)
+
+    def _is_wanted(self, use: TierUse, key: ObjectKey, *, is_transit: bool) -> bool:
+        """Whether a tier shall have an object: other nodes' memory only what stays not here or is wanted twice."""
+        return not use.is_pool or is_transit or self._has_second_copy(key.bucket)
+
+
+class _Held(NamedTuple):
+    """An object that waits, under a lease."""
+
+    lease: str
+    leased: Leased
+
+
+class _Line:
+    """What waits to be written to one tier, in order.
+
+    Invariant: what waits is under a lease, and is ``_waiting_bytes`` together.
+    """
+
+    def __init__(self, store: Store, use: TierUse, duties: Duties) -> None:
+        self.use = use
+        self._store = store
+        self._duties = duties
+        self._most_bytes = MOST_WAITING_SHARE * store.segment.size
+        self._waiting: deque[_Held] = deque()
+        self._waiting_bytes = 0
+        self._filled = asyncio.Event()
+        self._offered: dict[ObjectKey, None] = {}
+        self._writers: list[asyncio.Task[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def start(self) -> None:
+        self._writers = [asyncio.create_task(self._write_on()) for _ in range(WRITERS)]
+
+    async def stop(self) -> None:
+        for writer in self._writers:
+            writer.cancel()
+        await asyncio.gather(*self._writers, return_exceptions=True)
+        while self._waiting:
+            self._store.release(self._waiting.popleft().lease)
+
+    def forget(self, key: ObjectKey) -> None:
+        """Let an object be offered again."""
+        self._offered.pop(key, None)
+
+    def note(self, key: ObjectKey) -> bool:
+        """Take note that the tier has an object, or is offered it; returns whether that is new."""
+        if key in self._offered:
+            return False
+        if len(self._offered) >= MOST_OFFERED:
+            del self._offered[next(iter(self._offered))]
+        self._offered[key] = None
+        return True
+
+    def offer(self, key: ObjectKey, size: int) -> None:
+        """Let an object be written, unless it was offered before or too much waits."""
+        if not self.note(key):
+            return
+        is_too_much = self._waiting_bytes + size > self._most_bytes and bool(self._waiting)
+        if is_too_much or len(self._waiting) >= MOST_WAITING:
+            self.use.figures.stores["dropped"] += 1
+            self.forget(key)
+            return
+        found = self._store.lease(key, WRITER, self._store.limits.max_ttl_s, is_use=False)
+        if found is None:
+            self.use.figures.stores["gone"] += 1
+            self.forget(key)
+            return
+        self._waiting.append(_Held(*found))
+        self._waiting_bytes += size
+        self._filled.set()
+
+    async def _write_on(self) -> None:
+        """Write what waits, batch by batch; endless."""
+        while True:
+            await self._filled.wait()
+            batch = self._take()
+            try:
+                with self._duties.guarded("tiers"):
+                    await write(self._store, self.use, batch)
+            finally:
+                for held in batch:
+                    self._store.release(held.lease)
+
+    def _take(self) -> list[_Held]:
+        batch: list[_Held] = []
+        size = 0
+        while self._waiting and len(batch) < BATCH_OBJECTS and size < BATCH_BYTES:
+            batch.append(self._waiting.popleft())
+            size += batch[-1].leased.size
+        self._waiting_bytes -= size
+        if not self._waiting:
+            self._filled.clear()
+        return batch
+
+
+async def write(store: Store, use: TierUse, batch: Sequence[_Held], within_s: float = LONGEST_WRITE_S) -> int:
+    """Write leased objects to a tier; returns how many it has then."""
+    within_s = min(within_s, store.limits.max_ttl_s / 2)
+    kept: list[Kept] = []
+    for lease, leased in batch:
+        try:
+            store.renew(lease, store.limits.max_ttl_s)
+        except UnknownLease:  # it waited for too long
+            use.figures.stores["gone"] += 1
+            continue
+        entry = store.entry(text_of(leased.key))
+        place = None if entry is None else entry.anchor
+        place = slot_of_name(*leased.key) if place is None else place
+        kept.append(Kept(leased.key, place, leased.size, leased.checksum, store.views(leased.extents)))
+    if not kept:
+        return 0
+    stored: Sequence[bool] = ()
+    try:
+        async with asyncio.timeout(within_s):
+            stored = await use.tier.store_from(kept)
+    except TimeoutError:
+        use.figures.failures["stalled"] += 1
+    taken = [each for each, is_stored in zip(kept, stored, strict=False) if is_stored]
+    use.figures.stores["stored"] += len(taken)
+    use.figures.stores["refused"] += len(kept) - len(taken)
+    use.figures.stored_bytes += sum(each.size for each in taken)
+    for each in taken:
+        store.mark_copied(each.key)
+    return len(taken)
+
+
+def hold(store: Store, keys: Sequence[ObjectKey]) -> list[_Held]:
+    """Lease objects that are stored, to write them to a tier."""
+    found = [store.lease(key, WRITER, store.limits.max_ttl_s, is_use=False) for key in keys]
+    return [_Held(*each) for each in found if each is not None]
