@@ -166,7 +166,7 @@ class Access:
         match route:
             case routes.Health() | routes.Readiness():
                 return _NOTHING
-            case routes.Stats() | routes.Metrics():
+            case routes.Stats() | routes.Metrics() | routes.Cluster():
                 grant = self.require(authorization, None, None)
             case routes.ReleaseLease() | routes.RenewLease():
                 grant = self._authenticate(

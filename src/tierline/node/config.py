@@ -4,6 +4,7 @@ import grp
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from socket import gethostname
@@ -15,6 +16,7 @@ from tierline.configuration import ByteSize, ProgramConfig, parse_byte_size
 from tierline.kube.selections import parse_service
 from tierline.node.buckets import EVERY_BUCKET, BucketPattern, parse_pattern
 from tierline.node.memory import total_memory_bytes
+from tierline.node.tier_figures import WritePolicy
 from tierline.pool.members import parse_member
 from tierline.pool.members.etcd_address import parse_etcd
 from tierline.store import BucketRules, Quota
@@ -24,6 +26,7 @@ from tierline.wire.http import MIN_HEAD_LIMIT_BYTES
 _KIB = 1024
 _DAY_S = 86_400
 _MIB = 1024 * _KIB
+_BETWEEN_TIERS = re.compile(r"[\s,]+(?=[a-z0-9+]+://|tieredstorage)")
 _SEGMENT_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}$"
 
 
@@ -117,6 +120,20 @@ def parse_bucket(value: str) -> str:
     return value
 
 
+def parse_tiers(value: object) -> object:
+    """Return a list of tables, ``{"url": …}`` where a tier is named by its URL alone.
+
+    A variable of the environment, or a flag, says several with spaces or commas between them, or in JSON.
+
+    >>> parse_tiers("tieredstorage, redis+cluster://a:6379,b:6379")
+    [{'url': 'tieredstorage'}, {'url': 'redis+cluster://a:6379,b:6379'}]
+    """
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        value = _BETWEEN_TIERS.split(value.strip()) if value.strip() else []
+    value = parse_json(value)
+    return [{"url": tier} if isinstance(tier, str) else tier for tier in value] if isinstance(value, list) else value
+
+
 BucketName = Annotated[str, AfterValidator(parse_bucket)]
 Capacity = Annotated[int, BeforeValidator(parse_capacity)]
 GroupId = Annotated[int, BeforeValidator(parse_group)]
@@ -149,10 +166,14 @@ class QuotaConfig(_Part):
 
 
 class BucketConfig(QuotaConfig):
-    """What holds in a bucket: a quota of its own, one of each of its tenants, and how long objects are kept."""
+    """What holds in a bucket: a quota of its own, one of each of its tenants, how long objects are kept, and where.
+
+    ``copies`` are those that nodes of a pool make of themselves; readers keep what they fetched in any case.
+    """
 
     tenant: QuotaConfig = QuotaConfig()
     ttl_s: Annotated[float, Field(gt=0)] | None = None
+    copies: Annotated[int, Field(ge=1, le=2)] = 1
 
     def rules(self) -> BucketRules:
         """Return it as the store takes it."""
@@ -170,6 +191,14 @@ class SegmentConfig(_Part):
     numa_node: Annotated[int, Field(ge=0)] | None = None
     huge_pages: bool = False
     eviction: PolicyName | None = None
+
+
+class TierConfig(_Part):
+    """A tier below the node's memory: ``tieredstorage``, or a URL; unset, the rest is as for all of them."""
+
+    url: Annotated[str, Field(min_length=1)]
+    write_policy: WritePolicy | None = None
+    promote: bool | None = None
 
 
 class NodeConfig(ProgramConfig):
@@ -288,6 +317,24 @@ class NodeConfig(ProgramConfig):
         default=None, description="PEM file with a certificate and its key, for an etcd that asks for one"
     )
 
+    l1: bool = Field(
+        default=True,
+        description="keep what is stored here, and what tiers brought; else it goes with its last reader",
+    )
+    tiers: Annotated[list[TierConfig], BeforeValidator(parse_tiers)] = Field(
+        default=[],
+        description="what a miss is asked of, in this order: tieredstorage (the pool), URLs such as redis://HOST; "
+        "unset: tieredstorage where the node is in a pool",
+    )
+    write_policy: WritePolicy = Field(default="write-all", description="which of what is stored here tiers get")
+    promote: bool = Field(default=True, description="what a tier brings stays here; else it goes with its last reader")
+    lookup_cap_ms: float = Field(
+        default=20.0, gt=0, le=1000, description="a miss waits no longer for what tiers have, all of them together"
+    )
+    load_factor: float = Field(
+        default=1.0, gt=0, description="what a second of computing is worth in seconds of loading"
+    )
+
     kv_events: str | None = Field(
         default=None,
         description="ZeroMQ address that events of blocks are published at, such as tcp://127.0.0.1:5560; unset: none",
@@ -399,6 +446,16 @@ class NodeConfig(ProgramConfig):
     def default_rules(self) -> BucketRules:
         """Return the rules of all other buckets."""
         return self.buckets.get(EVERY_BUCKET, BucketConfig()).rules()
+
+    def copies_of(self, bucket: str) -> int:
+        """Return how many nodes of the pool shall have a bucket's objects."""
+        return (self.buckets.get(bucket) or self.buckets.get(EVERY_BUCKET) or BucketConfig()).copies
+
+    @property
+    def is_in_a_pool(self) -> bool:
+        """Whether other nodes can reach this one, and it knows who they are."""
+        has_peers = bool(self.peers or self.peers_kubernetes or self.peers_etcd)
+        return self.transfer_address is not None and has_peers
 
     def connections_per_address(self) -> int:
         """Return how many HTTP connections one address may have."""

@@ -99,6 +99,7 @@ _Bodiless = (
     | routes.AcquireLease
     | routes.ReleaseLease
     | routes.Stats
+    | routes.Cluster
     | routes.Health
     | routes.Readiness
     | routes.Metrics
@@ -111,6 +112,9 @@ class Pages(Protocol):
 
     def stats(self, grant: Grant) -> bytes:
         """Return JSON, as far as somebody with these rights may see it."""
+
+    def cluster(self) -> bytes:
+        """Return JSON of the pool and the tiers."""
 
     def metrics(self, grant: Grant) -> tuple[bytes, str]:
         """Return the exposition, as far as somebody with these rights may see it, and its content type."""
@@ -441,6 +445,8 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._delete(ObjectKey(bucket, name))
             case routes.Stats():
                 self._reply(HTTPStatus.OK, self._pages.stats(grant), http.JSON)
+            case routes.Cluster():
+                self._reply(HTTPStatus.OK, self._pages.cluster(), http.JSON)
             case routes.Metrics():
                 self._reply(HTTPStatus.OK, *self._pages.metrics(grant))
             case routes.Health():

@@ -5,7 +5,7 @@ Every metric is declared in this file and described in docs/node.md; base units 
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import get_args
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from tierline.node.publishing import EventKind, EventPublisher, ReplayAnswer
 from tierline.node.service import NodeService, Occasion, Verdict
+from tierline.node.tier_figures import SECONDS_BUCKETS, StoreResult, TierUse
 from tierline.node.waiting import Kind
 from tierline.store.namespaces import OTHERS, WHOLE
 
@@ -57,6 +58,8 @@ class NodeMetrics:
         How often each of the node's duties has failed, kept up to date by its owner.
     events
         What publishes KV events, where something does.
+    tiers
+        What lies below the node's memory.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class NodeMetrics:
         segments: Mapping[str, NodeService] | None = None,
         failed_duties: Mapping[str, int] = MappingProxyType({}),
         events: EventPublisher | None = None,
+        tiers: Sequence[TierUse] = (),
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -88,6 +92,7 @@ class NodeMetrics:
         )
         if events is not None:
             self._registry.register(_EventsCollector(events))
+        self._registry.register(_TiersCollector(tiers))
         self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
         self._bodies = _Bodies()
         self._limits_reached = Counter(
@@ -389,6 +394,67 @@ class _EventsCollector(Collector):
             "answer",
             {answer: self._events.replays[answer] for answer in get_args(ReplayAnswer)},
         )
+
+
+class _TiersCollector(Collector):
+    """Reads what was counted of each tier."""
+
+    def __init__(self, uses: Sequence[TierUse]) -> None:
+        self._uses = uses
+
+    def collect(self) -> Iterator[Metric]:
+        hits = CounterMetricFamily(
+            "tierline_node_tier_hits", "Objects that a tier brought, by who answered", labels=["tier", "source"]
+        )
+        misses = CounterMetricFamily(
+            "tierline_node_tier_misses", "Objects asked for that a tier did not have", labels=["tier"]
+        )
+        seconds = HistogramMetricFamily(
+            "tierline_node_tier_fetch_seconds", "Fetches, from their turn to the last object", labels=["tier"]
+        )
+        fetched = CounterMetricFamily("tierline_node_tier_fetch_bytes", "Bytes that a tier brought", labels=["tier"])
+        failures = CounterMetricFamily(
+            "tierline_node_tier_failures", "What went wrong with a tier, by reason", labels=["tier", "reason"]
+        )
+        decisions = CounterMetricFamily(
+            "tierline_node_tier_decisions", "Runs that a tier had, by what was decided", labels=["tier", "decision"]
+        )
+        load = GaugeMetricFamily(
+            "tierline_node_tier_load_seconds", "What loading the last run would take", labels=["tier"]
+        )
+        prefill = GaugeMetricFamily(
+            "tierline_node_tier_prefill_seconds", "What computing the last run would take", labels=["tier"]
+        )
+        speed = GaugeMetricFamily(
+            "tierline_node_tier_bytes_per_second", "How fast a tier's bytes came lately", labels=["tier"]
+        )
+        stores = CounterMetricFamily(
+            "tierline_node_tier_stores", "Objects handed to a tier, by what became of them", labels=["tier", "result"]
+        )
+        stored = CounterMetricFamily("tierline_node_tier_store_bytes", "Bytes that a tier took", labels=["tier"])
+        for use in self._uses:
+            tier, figures = use.tier.name, use.figures
+            for source, count in figures.hits.items():
+                hits.add_metric([tier, source], count)
+            misses.add_metric([tier], figures.misses)
+            bounds = [*map(str, SECONDS_BUCKETS), "+Inf"]
+            so_far = itertools.accumulate(figures.fetches)
+            seconds.add_metric([tier], list(zip(bounds, so_far, strict=True)), figures.fetch_seconds)
+            fetched.add_metric([tier], figures.fetched_bytes)
+            for reason, count in use.failures().items():
+                failures.add_metric([tier, reason], count)
+            for decision in ("load", "recompute", "unknown"):
+                decisions.add_metric([tier, decision], figures.decisions[decision])
+            if figures.latest is not None and figures.latest.load_s is not None:
+                load.add_metric([tier], figures.latest.load_s)
+            if figures.latest is not None and figures.latest.prefill_s is not None:
+                prefill.add_metric([tier], figures.latest.prefill_s)
+            if (bytes_per_s := figures.speed.bytes_per_s) is not None:
+                speed.add_metric([tier], bytes_per_s)
+            for result in get_args(StoreResult):
+                stores.add_metric([tier, result], figures.stores[result])
+            stored.add_metric([tier], figures.stored_bytes)
+        yield from (hits, misses, seconds, fetched, failures, decisions, load, prefill, speed, stores, stored)
 
 
 class _SegmentsCollector(Collector):

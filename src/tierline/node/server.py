@@ -32,6 +32,7 @@ from tierline.duties import Duties
 from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
 from tierline.node.access import Access, Grant, Pass, Right
 from tierline.node.admin import Administration, orphan_entry
+from tierline.node.below import Below, require_tiers
 from tierline.node.config import NodeConfig, SegmentConfig
 from tierline.node.garbage import only_young_garbage
 from tierline.node.http_protocol import HttpConnection, HttpLimits
@@ -43,12 +44,25 @@ from tierline.node.segments import Segments, ServedSegment
 from tierline.node.service import NodeService
 from tierline.node.turns import ReceivingTurns
 from tierline.store import NO_PID, PAGE_BYTES, SegmentOptions, Store, StoreLimits
+from tierline.wire.cluster import ClusterView
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
 
 log = logs.get(__name__)
 
-DUTIES = ("deadlines", "segment", "orphans", "tokens", "certificate", "clock", "room", "scrub", "watch", "events")
+DUTIES = (
+    "deadlines",
+    "segment",
+    "orphans",
+    "tokens",
+    "certificate",
+    "clock",
+    "room",
+    "scrub",
+    "watch",
+    "events",
+    "tiers",
+)
 """What a node has to do beside serving requests."""
 EXPIRE_INTERVAL_S = 0.25
 WATCH_INTERVAL_S = 1.0
@@ -93,8 +107,6 @@ async def serve(config: NodeConfig) -> None:
                 capacity=format_byte_size(config.capacity),
                 adopted=sum(segment.service.store.stats().adopted for segment in node.segments),
             )
-            if config.transfer_address is not None:
-                log.warning("transfer_address is taken and not used yet", transfer_address=config.transfer_address)
             await node.serve_until(stop)
             log.info("node stopping")
             await node.drain(config.drain_s)
@@ -106,6 +118,7 @@ async def serve(config: NodeConfig) -> None:
 @contextlib.asynccontextmanager
 async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
     """Open the store and serve it for the length of the block, without signal handlers."""
+    require_tiers(config)
     access = Access(config.tokens_file)
     certificate = (
         Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
@@ -121,6 +134,7 @@ async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
         stores = await asyncio.to_thread(_open_stores, config)
         node = Node(config, stores, access, certificate, events)
         try:
+            await node.below.start()
             node.start(http, local)
             yield node
         finally:
@@ -168,6 +182,7 @@ class Node:
         self._http_connections: set[HttpConnection] = set()
         self._local_connections: set[LocalConnection] = set()
         self._duties = Duties(DUTIES)
+        self.below = Below(config, self.segments, self._duties)
         self._metrics = NodeMetrics(
             self.service,
             lambda: (len(self._http_connections), len(self._local_connections)),
@@ -176,6 +191,7 @@ class Node:
             {segment.name: segment.service for segment in self.segments} if len(self.segments) > 1 else None,
             self._duties.failures,
             events,
+            self.below.uses,
         )
         self._limits = HttpLimits(
             max_head_bytes=config.max_head,
@@ -259,6 +275,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for http_connection in list(self._http_connections):
             http_connection.close()
+        await self.below.stop()
         for segment in self.segments:
             await asyncio.get_running_loop().run_in_executor(None, segment.service.stop_verifying)
         for segment in self.segments:
@@ -319,6 +336,10 @@ class Node:
             ],
         }
         return msgspec.json.encode(document)
+
+    def cluster(self) -> bytes:
+        """Return the document of ``GET /v1/cluster``."""
+        return msgspec.json.encode(ClusterView(node=self._config.node_name, tiers=self.below.figures()))
 
     def metrics(self, grant: Grant) -> tuple[bytes, str]:
         """Return the text of ``GET /metrics`` and its content type; series by bucket as in :meth:`stats`."""

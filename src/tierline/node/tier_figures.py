@@ -1,11 +1,13 @@
 """What a node counts of one tier, and how it uses it; counting changes nothing."""
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tierline.loading import Decision
+from tierline.loading import Decision, Speed
+from tierline.pool.failures import Failures
 from tierline.pool.tier import Tier
 
 WritePolicy = Literal["write-all", "write-through-on-second-use", "read-only"]
@@ -43,6 +45,8 @@ class TierFigures:
         How long fetches took, from the decision to the last object: how many in each of :data:`SECONDS_BUCKETS`.
     fetch_seconds
         All of them together.
+    speed
+        Of fetches of late.
     """
 
     hits: Counter[str] = field(default_factory=Counter)
@@ -55,11 +59,14 @@ class TierFigures:
     stores: Counter[StoreResult] = field(default_factory=Counter)
     fetches: list[int] = field(default_factory=lambda: [0] * (len(SECONDS_BUCKETS) + 1))
     fetch_seconds: float = 0.0
+    speed: Speed = field(default_factory=lambda: Speed(time.monotonic))
 
-    def fetched(self, seconds: float) -> None:
+    def fetched(self, size_bytes: int, seconds: float) -> None:
         """Take note of a fetch that is over."""
         self.fetches[bisect_left(SECONDS_BUCKETS, seconds)] += 1
         self.fetch_seconds += seconds
+        self.fetched_bytes += size_bytes
+        self.speed.observe(size_bytes, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +80,24 @@ class TierUse:
         nothing.
     promotes
         What it brings stays here; else it goes with its last reader.
+    own_failures
+        What it counts itself.
     """
 
     tier: Tier
     policy: WritePolicy = "write-all"
     promotes: bool = True
+    own_failures: Failures | None = None
     figures: TierFigures = field(default_factory=TierFigures)
 
     @property
     def is_pool(self) -> bool:
         """Whether it is other nodes' memory."""
         return self.tier.name == POOL
+
+    def failures(self) -> Counter[str]:
+        """Return what has gone wrong, by reason."""
+        return self.figures.failures + (Counter() if self.own_failures is None else self.own_failures.counts)
 
     def label(self, source: str) -> str:
         """Return who answered, for people."""

@@ -298,9 +298,12 @@ class Tiering:
     async def _fetch(self, use: TierUse, owner: Owner, coming: Sequence[_Coming]) -> None:
         """Commit objects as they come; what does not come is a miss for those who wait for it."""
         missing = dict(enumerate(coming))
-        since = asyncio.get_running_loop().time()
+        received = 0
+        loop = asyncio.get_running_loop()
+        since = loop.time()
         try:
             async with self._turns:
+                since = loop.time()
                 wanted = [Wanted(each.key, each.found, self._store.views(each.slot.extents)) for each in coming]
                 with self._duties.guarded("tiers", lets_through=TimeoutError):
                     async with _closing(use.tier.fetch_into(wanted)) as arrivals:
@@ -312,23 +315,23 @@ class Tiering:
                             if (each := missing.pop(arrival.index, None)) is None:
                                 use.figures.failures["claim"] += 1  # said twice, or never asked for
                                 continue
-                            self._take(use, owner, each, arrival)
+                            received += self._take(use, owner, each, arrival)
         except TimeoutError:
             use.figures.failures["stalled"] += 1
         finally:
             use.figures.failures["not_brought"] += len(missing)
             self._give_up(owner, list(missing.values()))
-            use.figures.fetched(asyncio.get_running_loop().time() - since)
+            use.figures.fetched(received, loop.time() - since)
 
-    def _take(self, use: TierUse, owner: Owner, each: _Coming, arrival: Arrival) -> None:
-        """Commit an object whose bytes are in its slot, or give the slot up."""
+    def _take(self, use: TierUse, owner: Owner, each: _Coming, arrival: Arrival) -> int:
+        """Commit an object whose bytes are in its slot, or give the slot up; returns how many bytes came."""
         key, found, slot, place, is_transit = each
         self._fetching_bytes -= slot.size
         checksum = arrival.checksum
         if checksum is None or not 0 <= checksum <= _MOST_CHECKSUM:
             use.figures.failures["not_brought"] += 1
             self._service.abort(slot.id, owner)
-            return
+            return 0
         self._note_source(key, use.label(arrival.source))
         try:
             with self.writes.from_below(use, key):
@@ -336,10 +339,10 @@ class Tiering:
         except StoreError:  # no room in the journal
             use.figures.failures["no_room"] += 1
             self._service.abort(slot.id, owner)
-            return
+            return 0
         self._store.mark_copied(key)
         use.figures.hits[arrival.source] += 1
-        use.figures.fetched_bytes += found.size
+        return found.size
 
     # Whose it was -----------------------------------------------------------------------------------------------------
 

@@ -157,6 +157,10 @@ class Stats(NamedTuple):
     """``GET /v1/stats``."""
 
 
+class Cluster(NamedTuple):
+    """``GET /v1/cluster``: what lies below the node, and who is in its pool."""
+
+
 class Health(NamedTuple):
     """``GET /healthz``: the process answers."""
 
@@ -193,6 +197,7 @@ Route = (
     | AcquireLease
     | ReleaseLease
     | Stats
+    | Cluster
     | Health
     | Readiness
     | Metrics
@@ -248,6 +253,9 @@ def route(method: str, target: bytes) -> Route:
         case [b"v1", b"stats"]:
             _require(method, ("GET",))
             return Stats()
+        case [b"v1", b"cluster"]:
+            _require(method, ("GET",))
+            return Cluster()
         case [b"healthz"]:
             _require(method, ("GET",))
             return Health()

@@ -27,6 +27,21 @@ def node(
         Literal["arc", "lru", "s3fifo", "lfu", "fifo"] | None,
         typer.Option(help="What gives way when the segment is full.", show_default="arc"),
     ] = None,
+    l1: Annotated[
+        bool | None, typer.Option("--l1/--no-l1", help="Keep what is stored here.", show_default="l1")
+    ] = None,
+    tiers: Annotated[
+        str | None,
+        typer.Option(metavar="TIER,…", help="What a miss is asked of: tieredstorage, redis://HOST, …"),
+    ] = None,
+    write_policy: Annotated[
+        Literal["write-all", "write-through-on-second-use", "read-only"] | None,
+        typer.Option(help="Which of what is stored here tiers get.", show_default="write-all"),
+    ] = None,
+    promote: Annotated[
+        bool | None,
+        typer.Option("--promote/--no-promote", help="Keep what tiers bring.", show_default="promote"),
+    ] = None,
     kv_events: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Publish events of blocks at, e.g., tcp://127.0.0.1:5560."),
@@ -43,6 +58,7 @@ def node(
     Examples:
       tierline node
       tierline node --port 9200 --capacity 8GiB --eviction lru
+      tierline node --tiers redis://cache:6379
       tierline node --config node.toml
       TIERLINE_NODE_TRUSTED_NETWORK=true tierline node --host 0.0.0.0
       tierline node status
@@ -65,6 +81,10 @@ def node(
             "shared_memory_name": shared_memory_name,
             "capacity": capacity,
             "eviction": eviction,
+            "l1": l1,
+            "tiers": tiers,
+            "write_policy": write_policy,
+            "promote": promote,
             "kv_events": kv_events,
             "log_level": log_level,
             "log_format": log_format,
