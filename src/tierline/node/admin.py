@@ -12,6 +12,7 @@ import msgspec
 
 from tierline import logs
 from tierline.errors import TooManyLeases, UnknownLease, WireError
+from tierline.loading import PrefillCost
 from tierline.node.prefix_run import MAX_WAIT_S, PrefixRun
 from tierline.node.service import NodeService
 from tierline.node.waiting import within
@@ -119,7 +120,7 @@ class Administration:
                 payer=client.payer,
                 verifies_later=False,
                 anchor=request.anchor,
-                prefill_s=request.prefill_s,
+                prefill=PrefillCost(request.prefill_s, request.prefill_growth_s) if request.prefill_s else None,
             )
         except WireError as error:
             raise HttpRefusal(HTTPStatus.BAD_REQUEST, str(error)) from error

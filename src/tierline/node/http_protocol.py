@@ -613,7 +613,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         below = self._service.below
         if below is not None and not self._service.store.is_being_written(key):
             if not wait_s:
-                below.seek_ahead([key], anchor, 1, 0.0)
+                below.seek_ahead([key], anchor)
                 return False
             sought = await below.seek([key], anchor, within_s=wait_s)
             if sought == "missing":

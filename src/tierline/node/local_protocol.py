@@ -27,6 +27,7 @@ from tierline.errors import (
     UnknownSlot,
     WireError,
 )
+from tierline.loading import PrefillCost
 from tierline.node.access import Grant, Pass
 from tierline.node.prefix_run import MAX_WAIT_S, PrefixRun
 from tierline.node.segments import ServedSegment
@@ -328,7 +329,7 @@ class LocalConnection(asyncio.Protocol):
             max_extents=MAX_REPLY_EXTENTS,
             across_gaps=request.across_gaps,
             anchor=request.anchor,
-            prefill_s=request.prefill_s,
+            prefill=PrefillCost(request.prefill_s, request.prefill_growth_s) if request.prefill_s else None,
         )
         return self._gathering(request, received, run) if run.gather() else self._gathered(request, received, run)
 

@@ -10,6 +10,7 @@ from itertools import repeat
 from math import inf
 
 from tierline.errors import WireError
+from tierline.loading import PrefillCost
 from tierline.node.service import NodeService, Verdict
 from tierline.store import Leased, ObjectKey
 
@@ -42,8 +43,10 @@ class PrefixRun:
         The run ends where it has more, so that its reply is not too long.
     across_gaps
         Go on behind groups that are not complete; ``places`` says what was there, and nothing is waited for.
-    anchor, prefill_s
+    anchor
         As in :class:`tierline.wire.messages.PrefixLease`: for a run that ends at what is not here.
+    prefill
+        What computing a group takes.
     verifies_later
         Adopted objects are verified when there is time, for a reader who verifies anyway; else see
         :meth:`keep_verified`.
@@ -66,7 +69,7 @@ class PrefixRun:
         "_is_cut",
         "_names",
         "_next",
-        "_prefill_s",
+        "_prefill",
         "_service",
         "_since",
         "_slice",
@@ -92,7 +95,7 @@ class PrefixRun:
         payer: str = "",
         verifies_later: bool = True,
         anchor: str = "",
-        prefill_s: float = 0.0,
+        prefill: PrefillCost | None = None,
     ) -> None:
         if len(names) % group_size:
             raise WireError(f"{len(names)} names in groups of {group_size}; allowed: a multiple")
@@ -103,7 +106,7 @@ class PrefixRun:
         self._group_size = group_size
         self._across_gaps = across_gaps
         self._anchor = anchor
-        self._prefill_s = prefill_s
+        self._prefill = prefill
         self._has_sought = False
         self._since = inf if service.below is None else asyncio.get_running_loop().time()
         self._extents_left = max_extents
@@ -151,7 +154,13 @@ class PrefixRun:
     def seek_ahead(self) -> None:
         """Have fetched what is missing, for the next who asks."""
         if self._could_be_below() and self._service.below is not None and self._awaited() is None:
-            self._service.below.seek_ahead(self._missing(), self._anchor, self._group_size, self._prefill_s)
+            self._service.below.seek_ahead(
+                self._missing(),
+                self._anchor,
+                group_size=self._group_size,
+                prefill=self._prefill,
+                start=len(self.objects) // self._group_size,
+            )
 
     def sources(self) -> dict[str, int]:
         """Count the objects of the run that were brought from below for it, or meanwhile, by who brought them."""
@@ -245,7 +254,8 @@ class PrefixRun:
             self._anchor,
             group_size=self._group_size,
             within_s=within_s,
-            prefill_s=self._prefill_s,
+            prefill=self._prefill,
+            start=len(self.objects) // self._group_size,
         )
         return sought == "coming"
 

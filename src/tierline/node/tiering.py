@@ -128,7 +128,8 @@ class Tiering:
         *,
         group_size: int = 1,
         within_s: float,
-        prefill_s: float = 0.0,
+        prefill: PrefillCost | None = None,
+        start: int = 0,
     ) -> Sought:
         """Look for a run of objects, of which the first group is not here, and begin to fetch what is worth it.
 
@@ -140,44 +141,56 @@ class Tiering:
             As in :data:`tierline.wire.messages.Anchor`.
         within_s
             The caller's time; the look-up, and the fetch, go on behind it.
-        prefill_s
-            What computing one group takes; 0: not known.
+        prefill
+            What computing groups takes; ``None``: not known.
+        start
+            Groups before these.
         """
         if not (keys and self.uses and self._is_open):
             return "missing"
-        task = self._question(keys, anchor, group_size, prefill_s)
+        task = self._question(keys, anchor, group_size, prefill, start)
         done, _ = await asyncio.wait([task], timeout=max(within_s, 0.0))
         return task.result() if done and not task.cancelled() else "unanswered"
 
-    def seek_ahead(self, keys: Sequence[ObjectKey], anchor: str, group_size: int, prefill_s: float) -> None:
+    def seek_ahead(
+        self,
+        keys: Sequence[ObjectKey],
+        anchor: str = "",
+        *,
+        group_size: int = 1,
+        prefill: PrefillCost | None = None,
+        start: int = 0,
+    ) -> None:
         """Do the same for who does not wait: the next one finds what has come."""
         if keys and self.uses and self._is_open:
-            self._question(keys, anchor, group_size, prefill_s)
+            self._question(keys, anchor, group_size, prefill, start)
 
     def _question(
-        self, keys: Sequence[ObjectKey], anchor: str, group_size: int, prefill_s: float
+        self, keys: Sequence[ObjectKey], anchor: str, group_size: int, prefill: PrefillCost | None, start: int
     ) -> asyncio.Task[Sought]:
         """Ask what nobody else is asking just now."""
         question = (keys[0], len(keys))
         task = self._questions.get(question)
         if task is None:
-            task = asyncio.create_task(self._look_up(keys, anchor, group_size, prefill_s))
+            task = asyncio.create_task(self._look_up(keys, anchor, group_size, prefill, start))
             self._questions[question] = task
             task.add_done_callback(lambda _: self._questions.pop(question))
         return task
 
-    async def _look_up(self, keys: Sequence[ObjectKey], anchor: str, group_size: int, prefill_s: float) -> Sought:
+    async def _look_up(
+        self, keys: Sequence[ObjectKey], anchor: str, group_size: int, prefill: PrefillCost | None, start: int
+    ) -> Sought:
         place = slot_of(keys[0].bucket, anchor) if anchor else None
-        prefill = PrefillCost(prefill_s) if prefill_s > 0 else None
         loop = asyncio.get_running_loop()
         end = loop.time() + self._lookup_cap_s
         is_coming = False
         for use in self.uses:
             with self._duties.guarded("tiers"):
                 found = await self._find(use, keys, place, group_size, end - loop.time())
-                taken = self._decide(use, found, group_size, prefill)
+                taken = self._decide(use, found, group_size, prefill, start)
                 is_coming |= await self._begin(use, keys[:taken], found, place, group_size)
                 keys = keys[taken:]
+                start += taken // group_size
                 if not keys or taken < len(found) or loop.time() >= end:
                     break  # what lies behind is of no use without what is not taken
         return "coming" if is_coming else "missing"
@@ -202,7 +215,9 @@ class Tiering:
         use.figures.misses += len(keys) - count
         return found[:count]
 
-    def _decide(self, use: TierUse, found: Sequence[Found], group_size: int, prefill: PrefillCost | None) -> int:
+    def _decide(
+        self, use: TierUse, found: Sequence[Found], group_size: int, prefill: PrefillCost | None, start: int
+    ) -> int:
         """Return how many leading objects are worth fetching."""
         if not found:
             return 0
@@ -210,6 +225,7 @@ class Tiering:
             len(found) // group_size,
             lambda groups: use.tier.seconds(found[: groups * group_size]),
             prefill,
+            start=start,
             factor=self._load_factor,
         )
         use.figures.decisions[decision.label] += 1

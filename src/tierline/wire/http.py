@@ -158,8 +158,8 @@ class LeaseReply(msgspec.Struct, frozen=True):
 class PrefixLeaseRequest(msgspec.Struct, frozen=True):
     """Body of a prefix lease: ``names`` in order, first block first; ``timeout_ms`` waits for commits under way.
 
-    With ``across_gaps`` it goes on behind a group that is not complete, and waits for nobody. ``anchor`` and
-    ``prefill_s`` as in :class:`tierline.wire.messages.PrefixLease`.
+    With ``across_gaps`` it goes on behind a group that is not complete, and waits for nobody. ``anchor``,
+    ``prefill_s`` and ``prefill_growth_s`` as in :class:`tierline.wire.messages.PrefixLease`.
     """
 
     names: Names
@@ -169,6 +169,7 @@ class PrefixLeaseRequest(msgspec.Struct, frozen=True):
     across_gaps: bool = False
     anchor: Anchor = ""
     prefill_s: Wait = 0.0
+    prefill_growth_s: Wait = 0.0
 
 
 class LeasedFragments(msgspec.Struct, frozen=True):

@@ -66,6 +66,9 @@ class NoPages:
     def stats(self, grant: Grant) -> bytes:
         return b"{}"
 
+    def cluster(self) -> bytes:
+        return b"{}"
+
     def metrics(self, grant: Grant) -> tuple[bytes, str]:
         return b"", ""
 

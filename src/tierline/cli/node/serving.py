@@ -28,7 +28,7 @@ def node(
         typer.Option(help="What gives way when the segment is full.", show_default="arc"),
     ] = None,
     l1: Annotated[
-        bool | None, typer.Option("--l1/--no-l1", help="Keep what is stored here.", show_default="l1")
+        bool | None, typer.Option("--l1/--no-l1", help="Keep what is stored here.", show_default="true")
     ] = None,
     tiers: Annotated[
         str | None,
@@ -40,7 +40,7 @@ def node(
     ] = None,
     promote: Annotated[
         bool | None,
-        typer.Option("--promote/--no-promote", help="Keep what tiers bring.", show_default="promote"),
+        typer.Option("--promote/--no-promote", help="Keep what tiers bring.", show_default="true"),
     ] = None,
     kv_events: Annotated[
         str | None,
