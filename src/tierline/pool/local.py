@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from tierline.pool.tier import Found
-from tierline.store import ObjectKey
+from tierline.store import ObjectKey, Store
 
 
 class LocalObject(NamedTuple):
@@ -60,6 +60,12 @@ class Local(Protocol):
 
     async def keep(self, offered: Sequence[Offered]) -> Sequence[bool]:
         """Fetch objects from where they were found, and hold them; returns which of them are here at the end."""
+
+    def store_of(self, bucket: str) -> Store | None:
+        """Return the store that a bucket is in, for members that fetch from it."""
+
+    def suspect(self, key: ObjectKey) -> None:
+        """An object came to a member with other bytes than it was stored with: see whether it is so here."""
 
     def state(self) -> LocalState:
         """Return how much is held."""
