@@ -319,9 +319,7 @@ class _Observed:
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
         decision = self._strategy.choose(request, endpoints)
-        seen = self._observer.choose(request, endpoints)
-        (there,) = (depth for endpoint, *_, depth in seen.weighed if endpoint is decision.endpoint)
-        return decision._replace(observed=seen._replace(endpoint=decision.endpoint, matched_blocks=there))
+        return decision._replace(observed=self._observer.view(request, decision.endpoint, endpoints))
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """See :class:`~tierline.router.strategies.base.Strategy`."""

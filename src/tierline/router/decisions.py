@@ -123,6 +123,7 @@ def choice_of(decision: Decision) -> Choice:
         uncached_tokens=decision.uncached_tokens,
         predicted_cached_tokens=decision.predicted_cached_tokens,
         predicted_by_tier=decision.tiers,
+        confidence=decision.confidence,
         weighed=[
             Weighed(
                 endpoint=endpoint.url,

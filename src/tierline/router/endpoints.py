@@ -27,8 +27,12 @@ REST_MAX_SECONDS = 30.0
 """As long as the longest ejection: an endpoint that asks for an hour may be free in a minute."""
 OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
 """Errors of a connect that say nothing of the endpoint: this process, or this machine, has no room for a connection."""
-PREFILL_SAMPLE_TOKENS = 256
-"""Below this many uncached tokens, time to first token says more about fixed costs than about prefill."""
+PREFILL_SAMPLE_TOKENS = 2048
+"""Only prompts of which so much had to be computed, which fills a step of an engine, and at least half of what was in
+front of their first token, say how fast an endpoint is. The time of shorter ones is made of fixed costs, and of what
+was taken to be cached and was not: where 500 tokens are expected and 15,000 were evicted, an engine looks thirty times
+as slow as it is. By such samples the speeds of equal engines differed tenfold, and the slow-looking ones idled
+(docs/routing.md)."""
 PREFILL_MEMORY = 0.95
 """What is left of an earlier sample's tokens and seconds with each one more: twenty or so count. Tokens and seconds are
 added up apart, for a rate each would be as wild as the guess of what was in front; where engines are equally fast,
@@ -173,6 +177,12 @@ class Endpoint:
         """Queued tokens that this process sent."""
         return self.queued_tokens - self.elsewhere_tokens
 
+    @property
+    def decoding(self) -> int:
+        """Requests in flight but those whose prompt waits or is computed; of others' as large a part as of our own."""
+        own = self.own_inflight
+        return self.inflight - (len(self._prompts) * self.inflight // own if own else 0)
+
     def has_room(self, limit: int) -> bool:
         """Whether it may have one more request, of ``limit`` at once."""
         return self.inflight < limit
@@ -217,7 +227,7 @@ class Endpoint:
         self._leave_queue(uncached_tokens)
         if seconds is not None:
             self._computing_since = now
-        if seconds is not None and seconds > 0 and uncached_tokens >= PREFILL_SAMPLE_TOKENS:
+        if seconds and uncached_tokens >= PREFILL_SAMPLE_TOKENS and 2 * uncached_tokens >= tokens_before:
             if self.prefill_rate is not None:
                 expected = tokens_before / self.prefill_rate
                 seconds = min(max(seconds, expected / PREFILL_SURPRISE), expected * PREFILL_SURPRISE)

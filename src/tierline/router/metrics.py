@@ -81,7 +81,8 @@ class RouterMetrics(Collector):
         self._answered: Counter[tuple[str, int]] = Counter()
         """Requests by route and status that were no arm's."""
         self._aborts: Counter[str] = Counter()
-        self._blocks_total = self._blocks_best = self._blocks_matched = 0
+        self._blocks: Counter[tuple[str, ...]] = Counter()
+        """By what they are, and whether the answer told what was cached."""
         self._duration = Histogram(_SLOW)
         self._overhead, self._choices, self._tokens = Histogram(_FAST), Histogram(_FAST), Histogram(_FAST)
         self._itl = Histogram(_GAPS)
@@ -116,13 +117,18 @@ class RouterMetrics(Collector):
         decision = exchange.decision
         if decision is not None:
             counts.decisions[decision.reason] += 1
-            self._blocks_total += decision.total_blocks
-            self._blocks_best += decision.best_blocks
-            self._blocks_matched += decision.matched_blocks
-            if exchange.prompt_tokens is not None and exchange.actual_cached_tokens is not None:
-                counts.tokens["prompt"] += exchange.prompt_tokens
-                counts.tokens["predicted"] += decision.predicted_cached_tokens
-                counts.tokens["cached"] += exchange.actual_cached_tokens
+            told = "no"
+            if exchange.prompt_tokens and exchange.actual_cached_tokens is not None:
+                told = "yes"
+                cached = exchange.actual_cached_tokens / exchange.prompt_tokens
+                self._blocks["actual", told] += round(decision.total_blocks * cached)
+                if exchange.arm.is_compared:
+                    counts.tokens["prompt"] += exchange.prompt_tokens
+                    counts.tokens["predicted"] += decision.predicted_cached_tokens
+                    counts.tokens["cached"] += exchange.actual_cached_tokens
+            self._blocks["total", told] += decision.total_blocks
+            self._blocks["best", told] += decision.best_blocks
+            self._blocks["matched", told] += decision.matched_blocks
         if exchange.queued_s:
             counts.queued.observe(exchange.queued_s)
         if exchange.overhead_s is not None:
@@ -193,9 +199,9 @@ class RouterMetrics(Collector):
         )
         yield _counter(
             "prompt_blocks",
-            "Blocks of prompts: all; what the best endpoint held; what the chosen one held",
-            ("kind",),
-            {("total",): self._blocks_total, ("best",): self._blocks_best, ("matched",): self._blocks_matched},
+            "Blocks of prompts: all; what the best endpoint held; what the chosen one held; what answers told of",
+            ("kind", "told"),
+            self._blocks,
         )
         yield _counter("retries", "Further attempts", ("reason",), {(key,): n for key, n in retries.items()})
         yield _counter(

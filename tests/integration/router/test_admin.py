@@ -30,6 +30,7 @@ from tierline.router.config import RouterConfig
 from tierline.router.server import start
 
 TOKEN = "a-token-of-some-length"
+BLOCK_KINDS = ("total", "best", "matched", "actual")
 USAGE = b'{"prompt_tokens":700,"prompt_tokens_details":{"cached_tokens":%d}}'
 
 
@@ -302,6 +303,8 @@ async def test_predicted_and_actual_cached_tokens_are_counted_of_streams_that_te
     url = backend.url
     assert float(lines[f'tierline_router_cached_tokens_total{{endpoint="{url}",kind="predicted"}}']) == 640
     assert float(lines[f'tierline_router_cached_tokens_total{{endpoint="{url}",kind="actual"}}']) == 1280
+    blocks = {kind: lines[f'tierline_router_prompt_blocks_total{{kind="{kind}",told="yes"}}'] for kind in BLOCK_KINDS}
+    assert blocks == {"total": "20.0", "best": "10.0", "matched": "10.0", "actual": "18.0"}, "640 of 700 tokens, twice"
     assert float(lines["tierline_router_itl_seconds_count"]) == 2
     assert float(lines["tierline_router_choosing_seconds_count"]) == 2
 

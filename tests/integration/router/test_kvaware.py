@@ -311,6 +311,7 @@ async def test_an_explanation_knows_the_prompt_s_tokens_as_a_request_would(
         assert [weighed["known"] for weighed in choice["weighed"]] == ["exact", "exact"]
         told = await world.ask(**{**body, "prompt": prompt})
         assert choice["predicted_cached_tokens"] == told.predicted == told.cached > 0
+        assert choice["confidence"] == "exact"
 
 
 async def test_an_explanation_says_of_whom_it_only_guesses(world: World) -> None:

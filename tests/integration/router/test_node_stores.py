@@ -103,6 +103,7 @@ async def test_a_prefix_that_only_a_store_holds_is_found_predicted_and_explained
         await world.until(lambda: world.objects() == 3)
         choice = await world.explain()
         assert (choice["endpoint"], choice["predicted_by_tier"]) == (world.endpoints[1], {"host": 768})
+        assert choice["confidence"] == "bound"
         assert choice["uncached_tokens"] == len(PROMPT) - int(768 * 0.7)
         assert await world.ask() == (world.endpoints[1], "host=768")
 

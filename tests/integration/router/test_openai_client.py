@@ -107,6 +107,7 @@ async def test_a_repeated_document_is_a_hit_in_the_engines_own_cache(stack: Stac
             usage = raw.parse().usage
             assert usage is not None
             assert usage.prompt_tokens_details is not None
+            assert raw.headers["x-tierline-confidence"] == "approximate"
             cached.append((raw.headers["x-tierline-reason"], bool(usage.prompt_tokens_details.cached_tokens)))
     assert cached == [("cold", False), ("prefix", True), ("prefix", True)]
 

@@ -80,8 +80,8 @@ def test_prefixes_stay_near_one_cache_while_the_endpoints_share_the_work() -> No
 
 def test_events_tell_more_than_guesses_where_running_requests_fill_the_caches() -> None:
     trace = generate_chats(4, 1200)
-    room = trace.footprint // 80
-    guessed, told = (serve(name, trace, 4, room, time_scale=0.7) for name in ("prefixaware", "kvaware"))
+    room = trace.footprint // 20
+    guessed, told = (serve(name, trace, 4, room, time_scale=1.5) for name in ("prefixaware", "kvaware"))
     assert hits(told) > hits(guessed)
     assert hits(told) < one_cache_hits(trace.requests, 4 * room)
 

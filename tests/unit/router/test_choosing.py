@@ -208,6 +208,18 @@ def test_a_strategy_learns_from_an_arm_that_knows_nothing_of_prompts_and_unlearn
     assert rule.main.strategy.choose(request, endpoints).best_blocks == 0
 
 
+def test_what_the_other_arm_could_not_have_served_leaves_all_that_was_known_of_a_long_prompt() -> None:
+    one = PrefixAware(3, 2**20)
+    rule, endpoints = Rule(one, trial=SessionAffinity(), share=0.5), some_endpoints().all
+    assert rule.trial is not None
+    for length in (201, 301):  # whose ends lie within the part of a long prompt that choosing looks at together
+        request = ask(session=b"s", prompt="".join(f"{number:256}" for number in range(length)))
+        decision = rule.trial.strategy.choose(request, endpoints)
+        rule.trial.strategy.placed(request, decision)
+    rule.trial.strategy.withdrawn(request, decision)
+    assert one.index.known(request.blocks) == 201
+
+
 def test_a_strategy_that_knows_nothing_of_prompts_is_told_of_no_other_choice() -> None:
     rule, endpoints = Rule(PrefixAware(3, 2**20), trial=LeastLoad(), share=0.5), some_endpoints().all
     request = ask(**prompt("a"))

@@ -33,33 +33,53 @@ def test_load_returns_to_zero(endpoint: Endpoint) -> None:
     assert (endpoint.inflight, endpoint.queued_tokens) == (0, 0)
 
 
-def test_prefill_rate_counts_the_queue_in_front_and_ignores_small_prompts(endpoint: Endpoint) -> None:
+def test_prefill_rate_counts_the_queue_in_front_and_ignores_what_is_small_by_itself_or_beside_it(
+    endpoint: Endpoint,
+) -> None:
     rates = []
-    for tokens, tokens_before, seconds in ((10, 10, 1.0), (1000, 2000, 2.0), (1000, 2000, 1.0)):
+    for tokens, tokens_before, seconds in ((2047, 2047, 1), (3000, 6001, 1), (3000, 6000, 6), (3000, 6000, 3)):
         endpoint.begin(tokens, 0.0)
         endpoint.answered(tokens, tokens_before, seconds, 0.0)
         rates.append(endpoint.prefill_rate)
-    assert rates == [None, 1000.0, pytest.approx(3900 / 2.9)]
+    assert rates == [None, None, 1000.0, pytest.approx(11_700 / 8.7)]
 
 
 def test_prefill_rate_hardly_scatters_where_single_answers_do_and_follows_a_lasting_change(endpoint: Endpoint) -> None:
     dice = random.Random(3)
     rates = []
     for _ in range(300):
-        tokens = dice.choice((500, 2_000, 30_000))
+        tokens = dice.choice((2_100, 4_000, 30_000))
         serve(endpoint, tokens, tokens / 1000 * dice.uniform(0.3, 1.7))
         rates.append(endpoint.prefill_rate)
     assert all(rate is not None and 700 < rate < 1400 for rate in rates[30:])
     for _ in range(200):
-        serve(endpoint, 2_000, 0.2)
+        serve(endpoint, 3_000, 0.3)
     assert endpoint.prefill_rate == pytest.approx(10_000, rel=0.05)
 
 
 def test_one_answer_that_took_forever_makes_no_slow_endpoint(endpoint: Endpoint) -> None:
     for _ in range(30):
-        serve(endpoint, 2_000, 2.0)
-    serve(endpoint, 2_000, 600.0)
+        serve(endpoint, 3_000, 3.0)
+    serve(endpoint, 3_000, 600.0)
     assert endpoint.prefill_rate == pytest.approx(1_000, rel=0.2)
+
+
+def test_a_prefix_that_was_evicted_makes_no_slow_endpoint(endpoint: Endpoint) -> None:
+    serve(endpoint, 4_000, 1.0)
+    for _ in range(30):
+        serve(endpoint, 500, 4.0)
+    assert endpoint.prefill_rate == 4_000.0
+
+
+def test_requests_decode_from_their_first_token_on(endpoint: Endpoint) -> None:
+    for tokens in (100, 200, 0):
+        endpoint.begin(tokens, 0.0)
+    assert endpoint.decoding == 1
+    endpoint.answered(100, 100, None, 0.0)
+    assert endpoint.decoding == 2
+    endpoint.inflight += 6
+    endpoint.elsewhere_inflight = 6
+    assert endpoint.decoding == 6, "of three requests, one is not yet so far; nor are two of six elsewhere"
 
 
 def test_what_should_be_computed_by_now_of_the_first_prompt_waits_no_more(endpoint: Endpoint) -> None:

@@ -168,6 +168,44 @@ def test_a_prompt_that_was_just_sent_is_expected_until_its_time_is_over() -> Non
     assert strategy.choose(request(now=0.1), endpoints).predicted_cached_tokens == 16
 
 
+def test_a_prompt_that_was_not_served_takes_nothing_from_others_that_begin_alike() -> None:
+    strategy, (endpoint,) = make(1)
+    tell(strategy.sources[endpoint.url][0], 1)
+    ids = [IDS[: 20 * SIZE] + [7] * 20 * SIZE, IDS[: 20 * SIZE] + [8] * 20 * SIZE]
+    sent = [request(prompt, now=now) for now, prompt in enumerate(ids)]
+    decisions = [strategy.choose(one, [endpoint]) for one in sent]
+    for one, decision in zip(sent, decisions, strict=True):
+        strategy.placed(one, decision)
+    strategy.withdrawn(sent[0], decisions[0])
+    assert strategy.choose(request(ids[0], now=1.5), [endpoint]).predicted_cached_tokens == 20 * SIZE
+    strategy.withdrawn(sent[1], decisions[1])
+    assert strategy.choose(request(ids[0], now=1.5), [endpoint]).predicted_cached_tokens == SIZE
+
+
+def test_what_was_sent_before_is_remembered_though_events_say_that_it_is_gone() -> None:
+    strategy, (endpoint,) = make(1)
+    known = request()
+    strategy.placed(known, strategy.choose(known, [endpoint]))
+    tell(strategy.sources[endpoint.url][0], 1)
+    decision = strategy.choose(request(now=EXPECTED_SECONDS), [endpoint])
+    assert decision.matched_blocks < decision.remembered_blocks == decision.total_blocks
+    strategy.placed(known, decision)
+    strategy.withdrawn(known, decision)
+    assert len(strategy.index) == decision.total_blocks
+
+
+def test_a_decision_says_what_its_figures_go_by() -> None:
+    strategy, endpoints = make(1)
+    (source,) = strategy.sources[endpoints[0].url]
+    assert strategy.choose(request(), endpoints).confidence == "approximate"
+    tell(source, 40)
+    assert strategy.choose(request(), endpoints).confidence == "exact"
+    assert strategy.choose(request(has_tokens=False), endpoints).confidence == "approximate"
+    tell(source, 40, first=7)
+    assert (source.state, strategy.choose(request(), endpoints).confidence) == (SourceState.DEGRADED, "bound")
+    assert strategy.choose(RoutingRequest(), endpoints).confidence == ""
+
+
 @pytest.mark.parametrize("length", [0, 1, 15, 17])
 def test_short_prompts_have_a_choice_too(length: int) -> None:
     strategy, endpoints = make()

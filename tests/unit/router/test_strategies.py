@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.prompt import BLOCK_BYTES, RequestFields, read_fields
 from tierline.router.strategies import STRATEGIES, Decision, RoutingRequest, Strategy, build_strategy
-from tierline.router.strategies.base import LOAD_ALLOWANCE
+from tierline.router.strategies.base import DECODING_ALLOWANCE, LOAD_ALLOWANCE, WORK_ALLOWANCE_S
 from tierline.router.strategies.names import canonical_name
 from tierline.router.strategies.prefixaware import RECOMPUTING, PrefixAware
 from tierline.router.strategies.session import SessionAffinity
@@ -25,9 +25,9 @@ def endpoints_of(count: int) -> tuple[Endpoint, ...]:
     return Endpoints([f"http://host-{number}:8000" for number in range(count)]).all
 
 
-def ask(prompt: str = "", *, session: bytes = b"", model: str = "m") -> RoutingRequest:
+def ask(prompt: str = "", *, session: bytes = b"", model: str = "m", now: float = 0.0) -> RoutingRequest:
     body = msgspec.json.encode({"model": model, "prompt": prompt})
-    return RoutingRequest(read_fields(body) if prompt else RequestFields(model=model), session)
+    return RoutingRequest(read_fields(body) if prompt else RequestFields(model=model), session, now=now)
 
 
 def blocks(text: str, count: int) -> str:
@@ -116,15 +116,38 @@ def test_affinity_lasts_until_the_queue_costs_more_than_recomputing() -> None:
     assert (decision.matched_blocks, decision.best_blocks) == (0, 16)
 
 
-@given(st.lists(st.integers(0, 90), min_size=2, max_size=8))
-def test_affinity_never_loads_an_endpoint_above_the_bound(inflight: list[int]) -> None:
-    strategy, endpoints = prefix_aware(len(inflight))
+@given(st.lists(st.integers(0, 300), min_size=2, max_size=8))
+def test_affinity_lets_no_endpoint_decode_above_the_bound(decoding: list[int]) -> None:
+    strategy, endpoints = prefix_aware(len(decoding))
     prompt = blocks("document ", 16)
     route(strategy, endpoints, ask(prompt))
-    for endpoint, load in zip(endpoints, inflight, strict=True):
+    for endpoint, load in zip(endpoints, decoding, strict=True):
         endpoint.inflight = load
     chosen = strategy.choose(ask(prompt), endpoints).endpoint
-    assert chosen.inflight <= ceil(1.25 * (sum(inflight) + 1) / len(inflight)) + LOAD_ALLOWANCE
+    assert chosen.inflight <= 1.25 * sum(decoding) / len(decoding) + DECODING_ALLOWANCE
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 300), st.floats(1e3, 1e5)), min_size=2, max_size=8))
+def test_affinity_lets_nobody_wait_behind_more_work_than_the_bound(loads: list[tuple[float, int, float]]) -> None:
+    strategy, endpoints = prefix_aware(len(loads))
+    prompt = blocks("document ", 16)
+    route(strategy, endpoints, ask(prompt))
+    for endpoint, (seconds, decoding, speed) in zip(endpoints, loads, strict=True):
+        endpoint.inflight, endpoint.prefill_rate, endpoint.queued_tokens = decoding, speed, int(seconds * speed)
+    chosen = strategy.choose(ask(prompt), endpoints).endpoint
+    assert chosen.prefill_rate is not None
+    seconds = chosen.queued_tokens / max(speed for _, _, speed in loads)  # at least
+    assert seconds <= 1.25 * sum(seconds for seconds, _, _ in loads) / len(loads) + WORK_ALLOWANCE_S
+
+
+def test_what_waits_at_an_endpoint_that_has_just_joined_weighs_more() -> None:
+    strategy, endpoints = prefix_aware(4)
+    prompt = blocks("document ", 64)
+    holder = route(strategy, endpoints, ask(prompt)).endpoint
+    holder.cold_since = 0.0
+    holder.queued_tokens = 4_000
+    assert strategy.choose(ask(prompt, now=1.0), endpoints).reason == "spill"
+    assert strategy.choose(ask(prompt, now=60.0), endpoints).endpoint is holder
 
 
 def test_a_system_prompt_that_everybody_has_creates_no_affinity() -> None:
@@ -462,15 +485,16 @@ def test_an_endpoint_that_joins_gets_more_as_it_warms_up(name: str) -> None:
     endpoints[3].cold_since = 1000.0
     given_at: dict[float, int] = {}
     for now in (1000.0, 1030.0, 1090.0):
-        for endpoint in endpoints:
-            endpoint.inflight = 0
+        begun: list[Decision] = []
         for number in range(400):
-            request = ask(blocks(f"{now} {number} ", 3), session=b"%d %d" % (now, number))
-            request.now = now
+            request = ask(blocks(f"{now} {number} ", 3), session=b"%d %d" % (now, number), now=now)
             decision = strategy.choose(request, endpoints)
             strategy.placed(request, decision)
             decision.endpoint.begin(decision.uncached_tokens, 0.0)
+            begun.append(decision)
         given_at[now] = endpoints[3].inflight
+        for decision in begun:
+            decision.endpoint.end(decision.uncached_tokens)
     assert given_at[1000.0] < 30
     assert given_at[1000.0] < given_at[1030.0] < given_at[1090.0]
     assert given_at[1090.0] > 75

@@ -90,6 +90,8 @@ async def explain(
         if choice.predicted_by_tier:
             read = (f"{tokens:,} from {tier}" for tier, tokens in choice.predicted_by_tier.items())
             facts.append(("cached tokens", ", ".join(read)))
+        if choice.confidence:
+            facts.append(("confidence", choice.confidence))
     if found.pairing:
         facts.append(("prefill", found.pairing if found.prefill is None else f"by {found.prefill.endpoint}"))
     output.facts(facts)

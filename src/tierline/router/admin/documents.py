@@ -57,7 +57,7 @@ class Weighed(msgspec.Struct, kw_only=True):
 
     endpoint: str
     waiting_tokens: int | None
-    """Prompt tokens that are in front of it there; ``None``: it had too many requests to be asked."""
+    """Prompt tokens that are in front of it there; ``None``: it had too much to do to be asked."""
     uncached_tokens: int
     """What it would have to compute of the prompt; of a template that everybody has, nobody is believed to have it."""
     seconds: float | None
@@ -81,6 +81,9 @@ class Choice(msgspec.Struct, kw_only=True):
     predicted_cached_tokens: int
     predicted_by_tier: dict[str, int] = {}
     """That by where it is to be read from: ``gpu``, ``host``, ``storage``, ``shared``; empty where it is guessed."""
+    confidence: str = ""
+    """What the prediction goes by: ``exact``, ``bound`` or ``approximate``, as in a :class:`Weighed`; empty where the
+    strategy predicts nothing."""
     weighed: list[Weighed]
     """Empty where the strategy does not weigh."""
 

@@ -154,7 +154,7 @@ class Holdings:
         """Count with them no more."""
         source = self._only_source(withdrawn.endpoint, withdrawn.chain)
         if source is not None:
-            source.blocks.unexpect(_keys(withdrawn.chain))
+            source.blocks.expected.withdraw(_keys(withdrawn.chain)[:EXPECTED_KEYS])
 
     def now(self) -> float:
         """What is expected until later counts."""
@@ -205,7 +205,7 @@ class _Answer:
         keys, found = self._found.get(chain) or self._follow(chain)
         depth = found[Tier.GPU].get(blocks.bit, 0)
         if blocks.expected:
-            depth += blocks.expected_run(keys, depth, self._holdings.now())
+            depth += blocks.expected.run(keys, depth, self._holdings.now())
         tiers = [max(depth, in_tier.get(blocks.bit, 0)) for in_tier in found]
         return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, chain, tiers)
 

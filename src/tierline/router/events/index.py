@@ -23,6 +23,7 @@ from typing import Any
 
 from tierline.router.depths import Depths, Masks, find_depths
 from tierline.router.events.decoding import AllBlocksCleared, BlockHash, BlockRemoved, BlockStored, EventBatch
+from tierline.router.events.expecting import Expectations
 from tierline.router.events.keys import blocks_of, link, link_extras, root, token_bytes
 
 PLACEMENT_BYTES = 560
@@ -187,8 +188,8 @@ class SourceBlocks:
         self.block_tokens: int | None = None
         self.is_whole = True
         self.ignored = self.orphans_dropped = 0
-        self.expected: dict[int, float] = {}
-        """Blocks that it was sent to compute and that no event told yet, and until when to count with them."""
+        self.expected = Expectations()
+        """Blocks that it was sent to compute and that no event told yet."""
         self._masks = index.masks
         self._group: int | None = None
         self._held: tuple[dict[BlockHash, int], ...] = tuple({} for _ in Tier)
@@ -238,26 +239,9 @@ class SourceBlocks:
 
     def expect(self, keys: Sequence[int], now: float, until: float) -> None:
         """Count with the blocks of a prompt that it does not hold, until events tell of them or ``until`` has come."""
-        expected, bit, mask_of = self.expected, self.bit, self._masks[Tier.GPU].get
-        for key in reversed(keys):
-            if mask_of(key, 0) & bit:
-                break  # and all before it
-            expected.pop(key, None)  # so that the dictionary is in the order of ``until``
-            expected[key] = until
-        for key in list(takewhile(lambda key: expected[key] <= now, expected)):
-            del expected[key]
-
-    def unexpect(self, keys: Sequence[int]) -> None:
-        """Count with the blocks of a prompt no more."""
-        for key in keys:
-            self.expected.pop(key, None)
-
-    def expected_run(self, keys: Sequence[int], start: int, now: float) -> int:
-        """Return how many blocks of a prompt, from ``start`` on, are counted with."""
-        end, until = start, self.expected.get
-        while end < len(keys) and until(keys[end], now) > now:
-            end += 1
-        return end - start
+        bit, mask_of = self.bit, self._masks[Tier.GPU].get
+        # Who holds a block holds all before it.
+        self.expected.add(takewhile(lambda key: not mask_of(key, 0) & bit, reversed(keys)), now, until)
 
     # Storing ----------------------------------------------------------------------------------------------------------
 
@@ -298,7 +282,7 @@ class SourceBlocks:
             if extras and extras[index]:
                 key = link_extras(extras[index], key)
             if expected:
-                expected.pop(key, None)
+                expected.told(key)
             if name in held:
                 if tier is Tier.GPU:
                     self._copies[name] = self._copies.get(name, 0) + 1

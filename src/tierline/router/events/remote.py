@@ -17,7 +17,6 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -25,6 +24,7 @@ from tierline import logs
 from tierline.errors import UsageError, WireError
 from tierline.router.endpoints import Endpoint
 from tierline.router.events.addresses import ControllerAddress
+from tierline.router.events.expecting import Expectations
 from tierline.router.events.index import Tier
 from tierline.router.events.keys import PromptTokens
 from tierline.router.events.lmcache_keys import ChunkNames, is_scheme
@@ -282,7 +282,7 @@ class RemoteIndex:
         self._cuts: dict[str, tuple[Cut, ...]] = {}
         self._followed: dict[str, str] = {}
         self._is_telling_follow = False
-        self._expected: dict[str, dict[int, float]] = {}
+        self._expected: dict[str, Expectations] = {}
         self._names = ChunkNames()
 
     def start(self) -> None:
@@ -490,29 +490,20 @@ class RemoteIndex:
 
     def expect(self, url: str, cut: Cut, keys: Sequence[int]) -> None:
         """Count with a prompt's last blocks at an endpoint, and have the controller's other routers do so."""
-        expected, now = self._expected.setdefault(url, {}), self.now()
-        for key in keys:
-            expected.pop(key, None)  # so that the dictionary is in the order of time
-            expected[key] = now + EXPECTED_SECONDS
-        for key in list(takewhile(lambda key: expected[key] <= now, expected)):
-            del expected[key]
+        now = self.now()
+        self._expected.setdefault(url, Expectations()).add(keys, now, now + EXPECTED_SECONDS)
         self._send(Placed(url, Chain(cut.scheme, cut.block_tokens, pack_keys(keys))))
 
     def unexpect(self, url: str, cut: Cut, keys: Sequence[int]) -> None:
         """Count with them no more."""
-        expected = self._expected.get(url, {})
-        for key in keys:
-            expected.pop(key, None)
+        if url in self._expected:
+            self._expected[url].withdraw(keys)
         self._send(Withdrawn(url, Chain(cut.scheme, cut.block_tokens, pack_keys(keys))))
 
     def expected_run(self, url: str, keys: Sequence[int], start: int) -> int:
         """Return how many blocks of a prompt, from ``start`` on, are counted with."""
-        expected, end = self._expected.get(url), start
-        if expected and start < len(keys) and keys[start] in expected:
-            now = self.now()
-            while end < len(keys) and expected.get(keys[end], now) > now:
-                end += 1
-        return end - start
+        expected = self._expected.get(url)
+        return expected.run(keys, start, self.now()) if expected else 0
 
     # The connection ---------------------------------------------------------------------------------------------------
 

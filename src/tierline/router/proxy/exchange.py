@@ -663,8 +663,7 @@ class Exchange:
             self.actual_cached_tokens = cached_tokens(self._before_last, self._last)
             if self.actual_cached_tokens is not None and not self._is_paired:
                 decision.endpoint.cache_told(decision.predicted_cached_tokens, self.actual_cached_tokens)
-                if self.arm.is_compared:
-                    self.prompt_tokens = prompt_tokens(self._before_last, self._last)
+                self.prompt_tokens = prompt_tokens(self._before_last, self._last)
         if self._events > 1:
             self.itl_s = (self._services.clock() - self.answered_at) / (self._events - 1)
 
@@ -700,10 +699,11 @@ class Exchange:
             self.arm.fields,
             b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
             b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n"
-            b"x-tierline-predicted-cached-tokens: %d\r\n%b\r\n" % (
+            b"x-tierline-predicted-cached-tokens: %d\r\n%b%b\r\n" % (
                 decision.endpoint.name, decision.reason.encode(), decision.matched_blocks, decision.total_blocks,
                 decision.predicted_cached_tokens,
                 _tier_field(decision) if decision.predicted_by_tier else b"",
+                b"x-tierline-confidence: %b\r\n" % decision.confidence.encode() if decision.confidence else b"",
             ),
         ))  # fmt: skip
 

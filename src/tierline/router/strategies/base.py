@@ -25,12 +25,20 @@ from tierline.router.prompt import (
     opening,
 )
 
+EXACT, BOUND, APPROXIMATE = "exact", "bound", "approximate"
+"""What a prediction goes by: all that an endpoint told of its caches; what it told, of which some was missed, so that
+it has at least so much; what was sent there."""
 LOAD_BOUND = 1.25
-"""An endpoint that affinity favours may have at most this many times the mean of requests in flight (Mirrokni et al.,
-"Consistent Hashing with Bounded Loads", 2017), and so many more."""
+"""An endpoint that affinity favours may have at most this many times the mean load (Mirrokni et al., "Consistent
+Hashing with Bounded Loads", 2017), and a little more."""
 LOAD_ALLOWANCE = 8
-"""A few requests more cost a batch next to nothing, and numbers this small scatter by as much: without the allowance
-the bound sent away hits in replays of a chat trace (docs/routing.md)."""
+"""Of requests in flight: a few more cost a batch next to nothing, and numbers this small scatter by as much."""
+WORK_ALLOWANCE_S = 5.0
+"""Of prefill work that waits: a long prompt takes as long, and sent hits away in replays of a chat trace when less was
+allowed (docs/routing.md)."""
+DECODING_ALLOWANCE = 32
+"""Of requests that decode: so many more make an engine's step a third longer, and with fewer a popular document was
+copied to every endpoint."""
 SLOW_START_SECONDS = 60.0
 SLOW_START_SHARE = 0.1
 """An endpoint that joins, or is back after a crash, begins with this part of its weight and has all of it after a
@@ -166,7 +174,7 @@ class RoutingRequest:
 
 
 Weighed: TypeAlias = tuple[Endpoint, int | None, int, float, int]
-"""Of a candidate: tokens that wait there (``None``: it had too many requests to be asked), tokens of this prompt that
+"""Of a candidate: tokens that wait there (``None``: it had too much to do to be asked), tokens of this prompt that
 it would compute, its speed in tokens a second (0 where no endpoint's is known), and how many leading blocks it is
 believed to hold. A plain tuple: one is made of every candidate of every request."""
 
@@ -190,6 +198,10 @@ class Decision(NamedTuple):
     """That by tier, the fastest first (:class:`~tierline.router.events.index.Tier`); empty where it is guessed."""
     weighed: Sequence[Weighed] = ()
     """What was weighed, where a strategy weighs."""
+    confidence: str = ""
+    """What these figures go by: :data:`EXACT`, :data:`BOUND`, :data:`APPROXIMATE`; empty where nothing was asked."""
+    remembered_blocks: int = 0
+    """Leading blocks that had been sent to the chosen endpoint before, as the strategy remembers."""
     observed: "Decision | None" = None
     """The same choice as another strategy sees it that is told of it."""
 
@@ -250,6 +262,36 @@ def load_bounds(endpoints: Sequence[Endpoint], now: float) -> list[int]:
         shares.append(share(endpoint, now))
     bound = (LOAD_BOUND * total + LOAD_ALLOWANCE * len(endpoints)) / sum(shares)
     return [ceil(bound * part) for part in shares]
+
+
+def within_bounds(
+    endpoints: Sequence[Endpoint], waiting: Sequence[int], speeds: Sequence[float], shares: Sequence[float]
+) -> list[bool]:
+    """Return which endpoints have so little to do that they may be given more for affinity's sake; at least one.
+
+    Two things are bound apart: prefill work that waits, in seconds, and requests that decode. Their sum says little: a
+    prompt of which all is cached, and one of 100,000 new tokens, are a request each. Where no endpoint is within both
+    bounds, the one for work counts.
+
+    Parameters
+    ----------
+    waiting
+        Tokens that wait at each.
+    speeds
+        Tokens that each computes in a second; 0 where none is known, and then nothing is bound by it.
+    shares
+        Of all that decodes, what each should have, against the others'.
+    """
+    work_s = [tokens / speed if speed else 0.0 for tokens, speed in zip(waiting, speeds, strict=True)]
+    work_bound = LOAD_BOUND * sum(work_s) / len(endpoints) + WORK_ALLOWANCE_S
+    has_time = [seconds <= work_bound for seconds in work_s]
+    decoding = [endpoint.decoding for endpoint in endpoints]
+    decoding_bound = (LOAD_BOUND * sum(decoding) + DECODING_ALLOWANCE * len(endpoints)) / sum(shares)
+    is_within = [
+        is_free and number <= decoding_bound * part
+        for is_free, number, part in zip(has_time, decoding, shares, strict=True)
+    ]
+    return is_within if any(is_within) else has_time
 
 
 def rendezvous(key: int, endpoint: Endpoint, part: float = 1.0) -> float:

@@ -19,16 +19,16 @@ An engine of several data-parallel ranks chooses one by itself: the mean over it
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tierline.router.depths import Depths, grain_of
 from tierline.router.endpoints import Endpoint, parent_of
-from tierline.router.events.index import BlockIndex, Tier
+from tierline.router.events.index import BlockIndex, SourceBlocks, Tier
 from tierline.router.events.keys import PromptTokens
 from tierline.router.events.source import EventSource
 from tierline.router.events.stored import StoreBlocks, StoreIndex, StoreLookup
-from tierline.router.strategies.base import Decision, Found, RoutingRequest
-from tierline.router.strategies.prefixaware import Held, HeldByTier, PrefixAware
+from tierline.router.strategies.base import APPROXIMATE, BOUND, EXACT, Decision, Found, RoutingRequest
+from tierline.router.strategies.prefixaware import Held, Holding, PrefixAware
 
 TIER_WEIGHTS: Mapping[Tier, float] = {Tier.GPU: 1.0, Tier.HOST: 0.8, Tier.STORAGE: 0.3, Tier.SHARED: 0.6}
 """What a token saves that is read from a tier: 1 less what reading it takes, in times of computing it. For a model of
@@ -91,7 +91,7 @@ class KvAware(PrefixAware):
         """See :class:`~tierline.router.strategies.prefixaware.PrefixAware`."""
         guesses = super().held(request, endpoints)
         if request.tokens is None:
-            self.lookups["approximate"] += len(endpoints)
+            self.lookups[APPROXIMATE] += len(endpoints)
             return guesses
         lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, self.weights)
         held: list[Held] = []
@@ -112,41 +112,39 @@ class KvAware(PrefixAware):
                     held.append(guess)
                     continue
             held.append((depth if depth < total else total, saved, predicted))
-        self.lookups["exact"] += exact
-        self.lookups["bound"] += bounds
-        self.lookups["approximate"] += len(endpoints) - exact - bounds
+        self.lookups[EXACT] += exact
+        self.lookups[BOUND] += bounds
+        self.lookups[APPROXIMATE] += len(endpoints) - exact - bounds
         if not self.stores:
             return held
         stores = self._ask_stores(request.tokens)
         return [
-            self._with_store(request, endpoint, stores, (*of_engine, ()))[:3]
+            self._with_store(request, endpoint, stores, Holding(*of_engine, remembered=0))[:3]
             for endpoint, of_engine in zip(endpoints, held, strict=True)
         ]
 
-    def held_by(self, request: RoutingRequest, endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> HeldByTier:
+    def held_by(self, request: RoutingRequest, endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> Holding:
         """See :class:`~tierline.router.strategies.prefixaware.PrefixAware`."""
-        guess = super().held_by(request, endpoint, endpoints)
-        if request.tokens is None:
-            return guess
-        held = guess
-        if is_explained(request.model, endpoint):
-            lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, self.weights, only=endpoint)
-            found = lookup.found(endpoint)
-            if found is not None and (found[2] or found[0] >= guess[1]):
-                saved, predicted, _, tiers = found
-                depth = min(len(request.blocks), predicted // (request.block_tokens or 1))
-                held = depth, saved, predicted, tiers or (predicted, *_NOTHING_SLOWER)
+        held = super().held_by(request, endpoint, endpoints)
+        if request.tokens is None or not is_explained(request.model, endpoint):
+            return held
+        lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, self.weights, only=endpoint)
+        found = lookup.found(endpoint)
+        if found is not None and (found[2] or found[0] >= held.saved):
+            saved, predicted, is_exact, tiers = found
+            held = Holding(
+                min(len(request.blocks), predicted // (request.block_tokens or 1)),
+                saved,
+                predicted,
+                held.remembered,
+                tiers or (predicted, *_NOTHING_SLOWER),
+                EXACT if is_exact else BOUND,
+            )
         return self._with_store(request, endpoint, self._ask_stores(request.tokens), held)
 
     def known(self, request: RoutingRequest, endpoint: Endpoint) -> str:
-        """Return what an endpoint's caches are judged by for this request, as :attr:`lookups` counts it."""
-        if request.tokens is None or not is_explained(request.model, endpoint):
-            return "approximate"
-        lookup = request.told or _Lookup(self.blocks, request, (endpoint,), self.sources, self.weights, only=endpoint)
-        found = lookup.found(endpoint)
-        if found is None:
-            return "approximate"
-        return "exact" if found[2] else "bound"
+        """Return what an endpoint's caches are judged by for this request."""
+        return self.held_by(request, endpoint, (endpoint,)).confidence
 
     def _ask_stores(self, tokens: PromptTokens) -> StoreLookup:
         """Return a request's questions to the node stores, and to pools of those that are sure of what they hold."""
@@ -156,25 +154,30 @@ class KvAware(PrefixAware):
                 pools[pool] = pools.get(pool, 0) | source.blocks.bit
         return StoreLookup(self.stored, tokens, pools)
 
-    def _with_store(
-        self, request: RoutingRequest, endpoint: Endpoint, stores: StoreLookup, held: HeldByTier
-    ) -> HeldByTier:
+    def _with_store(self, request: RoutingRequest, endpoint: Endpoint, stores: StoreLookup, held: Holding) -> Holding:
         """Return what an endpoint holds together with the store of its node, and with the pool that this is in."""
         source = self.stores.get(endpoint.url)
         if source is None or not source.is_telling or not is_explained(request.model, endpoint):
             return held
-        _, saved, predicted, by_tier = held
+        saved, predicted = held.saved, held.predicted
         own, pooled = stores.held_tokens(source.blocks, endpoint.models, adapter_of(request.model, endpoint))
         if own <= predicted and pooled <= predicted:
             return held
-        tiers = list(by_tier or (predicted, *_NOTHING_SLOWER))
+        tiers = list(held.by_tier or (predicted, *_NOTHING_SLOWER))
         for tier, tokens in ((Tier.HOST, own), (Tier.SHARED, pooled)):
             if tokens > predicted:
                 tiers[tier] += tokens - predicted
                 measured = source.blocks.saves.get(tier.name.lower()) if tier in self.measured else None
                 saved += int((tokens - predicted) * (self.weights[tier] if measured is None else measured))
                 predicted = tokens
-        return min(len(request.blocks), predicted // (request.block_tokens or 1)), saved, predicted, tiers
+        return held._replace(
+            depth=min(len(request.blocks), predicted // (request.block_tokens or 1)),
+            saved=saved,
+            predicted=predicted,
+            by_tier=tiers,
+            # It was told to be there, whatever else the engine has.
+            confidence=held.confidence if held.confidence == EXACT and source.is_exact else BOUND,
+        )
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold the prompt from now on."""
@@ -185,23 +188,26 @@ class KvAware(PrefixAware):
             return
         if request.told is not None:
             request.told.placed(decision.endpoint)
-        sources = self.sources.get(decision.endpoint.url, ())
-        if len(sources) != 1:  # of several ranks nobody knows which one gets it
-            return
-        blocks = sources[0].blocks
-        if blocks.block_tokens is not None:
-            keys = request.tokens.keys(blocks.block_tokens, adapter_of(request.model, decision.endpoint))
+        for blocks, keys in self._expecting(request, request.tokens, decision.endpoint):
             blocks.expect(keys, request.now, request.now + EXPECTED_SECONDS)
 
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold no more of the prompt than before."""
         super().withdrawn(request, decision)
+        if request.tokens is None or not is_explained(request.model, decision.endpoint):
+            return
         if request.told is not None:
             request.told.withdrawn(decision.endpoint)
-        for source in self.sources.get(decision.endpoint.url, ()):
-            size = source.blocks.block_tokens
-            if request.tokens is not None and size is not None:
-                source.blocks.unexpect(request.tokens.keys(size, adapter_of(request.model, decision.endpoint)))
+        for blocks, keys in self._expecting(request, request.tokens, decision.endpoint):
+            blocks.expected.withdraw(keys)
+
+    def _expecting(
+        self, request: RoutingRequest, tokens: PromptTokens, endpoint: Endpoint
+    ) -> Iterator[tuple[SourceBlocks, list[int]]]:
+        """Yield where a prompt is expected, and as which blocks; of several ranks nobody knows which one gets it."""
+        sources = self.sources.get(endpoint.url, ())
+        if len(sources) == 1 and (size := sources[0].blocks.block_tokens) is not None:
+            yield sources[0].blocks, tokens.keys(size, adapter_of(request.model, endpoint))
 
     def forget(self, endpoint: Endpoint) -> None:
         """Forget what was guessed. What was told stays: sources notice themselves when an engine is another one."""
@@ -272,7 +278,7 @@ class _Lookup:
             depth = depths[0].get(blocks.bit, 0)  # the engine's own cache
             if blocks.expected:
                 start = depth + grain - 1 if depth else 0  # it holds no more than that
-                run = blocks.expected_run(keys, start, self._request.now)
+                run = blocks.expected.run(keys, start, self._request.now)
                 depth = start + run if run else depth
             saved += depth * size * self._weights[0]
             if depths[-1] is not depths[0]:

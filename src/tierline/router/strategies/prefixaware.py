@@ -8,7 +8,8 @@ copy takes the place of something else. Hence the factor. Four rules around it:
 
 - **Capacity**: of an endpoint no more is believed than what waits there and what its engine's cache can hold, what was
   used last.
-- **Bounded load**: an endpoint with more requests in flight than 1.25 times the mean, and a few, is not a candidate.
+- **Bounded load**: an endpoint where more prefill work waits than 1.25 times the mean, and five seconds, is not a
+  candidate; nor is one where more requests decode than 1.25 times the mean, and 32.
 - **Templates**: a block at which half of all new prompts part ways (a system prompt that everybody has) ends a
   *template*, which every endpoint will hold soon; up to there a match counts for nothing, on nobody.
 - **Ties** go to the endpoint with fewer requests, then by rendezvous hashing of the first block behind the template,
@@ -18,27 +19,27 @@ copy takes the place of something else. Hence the factor. Four rules around it:
 from collections import Counter, deque
 from collections.abc import Sequence
 from math import inf
+from typing import NamedTuple
 
 from tierline.router.depths import grain_of
 from tierline.router.endpoints import Endpoint
 from tierline.router.index import PrefixIndex
 from tierline.router.prompt import BLOCK_BYTES, BYTES_PER_TOKEN
 from tierline.router.strategies.base import (
+    APPROXIMATE,
     Decision,
     RoutingRequest,
     Weighed,
     Witness,
-    load_bounds,
     rendezvous,
     share,
+    within_bounds,
 )
 
 Held = tuple[int, int, int]
 """Of one endpoint: leading blocks of the prompt that it holds, tokens that this saves it from computing, and tokens
 that it will read from a cache. The last two differ where reading costs. A plain tuple: each request makes one for
 each."""
-HeldByTier = tuple[int, int, int, Sequence[int]]
-"""The same, and what is read by tier, the fastest first; empty where it is guessed."""
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 _NOTHING: Held = (0, 0, 0)
 SAME_SPEED = 0.7
@@ -53,6 +54,21 @@ TEMPLATE_SHARE = 0.5
 TEMPLATE_WINDOW = 64
 """A template ends where half of the beginnings among the last 64 prompts *per endpoint* parted, 16 of them at least. A
 prompt that goes on where an earlier one ended is no beginning: it parts from the known where nobody else does."""
+
+
+class Holding(NamedTuple):
+    """What one endpoint is known to hold of a prompt."""
+
+    depth: int
+    saved: int
+    predicted: int
+    """As in :data:`Held`."""
+    remembered: int
+    """Leading blocks that were sent there before and are still remembered."""
+    by_tier: Sequence[int] = ()
+    """What is read by tier, the fastest first; empty where it is guessed."""
+    confidence: str = APPROXIMATE
+    """As of a :class:`~tierline.router.strategies.base.Decision`."""
 
 
 _Parting = tuple[int, int]
@@ -84,52 +100,56 @@ class PrefixAware:
         held = self.held(request, endpoints)
         template = self._templates.depth(blocks)
         template_tokens = template * request.block_tokens
-        bounds = load_bounds(endpoints, request.now)
-        fastest = max([endpoint.prefill_rate or 0.0 for endpoint in endpoints])
-        as_fast = SAME_SPEED * fastest
+        waiting = [endpoint.queued_tokens and endpoint.waiting_tokens(request.now) for endpoint in endpoints]
+        speeds = _speeds(endpoints)
+        shares = [share(endpoint, request.now) for endpoint in endpoints]
+        is_within = within_bounds(endpoints, waiting, speeds, shares)
 
-        best: list[tuple[Endpoint, Held]] = []
+        best: list[Endpoint] = []
         least_seconds, least_inflight = inf, 0
         weighed: list[Weighed] = []
-        for endpoint, bound, found in zip(endpoints, bounds, held, strict=True):
+        for endpoint, tokens, speed, part, is_candidate, found in zip(
+            endpoints, waiting, speeds, shares, is_within, held, strict=True
+        ):
             depth, saved, _ = found
-            rate = endpoint.prefill_rate
-            if rate is None:
-                rate = fastest * endpoint.weight  # what was measured says more
-            elif rate >= as_fast:
-                rate = fastest
             uncached = prompt_tokens - (saved if saved > template_tokens else template_tokens)
-            inflight = endpoint.inflight
-            if inflight > bound:
-                weighed.append((endpoint, None, uncached, rate, depth))
+            if not is_candidate:
+                weighed.append((endpoint, None, uncached, speed, depth))
                 continue
-            waiting = endpoint.queued_tokens and endpoint.waiting_tokens(request.now)
-            weighed.append((endpoint, waiting, uncached, rate, depth))
-            seconds = (waiting + RECOMPUTING * uncached) / (rate or endpoint.weight)
+            weighed.append((endpoint, tokens, uncached, speed, depth))
+            queued = tokens and tokens * endpoint.weight / part  # more, of an endpoint that starts
+            seconds = (queued + RECOMPUTING * uncached) / (speed or endpoint.weight)
             if seconds > least_seconds:
                 continue
+            inflight = endpoint.inflight
             if seconds < least_seconds or inflight < least_inflight:
                 least_seconds, least_inflight = seconds, inflight
-                best = [(endpoint, found)]
+                best = [endpoint]
             elif inflight == least_inflight:
-                best.append((endpoint, found))
+                best.append(endpoint)
 
-        endpoint, found = best[0]
+        endpoint = best[0]
         if len(best) > 1:
             key = blocks[template] if template < len(blocks) else request.prompt_hash
-            endpoint, found = max(best, key=lambda tied: rendezvous(key, tied[0], share(tied[0], request.now)))
-        depth, saved, predicted, by_tier = self.held_by(request, endpoint, endpoints) if found[0] else (*found, ())
-        deepest = max(depth, *[of_candidate[0] for of_candidate in held])
+            endpoint = max(best, key=lambda tied: rendezvous(key, tied, share(tied, request.now)))
+        there = self.view(request, endpoint, endpoints)
+        deepest = max(there.matched_blocks, *[of_candidate[0] for of_candidate in held])
+        reason = _reason(there.matched_blocks, deepest, template, len(blocks))
+        return there._replace(reason=reason, best_blocks=deepest, weighed=weighed)
+
+    def view(self, request: RoutingRequest, endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> Decision:
+        """Return what is known of a prompt at one of ``endpoints``, whoever chose it."""
+        there = self.held_by(request, endpoint, endpoints)
         return Decision(
             endpoint,
-            _reason(depth, deepest, template, len(blocks)),
-            total_blocks=len(blocks),
-            matched_blocks=depth,
-            best_blocks=deepest,
-            uncached_tokens=prompt_tokens - saved,
-            predicted_cached_tokens=predicted,
-            predicted_by_tier=by_tier,
-            weighed=weighed,
+            "",
+            total_blocks=len(request.blocks),
+            matched_blocks=there.depth,
+            uncached_tokens=request.prompt_tokens - there.saved,
+            predicted_cached_tokens=there.predicted,
+            predicted_by_tier=there.by_tier,
+            confidence=there.confidence if request.blocks or request.tokens is not None else "",
+            remembered_blocks=there.remembered,
         )
 
     def held(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> list[Held]:
@@ -146,10 +166,10 @@ class PrefixAware:
         request: RoutingRequest,
         endpoint: Endpoint,
         endpoints: Sequence[Endpoint],  # noqa: ARG002  (for who has more to ask than the index)
-    ) -> HeldByTier:
+    ) -> Holding:
         """Return exactly what one of ``endpoints`` is believed to hold of the prompt."""
         depth = self.index.known(request.blocks, endpoint.bit)
-        return depth, depth * request.block_tokens, depth * request.block_tokens, ()
+        return Holding(depth, depth * request.block_tokens, depth * request.block_tokens, depth)
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold the prompt from now on: requests behind this one should follow it."""
@@ -163,7 +183,7 @@ class PrefixAware:
 
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold no more of the prompt than before."""
-        blocks = request.blocks[decision.matched_blocks :]
+        blocks = request.blocks[decision.remembered_blocks :]
         self.learn_withdrawn(decision.endpoint, blocks)
         if self.witness is not None and blocks:
             self.witness.withdrawn(decision.endpoint, blocks)
@@ -232,6 +252,21 @@ class _Templates:
                 self._frequent[parting] = count
             else:
                 self._frequent.pop(parting, None)
+
+
+def _speeds(endpoints: Sequence[Endpoint]) -> list[float]:
+    """Return the tokens that each computes in a second; 0 for all where no stream has shown it of any."""
+    rates = [endpoint.prefill_rate for endpoint in endpoints]
+    fastest = max([rate or 0.0 for rate in rates])
+    as_fast = SAME_SPEED * fastest
+    return [
+        fastest * endpoint.weight
+        if rate is None
+        else fastest
+        if rate >= as_fast
+        else rate  # what was measured says more
+        for endpoint, rate in zip(endpoints, rates, strict=True)
+    ]
 
 
 def _capacity(endpoint: Endpoint) -> int | None:

@@ -281,14 +281,14 @@ def test_blocks_are_expected_until_events_tell_of_them_or_their_time_is_over() -
     keys = chain(token_bytes(prompt("abcd")), SIZE)
     apply(source, stored("a"))
     source.expect(keys, now=0.0, until=2.0)
-    assert (source.expected_run(keys, 1, 1.9), source.expected_run(keys, 1, 2.0)) == (3, 0)
+    assert (source.expected.run(keys, 1, 1.9), source.expected.run(keys, 1, 2.0)) == (3, 0)
     apply(source, stored("ab", known=1), removed("ab"))
-    assert source.expected_run(keys, 1, 1.0) == 0
+    assert source.expected.run(keys, 1, 1.0) == 0
     source.expect(keys, now=5.0, until=7.0)
     source.expect(keys[:1], now=8.0, until=10.0)
-    assert source.expected == {}
+    assert not source.expected
     source.expect(keys, now=8.0, until=10.0)
-    source.unexpect(keys[2:])
-    assert source.expected_run(keys, 1, 9.0) == 1
+    source.expected.withdraw(keys[2:])
+    assert source.expected.run(keys, 1, 9.0) == 1
     apply(source, AllBlocksCleared())
-    assert source.expected == {}
+    assert not source.expected
