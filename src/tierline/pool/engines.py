@@ -52,12 +52,12 @@ def tier_from_url(url: str, options: EngineOptions) -> Engine:
         raise parsed.refused(f"one of {', '.join(f'{scheme}://' for scheme in _ENGINES)}")
     try:
         return open_engine(parsed, options)
-    except ModuleNotFoundError as error:
-        extra = {"redis": "redis", "obstore": "s3"}.get((error.name or "").partition(".")[0])
+    except ImportError as error:
+        extra = _EXTRAS.get((error.name or "mooncake").partition(".")[0])  # its own libraries' loader names nobody
         if extra is None:
             raise
         raise ConfigurationError(
-            "tiers", parsed.shown, f"{parsed.scheme}:// with its library: pip install 'tierline[{extra}]'"
+            "tiers", parsed.shown, f"{parsed.scheme}:// with its library: pip install 'tierline[{extra}]' ({error})"
         ) from None
 
 
@@ -65,6 +65,12 @@ def _redis(url: TierUrl, _options: EngineOptions) -> Engine:
     from tierline.pool.redis import RedisSettings, RedisTier
 
     return RedisTier(RedisSettings.from_url(url))
+
+
+def _mooncake(url: TierUrl, options: EngineOptions) -> Engine:
+    from tierline.pool.mooncake import MooncakeSettings, MooncakeTier
+
+    return MooncakeTier(MooncakeSettings.from_url(url, options.host), options.segments)
 
 
 def _folder(url: TierUrl, _options: EngineOptions) -> Engine:
@@ -79,10 +85,12 @@ def _bucket(url: TierUrl, _options: EngineOptions) -> Engine:
     return open_bucket(url)
 
 
+_EXTRAS = {"redis": "redis", "mooncake": "mooncake", "obstore": "s3"}
 _ENGINES: dict[str, Callable[[TierUrl, EngineOptions], Engine]] = {
     **dict.fromkeys(
         ("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"), _redis
     ),
+    "mooncake": _mooncake,
     "s3": _bucket,
     "file": _folder,
 }

@@ -147,6 +147,13 @@ def byte_size(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def word(written: str) -> str:
+    """Return letters, digits, ``-`` and ``_``."""
+    if not written.replace("-", "").replace("_", "").isalnum():
+        raise ValueError("letters, digits, '-' and '_'")
+    return written
+
+
 def existing_file(written: str) -> Path:
     """Return the path of a file that is there."""
     path = Path(written)

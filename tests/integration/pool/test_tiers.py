@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, aclosing
 
 import pytest
-from tests.integration.pool import redis_servers, s3_servers
+from tests.integration.pool import mooncake_servers, redis_servers, s3_servers
 from tests.integration.pool.objects import Memory, Thing, fetch, look, store, things
 
 from tierline.pool.engines import Engine, EngineOptions, tier_from_url
@@ -26,6 +26,7 @@ ENGINES = [
     pytest.param("redis+cluster", marks=redis_servers.needs_redis),
     pytest.param("redis+sentinel", marks=redis_servers.needs_redis),
     "file",
+    pytest.param("mooncake", marks=mooncake_servers.needs_mooncake),
     pytest.param("s3", marks=s3_servers.needs_s3),
 ]
 _numbers = itertools.count()
@@ -42,6 +43,8 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             case "redis+cluster":
                 ports = stack.enter_context(redis_servers.cluster(folder))
                 base = f"redis+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}"
+            case "mooncake":
+                base = f"mooncake://127.0.0.1:{stack.enter_context(mooncake_servers.one(folder))}"
             case "file":
                 base = f"file://{folder}"
             case "s3":
@@ -55,6 +58,8 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                 yield lambda: f"{base}/{next(_numbers)}?uses=1&budget=1GiB"
             case "s3":
                 yield lambda: s3_servers.url(base, f"test{next(_numbers)}", "uses=1")
+            case "mooncake":
+                yield lambda: f"{base}?prefix=test{next(_numbers)}"
             case _:
                 yield lambda: f"{base}?part=1MiB&prefix=test{next(_numbers)}"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from tierline.pool.urls import Address, TierUrl, byte_size, existing_file, number, whole
+from tierline.pool.urls import Address, TierUrl, byte_size, existing_file, number, whole, word
 
 _PORT = 6379
 _SENTINEL_PORT = 26_379
@@ -105,7 +105,7 @@ class RedisSettings:
             tls_ca=url.take("ca", existing_file, None),
             tls_certificate=url.take("certificate", existing_file, None),
             tls_key=url.take("key", existing_file, None),
-            prefix=url.take("prefix", _prefix, cls.prefix),
+            prefix=url.take("prefix", word, cls.prefix),
             ttl_s=url.take("ttl", whole(0, 10 * 365 * _DAY_S), cls.ttl_s),
             part_bytes=url.take("part", byte_size(64 * _KIB, _MOST_VALUE_BYTES), cls.part_bytes),
             streams=url.take("streams", whole(1, 64), cls.streams),
@@ -115,9 +115,3 @@ class RedisSettings:
         if not is_tls and (settings.tls_ca or settings.tls_certificate or settings.tls_key):
             raise url.refused(f"ca, certificate and key with rediss{'+' if form else ''}{form}:// only")
         return settings
-
-
-def _prefix(written: str) -> str:
-    if not written.replace("-", "").replace("_", "").isalnum():
-        raise ValueError("letters, digits, '-' and '_'")
-    return written
