@@ -37,6 +37,7 @@ FETCH_WITHIN_S = 60.0
 """For all that is wanted of one member; a member that is silent is given up long before."""
 LOOKUP_WITHIN_S = 0.5
 """Where nobody waits: before a copy is asked for."""
+_OF_THE_TIME = 0.9
 CANDIDATES = 2
 """Members that are asked to keep an object, one after the other."""
 
@@ -121,6 +122,7 @@ class TieredStorage:
         self, keys: Sequence[ObjectKey], anchor: int | None, within_s: float, group_size: int = 1
     ) -> Sequence[Found]:
         """See :class:`~tierline.pool.tier.Tier`."""
+        within_s *= _OF_THE_TIME  # or what one home said would be lost to another's silence
         if anchor is not None:
             found = await self._located(anchor, keys, within_s)
         else:
