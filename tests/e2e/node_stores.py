@@ -25,14 +25,15 @@ class NodeStore:
     """A `tierline node` process; started again, it adopts its segment."""
 
     def __init__(self, folder: Path, name: str, capacity: str) -> None:
+        self.name = name
         self.socket = folder / f"{name}.sock"
         self._log = folder / f"{name}.log"
         self.segment = Path("/dev/shm") / f"tierline-test-{os.getpid()}-{name}"
         self._capacity = capacity
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start and wait until it answers."""
+    def start(self, *arguments: str, **settings: str) -> None:
+        """Start and wait until it answers; ``settings`` by key."""
         command = [
             sys.executable,
             "-c",
@@ -42,9 +43,10 @@ class NodeStore:
             str(free_port()),
         ]
         command += ["--shared-memory-name", self.segment.name, "--capacity", self._capacity]
-        command += ["--socket", str(self.socket)]
+        command += ["--socket", str(self.socket), *arguments]
+        given = {f"TIERLINE_NODE_{key.upper()}": value for key, value in ({"node_name": self.name} | settings).items()}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | given)
         wait_until(self._answers, f"the node store answers; its log: {self._log}")
 
     def kill(self) -> None:

@@ -36,12 +36,25 @@ class Replica:
         ``PYTHONHASHSEED`` of the engine; ``None`` leaves it unset.
     """
 
-    def __init__(self, model: Path, node_socket: Path, record: Path, *, is_async: bool, hash_seed: str | None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        node_socket: Path,
+        record: Path,
+        *,
+        is_async: bool,
+        hash_seed: str | None,
+        lookup_budget_ms: float = 2000,
+    ) -> None:
         transfer = kv_transfer_config(node_socket) | {
             "kv_connector": "RecordingConnector",
             "kv_connector_module_path": "tests.e2e.recording_connector",
             # A machine that runs tests may be too busy for the usual 20 ms.
-            "kv_connector_extra_config": {"tierline.socket": str(node_socket), "tierline.lookup_budget_ms": 2000},
+            "kv_connector_extra_config": {
+                "tierline.socket": str(node_socket),
+                "tierline.lookup_budget_ms": lookup_budget_ms,
+                "tierline.l2_wait_ms": 10_000,
+            },
         }
         environment = {
             "TIERLINE_TEST_RECORD": str(record),
@@ -90,6 +103,11 @@ class Replica:
     def counter(self, name: str) -> float:
         """Return one of the connector's counters as vLLM exports it."""
         return REGISTRY.get_sample_value(f"vllm:tierline_{name}_total", self._labels) or 0.0
+
+    def loaded_tokens(self, source: str) -> float:
+        """Return the connector's count of tokens that came from the node's memory or from a tier below it."""
+        labels = self._labels | {"source": source}
+        return REGISTRY.get_sample_value("vllm:tierline_loaded_tokens_total", labels) or 0.0
 
     def cached_tokens(self, source: str) -> float:
         """Return vLLM's count of prompt tokens that came from a source: ``device`` or ``host``."""

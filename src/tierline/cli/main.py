@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from tierline import __version__
-from tierline.cli import bench, controller, node, router, simulate_engine, up
+from tierline.cli import ask, bench, controller, node, router, simulate_engine, up
 from tierline.errors import TierlineError, UsageError
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ def tierline(
 
 
 app.command(short_help="Node store, replicas and router on this machine.")(up.up)
+app.command(short_help="Ask replicas of a running stack for a prompt, and say who had it.")(ask.ask)
 app.add_typer(node.app, short_help="A node's store: serve, or ask one that serves.")
 app.add_typer(router.app, short_help="The router in front of replicas: serve, or ask one that serves.")
 app.command(short_help="The index of kvaware as a process of its own, for several routers.")(controller.controller)

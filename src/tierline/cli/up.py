@@ -16,8 +16,16 @@ def up(
     port: Annotated[
         int | None, typer.Option(help="Port of the router; replicas take the next free ones.", show_default="8000")
     ] = None,
-    node_port: Annotated[int | None, typer.Option(help="Port of the node store.", show_default="9200")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Replicas to start.", show_default="2")] = None,
+    node_port: Annotated[
+        int | None, typer.Option(help="Port of the node store; further ones take the next free.", show_default="9200")
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(help="Node stores to start: one pool, that the replicas are spread over.", show_default="1"),
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="Replicas to start: by default two, or one for each node.")
+    ] = None,
     engine: Annotated[
         Literal["vllm", "simulated"] | None, typer.Option(help="What a replica is.", show_default="vllm")
     ] = None,
@@ -46,7 +54,7 @@ def up(
         bool | None, typer.Option("--cache/--no-cache", help="Share a node store.", show_default="cache")
     ] = None,
     cache_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of the node store in /dev/shm.", show_default="2GiB")
+        str | None, typer.Option(metavar="SIZE", help="Size of each node store in /dev/shm.", show_default="2GiB")
     ] = None,
     engine_cache_size: Annotated[
         str | None,
@@ -85,6 +93,7 @@ def up(
       tierline up
       tierline up --replicas 3 --strategy session --cache-size 4GiB
       tierline up --model ~/models/Qwen3-0.6B --engine-argument=--dtype=float32
+      tierline up --nodes 3 --cache-size 512MiB
       tierline up --connector lmcache
       tierline up --engine simulated --port 8100
       tierline up --endpoint http://10.0.0.7:8000 --endpoint http://10.0.0.8:8000
@@ -100,6 +109,7 @@ def up(
             "host": host,
             "port": port,
             "node_port": node_port,
+            "nodes": nodes,
             "replicas": replicas,
             "engine": engine,
             "connector": connector,

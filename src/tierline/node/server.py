@@ -429,6 +429,7 @@ class Node:
             store.segment.size,
             PAGE_BYTES,
             store.limits.max_ttl_s,
+            bool(self.below.uses),
         )
         try:
             descriptor = store.segment.open_descriptor(writable=hello.writer)

@@ -19,8 +19,15 @@ class UpConfig(ProgramConfig):
 
     host: str = Field(default="127.0.0.1", description="address that the router listens on; all else is on loopback")
     port: int = Field(default=8000, ge=1, le=65535, description="port that the router listens on")
-    node_port: int = Field(default=9200, ge=1, le=65535, description="port that the node store listens on")
-    replicas: int = Field(default=2, ge=1, le=64, description="replicas to start")
+    node_port: int = Field(
+        default=9200, ge=1, le=65535, description="port that the node store listens on; further ones take the next free"
+    )
+    nodes: int = Field(
+        default=1, ge=1, le=16, description="node stores to start, one pool that the replicas are spread over"
+    )
+    replicas: int | None = Field(
+        default=None, ge=1, le=64, description="replicas to start; unset: two, or one for each node"
+    )
     engine: Literal["vllm", "simulated"] = Field(default="vllm", description="what a replica is")
     connector: Literal["tierline", "lmcache", "lmcache-plugin"] = Field(
         default="tierline",
@@ -34,7 +41,7 @@ class UpConfig(ProgramConfig):
     )
     strategy: str = Field(default="prefixaware", description="how the router chooses; see `tierline router`")
     cache: bool = Field(default=True, description="run a node store that the replicas share; `--no-cache` does not")
-    cache_size: ByteSize = Field(default=2 * 1024**3, description="size of the node store's segment in /dev/shm")
+    cache_size: ByteSize = Field(default=2 * 1024**3, description="size of each node store's segment in /dev/shm")
     engine_cache_size: ByteSize = Field(
         default=1024**3, description="KV cache of each vLLM replica itself; whole GiB, rounded up"
     )
@@ -52,6 +59,13 @@ class UpConfig(ProgramConfig):
     endpoints: list[str] = Field(
         default=[], description="vLLM server that runs already; repeat the flag for more. No replica is started then"
     )
+
+    @property
+    def replica_count(self) -> int:
+        """How many replicas to start."""
+        if self.endpoints:
+            return 0
+        return max(2, self.nodes) if self.replicas is None else self.replicas
 
     @field_validator("cache_size")
     @classmethod
@@ -72,6 +86,8 @@ class UpConfig(ProgramConfig):
     def _is_what_lmcache_is_joined_to(cls, cache: bool, info: ValidationInfo) -> bool:
         if not cache and info.data.get("connector") != "tierline":
             raise ValueError("--cache beside --connector lmcache, which joins vLLM to the node store")
+        if not cache and info.data.get("nodes", 1) > 1:
+            raise ValueError("--cache beside --nodes, which are node stores")
         return cache
 
     @field_validator("connector")
@@ -84,7 +100,7 @@ class UpConfig(ProgramConfig):
     @field_validator("endpoints")
     @classmethod
     def _replaces_replicas(cls, endpoints: list[str], info: ValidationInfo) -> list[str]:
-        for field in ("replicas", "model", "engine", "connector"):
+        for field in ("nodes", "replicas", "model", "engine", "connector"):
             if endpoints and info.data.get(field) != cls.model_fields[field].default:
                 raise ValueError(f"no {cls.flag(field)} beside it: servers that run already are used as they are")
         return [endpoint.rstrip("/") for endpoint in endpoints]  # the plan asks the router whether it takes them

@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tierline.configuration import format_byte_size
@@ -58,15 +58,15 @@ def require_memory(needed_bytes: int, for_what: str) -> None:
     if needed_bytes > available:
         raise EnvironmentTooSmall(
             f"memory: {for_what} need about {format_byte_size(needed_bytes)}, {format_byte_size(available)} are "
-            "available; lower --replicas or --cache-size"
+            "available; lower --replicas or --cache-size, or try --engine simulated"
         )
 
 
-def require_shared_memory(size: int, name: str) -> None:
-    """Raise :class:`EnvironmentTooSmall` unless /dev/shm has room for a segment ``name`` of ``size`` bytes."""
+def require_shared_memory(size: int, names: Iterable[str]) -> None:
+    """Raise :class:`EnvironmentTooSmall` unless /dev/shm has room for segments ``names`` of ``size`` bytes in all."""
     room = os.statvfs(SHARED_MEMORY)
-    leftover = SHARED_MEMORY / name
-    free = room.f_bavail * room.f_frsize + (leftover.stat().st_size if leftover.exists() else 0)
+    leftovers = [SHARED_MEMORY / name for name in names]
+    free = room.f_bavail * room.f_frsize + sum(each.stat().st_size for each in leftovers if each.exists())
     if size > free:
         raise EnvironmentTooSmall(
             f"--cache-size: {format_byte_size(size)} do not fit into {SHARED_MEMORY}, which has "

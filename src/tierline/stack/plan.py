@@ -1,23 +1,24 @@
 """From the configuration to the children's command lines; what the machine lacks is found here, before any starts."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tierline.configuration import format_byte_size, load
 from tierline.connectors.vllm.launch import kv_transfer_config
 from tierline.errors import UsageError
-from tierline.node.config import default_socket_path
 from tierline.router.config import RouterConfig
 from tierline.stack import engines, lmcache, machine, model
 from tierline.stack.config import UpConfig
 from tierline.stack.folders import runtime_folder
+from tierline.stack.nodes import POOL_TOKEN, PlannedNode, first_segment, plan_nodes, ports_of
 from tierline.stack.running import stack_folder
 from tierline.stack.simulated_engine import SimulatedEngineConfig
 
 _SIMULATED_BYTES = 128 * 1024**2
 _OURS_BYTES = 256 * 1024**2  # node store without its segment, router, supervisor
+_FURTHER_NODE_BYTES = 96 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,12 @@ class StackPlan:
     folder: Path
     control: Path
     segment: str
-    node: PlannedChild | None
-    node_socket: Path | None
+    """Begins the names of all that the stack has in /dev/shm."""
+    nodes: list[PlannedNode]
+    stores: list[PlannedChild]
+    """The nodes' programs, in their order."""
     kv_transfer: Mapping[str, object] | None
+    """What joins a vLLM server to the first node."""
     caches: list[PlannedChild]
     """LMCache's servers, one for each replica, in their order; empty with our own connector."""
     replicas: list[PlannedChild]
@@ -96,35 +100,37 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
         if config.node_port == config.port:
             raise UsageError(f"--node-port: {config.port} is the router's port; give another one")
         machine.require_port(engines.ENGINE_HOST, config.node_port, "--node-port")
-        machine.require_shared_memory(config.cache_size + _lmcache_bytes(config), _segment(config))
+    nodes = plan_nodes(config, has_events=strategy == "kvaware" and config.connector == "tierline")
+    if nodes:
+        size = len(nodes) * config.cache_size + _lmcache_bytes(config)
+        machine.require_shared_memory(size, [node.segment for node in nodes])
     _require_memory(config, chosen, starts_vllm)
     if starts_vllm and chosen is None:
         chosen = model.prepare_default_model(say)
 
-    socket = default_socket_path(config.node_port) if config.cache else None
+    folder = stack_folder(config.port)
     lookup_budget_ms = engines.CPU_LOOKUP_BUDGET_MS if starts_vllm else None
-    kv_transfer = kv_transfer_config(socket, lookup_budget_ms) if socket else None
+    joining = [kv_transfer_config(node.socket, lookup_budget_ms) for node in nodes]
     name = _model_name(config, chosen)
-    ports = _Ports.choose(config)
-    transfers = [kv_transfer] * len(ports.replicas)
+    ports = _Ports.choose(config, ports_of(nodes))
+    transfers: list[Mapping[str, object] | None] = [
+        joining[number % len(nodes)] if nodes else None for number in range(len(ports.replicas))
+    ]
     if ports.caches:
         transfers = [lmcache.kv_transfer_config(port) for port in ports.caches]
     events = [_events(config, number) if strategy == "kvaware" else None for number in range(len(ports.replicas))]
-    node_events = _node_events(config) if strategy == "kvaware" and config.connector == "tierline" else None
     replicas = _replicas(config, name, chosen, ports.replicas, transfers, events)
     return StackPlan(
         config=config,
-        folder=stack_folder(config.port),
+        folder=folder,
         control=runtime_folder() / f"tierline-up-{config.port}.sock",
-        segment=_segment(config),
-        node=_node(config, socket, node_events) if socket else None,
-        node_socket=socket,
-        kv_transfer=kv_transfer,
-        caches=_caches(config, ports),
+        segment=first_segment(config),
+        nodes=nodes,
+        stores=[_store(config, node, nodes, folder) for node in nodes],
+        kv_transfer=joining[0] if joining else None,
+        caches=_caches(config, ports, nodes),
         replicas=replicas,
-        router=_router(
-            config, config.endpoints or [replica.url for replica in replicas], events, node_events if socket else None
-        ),
+        router=_router(config, config.endpoints or [replica.url for replica in replicas], events, nodes),
         model_name=name,
         model_folder=chosen,
     )
@@ -139,21 +145,17 @@ class _Ports:
     cache_pages: list[int]
 
     @classmethod
-    def choose(cls, config: UpConfig) -> "_Ports":
-        replicas = 0 if config.endpoints else config.replicas
+    def choose(cls, config: UpConfig, reserved: Collection[int]) -> "_Ports":
+        replicas = config.replica_count
         caches = 0 if config.connector == "tierline" else replicas
         found = machine.free_ports_after(
-            engines.ENGINE_HOST, config.port, replicas + 2 * caches, reserved={config.node_port}
+            engines.ENGINE_HOST, config.port, replicas + 2 * caches, reserved={config.node_port, *reserved}
         )
         return cls(found[:replicas], found[replicas : replicas + caches], found[replicas + caches :])
 
 
-def _segment(config: UpConfig) -> str:
-    return f"tierline-up-{config.port}"
-
-
 def _lmcache_bytes(config: UpConfig) -> int:
-    return 0 if config.connector == "tierline" else config.replicas * config.lmcache_size
+    return 0 if config.connector == "tierline" else config.replica_count * config.lmcache_size
 
 
 def _model_name(config: UpConfig, folder: Path | None) -> str | None:
@@ -173,35 +175,30 @@ def _require_memory(config: UpConfig, folder: Path | None, starts_vllm: bool) ->
             engine += lmcache.SERVER_OVERHEAD_BYTES + config.lmcache_size
     elif not config.endpoints:
         engine = _SIMULATED_BYTES
-    cache = config.cache_size if config.cache else 0
-    count = 0 if config.endpoints else config.replicas
-    what = f"{count} replicas of {format_byte_size(engine)} and a cache of {format_byte_size(cache)}"
-    machine.require_memory(count * engine + cache + _OURS_BYTES, what)
+    cache = config.nodes * config.cache_size if config.cache else 0
+    count = config.replica_count
+    caches = f"{config.nodes} caches of together" if config.nodes > 1 else "a cache of"
+    what = f"{count} replicas of {format_byte_size(engine)} and {caches} {format_byte_size(cache)}"
+    machine.require_memory(count * engine + cache + _OURS_BYTES + (config.nodes - 1) * _FURTHER_NODE_BYTES, what)
 
 
-def _node(config: UpConfig, socket: Path, events: engines.EventAddresses | None) -> PlannedChild:
-    host, port = engines.ENGINE_HOST, config.node_port
-    argv = [
-        *(sys.executable, "-m", "tierline", "node", "--host", host, "--port", str(port), "--socket", str(socket)),
-        *("--shared-memory-name", _segment(config), "--capacity", str(config.cache_size)),
-        *(("--kv-events", events.events) if events is not None else ()),
-        *("--log-level", config.log_level, "--log-format", config.log_format),
-    ]
-    return PlannedChild("node", argv, {}, f"http://{host}:{port}", "/readyz")
+def _store(config: UpConfig, node: PlannedNode, nodes: Sequence[PlannedNode], folder: Path) -> PlannedChild:
+    argv = [*node.argv, "--log-level", config.log_level, "--log-format", config.log_format]
+    return PlannedChild(node.name, argv, node.environment(nodes, folder / POOL_TOKEN), node.url, "/readyz")
 
 
-def _caches(config: UpConfig, ports: _Ports) -> list[PlannedChild]:
-    node_url = f"http://{engines.ENGINE_HOST}:{config.node_port}"
-    if config.connector == "lmcache":
-        adapter = lmcache.stock_l2_adapter(node_url, _segment(config))
-    else:
-        adapter = lmcache.plugin_l2_adapter(node_url)
+def _caches(config: UpConfig, ports: _Ports, nodes: Sequence[PlannedNode]) -> list[PlannedChild]:
     planned = []
     for number, (port, page) in enumerate(zip(ports.caches, ports.cache_pages, strict=True), start=1):
+        node = nodes[(number - 1) % len(nodes)]
+        if config.connector == "lmcache":
+            adapter = lmcache.stock_l2_adapter(node.url, node.segment)
+        else:
+            adapter = lmcache.plugin_l2_adapter(node.url)
         command = lmcache.server_command(
             port=port,
             http_port=page,
-            memory_name=f"{_segment(config)}.lmcache-{number}",
+            memory_name=f"{first_segment(config)}.lmcache-{number}",
             size_bytes=config.lmcache_size,
             l2_adapter=adapter,
         )
@@ -218,7 +215,7 @@ def _replicas(
     transfers: Sequence[Mapping[str, object] | None],
     events: Sequence[engines.EventAddresses | None],
 ) -> list[PlannedChild]:
-    threads = max(1, machine.usable_cpus() // config.replicas)
+    threads = max(1, machine.usable_cpus() // max(1, config.replica_count))
     joined = lmcache.VLLM_ARGUMENTS if config.connector != "tierline" else ()
     planned = []
     for number, (port, transfer, published) in enumerate(zip(ports, transfers, events, strict=True), start=1):
@@ -248,17 +245,11 @@ def _events(config: UpConfig, number: int) -> engines.EventAddresses:
     return engines.EventAddresses(f"{path}.events", f"{path}.replay")
 
 
-def _node_events(config: UpConfig) -> engines.EventAddresses:
-    """Where the node store publishes what it holds; the node puts the second behind the first."""
-    path = f"ipc://{runtime_folder()}/tierline-up-{config.port}-node.events"
-    return engines.EventAddresses(path, f"{path}.replay")
-
-
 def _router(
     config: UpConfig,
     endpoints: Sequence[str],
     events: Sequence[engines.EventAddresses | None],
-    node_events: engines.EventAddresses | None,
+    nodes: Sequence[PlannedNode],
 ) -> PlannedChild:
     replay = config.engine == "vllm"
     addresses = [
@@ -266,7 +257,10 @@ def _router(
         for url, published in zip(endpoints, events, strict=False)
         if published is not None
     ]
-    stores = [f"{url}={node_events.events}?replay={node_events.replay}" for url in endpoints] if node_events else []
+    stores = []
+    for number, url in enumerate(endpoints if nodes else ()):
+        if (told := nodes[number % len(nodes)].events) is not None:
+            stores.append(f"{url}={told.events}?replay={told.replay}")
     argv = [
         *(sys.executable, "-m", "tierline", "router", "--host", config.host, "--port", str(config.port)),
         *("--strategy", config.strategy),

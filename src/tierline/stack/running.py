@@ -28,6 +28,18 @@ class RunningChild(msgspec.Struct, frozen=True):
     log: Path
 
 
+class RunningNode(RunningChild, frozen=True):
+    """A node store; ``socket`` is where engines join it."""
+
+    socket: Path
+
+
+class RunningReplica(RunningChild, frozen=True):
+    """A replica; ``node`` is the name of the node store that it is joined to, empty without one."""
+
+    node: str
+
+
 class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     """What ``tierline up`` runs.
 
@@ -48,14 +60,12 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     has_dev_mode
         Whether the engines take ``POST /reset_prefix_cache``.
     cache_bytes
-        Size of the node store's segment; 0 without one.
-    socket
-        The node store's UNIX socket; ``None`` without one.
+        Size of each node store's segment; 0 without one.
     connector
-        What joins the replicas to the node store.
-    router, node, caches, replicas
-        The processes; ``caches`` are LMCache's servers, one for each replica, where it joins them. Servers that ran
-        already have no process of ours and are not among the replicas.
+        What joins the replicas to the node stores.
+    router, nodes, caches, replicas
+        The processes; several nodes are one pool. ``caches`` are LMCache's servers, one for each replica, where it
+        joins them. Servers that ran already have no process of ours and are not among the replicas.
     """
 
     pid: int
@@ -67,17 +77,21 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     connector: str
     has_dev_mode: bool
     cache_bytes: int
-    socket: Path | None
     router: RunningChild
-    node: RunningChild | None
+    nodes: list[RunningNode]
     caches: list[RunningChild]
-    replicas: list[RunningChild]
+    replicas: list[RunningReplica]
+
+    @property
+    def node(self) -> RunningNode | None:
+        """The first node store; ``None`` without one."""
+        return self.nodes[0] if self.nodes else None
 
 
-Described = TypeVar("Described", RunningStack, RunningChild)
+Described = TypeVar("Described", RunningStack, RunningReplica)
 
 
-def encode(described: RunningStack | RunningChild) -> bytes:
+def encode(described: RunningStack | RunningReplica) -> bytes:
     """Return the JSON of a stack or of one of its children."""
     return msgspec.json.encode(described, enc_hook=str)  # paths
 
@@ -102,7 +116,7 @@ def find_stack(port: int = 8000) -> RunningStack | None:
     return stack
 
 
-def restart_replica(stack: RunningStack, index: int) -> RunningChild:
+def restart_replica(stack: RunningStack, index: int) -> RunningReplica:
     """Stop ``stack.replicas[index]`` and its LMCache server, start them again, and return it once it is ready.
 
     What only they remembered is gone; the node store is not touched.
@@ -126,4 +140,4 @@ def restart_replica(stack: RunningStack, index: int) -> RunningChild:
         connection.close()
     if response.status != http.client.OK:
         raise EngineError(f"replica {index} was not restarted: {body.decode(errors='replace')}")
-    return decode(body, RunningChild)
+    return decode(body, RunningReplica)

@@ -7,6 +7,7 @@ ready (:mod:`tierline.stack.running`). A UNIX socket, open to this user only, ta
 import asyncio
 import json
 import os
+import secrets
 import shlex
 import signal
 from collections.abc import AsyncIterator, Coroutine
@@ -24,9 +25,10 @@ from tierline.errors import EngineError
 from tierline.stack.config import UpConfig
 from tierline.stack.lmcache import MEMORY_PREFIX as LMCACHE_MEMORY_PREFIX
 from tierline.stack.machine import SHARED_MEMORY
+from tierline.stack.nodes import POOL_TOKEN
 from tierline.stack.plan import PlannedChild, StackPlan, make_plan
 from tierline.stack.processes import Child
-from tierline.stack.running import DESCRIPTION, RunningChild, RunningStack, encode
+from tierline.stack.running import DESCRIPTION, RunningChild, RunningNode, RunningReplica, RunningStack, encode
 
 _WATCH_EVERY_S = 0.2
 
@@ -53,7 +55,7 @@ class Stack:
     def __init__(self, plan: StackPlan, http: aiohttp.ClientSession) -> None:
         self.plan = plan
         self._http = http
-        planned = [*([plan.node] if plan.node else []), *plan.caches, *plan.replicas, plan.router]
+        planned = [*plan.stores, *plan.caches, *plan.replicas, plan.router]
         self._children = {
             child.name: Child(
                 child.name,
@@ -76,12 +78,13 @@ class Stack:
         """
         self.plan.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._remove_leftovers()  # of a supervisor that was killed; the ports are free, so its children are gone too
+        if len(self.plan.nodes) > 1:
+            self._write_pool_token()
         for child in self._children.values():
             child.log.unlink(missing_ok=True)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            node = [self.plan.node] if self.plan.node else []
-            for stage in (node, self.plan.caches, self.plan.replicas, [self.plan.router]):
+            for stage in (self.plan.stores, self.plan.caches, self.plan.replicas, [self.plan.router]):
                 await _run_tasks(  # replicas load side by side
                     asyncio.FIRST_EXCEPTION, *(self._start_child(planned, progress) for planned in stage)
                 )
@@ -94,7 +97,7 @@ class Stack:
                     raise EngineError(child.obituary())
             await asyncio.sleep(_WATCH_EVERY_S)
 
-    async def restart(self, index: int) -> RunningChild:
+    async def restart(self, index: int) -> RunningReplica:
         """Stop a replica and its LMCache server, start them again and return it once it is ready.
 
         Raises
@@ -119,12 +122,11 @@ class Stack:
         finally:
             self._restarting -= restarting
         self.write_description()
-        return self._running(planned)
+        return self._running_replica(index)
 
     async def stop(self) -> None:
         """Stop the children, those that depend on others first, and remove what only running children need."""
-        node = [self.plan.node] if self.plan.node else []
-        for stage in ([self.plan.router], self.plan.replicas, self.plan.caches, node):
+        for stage in ([self.plan.router], self.plan.replicas, self.plan.caches, self.plan.stores):
             await asyncio.gather(*(self._children[planned.name].stop() for planned in stage))
         self._remove_leftovers()
 
@@ -140,12 +142,16 @@ class Stack:
             strategy=config.strategy,
             connector=config.connector,
             has_dev_mode=config.engine_dev_mode or config.engine == "simulated",
-            cache_bytes=config.cache_size if plan.node else 0,
-            socket=plan.node_socket,
+            cache_bytes=config.cache_size if plan.nodes else 0,
             router=self._running(plan.router),
-            node=self._running(plan.node) if plan.node else None,
+            nodes=[
+                RunningNode(
+                    node.name, node.url, self._children[node.name].pid, self._children[node.name].log, node.socket
+                )
+                for node in plan.nodes
+            ],
             caches=[self._running(cache) for cache in plan.caches],
-            replicas=[self._running(replica) for replica in plan.replicas],
+            replicas=[self._running_replica(index) for index in range(len(plan.replicas))],
         )
 
     def write_description(self) -> None:
@@ -166,16 +172,26 @@ class Stack:
         child = self._children[planned.name]
         return RunningChild(name=planned.name, url=planned.url, pid=child.pid, log=child.log)
 
+    def _running_replica(self, index: int) -> RunningReplica:
+        planned, nodes = self.plan.replicas[index], self.plan.nodes
+        child = self._children[planned.name]
+        node = nodes[index % len(nodes)].name if nodes else ""
+        return RunningReplica(planned.name, planned.url, child.pid, child.log, node)
+
+    def _write_pool_token(self) -> None:
+        file = self.plan.folder / POOL_TOKEN
+        file.touch(mode=0o600, exist_ok=False)
+        file.write_text(secrets.token_urlsafe(32))
+
     def _remove_leftovers(self) -> None:
-        """Remove the description and what the node store keeps for its next start: a stack has a store of its own."""
-        leftovers = [self.plan.folder / DESCRIPTION]
+        """Remove the description and what node stores keep for their next start: a stack has stores of its own."""
+        leftovers = [self.plan.folder / DESCRIPTION, self.plan.folder / POOL_TOKEN]
         patterns = (self.plan.segment, f"{self.plan.segment}.*", f"{LMCACHE_MEMORY_PREFIX}{self.plan.segment}.*")
         for pattern in patterns:
             leftovers += SHARED_MEMORY.glob(pattern)
         for ending in ("events", "replay"):  # vLLM leaves its sockets behind
             leftovers += self.plan.control.parent.glob(f"{self.plan.segment}-*.{ending}")
-        if self.plan.node_socket:  # it is still there if the store was killed
-            leftovers.append(self.plan.node_socket)
+        leftovers += [node.socket for node in self.plan.nodes]  # they are still there if the stores were killed
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
 
@@ -261,8 +277,13 @@ def _welcome(plan: StackPlan) -> str:
         f"  curl {url}/chat/completions -H 'content-type: application/json' -d {request}",
         "",
     ]
-    if plan.node:
-        lines.append(f"  cache  {format_byte_size(config.cache_size)} in {plan.node.url}, joined by {plan.node_socket}")
+    size = format_byte_size(config.cache_size)
+    if len(plan.nodes) == 1:
+        lines.append(f"  cache  {size} in {plan.nodes[0].url}, joined by {plan.nodes[0].socket}")
+    else:
+        for index, node in enumerate(plan.nodes):
+            joined = [replica.name for replica in plan.replicas[index :: len(plan.nodes)]]
+            lines.append(f"  {node.name}  {size} in {node.url}, joined by {', '.join(joined) or 'no replica'}")
     size = format_byte_size(config.lmcache_size)
     lines.extend(f"  {cache.name}  {size} of its own, {cache.url}/metrics" for cache in plan.caches)
     lines.append(f"  logs   {plan.folder}")

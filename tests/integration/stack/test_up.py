@@ -63,8 +63,7 @@ def client_of(stack: RunningStack) -> Iterator[Any]:
 
 
 def pids_of(stack: RunningStack) -> list[int]:
-    node = [stack.node.pid] if stack.node else []
-    return [stack.router.pid, *node, *(replica.pid for replica in stack.replicas)]
+    return [stack.router.pid, *(node.pid for node in stack.nodes), *(replica.pid for replica in stack.replicas)]
 
 
 def is_alive(pid: int) -> bool:
@@ -76,7 +75,7 @@ def is_alive(pid: int) -> bool:
 def files_of(stack: RunningStack) -> list[Path]:
     segment = f"tierline-up-{stack.router.url.rpartition(':')[2]}"
     files = [*Path("/dev/shm").glob(f"{segment}.*"), Path("/dev/shm", segment), stack.control]
-    return [file for file in [*files, *([stack.socket] if stack.socket else [])] if file.exists()]
+    return [file for file in [*files, *(node.socket for node in stack.nodes)] if file.exists()]
 
 
 def leftovers(stack: RunningStack) -> list[object]:
@@ -96,7 +95,7 @@ def test_it_serves_openai_s_client_and_ctrl_c_ends_all_of_it(simulated_stack: St
     assert answers[1].usage.prompt_tokens_details.cached_tokens > 0
     assert f"curl {stack.router.url}/v1/chat/completions" in program.output
     assert str(stack.router.log.parent) in program.output
-    assert [child.log.exists() for child in (stack.router, stack.node, *stack.replicas)] == [True] * 4
+    assert [child.log.exists() for child in (stack.router, *stack.nodes, *stack.replicas)] == [True] * 4
     assert len(leftovers(stack)) > 4
     assert program.interrupt() == 0
     assert leftovers(stack) == []
@@ -117,7 +116,7 @@ def test_a_replica_that_is_restarted_forgets_its_own_cache_and_serves_again(simu
 @pytest.mark.parametrize("victim", ["node", "replica-2", "router"])
 def test_a_child_that_dies_takes_all_along_and_is_named(simulated_stack: Start, victim: str) -> None:
     program, stack = simulated_stack()
-    children = {child.name: child for child in (stack.router, stack.node, *stack.replicas)}
+    children = {child.name: child for child in (stack.router, *stack.nodes, *stack.replicas)}
     os.kill(children[victim].pid, signal.SIGKILL)
     assert program.wait_for_exit() == 1
     assert f"{victim} (pid {children[victim].pid}) was killed by SIGKILL" in program.output
@@ -152,7 +151,7 @@ def test_children_end_even_when_their_supervisor_is_killed(simulated_stack: Star
 
 def test_without_a_cache_there_is_no_node_store(simulated_stack: Start) -> None:
     _, stack = simulated_stack("--no-cache", "--replicas", "1", "--strategy", "round-robin")
-    assert (stack.node, stack.socket, stack.cache_bytes) == (None, None, 0)
+    assert (stack.node, stack.nodes, stack.cache_bytes) == (None, [], 0)
     with client_of(stack) as client:
         assert client.chat.completions.create(**QUESTION).usage.completion_tokens == 4
 
@@ -166,7 +165,8 @@ def test_in_front_of_a_running_server_it_prints_the_flag_that_joins_it(simulated
     assert (stack.replicas, stack.engine) == ([], "external")
     with client_of(stack) as client:
         assert client.chat.completions.create(**QUESTION).usage.completion_tokens == 4
-    assert str(stack.socket) in program.output.partition("--kv-transfer-config")[2]
+    assert stack.node is not None
+    assert str(stack.node.socket) in program.output.partition("--kv-transfer-config")[2]
 
 
 def test_the_flag_that_joins_servers_is_printed_before_any_of_them_runs(
@@ -227,3 +227,41 @@ def test_with_kvaware_the_router_hears_what_the_replicas_hold(simulated_stack: S
     assert int(answer.headers["x-tierline-predicted-cached-tokens"]) == usage.prompt_tokens_details.cached_tokens > 0
     assert program.interrupt() == 0
     assert not list(stack.control.parent.glob(f"{stack.control.stem}-*"))
+
+
+def test_replicas_are_spread_over_several_nodes_and_nothing_is_left_of_any(
+    simulated_stack: Start, tierline: Start, state_folder: Path
+) -> None:
+    program, stack = simulated_stack("--nodes", "2", "--replicas", "3")
+    assert [replica.node for replica in stack.replicas] == ["node-1", "node-2", "node-1"]
+    assert len({node.url for node in stack.nodes}) == 2
+    for node in stack.nodes:
+        assert f"{node.name}  64MiB in {node.url}, joined by replica-" in program.output
+    token = stack.router.log.parent / "pool.token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    port = stack.router.url.rpartition(":")[2]
+    asked = tierline("ask", "--port", port, "--replica", "1", "--replica", "3", "--replica", "1", "the quick fox " * 40)
+    assert asked.wait_for_exit() == 0
+    rows = [line.split() for line in asked.output.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [["replica-1", "node-1"], ["replica-3", "node-1"], ["replica-1", "node-1"]]
+    assert int(rows[0][2]) == int(rows[0][6]) > int(rows[2][6]), "the last finds it in its own cache"
+    assert [row[3:6] for row in rows] == [["?", "?", "?"]] * 3, "a simulated engine joins no node store"
+    assert program.interrupt() == 0
+    assert leftovers(stack) == []
+    assert not token.exists()
+
+
+@pytest.mark.parametrize("arguments", [("--replica", "9"), ("--replica", "0")])
+def test_a_replica_that_is_not_there_cannot_be_asked(
+    simulated_stack: Start, tierline: Start, arguments: tuple[str, ...]
+) -> None:
+    _, stack = simulated_stack("--replicas", "1", "--no-cache")
+    asked = tierline("ask", "--port", stack.router.url.rpartition(":")[2], *arguments)
+    assert asked.wait_for_exit() == 2
+    assert asked.output == f"tierline: --replica: got {arguments[1]}; allowed: 1 to 1\n"
+
+
+def test_without_a_stack_nobody_can_be_asked(tierline: Start, free_port: Callable[[], int]) -> None:
+    asked = tierline("ask", "--port", str(port := free_port()))
+    assert asked.wait_for_exit() == 2
+    assert asked.output == f"tierline: --port: no `tierline up` is ready on {port}\n"

@@ -53,13 +53,15 @@ class Node:
 class Asking:
     """A lookup thread whose node store is ``node``."""
 
-    def __init__(self, node: Any, wait_s: float = 0.0) -> None:
-        async def connect() -> AsyncNodeClient:
+    def __init__(
+        self, node: Any, wait_s: float = 0.0, connect: Callable[[], Awaitable[AsyncNodeClient]] | None = None
+    ) -> None:
+        async def connect_to_it() -> AsyncNodeClient:
             return node  # type: ignore[no-any-return]
 
         self.breaker = Breaker(time.monotonic)
         self.thread = LookupThread(
-            connect,
+            connect or connect_to_it,
             SHARDS,
             "b",
             30.0,
@@ -220,3 +222,19 @@ def test_nobody_listens_after_the_end() -> None:
     lookup = asking.answered()
     asking.thread.close()
     asking.thread.drop(lookup)
+
+
+def test_who_is_idle_finds_out_that_the_connection_has_ended() -> None:
+    nodes = [Node(leases(2)), Node(leases(4))]
+
+    async def connect() -> AsyncNodeClient:
+        return nodes[sum(not node.is_connected for node in nodes)]  # type: ignore[return-value]
+
+    asking = Asking(nodes[0], connect=connect)
+    lookup = asking.answered()
+    nodes[0].is_connected = False
+    wait_for(lambda: lookup.is_lost)
+    answer = asking.answered().answer
+    assert answer is not None
+    assert len(answer.objects) == 2
+    asking.thread.close()

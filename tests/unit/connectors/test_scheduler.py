@@ -15,6 +15,7 @@ from vllm.v1.request import Request
 from tierline.connectors.vllm.engine import EngineShape
 from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
+from tierline.connectors.vllm.launch import REPORT
 from tierline.connectors.vllm.lookup import Answer, Lookup
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import StepReport
@@ -22,7 +23,6 @@ from tierline.connectors.vllm.scheduler import (
     HANDED_OVER,
     HANDOVER_PACE_SECONDS,
     HANDOVER_SECONDS,
-    REPORT,
     SchedulerHalf,
 )
 from tierline.loading import PrefillCost

@@ -1,5 +1,6 @@
 """Command lines of replicas, and the machine's answers that they depend on."""
 
+import itertools
 import json
 import socket
 from pathlib import Path
@@ -32,6 +33,10 @@ def vllm_command(**changes: Any) -> engines.EngineCommand:
 
 def value_after(flag: str, argv: list[str]) -> str:
     return argv[argv.index(flag) + 1]
+
+
+def values_after(flag: str, argv: list[str]) -> list[str]:
+    return [value for given, value in itertools.pairwise(argv) if given == flag]
 
 
 def test_a_replica_is_joined_by_one_flag_alone() -> None:
@@ -134,14 +139,14 @@ def test_with_lmcache_each_replica_has_a_server_of_its_own_that_is_joined_to_the
     port, node_port = machine.free_ports_after("127.0.0.1", 20_000, 2)
     config = UpConfig(port=port, node_port=node_port, connector="lmcache", model=str(tmp_path), cache_size=2**24)
     plan = make_plan(config, say=lambda line: None)
-    assert plan.node is not None
+    (store,) = plan.stores
     for cache, replica in zip(plan.caches, plan.replicas, strict=True):
         transfer = json.loads(value_after("--kv-transfer-config", replica.argv))
         assert transfer["kv_connector_extra_config"]["lmcache.mp.port"] == int(value_after("--port", cache.argv))
         adapter = json.loads(value_after("--l2-adapter", cache.argv))
-        assert adapter["url"].removeprefix("sagemaker-hyperpod://") == plan.node.url.removeprefix("http://")
-        assert adapter["shared_memory_name"] == value_after("--shared-memory-name", plan.node.argv)
-    listening = [child.url.rpartition(":")[2] for child in (plan.node, plan.router, *plan.caches, *plan.replicas)]
+        assert adapter["url"].removeprefix("sagemaker-hyperpod://") == store.url.removeprefix("http://")
+        assert adapter["shared_memory_name"] == value_after("--shared-memory-name", store.argv)
+    listening = [child.url.rpartition(":")[2] for child in (store, plan.router, *plan.caches, *plan.replicas)]
     listening += [value_after("--port", cache.argv) for cache in plan.caches]
     assert len(set(listening)) == len(listening)
     assert len({value_after("--shm-name", cache.argv) for cache in plan.caches}) == 2
@@ -165,8 +170,44 @@ def test_a_plan_of_simulated_engines_starts_what_was_asked_for() -> None:
     port, node_port = machine.free_ports_after("127.0.0.1", 20_000, 2)
     config = UpConfig(port=port, node_port=node_port, replicas=3, engine="simulated", cache_size=16 * 1024**2)
     plan = make_plan(config, say=lambda line: None)
-    assert plan.node is not None
+    (store,) = plan.stores
     urls = [part for flag, part in zip(plan.router.argv, plan.router.argv[1:], strict=False) if flag == "--endpoint"]
     assert urls == [replica.url for replica in plan.replicas]
-    assert len({*urls, plan.node.url, plan.router.url}) == 5
-    assert value_after("--capacity", plan.node.argv) == str(16 * 1024**2)
+    assert len({*urls, store.url, plan.router.url}) == 5
+    assert value_after("--capacity", store.argv) == str(16 * 1024**2)
+
+
+def test_replicas_are_spread_over_nodes_that_know_each_other_and_share_nothing_else() -> None:
+    port, node_port = machine.free_ports_after("127.0.0.1", 20_000, 2)
+    config = UpConfig(
+        port=port, node_port=node_port, nodes=3, replicas=4, engine="simulated", strategy="kvaware", cache_size=2**24
+    )
+    plan = make_plan(config, say=lambda line: None)
+    assert [store.name for store in plan.stores] == ["node-1", "node-2", "node-3"]
+    for flag in ("--port", "--socket", "--shared-memory-name", "--kv-events"):
+        assert len({value_after(flag, store.argv) for store in plan.stores}) == 3
+    nodes = [store.environment for store in plan.stores]
+    assert [node["TIERLINE_NODE_NODE_NAME"] for node in nodes] == [store.name for store in plan.stores]
+    addresses = {f"{node['TIERLINE_NODE_NODE_NAME']}={node['TIERLINE_NODE_TRANSFER_ADDRESS']}" for node in nodes}
+    for node in nodes:
+        peers = set(node["TIERLINE_NODE_PEERS"].split(","))
+        assert peers == addresses - {f"{node['TIERLINE_NODE_NODE_NAME']}={node['TIERLINE_NODE_TRANSFER_ADDRESS']}"}
+    assert len({node["TIERLINE_NODE_POOL_TOKEN_FILE"] for node in nodes}) == 1
+    listening = {child.url for child in (plan.router, *plan.stores, *plan.replicas)}
+    assert len(listening) == 8
+    told = [event.partition("=") for event in values_after("--node-events", plan.router.argv)]
+    assert [url for url, _, _ in told] == [replica.url for replica in plan.replicas]
+    assert [address.partition("?")[0] for _, _, address in told] == [
+        value_after("--kv-events", plan.stores[index].argv) for index in (0, 1, 2, 0)
+    ]
+
+
+@pytest.mark.parametrize(("settings", "replicas"), [({}, 2), ({"nodes": 3}, 3), ({"nodes": 3, "replicas": 1}, 1)])
+def test_there_is_a_replica_for_each_node_where_nothing_else_is_said(settings: dict[str, Any], replicas: int) -> None:
+    assert UpConfig(**settings).replica_count == replicas
+
+
+@pytest.mark.parametrize("settings", [{"cache": False}, {"endpoints": ["http://127.0.0.1:8001"]}])
+def test_several_nodes_are_refused_where_there_is_none_or_nobody_to_spread(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        load(UpConfig, None, {"nodes": 2, **settings}, {})

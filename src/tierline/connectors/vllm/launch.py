@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+REPORT = "tierline_report"
+"""In ``kv_transfer_params``: a request that sets it is told in its answer, under the same name, who had its prompt."""
+IN_MEMORY = "node"
+"""Stands there for the node's memory, beside the names of tiers below it."""
+
 
 def kv_transfer_config(socket: Path | str, lookup_budget_ms: float | None = None) -> dict[str, object]:
     """Return the value of vLLM's ``--kv-transfer-config``, to be passed as JSON.

@@ -239,6 +239,8 @@ class LookupThread:
 
     async def _introduce(self) -> None:
         """Keep the node store told who reads it; where the connection has ended, on a new one."""
+        if self._client is not None and not self._client.is_connected:
+            await self._lose()
         try:
             if self._client is not None:
                 await self._introduction.say(self._client)
@@ -340,9 +342,13 @@ class LookupThread:
         """Count a failure; where the connection ended, so did its leases, and the next question opens another."""
         self._count_failure(subject, error)
         if self._client is not None and not self._client.is_connected:
-            for lookup in self._leased:
-                lookup.is_lost = True
-            client, self._client = self._client, None
+            await self._lose()
+
+    async def _lose(self) -> None:
+        for lookup in self._leased:
+            lookup.is_lost = True
+        client, self._client = self._client, None
+        if client is not None:
             await client.close()
 
 

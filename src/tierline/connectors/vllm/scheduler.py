@@ -16,6 +16,7 @@ from tierline.connectors.vllm.engine import EngineShape
 from tierline.connectors.vllm.identity import AdapterIdentities
 from tierline.connectors.vllm.introduction import Introduction
 from tierline.connectors.vllm.keys import RequestKeys
+from tierline.connectors.vllm.launch import IN_MEMORY, REPORT
 from tierline.connectors.vllm.lookup import Answer, Lookup, LookupThread
 from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkLoad, ChunkStore, RequestLoad, StepPlan, StepReport
@@ -34,9 +35,6 @@ moment. They are written behind its back, so its answer may come to the engine t
 HANDOVER_SECONDS = 1.0
 """Prompts that are worth handing over take longer to compute."""
 HANDOVER_PACE_SECONDS = 0.005
-_IN_MEMORY = "node"
-REPORT = "tierline_report"
-"""In ``kv_transfer_params``: a request that sets it is told in its answer, under the same name, who had its prompt."""
 USUAL_CHUNKS = 8
 """Length of the prefix, in chunks, by which routers are told what a token saves that is read from a tier."""
 
@@ -436,7 +434,7 @@ class SchedulerHalf:
         below = {source: count // ranks for source, count in answer.sources.items()}
         in_memory = max(len(answer.objects) - sum(below.values()), 0)
         loaded, left = dict[str, int](), loaded_tokens
-        for source, chunks in [(_IN_MEMORY, in_memory), *below.items()]:  # what is in memory leads, mostly
+        for source, chunks in [(IN_MEMORY, in_memory), *below.items()]:  # what is in memory leads, mostly
             tokens = min(chunks * CHUNK_TOKENS, left)
             left -= tokens
             if tokens:
