@@ -2,7 +2,7 @@
 
 ``http``: bytes of one HTTP connection, whatever pieces they come in. ``frames``: bytes of one connection of the UNIX
 socket after its greeting. ``journal``: changes to the journal of a store that is then opened. ``lookups`` and
-``depths``: bytes between a router and its controller.
+``depths``: bytes between a router and its controller. ``fetches``, ``arrivals`` and ``handshakes``: between two nodes.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.controller import depths, lookups
+from tests.fuzz.transfers import arrivals, fetches, handshakes
 from tests.fuzz.world import CAPACITY, KNOWN, Recorder, new_node, require_every_page_counted, settle
 
 from tierline.errors import SegmentError, WireError
@@ -392,4 +393,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "lookups": lookups,
     "depths": depths,
     "gossip": gossip,
+    "fetches": fetches,
+    "arrivals": arrivals,
+    "handshakes": handshakes,
 }

@@ -127,6 +127,27 @@ def test_whatever_another_router_says_leaves_what_is_known_whole(data: bytes) ->
 
 
 @LONG
+@given(data=framed_mutants(SEEDS["fetches"]))
+@FUZZED
+def test_whatever_a_node_asks_another_for_is_answered_with_whole_objects_or_not(data: bytes) -> None:
+    run("fetches", data)
+
+
+@LONG
+@given(data=mutants(SEEDS["arrivals"]))
+@FUZZED
+def test_whatever_a_node_answers_another_writes_into_the_pages_that_it_is_for(data: bytes) -> None:
+    run("arrivals", data)
+
+
+@LONG
+@given(data=mutants(SEEDS["handshakes"]))
+@FUZZED
+def test_whatever_is_said_without_the_token_lets_nobody_in(data: bytes) -> None:
+    run("handshakes", data)
+
+
+@LONG
 @given(data=changed_journals())
 @FUZZED
 def test_any_change_of_a_journal_is_refused_or_loses_records_only(data: bytes) -> None:
