@@ -31,11 +31,11 @@ from tierline.wire.pool import (
     Keep,
     Keeping,
     Located,
-    Location,
     Lookup,
     PeerReply,
     PeerRequest,
     Ping,
+    RunFound,
     Well,
 )
 
@@ -168,19 +168,19 @@ class Answering:
         if count > MAX_OBJECTS_PER_MESSAGE:
             raise WireError(f"a lookup of {count} objects; allowed: {MAX_OBJECTS_PER_MESSAGE}")
         places: dict[tuple[str, int], int] = {}
-        runs: list[list[list[Location]]] = []
+        runs = []
         for run in asked.runs:
-            found = self._directory.locate(run.slot, run.digests, connection.round.member)
-            self.located += len(found)
-            runs.append(
-                [
-                    [
-                        Location(places.setdefault((member, epoch), len(places)), size, checksum)
-                        for member, epoch, size, checksum in copies
-                    ]
-                    for copies in found
-                ]
-            )
+            located = self._directory.locate(run.slot, run.digests, connection.round.member)
+            self.located += len(located)
+            holders: list[int] = []
+            sizes: list[int] = []
+            checksums: list[int] = []
+            for copies in located:
+                for member, epoch, size, checksum in copies:
+                    holders.append(places.setdefault((member, epoch), len(places)))
+                    sizes.append(size)
+                    checksums.append(checksum)
+            runs.append(RunFound([len(copies) for copies in located], holders, sizes, checksums))
         self.lookups += count
         connection.say(Located(asked.id, [Holder(*who) for who in places], runs))
 

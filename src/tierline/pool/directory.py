@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from tierline.wire.pool import MAX_HOLDERS_PER_OBJECT
 
-ENTRY_BYTES = 240
+ENTRY_BYTES = 176
 """An object with one holder: 16 bytes of digest and 16 of holder as objects of Python, and its place in a table."""
 HOLDER_BYTES = 16
+"""Each further holder."""
 DEFAULT_BYTES = 256 * 1024**2
 SWEPT_AT_A_TIME = 1000
 """Entries, in about half a millisecond."""
@@ -156,18 +157,19 @@ class Directory:
 
     def locate(self, slot: int, digests: Iterable[bytes], asker: str) -> list[Sequence[Holding]]:
         """Return who holds the leading objects that anybody but the asker holds."""
-        table = self._tables.get(slot, {})
+        table, rounds = self._tables.get(slot, {}), self._rounds
         located: list[Sequence[Holding]] = []
         for digest in digests:
-            entry = table.get(digest)
-            if entry is None:
-                break
-            copies = [copy for copy in self._copies(entry) if copy.round.member != asker]
+            copies = []
+            for head, checksum in _HOLDERS.iter_unpack(table.get(digest, b"")):
+                round_ = rounds.get(head >> _SIZE_BITS)
+                if round_ is not None and round_.member != asker:
+                    copies.append(Holding(round_.member, round_.epoch, head & _SIZE_MASK, checksum))
             if not copies:
                 break
             if len(copies) > MAX_HOLDERS_PER_OBJECT:
                 copies = self._choice.sample(copies, MAX_HOLDERS_PER_OBJECT)
-            located.append([Holding(round_.member, round_.epoch, size, sum_) for round_, size, sum_ in copies])
+            located.append(copies)
         return located
 
     def take_entrusted(self) -> dict[Round, list[bytes]]:

@@ -13,6 +13,7 @@ Rules
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple, Protocol, TypeVar
 
 from tierline import logs
@@ -145,16 +146,16 @@ class Peer:
         return keeping.kept if keeping is not None and len(keeping.kept) == len(objects) else [False] * len(objects)
 
     async def lookup(self, slot: int, digests: Sequence[bytes], within_s: float) -> Sequence[Sequence[Holding]]:
-        """Ask who holds the leading objects of a run; all that is asked in one turn of the loop goes in one message."""
-        asked = _Asked(Run(slot, list(digests[:MAX_OBJECTS_PER_MESSAGE])), self._loop.create_future())
+        """Ask who holds the leading objects of a run.
+
+        All that is asked in one turn of the loop goes in one message, and has the time of who has least.
+        """
+        run = Run(slot, list(digests[:MAX_OBJECTS_PER_MESSAGE]))
+        asked = _Asked(run, within_s, self._loop.create_future())
         if not self._lookups:
-            self._loop.call_soon(self._send_lookups, within_s)
+            self._loop.call_soon(self._send_lookups)
         self._lookups.append(asked)
-        try:
-            async with asyncio.timeout(within_s):
-                return await asked.answered
-        except TimeoutError:
-            return ()
+        return await asked.answered
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
@@ -201,19 +202,19 @@ class Peer:
         finally:
             self._waiting.pop(request.id, None)
 
-    def _send_lookups(self, within_s: float) -> None:
+    def _send_lookups(self) -> None:
         lookups, self._lookups = self._lookups, []
         start = count = 0
         for place, asked in enumerate(lookups):
             count += len(asked.run.digests)
             if count > MAX_OBJECTS_PER_MESSAGE:
-                self._send_lookup(lookups[start:place], within_s)
+                self._send_lookup(lookups[start:place])
                 start, count = place, len(asked.run.digests)
-        self._send_lookup(lookups[start:], within_s)
+        self._send_lookup(lookups[start:])
 
-    def _send_lookup(self, lookups: "Sequence[_Asked]", within_s: float) -> None:
+    def _send_lookup(self, lookups: "Sequence[_Asked]") -> None:
         number = self._number()
-        self._loop.call_later(within_s, self._give_up, number)
+        self._loop.call_later(min(asked.within_s for asked in lookups), self._give_up, number)
         self._ask(Lookup(number, [asked.run for asked in lookups]), lambda answer: self._located(lookups, answer))
 
     def _located(self, lookups: "Sequence[_Asked]", answer: _Answer | None) -> None:
@@ -260,6 +261,7 @@ class _Asked(NamedTuple):
     """A lookup of one run, and who waits for it."""
 
     run: Run
+    within_s: float
     answered: asyncio.Future[Sequence[Sequence[Holding]]]
 
 
@@ -267,20 +269,21 @@ def _holdings(answer: _Answer, lengths: Sequence[int]) -> Sequence[Sequence[Sequ
     """Return what is said of runs of these lengths; raises ``WireError`` where it cannot be of them."""
     if not isinstance(answer, Located) or len(answer.runs) != len(lengths):
         raise WireError("an answer to another question than where objects are")
-    holders = answer.holders
-    found: list[list[list[Holding]]] = []
+    holders = [(holder.name, holder.epoch) for holder in answer.holders]
+    found: list[list[Sequence[Holding]]] = []
     for run, length in zip(answer.runs, lengths, strict=True):
-        if len(run) > length:
-            raise WireError("more objects are found than were asked for")
+        columns = len(run.holders), len(run.sizes), len(run.checksums)
+        if len(run.copies) > length or columns != (sum(run.copies),) * 3:
+            raise WireError("an answer with more, or less, than was asked for")
         try:
-            found.append(
-                [
-                    [Holding(holders[at.holder].name, holders[at.holder].epoch, at.size, at.checksum) for at in copies]
-                    for copies in run
-                ]
-            )
+            copies = [
+                Holding(*holders[place], size, checksum)
+                for place, size, checksum in zip(run.holders, run.sizes, run.checksums, strict=True)
+            ]
         except IndexError:
             raise WireError("a holder that is not named") from None
+        ends = accumulate(run.copies)
+        found.append([copies[end - count : end] for count, end in zip(run.copies, ends, strict=True)])
     return found
 
 

@@ -145,13 +145,19 @@ class TieredStorage:
             located = await peer.lookup(slot, digests, within_s)
         else:
             located = ()
+        are_there: dict[tuple[str, int], bool] = {}  # few members, many objects
         found = []
         for holdings in located:
-            there = [holding for holding in holdings if self._holder(holding) is not None]
+            there: list[Holding] = []
+            for holding in holdings:
+                who = holding[:2]
+                if who not in are_there:
+                    are_there[who] = self._holder(holding) is not None
+                if are_there[who] and (not there or holding.size == there[0].size):
+                    there.append(holding)
             if not there:
                 break
-            size = there[0].size
-            found.append(Found(size, tuple(holding for holding in there if holding.size == size)))
+            found.append(Found(there[0].size, tuple(there)))
         return found
 
     def _holder(self, holding: Holding) -> Peer | None:

@@ -22,6 +22,7 @@ MAX_ANNOUNCED_PER_MESSAGE = 2048
 MAX_KEPT_PER_MESSAGE = 4096
 MAX_HOLDERS_PER_OBJECT = 4
 """That an answer names; of more, which ones are left to chance, so that all of them are asked."""
+_MAX_COPIES = MAX_HOLDERS_PER_OBJECT * MAX_OBJECTS_PER_MESSAGE
 
 Slot = Annotated[int, msgspec.Meta(ge=0, lt=SLOTS)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
@@ -148,28 +149,32 @@ class Holder(msgspec.Struct, frozen=True, array_like=True):
     epoch: Number
 
 
-class Location(msgspec.Struct, frozen=True, array_like=True):
-    """One copy of an object; ``holder`` is a place in :attr:`Located.holders`."""
+class RunFound(msgspec.Struct, frozen=True, array_like=True):
+    """The leading objects of a run that somebody holds, in columns, for there may be thousands.
 
-    holder: Annotated[int, msgspec.Meta(ge=0, lt=2**16)]
-    size: ObjectBytes
-    checksum: Xxh3
+    Parameters
+    ----------
+    copies
+        How many copies of each object are named.
+    holders, sizes, checksums
+        Of all copies, the first object's first; ``holders`` are places in :attr:`Located.holders`.
+    """
+
+    copies: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=1, le=MAX_HOLDERS_PER_OBJECT)]],
+        msgspec.Meta(max_length=MAX_OBJECTS_PER_MESSAGE),
+    ]
+    holders: Annotated[list[Number], msgspec.Meta(max_length=_MAX_COPIES)]
+    sizes: Annotated[list[ObjectBytes], msgspec.Meta(max_length=_MAX_COPIES)]
+    checksums: Annotated[list[Xxh3], msgspec.Meta(max_length=_MAX_COPIES)]
 
 
 class Located(Message, frozen=True):
-    """Answer to :class:`Lookup`: for each run its leading objects that somebody holds, each with its holders."""
+    """Answer to :class:`Lookup`: what was found of each run."""
 
     id: Number
-    holders: Annotated[list[Holder], msgspec.Meta(max_length=2**16)]
-    runs: Annotated[
-        list[
-            Annotated[
-                list[Annotated[list[Location], msgspec.Meta(min_length=1, max_length=MAX_HOLDERS_PER_OBJECT)]],
-                msgspec.Meta(max_length=MAX_OBJECTS_PER_MESSAGE),
-            ]
-        ],
-        msgspec.Meta(max_length=MAX_OBJECTS_PER_MESSAGE),
-    ]
+    holders: Annotated[list[Holder], msgspec.Meta(max_length=_MAX_COPIES)]
+    runs: Annotated[list[RunFound], msgspec.Meta(max_length=MAX_OBJECTS_PER_MESSAGE)]
 
 
 class Keeping(Message, frozen=True):

@@ -17,7 +17,13 @@ DIGESTS = st.binary(min_size=pool.DIGEST_BYTES, max_size=pool.DIGEST_BYTES)
 SIZES = st.integers(1, 2**40 - 1)
 CHECKSUMS = st.integers(0, 2**64 - 1)
 NAMES = st.text(min_size=1, max_size=20)
-LOCATIONS = st.lists(st.builds(pool.Location, st.integers(0, 9), SIZES, CHECKSUMS), min_size=1, max_size=4)
+FOUND = st.builds(
+    pool.RunFound,
+    st.lists(st.integers(1, 4), max_size=3),
+    st.lists(st.integers(0, 9), max_size=3),
+    st.lists(SIZES, max_size=3),
+    st.lists(CHECKSUMS, max_size=3),
+)
 MESSAGES = st.one_of(
     st.builds(pool.Ping, IDS),
     st.builds(
@@ -38,7 +44,7 @@ MESSAGES = st.one_of(
         pool.Located,
         IDS,
         st.lists(st.builds(pool.Holder, NAMES, IDS), max_size=3),
-        st.lists(st.lists(LOCATIONS, max_size=3), max_size=3),
+        st.lists(FOUND, max_size=3),
     ),
     st.builds(pool.Keeping, IDS, st.lists(st.booleans(), max_size=4)),
 )
@@ -72,8 +78,9 @@ def test_a_frame_with_changed_bytes_gives_a_message_or_a_wire_error(message: Any
         pool.Lookup(1, [pool.Run(0, [b"short"])]),
         pool.Announce(1, [pool.ObjectHeld(0, bytes(16), 0, 0)], []),
         pool.Announce(1, [], [pool.ObjectGone(0, bytes(16))] * (pool.MAX_ANNOUNCED_PER_MESSAGE + 1)),
-        pool.Located(1, [], [[[]]]),
-        pool.Located(1, [], [[[pool.Location(0, 1, 0)] * (pool.MAX_HOLDERS_PER_OBJECT + 1)]]),
+        pool.Located(1, [], [pool.RunFound([0], [], [], [])]),
+        pool.Located(1, [], [pool.RunFound([pool.MAX_HOLDERS_PER_OBJECT + 1], [0] * 5, [1] * 5, [0] * 5)]),
+        pool.Located(1, [], [pool.RunFound([1], [0], [0], [0])]),
         pool.Ping(-1),
     ],
 )
@@ -85,7 +92,13 @@ def test_what_is_out_of_bounds_is_refused(message: Any) -> None:
 def test_the_largest_messages_fit_a_frame() -> None:
     digests = [bytes(pool.DIGEST_BYTES)] * pool.MAX_OBJECTS_PER_MESSAGE
     held = [pool.ObjectHeld(pool.SLOTS - 1, bytes(16), 2**40 - 1, 2**64 - 1)] * pool.MAX_ANNOUNCED_PER_MESSAGE
-    located = [[pool.Location(9, 2**40 - 1, 2**64 - 1)] * pool.MAX_HOLDERS_PER_OBJECT] * pool.MAX_OBJECTS_PER_MESSAGE
+    copies = pool.MAX_HOLDERS_PER_OBJECT * pool.MAX_OBJECTS_PER_MESSAGE
+    located = pool.RunFound(
+        [pool.MAX_HOLDERS_PER_OBJECT] * pool.MAX_OBJECTS_PER_MESSAGE,
+        [9] * copies,
+        [2**40 - 1] * copies,
+        [2**64 - 1] * copies,
+    )
     kept = [pool.ObjectToKeep("b" * 63, "n" * 1024, 1, 2**40 - 1, 2**64 - 1)] * pool.MAX_KEPT_PER_MESSAGE
     for message in (
         pool.Lookup(1, [pool.Run(0, digests)]),
