@@ -3,15 +3,21 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from tierline import logs
 from tierline.duties import Duties
 from tierline.errors import ConfigurationError
 from tierline.node.config import NodeConfig
-from tierline.node.segments import Segments
+from tierline.node.segments import Segments, ServedSegment
 from tierline.node.tier_figures import POOL, TierUse
 from tierline.node.tiering import Tiering
+from tierline.pool.cold import ColdTier
 from tierline.pool.engines import Engine, EngineOptions, tier_from_url
+from tierline.pool.local import Offered
 from tierline.pool.tier import Tier
+from tierline.pool.warming import warm
 from tierline.wire.cluster import TierFigures
+
+log = logs.get(__name__)
 
 STOP_S = 5.0
 """A tier that does not stop within so long is left to the end of the process."""
@@ -72,6 +78,10 @@ class Below:
             elif pool is not None:
                 uses.append(TierUse(pool, policy, promotes))
         self.uses: Sequence[TierUse] = uses
+        self._segments = segments
+        self._keeps_own = config.l1
+        self._duties = duties
+        self._warming: list[asyncio.Task[None]] = []
         self._tierings = {
             segment.name: Tiering(
                 segment.service,
@@ -96,13 +106,40 @@ class Below:
         await asyncio.gather(*(use.tier.start() for use in self.uses))
         for tiering in self._tierings.values():
             tiering.start()
+        empty = [segment for segment in self._segments if not segment.service.store.stats().objects]
+        for use in self.uses:
+            if isinstance(use.tier, ColdTier) and empty and self._keeps_own:
+                self._warming.append(asyncio.create_task(self._warm(use, use.tier, empty)))
 
     async def stop(self) -> None:
         """End what is under way; the stores are open still."""
+        for warming in self._warming:
+            warming.cancel()
+        await asyncio.gather(*self._warming, return_exceptions=True)
         await asyncio.gather(*(tiering.stop() for tiering in self._tierings.values()))
         stopping = [asyncio.ensure_future(use.tier.stop()) for use in self.uses]
         if stopping:
             await asyncio.wait(stopping, timeout=STOP_S)
+
+    async def _warm(self, use: TierUse, tier: ColdTier, empty: Sequence[ServedSegment]) -> None:
+        """Fetch into segments that started empty what a cold tier has of use."""
+
+        async def hold(offered: Sequence[Offered]) -> Sequence[bool]:
+            held = dict.fromkeys((each.key for each in offered), False)
+            for segment in empty:
+                own = [each for each in offered if self._segments.of_bucket(each.key.bucket) is segment]
+                held.update(
+                    zip((each.key for each in own), await self._tierings[segment.name].hold(use, own), strict=True)
+                )
+            return list(held.values())
+
+        settings = tier.settings
+        limit = settings.warm_bytes
+        if limit is None:
+            limit = sum(segment.service.store.segment.size for segment in empty) // 2
+        with self._duties.guarded("tiers"):
+            held = await warm(tier, hold, limit, settings.warm_bytes_per_s)
+            log.info("warmed from a cold tier", tier=tier.name, objects=held)
 
     def figures(self) -> list[TierFigures]:
         """Return what each tier has done."""

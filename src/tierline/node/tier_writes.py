@@ -202,7 +202,7 @@ class _Line:
             batch = self._take()
             try:
                 with self._duties.guarded("tiers"):
-                    await write(self._store, self.use, batch)
+                    await write(self._store, self.use, batch, refused=self.forget)
             finally:
                 for held in batch:
                     self._store.release(held.lease)
@@ -219,8 +219,14 @@ class _Line:
         return batch
 
 
-async def write(store: Store, use: TierUse, batch: Sequence[_Held], within_s: float = LONGEST_WRITE_S) -> int:
-    """Write leased objects to a tier; returns how many it has then."""
+async def write(
+    store: Store,
+    use: TierUse,
+    batch: Sequence[_Held],
+    within_s: float = LONGEST_WRITE_S,
+    refused: Callable[[ObjectKey], None] = lambda _: None,
+) -> int:
+    """Write leased objects to a tier; returns how many it has then, and tells ``refused`` of those that it has not."""
     within_s = min(within_s, store.limits.max_ttl_s / 2)
     kept: list[Kept] = []
     for lease, leased in batch:
@@ -247,6 +253,9 @@ async def write(store: Store, use: TierUse, batch: Sequence[_Held], within_s: fl
     use.figures.stored_bytes += sum(each.size for each in taken)
     for each in taken:
         store.mark_copied(each.key)
+    for each in kept:
+        if each not in taken:
+            refused(each.key)
     return len(taken)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from tierline.breaker import Breaker
 from tierline.errors import TierlineError
@@ -20,11 +20,14 @@ from tierline.pool.failures import Failures
 from tierline.pool.local import Offered
 from tierline.pool.tier import Arrival, Found, Kept, Wanted
 from tierline.pool.transfers import Batch, Transfers, leading, seconds_for, timed
+from tierline.pool.urls import TierUrl, byte_size, whole
 from tierline.store import ObjectKey
 
 FULL_PAUSE_S = 30.0
 """How long nothing is written to a depot that had no room."""
 
+_MIB = 1024 * 1024
+_MOST_BYTES = 2**60
 _LISTED_AT_ONCE = 1000
 _LISTED_AGAIN_S = 5.0
 
@@ -73,12 +76,36 @@ class ColdSettings(NamedTuple):
         Objects that are read at once, and again written.
     list_every_s
         How often the depot is asked anew what it holds, for others may write to it; 0: at the start only.
+    warm_bytes
+        What a node that starts empty fetches from here; ``None``: half of its memory.
+    warm_bytes_per_s
+        How fast it does.
     """
 
     budget: int | None
     least_uses: int
     streams: int
     list_every_s: float
+    warm_bytes: int | None
+    warm_bytes_per_s: int
+
+    @classmethod
+    def from_url(cls, url: TierUrl, *, streams: int, list_every_s: float = 0.0) -> Self:
+        """Take from a URL what all cold tiers understand.
+
+        Raises
+        ------
+        ConfigurationError
+            An option is not allowed.
+        """
+        return cls(
+            budget=url.take("budget", byte_size(_MIB, _MOST_BYTES), None),
+            least_uses=url.take("uses", whole(1, 15), 2),
+            streams=url.take("streams", whole(1, 64), streams),
+            list_every_s=list_every_s,
+            warm_bytes=url.take("warm", byte_size(0, _MOST_BYTES), None),
+            warm_bytes_per_s=url.take("warm-rate", byte_size(_MIB, _MOST_BYTES), 100 * _MIB),
+        )
 
 
 class ColdTier:
@@ -88,6 +115,8 @@ class ColdTier:
     ----------
     name
         As the depot's kind is called.
+    settings
+        How it is used.
     failures
         What has gone wrong, by reason: ``gone``, ``full``, ``fault``.
     """
@@ -103,7 +132,7 @@ class ColdTier:
         self.name = name
         self.failures = Failures(shown, clock)
         self._depot = depot
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
         self._index = ColdIndex(settings.budget, settings.least_uses)
         self._breaker = Breaker(clock)
@@ -258,9 +287,9 @@ class ColdTier:
                     self._index.remove(key)
                 await self._remove(self._index.excess())
                 self._is_listed.set()
-                if not self._settings.list_every_s:
+                if not self.settings.list_every_s:
                     return
-            await asyncio.sleep(self._settings.list_every_s if is_whole else _LISTED_AGAIN_S)
+            await asyncio.sleep(self.settings.list_every_s if is_whole else _LISTED_AGAIN_S)
 
     def _list(self, batch: Batch[Sequence[tuple[ObjectKey, Held]]]) -> None:
         """Tell what is there in pages; an empty one is the end."""

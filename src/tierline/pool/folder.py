@@ -23,7 +23,7 @@ from tierline.pool.cold import ColdSettings, ColdTier, DepotFault, DepotFull, No
 from tierline.pool.coldindex import Held
 from tierline.pool.header import HEADER_BYTES, Header
 from tierline.pool.tier import Kept
-from tierline.pool.urls import TierUrl, byte_size, whole
+from tierline.pool.urls import TierUrl
 from tierline.store import ObjectKey
 
 _LENGTHS = struct.Struct("<II")
@@ -34,7 +34,6 @@ _MOST_VIEWS = 512
 _TOUCHED_AGAIN_S = 60.0
 _ABANDONED_S = 3600.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LEAST_BUDGET, _MOST_BUDGET = 1024 * 1024, 2**60
 
 
 def open_folder(url: TierUrl) -> ColdTier:
@@ -45,12 +44,11 @@ def open_folder(url: TierUrl) -> ColdTier:
     ConfigurationError
         The URL is not allowed, or the folder cannot be written to.
     """
-    budget = url.take("budget", byte_size(_LEAST_BUDGET, _MOST_BUDGET), None)
-    settings = ColdSettings(budget, url.take("uses", whole(1, 15), 2), url.take("streams", whole(1, 64), 4), 0.0)
+    settings = ColdSettings.from_url(url, streams=4)
     url.require_all_taken()
     if not url.path.strip("/") or url.host or url.username:
         raise url.refused("file:///FOLDER, with three slashes")
-    if budget is None:
+    if settings.budget is None:
         raise url.refused("budget=SIZE, for example ?budget=200GiB: what the folder may hold")
     return ColdTier("fs", url.shown, Folder(Path(url.path)), settings)
 

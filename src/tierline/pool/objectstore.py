@@ -20,7 +20,7 @@ from tierline.pool.cold import ColdSettings, ColdTier, DepotFault, NotThere
 from tierline.pool.coldindex import Held
 from tierline.pool.header import HEADER_BYTES, Header
 from tierline.pool.tier import Kept
-from tierline.pool.urls import TierUrl, byte_size, number, whole
+from tierline.pool.urls import TierUrl, number
 from tierline.store import ObjectKey
 from tierline.wire.pool import SLOTS
 
@@ -41,12 +41,8 @@ def open_bucket(url: TierUrl) -> ColdTier:
     ConfigurationError
         The URL is not allowed.
     """
-    settings = ColdSettings(
-        budget=url.take("budget", byte_size(1024 * 1024, 2**60), None),
-        least_uses=url.take("uses", whole(1, 15), 2),
-        streams=url.take("streams", whole(1, 64), 8),
-        list_every_s=url.take("list-every", number(0, 7 * 86_400), 600.0),
-    )
+    list_every_s = url.take("list-every", number(0, 7 * 86_400), 600.0)
+    settings = ColdSettings.from_url(url, streams=8, list_every_s=list_every_s)
     timeout = timedelta(seconds=url.take("timeout", number(0.1, 300), 10.0))
     region, endpoint = url.take("region", str, None), url.take("endpoint", _endpoint, None)
     url.require_all_taken()
