@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.controller import depths, lookups
+from tests.fuzz.members import announcements, answers
 from tests.fuzz.transfers import arrivals, fetches, handshakes
 from tests.fuzz.world import CAPACITY, KNOWN, Recorder, new_node, require_every_page_counted, settle
 
@@ -396,4 +397,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "fetches": fetches,
     "arrivals": arrivals,
     "handshakes": handshakes,
+    "announcements": announcements,
+    "answers": answers,
 }

@@ -148,6 +148,20 @@ def test_whatever_is_said_without_the_token_lets_nobody_in(data: bytes) -> None:
 
 
 @LONG
+@given(data=framed_mutants(SEEDS["announcements"]))
+@FUZZED
+def test_whatever_a_member_announces_the_objects_of_others_stay_theirs(data: bytes) -> None:
+    run("announcements", data)
+
+
+@LONG
+@given(data=framed_mutants(SEEDS["answers"]))
+@FUZZED
+def test_whatever_a_member_answers_nobody_waits_for_ever(data: bytes) -> None:
+    run("answers", data)
+
+
+@LONG
 @given(data=changed_journals())
 @FUZZED
 def test_any_change_of_a_journal_is_refused_or_loses_records_only(data: bytes) -> None:

@@ -16,7 +16,7 @@ from tierline.duties import Duties
 from tierline.errors import WireError
 from tierline.pool.directory import Directory, Holding, Round
 from tierline.pool.handshake import Hello
-from tierline.pool.local import Local, Offered
+from tierline.pool.local import Local, LocalState, Offered
 from tierline.pool.peers import PING_SECONDS, SILENT_BEATS
 from tierline.pool.tier import Found
 from tierline.store import ObjectKey
@@ -92,6 +92,7 @@ class Answering:
         self._sending = sending
         self._entrusted = entrusted
         self._duties = duties
+        self._state = LocalState(0, 0, 0)
         self._connections: dict[str, _Connection] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Hello) -> None:
@@ -125,6 +126,7 @@ class Answering:
     async def look_after(self) -> None:
         """Cut off who is silent, and take out of the directory what is void; endless."""
         while True:
+            self._state = self._local.state()  # every member asks each second
             for connection in self._connections.values():
                 connection.silent_beats += 1
                 if connection.silent_beats > SILENT_BEATS:
@@ -137,11 +139,7 @@ class Answering:
     def _answer(self, connection: "_Connection", request: PeerRequest) -> None:
         match request:
             case Ping(number):
-                state = self._local.state()
-                entries = self._directory.holders
-                connection.say(
-                    Well(number, self._sending(), state.objects, state.used_bytes, state.capacity_bytes, entries)
-                )
+                connection.say(Well(number, self._sending(), *self._state, self._directory.holders))
             case Announce():
                 self._take(connection, request)
             case Complete():

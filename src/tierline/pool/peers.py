@@ -188,10 +188,10 @@ class Peer:
         answered: asyncio.Future[_Reply | None] = self._loop.create_future()
 
         def then(answer: _Answer | None) -> None:
+            if not answered.done():
+                answered.set_result(answer if isinstance(answer, kind) else None)
             if not isinstance(answer, kind | None):
                 raise WireError(f"node {self.name}: a {type(answer).__name__} for a {type(request).__name__}")
-            if not answered.done():
-                answered.set_result(answer)
 
         self._ask(request, then)
         try:
