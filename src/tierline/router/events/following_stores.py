@@ -75,7 +75,9 @@ class StoreFollower(Collector):
         state = GaugeMetricFamily(f"{_PREFIX}_state", "1 for the state that a store is in", labels=("store", "state"))
         objects = GaugeMetricFamily(f"{_PREFIX}_objects", "Objects held", labels=("store",))
         engines = GaugeMetricFamily(f"{_PREFIX}_engines", "Engines connected to it", labels=("store",))
-        pool = GaugeMetricFamily(f"{_PREFIX}_pool", "1 for the pool that a store is in, empty: none", labels=("store", "pool"))
+        pool = GaugeMetricFamily(
+            f"{_PREFIX}_pool", "1 for the pool that a store is in, empty: none", labels=("store", "pool")
+        )
         events = CounterMetricFamily(f"{_PREFIX}_events", "What became of messages", labels=("store", "kind"))
         for address in self._users:
             assert self._subscriptions is not None
