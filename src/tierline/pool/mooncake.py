@@ -31,6 +31,7 @@ FULL_PAUSE_S = 10.0
 """How long nothing is written to a pool that had no room."""
 
 _PORT = 50_051
+_EVERY_ADDRESS = ("0.0.0.0", "::")
 _PEER_TO_PEER = "P2PHANDSHAKE"
 _CONNECT_S = 1.0
 _SET_UP_AGAIN_S = 5.0
@@ -103,6 +104,10 @@ class MooncakeSettings:
             streams=url.take("streams", whole(1, _MOST_STREAMS), 2),
         )
         url.require_all_taken()
+        if settings.host in _EVERY_ADDRESS:
+            raise url.refused(
+                "host=ADDRESS, as others reach this machine, for the node listens on all of its addresses"
+            )
         if url.path.strip("/") or url.username or "," in url.host:
             raise url.refused("mooncake://MASTER:PORT, of one master, without a path")
         return settings

@@ -74,6 +74,13 @@ async def test_values_of_strangers_under_our_keys_are_missing_and_removed(tmp_pa
         stranger.close()
 
 
+def test_a_node_that_listens_everywhere_says_where_others_reach_it() -> None:
+    options = EngineOptions(host="0.0.0.0")
+    with pytest.raises(ConfigurationError, match="host=ADDRESS"):
+        tier_from_url("mooncake://a", options)
+    assert tier_from_url("mooncake://a?host=10.0.0.1", options).name == "mooncake"
+
+
 async def test_bytes_go_from_and_to_pages_in_several_pieces_many_objects_a_call(tmp_path: Path) -> None:
     memory = Memory(64 * MIB)
     with mooncake_servers.one(tmp_path) as port:

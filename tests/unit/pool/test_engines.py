@@ -74,3 +74,14 @@ def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(monkey
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "site-packages" not in entry])
     with pytest.raises(ConfigurationError, match=r"tierline\[redis\]"):
         tier_from_url("redis://a", OPTIONS)
+
+
+@pytest.mark.parametrize("url", ["redis://a", "mooncake://a", "s3://a", "file:///a?budget=1GiB"])
+def test_every_option_of_every_engine_is_in_the_documentation(url: str) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tier-engines.md").read_text()
+    with pytest.raises(ConfigurationError) as refused:
+        tier_from_url(f"{url}{'&' if '?' in url else '?'}no-such-option=1", OPTIONS)
+    known = str(refused.value).partition("the options ")[2].partition(" of ")[0]
+    if not known:
+        pytest.skip(str(refused.value))
+    assert [option for option in known.split(", ") if f"`{option}`" not in page] == []
