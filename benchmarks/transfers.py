@@ -209,7 +209,7 @@ def leases(folder: Path, seconds: float) -> list[float]:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             start = time.perf_counter()
-            found = client.prefix_lease("bench", [key(MIB, 0).name])
+            found = client.prefix_lease("bench", [key(MIB, 0).name], 10.0)
             client.release(found.lease)
             taken.append(time.perf_counter() - start)
     return taken

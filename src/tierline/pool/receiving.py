@@ -9,6 +9,7 @@ no thread writes into its pages**: a stream that has to end is shut down, and wa
 import asyncio
 import math
 import socket
+import ssl
 import threading
 import time
 from collections import Counter, deque
@@ -25,7 +26,7 @@ from tierline.loading import Speed
 from tierline.pool.connecting import connect_bulk
 from tierline.pool.handshake import Credentials, Hello
 from tierline.pool.members import Member
-from tierline.pool.threads import shut_down, wait_to_the_end
+from tierline.pool.threads import limit_waits, shut_down, wait_to_the_end
 from tierline.pool.tier import Arrival
 from tierline.store import ObjectKey
 from tierline.wire.framing import encode_frame
@@ -263,6 +264,13 @@ class _Link:
             return False
         return False
 
+    def limit(self, silence_s: float) -> None:
+        """Let the holder be silent no longer than this."""
+        if isinstance(self.sock, ssl.SSLSocket):  # OpenSSL waits again where the kernel has given up
+            self.sock.settimeout(silence_s)
+        else:
+            limit_waits(self.sock, silence_s, silence_s)
+
     def ask(self, expected: Sequence[Expected]) -> int:
         """Ask for objects; returns the number of the fetch."""
         number, self._number = self._number, self._number + 1
@@ -383,11 +391,11 @@ class _Run:
         try:
             if not is_clean:
                 self.source = link.node
-                link.sock.settimeout(self._transfers.limits.silence_s)
+                link.limit(self._transfers.limits.silence_s)
                 self._receive(link, asked)
                 is_clean = True
         except (OSError, EOFError, TierlineError) as error:
-            self._fail("silent" if isinstance(error, TimeoutError) else "broken", error)
+            self._fail("silent" if isinstance(error, TimeoutError | BlockingIOError) else "broken", error)
         finally:
             with self._lock:
                 self.receiving.pop(number, None)

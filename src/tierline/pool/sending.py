@@ -10,7 +10,6 @@ import asyncio
 import os
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections import Counter, deque
@@ -22,6 +21,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from tierline import logs
 from tierline.errors import TierlineError, TooManyLeases, WireError
 from tierline.pool.handshake import Hello
+from tierline.pool.threads import limit_waits
 from tierline.store import Extent, ObjectKey, Store
 from tierline.wire.framing import FrameDecoder
 from tierline.wire.transfers import MAX_OPEN_FETCHES, Asked, BulkRequest, Fetch, ObjectHead, Outcome, Received
@@ -35,7 +35,6 @@ _WAITS = _PIECE_BYTES // (64 * 1024)
 """Of one system call: between two of them a thread looks at the clock. The kernel sends a piece in parts of 64 KiB, and
 may wait for room before each of them."""
 _RECEIVE_BYTES = 64 * 1024
-_TIMEVAL = struct.Struct("@ll")
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,8 +333,7 @@ class _Plain:
         self._sock = sock
 
     def limit(self, receiving_s: float, sending_s: float) -> None:
-        for option, seconds in ((socket.SO_RCVTIMEO, receiving_s), (socket.SO_SNDTIMEO, sending_s)):
-            self._sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6)))
+        limit_waits(self._sock, receiving_s, sending_s)
 
     def receive(self, at_most: int) -> bytes | None:
         try:
