@@ -299,9 +299,13 @@ async def test_a_receiver_that_asks_for_nothing_is_let_go() -> None:
             assert holder.sender.dropped == 0
 
 
-async def test_a_receiver_that_is_slow_but_not_too_slow_gets_its_object_however_short_a_lease_is() -> None:
-    limits = SendingLimits(lease_s=2.0, patience_s=60.0)
-    async with open_holder(capacity=24 * MIB, limits=limits) as holder:
+@pytest.mark.parametrize(("asked_s", "given_s"), [(2.0, 60.0), (60.0, 2.0)])
+async def test_a_receiver_that_is_slow_but_not_too_slow_gets_its_object_however_short_a_lease_is(
+    asked_s: float, given_s: float
+) -> None:
+    limits = SendingLimits(lease_s=asked_s, patience_s=60.0)
+    store_limits = StoreLimits(grace_s=0, quarantine_s=0, max_ttl_s=given_s)
+    async with open_holder(capacity=24 * MIB, limits=limits, store_limits=store_limits) as holder:
         content = random.randbytes(12 * MIB)
         expected = holder.put("object", content)
 

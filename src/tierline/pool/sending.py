@@ -7,6 +7,7 @@ holds nothing for long; it asks again, here or elsewhere.
 """
 
 import asyncio
+import math
 import os
 import socket
 import ssl
@@ -44,7 +45,7 @@ class SendingLimits:
     Parameters
     ----------
     lease_s
-        For how long a lease is taken; it is renewed well before.
+        For how long a lease is taken, where the store gives one for as long; it is renewed well before.
     slowest_bytes_per_s, patience_s
         A fetch is given up when sending it and hearing that it came takes longer than its bytes at this rate, and this.
     idle_s
@@ -218,6 +219,7 @@ class _Sending:
         self._holder = f"node:{peer.node}"
         self._open: deque[_Open] = deque()
         self._number = 0
+        self._lease_s = self._limits.lease_s
         self._renewed = time.monotonic()
 
     def run(self) -> None:
@@ -228,8 +230,7 @@ class _Sending:
         OSError, TierlineError
             Why it was ended by us.
         """
-        pause_s = min(self._limits.lease_s, self._limits.patience_s) / 4
-        self._way.limit(pause_s, pause_s / _WAITS)
+        self._limit_waits()
         decoder: FrameDecoder[BulkRequest] = FrameDecoder(BulkRequest)  # type: ignore[arg-type]
         idle_since = time.monotonic()
         while True:
@@ -255,12 +256,21 @@ class _Sending:
         self._open.clear()
         self._sender.take_back(loans)
 
+    def _limit_waits(self) -> None:
+        """Let no wait be so long that a lease could not be renewed in time."""
+        pause_s = min(self._lease_s, self._limits.patience_s) / 4
+        self._way.limit(pause_s, pause_s / _WAITS)
+
     def _send(self, fetch: Fetch) -> None:
         if fetch.number != self._number or len(self._open) >= MAX_OPEN_FETCHES:
             raise WireError(f"fetch {fetch.number}, and {self._number} was to be next, {len(self._open)} not received")
         self._number += 1
         lent = self._sender.lend(fetch.objects, self._holder)
         loans = {index: loan for index, loan in enumerate(lent) if isinstance(loan, _Loan)}
+        shortest_s = min((loan.store.limits.max_ttl_s for loan in loans.values()), default=math.inf)
+        if shortest_s < self._lease_s:
+            self._lease_s = shortest_s
+            self._limit_waits()
         size = sum(loan.size for loan in loans.values())
         patience_s = self._limits.patience_s + size / self._limits.slowest_bytes_per_s
         self._open.append(_Open(fetch.number, loans, time.monotonic() + patience_s))
@@ -298,7 +308,7 @@ class _Sending:
         now = time.monotonic()
         if now > self._open[-1].deadline:  # what was received before it is heard of behind it
             raise WireError("a receiver that is too slow")
-        if now - self._renewed > self._limits.lease_s / 3:
+        if now - self._renewed > self._lease_s / 3:
             self._renewed = now
             self._sender.renew([loan for one in self._open for loan in one.loans.values()])
 
