@@ -214,12 +214,13 @@ class _Telling:
         """All that was here when the member came has been put into ``changes`` once."""
         self._answered = answered
         self._is_awake = asyncio.Event()
+        self._is_telling = False
         self._is_complete = False
         self._task = asyncio.create_task(self._tell())
 
     @property
     def is_behind(self) -> bool:
-        return bool(self.changes) or not self._is_complete
+        return bool(self.changes) or self._is_telling or not self._is_complete
 
     def put(self, digest: bytes, change: Change) -> None:
         self.changes[digest] = change
@@ -246,11 +247,13 @@ class _Telling:
                     del self.changes[digest]
                 if len(self.changes) <= MOST_PENDING // 2:
                     self.has_room.set()
+                self._is_telling = True
                 copies = await self.peer.announce(*_said(batch), ANSWER_WITHIN_S)
                 if copies is None:
                     self.peer.end()
                     return
                 self._answered(self, batch, copies)
+                self._is_telling = False
             if self.is_told and not self._is_complete:
                 self._is_complete = True
                 self.peer.complete()

@@ -110,6 +110,8 @@ class Answering:
                 connection.silent_beats = 0
                 for request in decoder.feed(data):
                     self._answer(connection, request)
+                    if isinstance(request, Announce | Lookup):
+                        await asyncio.sleep(0)  # each may take milliseconds: others have their turn
                 await writer.drain()
         except WireError as error:
             self.refused += 1

@@ -25,7 +25,6 @@ from tierline.pool.members import Member
 from tierline.wire.cluster import ALIVE, SELF
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.pool import (
-    MAX_OBJECTS_PER_MESSAGE,
     Announce,
     Announced,
     Complete,
@@ -54,6 +53,8 @@ KNOWN_AGAIN_AFTER_S = 30.0
 """An address that is this node's own, or a second one of a member, is tried again after that."""
 MOST_WAITING = 1024
 """Requests to one member that are not answered yet; more than that are not sent."""
+OBJECTS_PER_LOOKUP = 1024
+"""In one message, of whoever asks: a few milliseconds of the home's time."""
 BUFFERED_BYTES = 8 * 1024**2
 """Of what a member has not taken yet; beyond that nothing is asked of it."""
 _READ_BYTES = 256 * 1024
@@ -150,12 +151,20 @@ class Peer:
 
         All that is asked in one turn of the loop goes in one message, and has the time of who has least.
         """
-        run = Run(slot, list(digests[:MAX_OBJECTS_PER_MESSAGE]))
-        asked = _Asked(run, within_s, self._loop.create_future())
         if not self._lookups:
             self._loop.call_soon(self._send_lookups)
-        self._lookups.append(asked)
-        return await asked.answered
+        parts = []
+        for start in range(0, len(digests), OBJECTS_PER_LOOKUP):
+            run = Run(slot, list(digests[start : start + OBJECTS_PER_LOOKUP]))
+            parts.append(_Asked(run, within_s, self._loop.create_future()))
+        self._lookups += parts
+        found: list[Sequence[Holding]] = []
+        for part in parts:
+            holdings = await part.answered
+            found += holdings
+            if len(holdings) < len(part.run.digests):
+                break
+        return found
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
@@ -207,10 +216,11 @@ class Peer:
         start = count = 0
         for place, asked in enumerate(lookups):
             count += len(asked.run.digests)
-            if count > MAX_OBJECTS_PER_MESSAGE:
+            if count > OBJECTS_PER_LOOKUP:
                 self._send_lookup(lookups[start:place])
                 start, count = place, len(asked.run.digests)
-        self._send_lookup(lookups[start:])
+        if lookups:
+            self._send_lookup(lookups[start:])
 
     def _send_lookup(self, lookups: "Sequence[_Asked]") -> None:
         number = self._number()

@@ -167,11 +167,19 @@ class TieredStorage:
     # Fetching ---------------------------------------------------------------------------------------------------------
 
     def seconds(self, found: Sequence[Found]) -> float | None:
-        """See :class:`~tierline.pool.tier.Tier`: as long as the holder takes that has most to send."""
+        """See :class:`~tierline.pool.tier.Tier`: as long as the holder takes that has most to send, of its share."""
+        together: Counter[tuple[str, ...]] = Counter()  # by who holds it: asked for many times for one run
+        for one in found:
+            holdings = _holdings(one)
+            together[(holdings[0].member,) if len(holdings) == 1 else tuple(each.member for each in holdings)] += (
+                one.size
+            )
         sizes: Counter[Member] = Counter()
-        for one, peer in zip(found, self._share_out((one, ()) for one in found), strict=True):
-            if peer is not None:
-                sizes[peer.member] += one.size
+        for names, size in together.items():
+            peers = [peer for name in names if (peer := self._peers.alive.get(name)) is not None]
+            rates = [1 / self._pace(peer) for peer in peers]
+            for peer, rate in zip(peers, rates, strict=True):
+                sizes[peer.member] += round(size * rate / sum(rates))
         longest = 0.0
         for member, size in sizes.items():
             taken_s = self._bulk.seconds(member, size)

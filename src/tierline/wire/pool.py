@@ -17,9 +17,9 @@ from tierline.wire.messages import Message, Name
 SLOTS = 4096
 """Of the directory: few enough that a node's share is a table, many enough that hundreds of shares are even."""
 DIGEST_BYTES = 16
-MAX_OBJECTS_PER_MESSAGE = 16_384
-MAX_ANNOUNCED_PER_MESSAGE = 2048
-MAX_KEPT_PER_MESSAGE = 4096
+MAX_OBJECTS_PER_MESSAGE = 4096
+MAX_ANNOUNCED_PER_MESSAGE = 1024
+MAX_KEPT_PER_MESSAGE = 1024
 MAX_HOLDERS_PER_OBJECT = 4
 """That an answer names; of more, which ones are left to chance, so that all of them are asked."""
 _MAX_COPIES = MAX_HOLDERS_PER_OBJECT * MAX_OBJECTS_PER_MESSAGE

@@ -55,6 +55,20 @@ async def test_a_run_ends_with_the_last_group_that_is_whole(world: World) -> Non
     assert await b.finds(*PREFIX, anchor=ANCHOR, group_size=4) == 8
 
 
+async def test_a_very_long_prefix_is_asked_for_in_parts(world: World) -> None:
+    a, b, c = await three(world)
+    keys = [ObjectKey("kv", f"{number:064x}@shard") for number in range(3000)]
+    home = a.control.homes[slot_of("kv", ANCHOR)]
+    asker, holder = [node for node in (a, b, c) if node.name != home]
+    for key in keys:
+        holder.put(key, ANCHOR)
+    await world.until(lambda: world.is_settled)
+    assert await asker.finds(*keys, anchor=ANCHOR) == 3000
+    holder.drop(keys[2500])
+    await world.until(lambda: world.is_settled)
+    assert await asker.finds(*keys, anchor=ANCHOR) == 2500
+
+
 async def test_what_was_fetched_is_found_with_the_fetcher_too_and_is_its_copy(world: World) -> None:
     a, b, c = await three(world)
     a.put(PREFIX[0])
