@@ -295,7 +295,27 @@ class NodeConfig(ProgramConfig):
     )
 
     transfer_address: str | None = Field(
-        default=None, description="address for transfers between nodes; taken, and not used yet"
+        default=None, description="HOST:PORT that the other nodes of a pool reach this one at"
+    )
+
+    pool_name: str = Field(
+        default="tierline",
+        min_length=1,
+        max_length=200,
+        description="name of the pool; nodes of another are turned away",
+    )
+    pool_token_file: Path | None = Field(
+        default=None, description="file with the secret that all nodes of the pool know each other by"
+    )
+    pool_tls_certificate: Path | None = Field(
+        default=None, description="PEM file of the certificate that this node shows to the others, and they to it"
+    )
+    pool_tls_key: Path | None = Field(default=None, validate_default=True, description="PEM file of its key")
+    pool_tls_ca: Path | None = Field(
+        default=None, validate_default=True, description="PEM file of the authorities of the nodes' certificates"
+    )
+    pool_tls_name: str = Field(
+        default="", description="a name that every node's certificate has; unset: each has that of its node or address"
     )
 
     peers: list[str] = Field(
@@ -395,11 +415,20 @@ class NodeConfig(ProgramConfig):
             split_address(value)
         return value
 
+    @field_validator("pool_tls_key", "pool_tls_ca")
+    @classmethod
+    def _belongs_to_the_pools_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("pool_tls_certificate") is None):
+            raise ValueError("pool_tls_certificate, pool_tls_key and pool_tls_ca together, or none of them")
+        return value
+
     @field_validator("peers")
     @classmethod
-    def _are_members(cls, value: list[str]) -> list[str]:
+    def _are_members(cls, value: list[str], info: ValidationInfo) -> list[str]:
         for peer in value:
             parse_member(peer)
+        if value and info.data.get("transfer_address") is None:
+            raise ValueError("this key together with transfer_address, where peers reach this node")
         return value
 
     @field_validator("peers_kubernetes", "peers_etcd")

@@ -5,6 +5,7 @@ Every metric is declared in this file and described in docs/node.md; base units 
 
 import itertools
 from bisect import bisect_left
+from collections import Counter as Counted
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from tierline.node.service import NodeService, Occasion, Verdict
 from tierline.node.tier_figures import SECONDS_BUCKETS, StoreResult, TierUse
 from tierline.node.waiting import Kind
 from tierline.store.namespaces import OTHERS, WHOLE
+from tierline.wire.cluster import SELF, MemberFigures
 
 _SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
@@ -60,6 +62,8 @@ class NodeMetrics:
         What publishes KV events, where something does.
     tiers
         What lies below the node's memory.
+    members
+        Returns the nodes of the pool that this one is in.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class NodeMetrics:
         failed_duties: Mapping[str, int] = MappingProxyType({}),
         events: EventPublisher | None = None,
         tiers: Sequence[TierUse] = (),
+        members: Callable[[], Sequence[MemberFigures]] = list,
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -93,6 +98,7 @@ class NodeMetrics:
         if events is not None:
             self._registry.register(_EventsCollector(events))
         self._registry.register(_TiersCollector(tiers))
+        self._registry.register(_PoolCollector(members))
         self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
         self._bodies = _Bodies()
         self._limits_reached = Counter(
@@ -455,6 +461,20 @@ class _TiersCollector(Collector):
                 stores.add_metric([tier, result], figures.stores[result])
             stored.add_metric([tier], figures.stored_bytes)
         yield from (hits, misses, seconds, fetched, failures, decisions, load, prefill, speed, stores, stored)
+
+
+class _PoolCollector(Collector):
+    """Reads who is in the pool."""
+
+    def __init__(self, members: Callable[[], Sequence[MemberFigures]]) -> None:
+        self._members = members
+
+    def collect(self) -> Iterator[Metric]:
+        members = self._members()
+        states = Counted(member.state for member in members)
+        yield _gauges("tierline_node_pool_members", "Nodes of the pool, this one among them", "state", states)
+        entries = next((member.entries for member in members if member.state == SELF), None)
+        yield _gauge("tierline_node_directory_entries", "Of the directory, that are at home here", entries or 0)
 
 
 class _SegmentsCollector(Collector):

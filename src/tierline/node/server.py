@@ -32,7 +32,7 @@ from tierline.duties import Duties
 from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
 from tierline.node.access import Access, Grant, Pass, Right
 from tierline.node.admin import Administration, orphan_entry
-from tierline.node.below import Below, require_tiers
+from tierline.node.below import Below, Entrance, bind_entrance, require_tiers
 from tierline.node.config import NodeConfig, SegmentConfig
 from tierline.node.garbage import only_young_garbage
 from tierline.node.http_protocol import HttpConnection, HttpLimits
@@ -44,7 +44,6 @@ from tierline.node.segments import Segments, ServedSegment
 from tierline.node.service import NodeService
 from tierline.node.turns import ReceivingTurns
 from tierline.store import NO_PID, PAGE_BYTES, SegmentOptions, Store, StoreLimits
-from tierline.wire.cluster import ClusterView
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
 
@@ -62,6 +61,8 @@ DUTIES = (
     "watch",
     "events",
     "tiers",
+    "pool",
+    "keep",
 )
 """What a node has to do beside serving requests."""
 EXPIRE_INTERVAL_S = 0.25
@@ -97,7 +98,9 @@ async def serve(config: NodeConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         async with running_node(config) as node, only_young_garbage():
-            if config.tokens_file or config.tls_certificate:  # else a hang-up ends the node, as any program
+            if (
+                config.tokens_file or config.tls_certificate or config.pool_tls_certificate
+            ):  # else a hang-up ends the node, as any program
                 loop.add_signal_handler(signal.SIGHUP, node.hang_up)
             log.info(
                 "node ready",
@@ -128,11 +131,14 @@ async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
     with contextlib.ExitStack() as sockets:
         http = sockets.enter_context(_bind_http(config, access, certificate))
         local = sockets.enter_context(_bind_local(config.socket_path(), config.socket_mode))
+        entrance = bind_entrance(config)
+        if entrance is not None:
+            sockets.enter_context(entrance.sock)
         events = EventPublisher(config.kv_events) if config.kv_events is not None else None
         if events is not None:
             sockets.callback(events.close)
         stores = await asyncio.to_thread(_open_stores, config)
-        node = Node(config, stores, access, certificate, events)
+        node = Node(config, stores, access, certificate, events, entrance)
         try:
             await node.below.start()
             node.start(http, local)
@@ -157,6 +163,8 @@ class Node:
         What HTTP is served with; ``None``: without TLS.
     events
         Told of what the stores hold; closed by the caller, after :meth:`stop`.
+    entrance
+        Where other nodes of a pool come in; ``None``: it is in none.
     """
 
     def __init__(
@@ -166,6 +174,7 @@ class Node:
         access: Access,
         certificate: Certificate | None = None,
         events: EventPublisher | None = None,
+        entrance: Entrance | None = None,
     ) -> None:
         self.access = access
         self._certificate = certificate
@@ -182,7 +191,7 @@ class Node:
         self._http_connections: set[HttpConnection] = set()
         self._local_connections: set[LocalConnection] = set()
         self._duties = Duties(DUTIES)
-        self.below = Below(config, self.segments, self._duties)
+        self.below = Below(config, self.segments, self._duties, entrance)
         self._metrics = NodeMetrics(
             self.service,
             lambda: (len(self._http_connections), len(self._local_connections)),
@@ -192,6 +201,7 @@ class Node:
             self._duties.failures,
             events,
             self.below.uses,
+            self.below.members,
         )
         self._limits = HttpLimits(
             max_head_bytes=config.max_head,
@@ -236,6 +246,8 @@ class Node:
         if self._events is not None:
             self._events.start([segment.service.store for segment in self.segments])
             self._spawn(self._duties.keep_up("events", self._events.serve_replays))
+            if pool := self.below.pool_name:
+                self._events.joined_pool(pool)
 
     async def serve_until(self, stop: asyncio.Event) -> None:
         """Wait for the event.
@@ -257,9 +269,12 @@ class Node:
         self._spawn(self._reload(if_changed=False))
 
     async def drain(self, at_most_s: float) -> None:
-        """Take no more writes and let the bodies under way come to their end."""
+        """Take no more writes, let the bodies under way come to their end, and peers what nobody else has."""
         for segment in self.segments:
             segment.service.accepts_writes = False
+        await asyncio.gather(self._end_bodies(at_most_s), self.below.hand_over(at_most_s))
+
+    async def _end_bodies(self, at_most_s: float) -> None:
         end = time.monotonic() + at_most_s
         while time.monotonic() < end and any(connection.is_writing for connection in self._http_connections):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -339,7 +354,7 @@ class Node:
 
     def cluster(self) -> bytes:
         """Return the document of ``GET /v1/cluster``."""
-        return msgspec.json.encode(ClusterView(node=self._config.node_name, tiers=self.below.figures()))
+        return msgspec.json.encode(self.below.view())
 
     def metrics(self, grant: Grant) -> tuple[bytes, str]:
         """Return the text of ``GET /metrics`` and its content type; series by bucket as in :meth:`stats`."""
@@ -535,6 +550,9 @@ class Node:
         if self._certificate is not None:
             with self._duties.guarded("certificate"):
                 await asyncio.to_thread(self._certificate.reload, if_changed=if_changed)
+        if self._config.pool_tls_certificate is not None:
+            with self._duties.guarded("certificate"):
+                await asyncio.to_thread(self.below.reload, if_changed=if_changed)
 
     def _failed_reloads(self) -> dict[str, int]:
         certificate = self._certificate

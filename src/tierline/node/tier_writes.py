@@ -58,7 +58,7 @@ class TierWrites:
         self._has_second_copy = has_second_copy
         self._lines = [_Line(store, use, duties) for use in uses if use.policy != "read-only"]
         self._fresh: list[str] = []
-        self._is_from_below = False
+        self._is_quiet = False
         self.hears_of_uses = any(line.use.policy == "write-through-on-second-use" for line in self._lines)
         """Whether anybody wants to know what is used."""
 
@@ -81,17 +81,20 @@ class TierWrites:
         """How many objects wait to be written to some tier."""
         return sum(map(len, self._lines))
 
-    @contextlib.contextmanager
-    def from_below(self, source: TierUse, key: ObjectKey) -> Iterator[None]:
-        """Let what is committed inside the block go to no tier: it comes from one."""
+    def has(self, source: TierUse, key: ObjectKey) -> None:
+        """Take note that a tier has an object."""
         for line in self._lines:
             if line.use is source:
                 line.note(key)
-        self._is_from_below = True
+
+    @contextlib.contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Let what is published inside the block go to no tier: it comes from one, or has gone already."""
+        self._is_quiet = True
         try:
             yield
         finally:
-            self._is_from_below = False
+            self._is_quiet = False
 
     def used(self, leased: Sequence[Leased]) -> None:
         """Take note that objects that were here were asked for: the second use, the first was their computation."""
@@ -103,7 +106,7 @@ class TierWrites:
 
     def _changed(self, text: str, is_stored: bool) -> None:
         """Remember what was stored until the store is done with it."""
-        if is_stored and not self._is_from_below:
+        if is_stored and not self._is_quiet:
             if not self._fresh:
                 asyncio.get_running_loop().call_soon(self._take_up)
             self._fresh.append(text)

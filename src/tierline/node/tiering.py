@@ -245,7 +245,8 @@ class Tiering:
                 coming += self._open(owner, [each.key], [each.found], each.slot)
         if coming:
             await asyncio.wait([self._fetch_in_background(use, owner, coming)])
-        return [self._store.keep(each.key) for each in offered]
+        with self.writes.quietly():
+            return [self._store.keep(each.key) for each in offered]
 
     async def _begin(
         self, use: TierUse, keys: Sequence[ObjectKey], found: Sequence[Found], place: int | None, group_size: int
@@ -350,7 +351,8 @@ class Tiering:
             return 0
         self._note_source(key, use.label(arrival.source))
         try:
-            with self.writes.from_below(use, key):
+            self.writes.has(use, key)
+            with self.writes.quietly():
                 self._service.publish(slot.id, owner, checksum, key, found.size, place, is_transit=is_transit)
         except StoreError:  # no room in the journal
             use.figures.failures["no_room"] += 1

@@ -92,19 +92,19 @@ class Catalog:
             expires_s=None if expires_at is None else max(expires_at - now, 0.0),
         )
 
-    def scan(self, cursor: str) -> Iterator[tuple[str, int]]:
+    def scan(self, cursor: str, rows: int = SCANNED_ROWS) -> Iterator[tuple[str, int]]:
         """Yield the objects of one step of a walk, each with the cursor that leads to it.
 
         Raises ``ValueError`` for what is no cursor.
         """
         start = _row(cursor)
-        for row, key in enumerate(self._rows.keys[start : start + SCANNED_ROWS], start):
+        for row, key in enumerate(self._rows.keys[start : start + rows], start):
             if key:
                 yield str(row), row
 
-    def cursor_behind(self, cursor: str) -> str:
+    def cursor_behind(self, cursor: str, rows: int = SCANNED_ROWS) -> str:
         """Return the cursor of the next step, empty where this was the last."""
-        end = _row(cursor) + SCANNED_ROWS
+        end = _row(cursor) + rows
         return str(end) if end < len(self._rows) else ""
 
     def page(self, bucket: str | None, prefix: str, salt: str | None, cursor: str, limit: int, now: float) -> Listing:

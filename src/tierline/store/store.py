@@ -32,7 +32,7 @@ from tierline.errors import (
     UnknownSlot,
 )
 from tierline.store.adoption import Adoption, adopt
-from tierline.store.catalog import Catalog
+from tierline.store.catalog import SCANNED_ROWS, Catalog
 from tierline.store.eviction import POLICIES, EvictionPolicy, PolicyName
 from tierline.store.extents import PAGE_BYTES, PageAllocator, Run, extents_of, pages_for, split_runs
 from tierline.store.history import Fate, History
@@ -521,11 +521,18 @@ class Store:
             copies = self._rows.accounts[row].partition.copies
             (copies.add if is_copied else copies.discard)(self._rows.keys[row])
 
+    def is_copied(self, key: ObjectKey) -> bool:
+        """Whether others hold an object too, as far as the store was told."""
+        row = self._index.get(key)
+        return row is not None and self._rows.keys[row] in self._rows.accounts[row].partition.copies
+
     def keep(self, key: ObjectKey) -> bool:
         """Let an object stay that was in transit; returns whether it is stored."""
         row = self._index.get(key)
-        if row is not None:
+        if row is not None and row in self._rows.transit:
             self._end_transit(row)
+            for listener in self._listeners:
+                listener(self._rows.keys[row], True)
         return row is not None
 
     @property
@@ -607,7 +614,10 @@ class Store:
         return self._segment
 
     def listen(self, listener: Callable[[str, bool], None]) -> None:
-        """Tell of every object that is published, or gone: its text (``index.text_of``), and whether it is there."""
+        """Tell of every object that is published, or gone: its text (``index.text_of``), and whether it is there.
+
+        Of what was in transit and shall stay (:meth:`keep`) again, as of what is published.
+        """
         self._listeners.append(listener)
 
     def unlisten(self, listener: Callable[[str, bool], None]) -> None:
@@ -642,13 +652,15 @@ class Store:
             self._allocator.free(record.runs)
         return len(records)
 
-    def keys(self, cursor: str = "") -> tuple[builtins.list[str], str]:
+    def keys(self, cursor: str = "", rows: int = SCANNED_ROWS) -> tuple[builtins.list[str], str]:
         """Return the texts (``index.text_of``) of one step of a walk over all objects, and where the next one begins.
+
+        A step looks at so many records.
 
         The cursor is empty at the end. What is stored all the while is met exactly once.
         """
-        texts = [self._rows.keys[row] for _, row in self._catalog.scan(cursor)]
-        return texts, self._catalog.cursor_behind(cursor)
+        texts = [self._rows.keys[row] for _, row in self._catalog.scan(cursor, rows)]
+        return texts, self._catalog.cursor_behind(cursor, rows)
 
     def list(
         self,

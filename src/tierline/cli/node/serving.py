@@ -1,5 +1,6 @@
 """``tierline node`` by itself: serve."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -26,6 +27,16 @@ def node(
     eviction: Annotated[
         Literal["arc", "lru", "s3fifo", "lfu", "fifo"] | None,
         typer.Option(help="What gives way when the segment is full.", show_default="arc"),
+    ] = None,
+    transfer_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where the other nodes of a pool reach this one.")
+    ] = None,
+    peers: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=HOST:PORT,…", help="The pool's other nodes, by their --transfer-address."),
+    ] = None,
+    pool_token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Secret that all nodes of the pool have.")
     ] = None,
     l1: Annotated[
         bool | None, typer.Option("--l1/--no-l1", help="Keep what is stored here.", show_default="true")
@@ -58,6 +69,7 @@ def node(
     Examples:
       tierline node
       tierline node --port 9200 --capacity 8GiB --eviction lru
+      tierline node --transfer-address 10.0.0.1:9240 --peers 10.0.0.2:9240,10.0.0.3:9240
       tierline node --tiers redis://cache:6379
       tierline node --config node.toml
       TIERLINE_NODE_TRUSTED_NETWORK=true tierline node --host 0.0.0.0
@@ -81,6 +93,9 @@ def node(
             "shared_memory_name": shared_memory_name,
             "capacity": capacity,
             "eviction": eviction,
+            "transfer_address": transfer_address,
+            "peers": peers,
+            "pool_token_file": pool_token_file,
             "l1": l1,
             "tiers": tiers,
             "write_policy": write_policy,
