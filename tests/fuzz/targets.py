@@ -3,6 +3,7 @@
 ``http``: bytes of one HTTP connection, whatever pieces they come in. ``frames``: bytes of one connection of the UNIX
 socket after its greeting. ``journal``: changes to the journal of a store that is then opened. ``lookups`` and
 ``depths``: bytes between a router and its controller. ``fetches``, ``arrivals`` and ``handshakes``: between two nodes.
+``requests`` and ``responses``: bytes of a client's connection to a router, and of its own to an endpoint.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Any
 
 from tests.fuzz.controller import depths, lookups
 from tests.fuzz.members import announcements, answers
+from tests.fuzz.router import requests, responses
 from tests.fuzz.transfers import arrivals, fetches, handshakes
 from tests.fuzz.world import CAPACITY, KNOWN, Recorder, new_node, require_every_page_counted, settle
 
@@ -389,6 +391,8 @@ def _messages(data: bytes) -> list[bytes]:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "http": http,
+    "requests": requests,
+    "responses": responses,
     "frames": frames,
     "journal": journal,
     "lookups": lookups,

@@ -99,6 +99,20 @@ def test_any_bytes_of_an_http_connection_do_no_harm(data: bytes) -> None:
 
 
 @LONG
+@given(data=mutants(SEEDS["requests"]))
+@FUZZED
+def test_any_bytes_of_a_client_go_on_as_what_they_were_taken_for_or_not_at_all(data: bytes) -> None:
+    run("requests", data)
+
+
+@LONG
+@given(data=mutants(SEEDS["responses"]))
+@FUZZED
+def test_any_bytes_of_an_endpoint_are_one_answer_or_a_broken_one(data: bytes) -> None:
+    run("responses", data)
+
+
+@LONG
 @given(data=framed_mutants(SEEDS["frames"]))
 @FUZZED
 def test_any_frames_of_a_socket_connection_do_no_harm(data: bytes) -> None:

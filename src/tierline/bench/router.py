@@ -35,6 +35,7 @@ from tierline.bench.routers import (
 )
 from tierline.bench.rows import Direction, Limit, Rounds, Row, at_most, not_measured
 from tierline.errors import TierlineError
+from tierline.stack.machine import available_memory_bytes
 
 CONNECTIONS = 16
 CROWD = 256
@@ -47,9 +48,13 @@ GOAL_LARGE = 1 / 3
 """Of the peer's processor time, for prompts of :data:`LARGE_BYTES` and more; 1 for smaller ones."""
 GOAL_ADDED_MS = 1.0
 _GOAL_ADDED_BYTES = 256 * KIB
-_CROWD_BYTES = 64 * KIB
-"""Largest prompt that a crowd sends: 256 of the larger ones at once would be a test of this machine's memory."""
-_WARM_UP_REQUESTS = 2
+_CROWD_SHARE = 1 / 8
+"""Of the memory that is free at the start, what a crowd's requests may be together: each is in the load, in the router
+and in the sockets between them at once."""
+_WARM_UP_REQUESTS, _WARM_UP_CROWD = 2, 1
+"""On each connection; long prompts of a crowd take long enough once."""
+_BESIDE = "another model"
+"""Which requests do not ask for. A rule of its own has our router follow KV events while others are served."""
 
 
 @dataclass(frozen=True)
@@ -92,21 +97,28 @@ class _Contender(NamedTuple):
     peers_policy: str
     """The same way of choosing, as the peers spell it."""
     has_everything_on: bool = False
+    hears_events: bool = False
     has_goal: bool = True
 
-    @property
-    def hears_events(self) -> bool:
-        """Whether it follows KV events."""
-        return self.strategy == "kvaware"
+    def more(self, folder: Path, events: list[str]) -> dict[str, object]:
+        """Return its configuration, beside the strategy and the endpoints."""
+        more = everything_on(folder) if self.has_everything_on else {}
+        if self.hears_events:
+            more["kv_events"] = events
+            if self.strategy != "kvaware":
+                more["models"] = {_BESIDE: {"strategy": "kvaware"}}
+        return more
 
 
-_ON = ", all on"
+_ON, _EVENTS = ", all on", " and events"
 _CONTENDERS = (
     _Contender("roundrobin", "roundrobin", "round_robin"),
     _Contender(f"roundrobin{_ON}", "roundrobin", "round_robin", has_everything_on=True),
+    _Contender(f"roundrobin{_ON}{_EVENTS}", "roundrobin", "round_robin", has_everything_on=True, hears_events=True),
     _Contender("prefixaware", "prefixaware", "cache_aware"),
     _Contender(f"prefixaware{_ON}", "prefixaware", "cache_aware", has_everything_on=True),
-    _Contender(f"kvaware{_ON}", "kvaware", "cache_aware", has_everything_on=True, has_goal=False),
+    _Contender(f"prefixaware{_ON}{_EVENTS}", "prefixaware", "cache_aware", has_everything_on=True, hears_events=True),
+    _Contender(f"kvaware{_ON}", "kvaware", "cache_aware", has_everything_on=True, hears_events=True, has_goal=False),
 )
 _POLICIES = ("round_robin", "cache_aware")
 SPLICE, DIRECT = "bare splice", "direct"
@@ -157,7 +169,8 @@ def measure(options: BenchOptions, say: Say) -> Findings:
         When there is one processor core only.
     """
     effort = _QUICK if options.quick else _FULL
-    cases = list(_cases(effort))
+    crowd_bytes = int(_CROWD_SHARE * available_memory_bytes()) // CROWD
+    cases = list(_cases(effort, crowd_bytes))
     router_core, load_core = two_cores()
     measured = _Measured()
     with tempfile.TemporaryDirectory(prefix="tierline-bench-") as folder, contextlib.ExitStack() as stack:
@@ -170,7 +183,9 @@ def measure(options: BenchOptions, say: Say) -> Findings:
         stack.close()
         index_rows = router_index.measure(effort.index, say)
     rows = [*_rows(cases, measured, resident), *index_rows]
-    return Findings(rows, _notes(effort, measured), _tables(cases, rows, measured, index_rows), _chart(cases, measured))
+    return Findings(
+        rows, _notes(effort, measured, crowd_bytes), _tables(cases, rows, measured, index_rows), _chart(cases, measured)
+    )
 
 
 def cpu_row_name(contender: str, case: object) -> str:
@@ -178,11 +193,11 @@ def cpu_row_name(contender: str, case: object) -> str:
     return f"CPU a request, {contender}, {case}"
 
 
-def _cases(effort: _Effort) -> Iterator[_Case]:
+def _cases(effort: _Effort, crowd_bytes: int) -> Iterator[_Case]:
     for size in effort.prompt_bytes:
         for streams in (False, True):
             for connections in effort.connections:
-                if connections < CROWD or size <= _CROWD_BYTES:
+                if connections < CROWD or size <= crowd_bytes:
                     yield _Case(size, streams, connections)
 
 
@@ -210,7 +225,8 @@ async def _measure_one(case: _Case, target: _Target, load: Load, seconds: float,
         return
     try:
         # Whoever keeps idle connections for a shorter time would else be measured making new ones.
-        await load.run(target.port, connections=case.connections, requests=_WARM_UP_REQUESTS * case.connections)
+        warm_up = _WARM_UP_REQUESTS if case.connections < CROWD else _WARM_UP_CROWD
+        await load.run(target.port, connections=case.connections, requests=warm_up * case.connections)
         before = target.program.cpu_seconds() if target.program else 0.0
         outcome = await load.run(target.port, connections=case.connections, seconds=seconds)
         used = target.program.cpu_seconds() - before if target.program else 0.0
@@ -273,10 +289,7 @@ def _start_targets(folder: Path, router_core: int, load_core: int, stack: contex
         for ours in _CONTENDERS:
             if ours.hears_events and _why_no_events() is not None:
                 continue
-            more = everything_on(folder) if ours.has_everything_on else {}
-            if ours.hears_events:
-                more["kv_events"] = events
-            running = start_ours(ours.name, ours.strategy, engines, folder, more)
+            running = start_ours(ours.name, ours.strategy, engines, folder, ours.more(folder, events))
             stack.enter_context(running.program)
             targets.append(_Target(ours.name, running.port, running.program, running.metrics_url))
         for peer in PEERS:
@@ -401,7 +414,7 @@ def _tables(cases: list[_Case], rows: list[Row], measured: _Measured, index_rows
         *(_cpu_table(policy, cases, rows, measured) for policy in _POLICIES),
         _added_table([case for case in cases if case.connections == 1], measured),
         Table(
-            "Memory and indexes",
+            "Memory, indexes, and added latency where it has a goal",
             ("what", "value", "unit", "beside", "limit", "goal"),
             [
                 (
@@ -412,10 +425,16 @@ def _tables(cases: list[_Case], rows: list[Row], measured: _Measured, index_rows
                     figure_text(row.limit.value) if row.limit else "",
                     goal_text(row),
                 )
-                for row in (*(row for row in rows if row.name.startswith("memory at the end")), *index_rows)
+                for row in (*(row for row in rows if _is_one_of_a_kind(row)), *index_rows)
             ],
         ),
     ]
+
+
+def _is_one_of_a_kind(row: Row) -> bool:
+    """Whether the row is in no other table with its goal."""
+    has_goal = row.limit is not None and row.limit.goal is not None
+    return row.name.startswith("memory at the end") or (has_goal and row.name.startswith("added latency"))
 
 
 def _cpu_table(policy: str, cases: list[_Case], rows: list[Row], measured: _Measured) -> Table:
@@ -436,7 +455,7 @@ def _cpu_table(policy: str, cases: list[_Case], rows: list[Row], measured: _Meas
 
 
 def _added_table(cases: list[_Case], measured: _Measured) -> Table:
-    names = [ours.name for ours in _CONTENDERS]
+    names = [SPLICE, *(ours.name for ours in _CONTENDERS)]
     names += [_peer_name(peer, policy) for policy in _POLICIES for peer in PEERS]
     lines = []
     for case in cases:
@@ -460,7 +479,7 @@ def _chart(cases: list[_Case], measured: _Measured) -> Chart:
     return Chart(f"CPU a request of tierline router, {CONNECTIONS} connections; mark: vllm-router's", "ms", bars)
 
 
-def _notes(effort: _Effort, measured: _Measured) -> list[str]:
+def _notes(effort: _Effort, measured: _Measured, crowd_bytes: int) -> list[str]:
     notes = [
         f"Closed loop; engines are simulated and answer at once: JSON of 400 bytes, or {SSE_CHUNKS + 1} server-sent "
         f"events {1e3 * SSE_INTERVAL_SECONDS:.0f} ms apart.",
@@ -469,9 +488,11 @@ def _notes(effort: _Effort, measured: _Measured) -> list[str]:
         "and load on the other.",
         "Processor time is utime + stime of the router's process, all threads: its health checks are part of it, and "
         f"metrics that are scraped every {SCRAPE_SECONDS:.0f} s.",
-        "All on: API keys (101 of them, with rates), limits of requests in flight and queued; kvaware hears "
-        f"{EVENT_BLOCKS / EVENT_INTERVAL_SECONDS:,.0f} blocks/s stored and as many evicted from each engine, and asks "
-        "an engine for the tokens of each new prompt; it stands beside cache_aware, which does less, without a goal.",
+        "All on: API keys (101 of them, with rates), limits of requests in flight and queued. Events: of each engine "
+        f"{EVENT_BLOCKS / EVENT_INTERVAL_SECONDS:,.0f} blocks/s stored and as many evicted are applied meanwhile, for "
+        "a model that is not asked for; kvaware goes by them, and asks an engine for the tokens of each new prompt: it "
+        "stands beside cache_aware, which does less, without a goal.",
+        f"{CROWD} connections with prompts up to {crowd_bytes // KIB:,} KiB, by the memory that was free.",
         "Added latency: until the first bytes of the answer's body through the router, less the same straight to an "
         "engine.",
     ]

@@ -36,8 +36,7 @@ class AliasWatch:
 
     def states(self) -> list[AliasState]:
         """Return how each alias stands; without endpoints nobody can tell."""
-        endpoints = self._endpoints
         return [
-            AliasState(alias=alias, model=model, is_served=not endpoints.all or bool(endpoints.serving(model)))
+            AliasState(alias=alias, model=model, is_served=self._endpoints.may_serve(model))
             for alias, model in self._aliases.items()
         ]

@@ -414,6 +414,13 @@ class Endpoints:
             return list(self.all)
         return [endpoint for endpoint in self.all if endpoint.models is None or model in endpoint.models]
 
+    def may_serve(self, model: str) -> bool:
+        """Whether an endpoint serves ``model`` as far as is known; without endpoints, nobody can tell."""
+        for endpoint in self.all:
+            if endpoint.models is None or model in endpoint.models:
+                return True
+        return not self.all
+
     def candidates(
         self, model: str | None, now: float, tried: Sequence[Endpoint] = (), *, role: Role = "decode"
     ) -> list[Endpoint]:
@@ -423,13 +430,22 @@ class Endpoints:
         were not tried: one that was given up may be back, what is known may be seconds old, and asking costs a refused
         connection. Never one that drains.
         """
-        untried = [
-            endpoint
-            for endpoint in self.serving(model)
-            if role in endpoint.roles and not endpoint.is_draining and endpoint not in tried
-        ]
-        usable = [endpoint for endpoint in untried if endpoint.is_usable(now)]
+        untried, usable = [], []
+        for endpoint in self.all:
+            if endpoint.is_draining or role not in endpoint.roles or endpoint in tried:
+                continue
+            if model is None or endpoint.models is None or model in endpoint.models:
+                untried.append(endpoint)
+                if endpoint.is_usable(now):
+                    usable.append(endpoint)
         return usable or untried
+
+    def have_room(self, limit: int) -> bool:
+        """Whether every endpoint may have one more request, of ``limit`` at once."""
+        for endpoint in self.all:  # noqa: SIM110  (a generator costs more than what it goes through)
+            if not endpoint.has_room(limit):
+                return False
+        return True
 
     def parent(self, model: str) -> str | None:
         """Return the model that an adapter adapts; ``None`` for what is no adapter, or not known."""

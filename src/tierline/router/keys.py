@@ -51,9 +51,10 @@ class Allowance:
 
     def wait_s(self, needed: float, now: float) -> float:
         """Return how long it takes until ``needed`` is in it; 0 when it is."""
-        self._level = min(self.size, self._level + (now - self._filled_at) * self.per_second)
+        level = self._level + (now - self._filled_at) * self.per_second
+        self._level = level = level if level < self.size else self.size
         self._filled_at = now
-        return max(0.0, (needed - self._level) / self.per_second)
+        return (needed - level) / self.per_second if needed > level else 0.0
 
     def take(self, amount: float) -> None:
         """Take ``amount`` out, as of the last :meth:`wait_s`."""

@@ -8,9 +8,12 @@ import msgspec
 
 from tierline.router.http.splicing import Piece
 
+COPIED_BYTES = 4096
+"""A body up to this size is cheaper copied than taken apart."""
+
 
 def with_cache_salt(body: bytes, salt: str) -> tuple[Piece, ...]:
-    """Return ``body``, a JSON object without ``cache_salt``, with it: in pieces, so that nothing of it is copied.
+    """Return ``body``, a JSON object without ``cache_salt``, with it: in pieces, a long one uncopied.
 
     >>> b"".join(with_cache_salt(b'{"model": "m"} ', "tenant"))
     b'{"model": "m","cache_salt":"tenant"} '
@@ -19,5 +22,8 @@ def with_cache_salt(body: bytes, salt: str) -> tuple[Piece, ...]:
     """
     end = body.rindex(b"}")  # nothing but blanks can follow
     comma = b"," if b'"' in body else b""  # a member has a name
+    member = b'%b"cache_salt":%b' % (comma, msgspec.json.encode(salt))
+    if len(body) <= COPIED_BYTES:
+        return (b"%b%b%b" % (body[:end], member, body[end:]),)
     view = memoryview(body)
-    return view[:end], b'%b"cache_salt":%b' % (comma, msgspec.json.encode(salt)), view[end:]
+    return view[:end], member, view[end:]

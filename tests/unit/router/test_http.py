@@ -136,3 +136,20 @@ def test_retry_after_is_seconds_or_a_date_and_nonsense_is_none(value: bytes, sec
 def test_retry_after_a_date_to_come_is_the_time_until_then() -> None:
     in_an_hour = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True).encode()
     assert 3500 < retry_after_s(in_an_hour) <= 3600
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "lasts"),
+    [
+        ("1.1", "", True), ("1.1", "keep-alive", True), ("1.1", "close", False), ("1.1", "X, Close", False),
+        ("1.0", "", False), ("1.0", "Keep-Alive", True), ("1.0", "keep-alive, close", False), ("1.0", "x", False),
+    ],
+)  # fmt: skip
+def test_a_connection_lasts_as_its_messages_say_whether_they_have_a_body_or_not(
+    version: str, connection: str, lasts: bool
+) -> None:
+    line = f"connection: {connection}\r\n" if connection else ""
+    for body in ("", "content-length: 2\r\n"):
+        request = RequestHead(f"GET / HTTP/{version}\r\nhost: x\r\n{line}{body}\r\n".encode())
+        response = ResponseHead(f"HTTP/{version} 204 None\r\n{line}{body}\r\n".encode())
+        assert (request.keep_alive, response.keep_alive) == (lasts, lasts)

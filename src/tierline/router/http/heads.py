@@ -22,6 +22,8 @@ _CONSUMED = frozenset({
     b"content-length", b"expect", b"host",
 })  # fmt: skip
 """Fields that this hop reads and writes anew; everything else is end-to-end."""
+_LASTING = frozenset({b"close", b"keep-alive"})
+"""What ``Connection`` says of the connection itself, and not of other fields."""
 
 
 class BadMessage(WireError):  # noqa: N818  (the name states the condition)
@@ -88,8 +90,13 @@ class _Head:
                 raise BadMessage(400, "Content-Length is no number")
             self.length = int(length)
         connection = consumed.get(b"connection")
-        if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
-            named = {token.strip().lower() for token in connection.split(b",")}
+        # Not by llhttp's word: it has forgotten that of a message without a body by the time it can be asked.
+        if connection is None:
+            self.keep_alive = self.version == "1.1"
+            return
+        named = {token.strip().lower() for token in connection.split(b",")}
+        self.keep_alive = b"close" not in named and (self.version == "1.1" or b"keep-alive" in named)
+        if not named <= _LASTING:
             self.lines = [line for line in self.lines if line.partition(b":")[0].lower() not in named]
 
 
@@ -102,6 +109,8 @@ class RequestHead(_Head):
         The head with its empty line, and nothing behind it.
     wanted
         Lower-case names of the end-to-end fields that :attr:`fields` shall hold.
+    withheld
+        Of these, those that are for this hop alone, and are not forwarded.
 
     Raises
     ------
@@ -109,11 +118,12 @@ class RequestHead(_Head):
         With the status to answer.
     """
 
-    __slots__ = ("_wanted", "fields", "method", "path", "target")
+    __slots__ = ("_wanted", "_withheld", "fields", "method", "path", "target")
 
-    def __init__(self, raw: bytes, wanted: Collection[bytes] = ()) -> None:
+    def __init__(self, raw: bytes, wanted: Collection[bytes] = (), withheld: Collection[bytes] = ()) -> None:
         super().__init__()
         self._wanted = wanted
+        self._withheld = withheld
         self.fields: dict[bytes, bytes] = {}
         self.target = b""
         parser = httptools.HttpRequestParser(self)
@@ -127,13 +137,12 @@ class RequestHead(_Head):
             if isinstance(error.__context__, BadMessage):
                 raise error.__context__ from None
             raise BadMessage(400, f"malformed request: {error}") from None
-        self.version = parser.get_http_version()
+        self.version = "1.1" if raw.find(b" HTTP/1.1\r\n") == raw.find(b"\r\n") - 9 else parser.get_http_version()
         if self.version not in ("1.1", "1.0"):
             raise BadMessage(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
         if not self._is_whole:
             raise BadMessage(400, "malformed request")
         self.method: bytes = parser.get_method()
-        self.keep_alive = parser.should_keep_alive()
         self._settle()
         if b"host" not in self._consumed and self.version == "1.1":
             raise BadMessage(400, "Host is missing")
@@ -171,10 +180,12 @@ class RequestHead(_Head):
         lower = name.lower()
         if lower in _CONSUMED:
             self._consume(lower, value)
-        else:
-            self.lines.append(b"%b: %b\r\n" % (name, value))
-            if lower in self._wanted:
-                self.fields[lower] = value
+            return
+        if lower in self._wanted:
+            self.fields[lower] = value
+            if lower in self._withheld:
+                return
+        self.lines.append(b"%b: %b\r\n" % (name, value))
 
 
 class ResponseHead(_Head):
@@ -193,11 +204,10 @@ class ResponseHead(_Head):
             parser.feed_data(raw)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise BadMessage(502, f"malformed response: {error}") from None
-        self.version = parser.get_http_version()
+        self.version = "1.1" if raw.startswith(b"HTTP/1.1 ") else parser.get_http_version()
         if not self._is_whole or self.version not in ("1.1", "1.0"):
             raise BadMessage(502, "malformed response")
         self.status: int = parser.get_status_code()
-        self.keep_alive = parser.should_keep_alive()
         self._settle()
 
     @property

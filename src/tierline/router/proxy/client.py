@@ -234,8 +234,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_head(self) -> bool:
         """Return whether a head is there."""
-        config, data = self._services.config, self._unread
-        if data.startswith(b"\r\n"):  # RFC 9112, 2.2
+        services, data = self._services, self._unread
+        config = services.config
+        while data.startswith(b"\r\n"):  # RFC 9112, 2.2
             data = self._unread = data[2:]
         if not data:
             return False
@@ -244,11 +245,11 @@ class ClientConnection(asyncio.Protocol):
             raise BadMessage(431, f"the request's head is larger than {config.head_bytes} bytes")
         if end < len(HEAD_END):
             return False
-        head = RequestHead(data[:end], self._services.wanted_fields)
+        head = RequestHead(data[:end], services.wanted_fields, services.withheld_fields)
         self._unread = data[end:]
         self._is_facade = head.path.startswith(sagemaker.PREFIX)
-        if self._services.keys is not None:
-            self._key = self._services.keys.admit(head.path, head.fields)
+        if services.keys is not None:
+            self._key = services.keys.admit(head.path, head.fields)
         if head.length is not None and head.length > config.body_bytes:
             raise BadMessage(413, f"the request's body is larger than {config.body_bytes} bytes")
         self._body = ChunkedBody(keeps_payload=True) if head.is_chunked else LengthBody(head.length or 0)

@@ -126,7 +126,7 @@ def dispatch(
         _refuse(services, client, head, error.status, str(error), error.code, extra=error.extra)
         return None
     fields = fields or RequestFields()
-    if fields.model is not None and services.endpoints.all and not services.endpoints.serving(fields.model):
+    if fields.model is not None and not services.endpoints.may_serve(fields.model):
         message = f"The model `{fields.model}` does not exist."
         services.decisions.model_not_found(head.fields.get(REQUEST_ID, b""), name, fields.model)
         _refuse(services, client, head, 404, message, "model_not_found", "model")
@@ -161,7 +161,7 @@ def dispatch(
 def _priority(services: Services, head: RequestHead, fields: RequestFields) -> int:
     """Return the request's place among those that wait; what is no whole number is the endpoint's to refuse."""
     raw = head.fields.get(services.priority_header, b"") if services.priority_header else bytes(fields.priority)
-    return int(raw) if _INTEGER.fullmatch(raw) else 0
+    return int(raw) if raw and _INTEGER.fullmatch(raw) else 0
 
 
 def _invoked(fields: RequestFields) -> bytes:

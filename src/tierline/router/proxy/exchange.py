@@ -328,7 +328,7 @@ class Exchange:
             body = pairs.decode_body(self._members, self._handed)
         elif self.salt:
             body = with_cache_salt(self._body, self.salt)
-        length = sum(map(len, body))
+        length = len(body[0]) if len(body) == 1 else sum(map(len, body))
         has_body = length or head.length is not None or head.is_chunked
         return head.method, self.head_to(attempt.decision.endpoint, length if has_body else None), body
 
@@ -336,16 +336,13 @@ class Exchange:
         """Return the head of the request for an endpoint, and of a body of ``length`` bytes; of none for ``None``."""
         head = self.head
         authorization = self._services.endpoint_keys.authorization(endpoint)
-        lines = [
-            b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, self._target, endpoint.authority),
-            *(head.lines if authorization is None else head.lines_without(AUTHORIZATION)),
-        ]
-        if authorization:
-            lines.append(b"authorization: %b\r\n" % authorization)
-        if REQUEST_ID not in head.fields:
-            lines.append(b"x-request-id: %b\r\n" % self.request_id)
-        lines.append(b"\r\n" if length is None else b"content-length: %d\r\n\r\n" % length)
-        return b"".join(lines)
+        lines = b"".join(head.lines if authorization is None else head.lines_without(AUTHORIZATION))
+        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%b%b" % (
+            head.method, self._target, endpoint.authority, lines,
+            b"authorization: %b\r\n" % authorization if authorization else b"",
+            b"" if REQUEST_ID in head.fields else b"x-request-id: %b\r\n" % self.request_id,
+            b"\r\n" if length is None else b"content-length: %d\r\n\r\n" % length,
+        )  # fmt: skip
 
     # Prefill elsewhere ------------------------------------------------------------------------------------------------
 
@@ -690,29 +687,28 @@ class Exchange:
         attempt.answered(now - attempt.sent_at if response.is_event_stream else None)
         self._release_body()
         framing = self._framing(attempt, response)
-        return b"".join((
-            status_line(response.status, response.reason),
-            *(response.lines if self._facade is None else self._facade.head_lines(response)),
-            framing,
-            b"" if response.has_request_id else b"x-request-id: %b\r\n" % self.request_id,
-            self._prefill_line(),
-            self.arm.fields,
-            b"x-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
+        lines = response.lines if self._facade is None else self._facade.head_lines(response)
+        return (
+            b"%b%b%b%b%b%bx-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
             b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n"
             b"x-tierline-predicted-cached-tokens: %d\r\n%b%b\r\n" % (
-                decision.endpoint.name, decision.reason.encode(), decision.matched_blocks, decision.total_blocks,
-                decision.predicted_cached_tokens,
+                status_line(response.status, response.reason), b"".join(lines), framing,
+                b"" if response.has_request_id else b"x-request-id: %b\r\n" % self.request_id,
+                self._prefill_line() if self.pairing is not None else b"",
+                self.arm.fields, decision.endpoint.name, decision.reason.encode(),
+                decision.matched_blocks, decision.total_blocks, decision.predicted_cached_tokens,
                 _tier_field(decision) if decision.predicted_by_tier else b"",
                 b"x-tierline-confidence: %b\r\n" % decision.confidence.encode() if decision.confidence else b"",
-            ),
-        ))  # fmt: skip
+            )
+        )  # fmt: skip
 
     @property
     def _is_paired(self) -> bool:
         return self.pairing is not None and self.pairing.outcome == "paired"
 
     def _prefill_line(self) -> bytes:
-        if self.pairing is None or self.pairing.outcome != "paired" or self.pairing.prefill is None:
+        assert self.pairing is not None
+        if self.pairing.outcome != "paired" or self.pairing.prefill is None:
             return b""
         return b"x-tierline-prefill-endpoint: %b\r\n" % self.pairing.prefill.endpoint.name
 

@@ -6,7 +6,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from tierline.router.http.heads import BadMessage, RequestHead
-from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKey
+from tierline.router.keys import ApiKey
 from tierline.router.prompt import BYTES_PER_TOKEN, RequestFields
 from tierline.router.proxy.services import CONTENT_TYPE, Services
 
@@ -24,7 +24,7 @@ def apply(
     now: float,
     salt: str = "",
 ) -> str:
-    """Return the salt that the body is to be sent with, beside what it has; ``head`` is changed as it is to be sent.
+    """Return the salt that the body is to be sent with, beside what it has.
 
     Parameters
     ----------
@@ -60,12 +60,13 @@ def apply(
         raise BadMessage(429, message, code="rate_limit_exceeded", extra=b"retry-after: %d\r\n" % wait_s)
     if services.team is not None and key.is_limited:
         services.team.spent(key.digest, tokens)
-    head.drop(AUTHORIZATION, X_API_KEY)
     return "" if brings_salt or fields is None else salt or key.cache_salt
 
 
 def _refuse_transfers(fields: RequestFields) -> None:
     """Raise where a request tells its engine whose KV, or whose images, to fetch: it might be another tenant's."""
+    if not fields.kv_transfer_params and not fields.ec_transfer_params:  # as nearly always
+        return
     for name, value in (("kv", fields.kv_transfer_params), ("ec", fields.ec_transfer_params)):
         if bytes(value) not in (b"", b"null"):
             member = f"{name}_transfer_params"
@@ -81,6 +82,8 @@ def _could_be_json(head: RequestHead) -> bool:
 
 def _tokens(fields: RequestFields | None, body: bytes) -> int:
     """Return what a request is taken to cost: its body as if it were all prompt, and what it allows to be generated."""
-    limits = (bytes(fields.max_tokens), bytes(fields.max_completion_tokens)) if fields is not None else ()
-    stated = max((int(raw) for raw in limits if _COUNT.fullmatch(raw)), default=0)
+    stated = 0
+    for limit in (fields.max_tokens, fields.max_completion_tokens) if fields is not None else ():
+        if limit and _COUNT.fullmatch(limit):
+            stated = max(stated, int(bytes(limit)))
     return len(body) // BYTES_PER_TOKEN + stated

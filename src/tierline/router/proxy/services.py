@@ -88,6 +88,8 @@ class Services:
     health_paths: frozenset[bytes] = field(init=False)
     priority_header: bytes = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
+    withheld_fields: frozenset[bytes] = frozenset()
+    """Of these, those that go to no endpoint."""
     aliases: Mapping[str, str] = field(init=False)
     """Other names of models."""
     alias_watch: AliasWatch = field(init=False)
@@ -119,7 +121,8 @@ class Services:
             self.certificate = Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
         if self.config.api_keys_file is not None:
             self.keys = ApiKeys(self.config.api_keys_file, self.config.health_path.encode())
-            self.wanted_fields |= {AUTHORIZATION, X_API_KEY}
+            self.withheld_fields = frozenset({AUTHORIZATION, X_API_KEY})
+            self.wanted_fields |= self.withheld_fields
         if self.config.max_inflight or self.config.max_inflight_per_endpoint:
             has_place = self.team.endpoints.has_place if self.team is not None else None
             self.admission = Admission(self.config.max_inflight, self.config.max_queued, self._has_room, has_place)
@@ -150,7 +153,8 @@ class Services:
 
     def _has_room(self, lane: Hashable) -> bool:
         """Whether a request of a lane need not wait: an endpoint has room for it, or there is none to wait for."""
-        if not self.config.max_inflight_per_endpoint:
+        limit = self.config.max_inflight_per_endpoint
+        if not limit or self.endpoints.have_room(limit):
             return True
         endpoints = self.endpoints_of(lane)
         return not endpoints or bool(self.with_room(endpoints))

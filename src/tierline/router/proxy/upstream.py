@@ -50,7 +50,9 @@ class UpstreamConnection(asyncio.Protocol):
         """Send a request and hand its answer to ``attempt``."""
         self._attempt = attempt
         self._method = method
-        if sum(map(len, body)) <= JOINED_BYTES:
+        if len(body) == 1 and len(body[0]) <= JOINED_BYTES:
+            self.transport.write(head + body[0])
+        elif sum(map(len, body)) <= JOINED_BYTES:
             self.transport.write(b"".join((head, *body)))
         else:
             self.transport.writelines((head, *body))

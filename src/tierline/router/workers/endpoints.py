@@ -108,6 +108,11 @@ class SharedEndpoints(Endpoints):
         self.refresh()
         return super().candidates(model, now, tried, role=role)
 
+    def have_room(self, limit: int) -> bool:
+        """See :class:`~tierline.router.endpoints.Endpoints`."""
+        self.refresh()
+        return super().have_room(limit)
+
     def release(self, endpoint: Endpoint) -> None:
         """See :class:`~tierline.router.endpoints.Endpoints`."""
         self._row.release(endpoint.position)
