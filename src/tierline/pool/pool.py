@@ -20,7 +20,7 @@ from tierline.pool.local import Local
 from tierline.pool.members import Member, MemberSource
 from tierline.pool.peers import MemberState
 from tierline.pool.receiving import Transfers
-from tierline.pool.sending import Sender
+from tierline.pool.sending import Sender, Sent
 from tierline.pool.tieredstorage import TieredStorage, Traffic
 from tierline.wire.cluster import SELF, MemberFigures, TrafficFigures
 
@@ -157,7 +157,7 @@ class Pool:
         member, peer = known.member, known.peer
         name = peer.name if peer is not None else str(member)
         well = peer.well if peer is not None else None
-        traffic = self.tier.traffic.get(name, Traffic())
+        traffic, sent = self.tier.traffic.get(name, Traffic()), self.sender.receivers.get(name, Sent())
         return MemberFigures(
             name=name,
             address=_address(member),
@@ -174,6 +174,8 @@ class Pool:
             traffic=TrafficFigures(
                 fetched_objects=traffic.fetched_objects,
                 fetched_bytes=traffic.fetched_bytes,
+                sent_objects=sent.objects,
+                sent_bytes=sent.size_bytes,
                 failed_objects=traffic.failed_objects,
                 bytes_per_s=self.transfers.bytes_per_s(member),
             ),

@@ -59,6 +59,16 @@ class SendingLimits:
 
 
 DEFAULTS = SendingLimits()
+MOST_RECEIVERS = 4096
+"""That are counted apart."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """What one node has got from this one since it started."""
+
+    objects: int = 0
+    size_bytes: int = 0
 
 
 class Sender:
@@ -87,6 +97,8 @@ class Sender:
         """Fetches that are being sent."""
         self.sent_bytes = 0
         """Bytes of objects that were handed to sockets."""
+        self.receivers: dict[str, Sent] = {}
+        """What each node has got, by its name."""
         self.outcomes: Counter[Outcome] = Counter()
         """Objects that were asked for, by what became of them."""
         self.dropped = 0
@@ -142,13 +154,17 @@ class Sender:
 
         self._loop.call_soon_threadsafe(take_back)
 
-    def count(self, *, active: int = 0, sent_bytes: int = 0, outcome: Outcome | None = None) -> None:
-        """Count what a thread has done."""
+    def count(self, *, active: int = 0, sent_bytes: int = 0, outcome: Outcome | None = None, to: str = "") -> None:
+        """Count what a thread has done; ``to``: the receiver's name, where it is of objects."""
         with self._lock:
             self.active += active
             self.sent_bytes += sent_bytes
             if outcome is not None:
                 self.outcomes[outcome] += 1
+            if to in self.receivers or (to and len(self.receivers) < MOST_RECEIVERS):
+                receiver = self.receivers.setdefault(to, Sent())
+                receiver.size_bytes += sent_bytes
+                receiver.objects += outcome is Outcome.SENT
 
     def _lend(self, asked: Asked, holder: str) -> "_Loan | Outcome":
         store = self._store_of(asked.bucket)
@@ -216,6 +232,7 @@ class _Sending:
         self._sender = sender
         self._limits = sender.limits
         self._way: _Way = _Encrypted(sock) if isinstance(sock, ssl.SSLSocket) else _Plain(sock)
+        self._node = peer.node
         self._holder = f"node:{peer.node}"
         self._open: deque[_Open] = deque()
         self._number = 0
@@ -281,7 +298,7 @@ class _Sending:
                     head = ObjectHead(fetch.number, index, Outcome.SENT, loan.size, loan.checksum)
                     self._send_head(head)
                     self._send_object(loan)
-                    self._sender.count(outcome=Outcome.SENT)
+                    self._sender.count(outcome=Outcome.SENT, to=self._node)
                 else:
                     self._send_head(ObjectHead(fetch.number, index, loan))
                     self._sender.count(outcome=loan)
@@ -299,7 +316,7 @@ class _Sending:
             at, end = offset, offset + length
             while at < end:
                 sent = self._way.send_extent(loan, at, min(_PIECE_BYTES, end - at))
-                self._sender.count(sent_bytes=sent)
+                self._sender.count(sent_bytes=sent, to=self._node)
                 at += sent
                 self._go_on()
 

@@ -32,7 +32,7 @@ POOL = ClusterView(
             name="b",
             address="10.0.0.2:9240",
             state="alive",
-            epoch=4,
+            epoch=0x123456789ABCDEF0,
             slots=1024,
             entries=2,
             objects=1,
@@ -87,7 +87,7 @@ def test_members_shares_and_traffic_are_a_page_for_people(run: Command, answerin
     assert facts["missing"] == "c: away, heard 1 min 10 s ago: Connection refused"
     rows = {tuple(row[:2]): row[2:] for row in done.rows if len(row) > 3}
     assert rows["b", "alive"] == [
-        *("10.0.0.2:9240", "4", "1,024 (25.0 %)", "2", "1", "3MiB", "4MiB"),
+        *("10.0.0.2:9240", "bcdef0", "1,024 (25.0 %)", "2", "1", "3MiB", "4MiB"),
         *("2MiB", "1MiB", "1", "1.5GiB/s", "1.2 ms"),
     ]
     assert rows["c", "away"][:3] == ["10.0.0.3:9240", "-", "-"]

@@ -113,7 +113,7 @@ def _member_row(member: "MemberFigures", slots: int) -> tuple[str, ...]:
         member.name,
         member.state,
         member.address,
-        str(member.epoch) if member.epoch else "-",
+        f"{member.epoch:x}"[-6:] if member.epoch else "-",
         f"{member.slots:,} ({percentage(member.slots, slots)})" if member.slots else "-",
         _count(member.entries),
         _count(member.objects),

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.kube import Api, Cluster, gate, running_cluster
 
+from tierline.configuration import load
 from tierline.kube.selections import parse_service
+from tierline.node.config import NodeConfig
 from tierline.pool.members import Member
-from tierline.pool.members.kubernetes import KubernetesMembers
+from tierline.pool.members.kubernetes import PORT_NAME, KubernetesMembers
+
+MANIFEST = Path(__file__).parents[4] / "deploy/node-pool.yaml"
 
 PORTS = [{"name": "http", "port": 9200}, {"name": "transfer", "port": 9240}]
 
@@ -49,7 +54,7 @@ class Following:
 
 
 @contextlib.asynccontextmanager
-async def following(service: str, kubeconfig: Path) -> AsyncIterator[Following]:
+async def following(service: str, kubeconfig: Path | None) -> AsyncIterator[Following]:
     started = Following(KubernetesMembers(parse_service(service), kubeconfig))
     task = asyncio.create_task(started.follow())
     try:
@@ -126,3 +131,81 @@ async def test_a_service_without_the_port_has_no_members_and_that_is_counted_onc
         await api.put_slice(namespace, "s-2", "store", [endpoint(3)], PORTS)
         await found.until(member(3))
         assert found.source.failures == 1
+
+
+# The manifest ---------------------------------------------------------------------------------------------------------
+
+
+def of_kind(kind: str) -> dict[str, Any]:
+    content: dict[str, Any] = next(one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == kind)
+    return content
+
+
+def unsaid(given: Any, stored: Any, where: str = "") -> list[str]:
+    """Return what of ``given`` the API did not take: it drops, without a word, fields that it does not know."""
+    if isinstance(given, dict):
+        return [lost for key, value in given.items() for lost in unsaid(value, stored.get(key, {}), f"{where}.{key}")]
+    if isinstance(given, list) and len(given) == len(stored):
+        return [lost for pair in zip(given, stored, strict=True) for lost in unsaid(*pair, f"{where}[]")]
+    return [] if given == stored else [f"{where}: {given!r} is {stored!r}"]
+
+
+async def test_the_manifest_is_what_the_api_takes_and_a_pod_s_account_may_follow_the_members(
+    cluster: Cluster, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = await api.new_namespace()
+    plurals = {
+        "ServiceAccount": "api/v1/{}/serviceaccounts",
+        "Role": "apis/rbac.authorization.k8s.io/v1/{}/roles",
+        "RoleBinding": "apis/rbac.authorization.k8s.io/v1/{}/rolebindings",
+        "Service": "api/v1/{}/services",
+        "NetworkPolicy": "apis/networking.k8s.io/v1/{}/networkpolicies",
+        "DaemonSet": "apis/apps/v1/{}/daemonsets",
+    }
+    for content in yaml.safe_load_all(MANIFEST.read_text()):
+        for subject in content.get("subjects", ()):
+            subject["namespace"] = namespace  # as kubectl apply --namespace has it for accounts
+        path = plurals[content["kind"]].format(f"namespaces/{namespace}")
+        assert unsaid(content, await api.ask("POST", f"/{path}", content)) == []
+    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/tierline-node/token"
+    answer = await api.ask("POST", account, {"spec": {"expirationSeconds": 3600}})
+    (tmp_path / "token").write_text(answer["status"]["token"])
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(cluster.port))
+    incluster = "kubernetes_asyncio.config.incluster_config.SERVICE"
+    monkeypatch.setattr(f"{incluster}_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(f"{incluster}_CERT_FILENAME", str(cluster.authority))
+    await api.put_slice(
+        namespace, "s-1", "tierline-node", [endpoint(1), endpoint(2)], [{"name": "transfer", "port": 9240}]
+    )
+    variables = {
+        one["name"]: one.get("value", "")
+        for one in of_kind("DaemonSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    async with following(variables["TIERLINE_NODE_PEERS_KUBERNETES"].replace("$(NAMESPACE)", namespace), None) as found:
+        await found.until(member(1), member(2))
+
+
+def test_the_parts_of_the_manifest_fit_together() -> None:
+    """Labels, ports, paths and names, which no API compares."""
+    pod = of_kind("DaemonSet")["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    said = {one["name"]: one.get("value", "ns") for one in container["env"]}
+    settings = {name: value.replace("$(NAMESPACE)", "ns") for name, value in said.items() if name != "NAMESPACE"}
+    config = load(NodeConfig, None, {}, settings)
+    assert {config.environment_variable(field) for field in NodeConfig.model_fields} >= settings.keys()
+    service, policy = of_kind("Service")["spec"], of_kind("NetworkPolicy")["spec"]
+    assert config.peers_kubernetes == f"ns/{of_kind('Service')['metadata']['name']}"
+    assert service["selector"] == policy["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    listened = {config.port, 9240, 5560, 5561}
+    assert {port["containerPort"] for port in container["ports"]} == listened
+    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == listened
+    assert (config.transfer_address, config.kv_events) == ("0.0.0.0:9240", "tcp://0.0.0.0:5560")
+    assert service["ports"] == [{"name": PORT_NAME, "port": 9240}]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    assert mounts.keys() >= {str(config.shared_memory_directory), str(config.socket_path().parent)}
+    assert volumes[mounts["/etc/tierline/pool"]]["secret"]["secretName"] == "tierline-pool"
+    assert pod["spec"]["terminationGracePeriodSeconds"] > config.drain_s
+    assert f"secret generic {volumes['pool']['secret']['secretName']} " in MANIFEST.read_text()
