@@ -43,4 +43,6 @@ class Failures:
             if now - self._logged.get(reason, float("-inf")) < _LOGGED_EVERY_S:
                 return
             self._logged[reason] = now
-        log.warning("a tier fails; what it would have held is a miss", tier=self._tier, reason=reason, detail=detail)
+        log.warning(
+            "a tier fails; what it would have held is a miss", tier=self._tier, reason=reason, detail=str(detail)
+        )

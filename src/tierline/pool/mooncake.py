@@ -31,7 +31,7 @@ FULL_PAUSE_S = 10.0
 """How long nothing is written to a pool that had no room."""
 
 _PORT = 50_051
-_EVERY_ADDRESS = ("0.0.0.0", "::")
+_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  (refused, not bound)
 _PEER_TO_PEER = "P2PHANDSHAKE"
 _CONNECT_S = 1.0
 _SET_UP_AGAIN_S = 5.0

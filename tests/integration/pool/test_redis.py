@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -238,7 +240,7 @@ async def test_a_cluster_that_lost_a_node_still_serves_the_slots_of_the_others(t
             assert all(await store(tier, memory, stored))
             found = await look(tier, stored)
             assert len(found) == 30
-            last.shutdown(nosave=True)
+            os.kill(last.info("server")["process_id"], signal.SIGKILL)
             came = await fetch(tier, memory, stored, found)
             assert 0 < sum(content is not None for content in came) < 30
 

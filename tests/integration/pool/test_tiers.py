@@ -24,7 +24,6 @@ def memory() -> Memory:
 ENGINES = [
     pytest.param("redis", marks=redis_servers.needs_redis),
     pytest.param("redis+cluster", marks=redis_servers.needs_redis),
-    pytest.param("redis+sentinel", marks=redis_servers.needs_redis),
     "file",
     pytest.param("mooncake", marks=mooncake_servers.needs_mooncake),
     pytest.param("s3", marks=s3_servers.needs_s3),
@@ -47,12 +46,9 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                 base = f"mooncake://127.0.0.1:{stack.enter_context(mooncake_servers.one(folder))}"
             case "file":
                 base = f"file://{folder}"
-            case "s3":
+            case _:
                 stack.enter_context(s3_servers.credentials())
                 base = stack.enter_context(s3_servers.one(folder))
-            case _:
-                watch, _, _ = stack.enter_context(redis_servers.sentinel(folder))
-                base = f"redis+sentinel://127.0.0.1:{watch}/main"
         match request.param:
             case "file":
                 yield lambda: f"{base}/{next(_numbers)}?uses=1&budget=1GiB"

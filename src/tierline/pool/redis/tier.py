@@ -40,6 +40,7 @@ _MIB = 1024 * 1024
 _LEAST_RUN_BYTES, _MOST_RUN_BYTES, _MOST_RUN_PARTS = _MIB, 8 * _MIB, 64
 """What one connection is asked for in one go: more would only wait in the server's buffers."""
 
+_ANSWERED_WITHIN = 0.9
 _LOOKUP_THREADS = 8
 _BOOKKEEPING_S = 1.0
 _REFRESH_S = 30.0
@@ -62,7 +63,8 @@ class RedisTier:
     name
         ``redis``.
     failures
-        What has gone wrong, by reason: ``unreachable``, ``timeout``, ``refused``, ``full``, ``moved``, ``gone``
+        What has gone wrong, by reason: ``unreachable``, ``timeout``, ``late`` (no answer to a
+        lookup within its time), ``refused``, ``full``, ``moved``, ``gone``
         (evicted between the lookup and the fetch), ``foreign`` and ``wrong bytes``.
     """
 
@@ -107,7 +109,8 @@ class RedisTier:
         group_size: int = 1,
     ) -> Sequence[Found]:
         """Return what is there of the leading run: one round trip to each server that has any of the keys."""
-        headers = await self._headers(keys, within_s)
+        # A little sooner than whoever asks has to go: what the servers in time have said is worth having.
+        headers = await self._headers(keys, within_s * _ANSWERED_WITHIN)
         return leading([None if each is None else Found(each.size, each) for each in headers], group_size)
 
     def seconds(self, found: Sequence[Found]) -> float | None:
@@ -175,7 +178,10 @@ class RedisTier:
         """Return the replies to commands, in one round trip; none at all where the server gives none in time."""
         if not server.breaker.allows():
             return ()
-        return await self._lookups.within(lambda: self._ask_now(server, commands), within_s) or ()
+        replies = await self._lookups.within(lambda: self._ask_now(server, commands), within_s)
+        if replies is None:
+            self.failures.note("late", server.address)
+        return replies or ()
 
     def _ask_now(self, server: Server, commands: Sequence[Command]) -> Sequence[object]:
         try:
