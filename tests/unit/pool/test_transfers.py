@@ -38,7 +38,8 @@ async def test_a_job_that_breaks_is_an_error_once_the_others_have_ended(transfer
     def break_down(batch: Batch[int]) -> None:
         raise ZeroDivisionError
 
-    told = transfers.carry([break_down, functools.partial(tell, 1)])
+    jobs: list[Callable[[Batch[int]], None]] = [break_down, functools.partial(tell, 1)]
+    told = transfers.carry(jobs)
     assert await anext(told) == 1
     with pytest.raises(ZeroDivisionError):
         await anext(told)
