@@ -19,7 +19,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Without its requirements, which bring CUDA; what it imports is in the extra lmcache-cpu.
 LMCACHE := lmcache==0.5.6
 
-.PHONY: help up test test-fast lint format bench bench-store bench-router docs clean
+.PHONY: help up test test-fast lint format bench bench-store bench-cluster bench-router docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,10 @@ bench: $(VENV)/engine.stamp $(VENV)/bench.stamp ## Measure TTFT cold, warm, on t
 bench-store: $(VENV)/bench.stamp ## Measure the node store beside memcpy, TCP, Redis and Mooncake
 	@mkdir -p bench-results
 	@$(BIN)/tierline bench store --json bench-results/store.json --markdown bench-results/store.md $(ARGS)
+
+bench-cluster: $(VENV)/bench.stamp ## Measure two node stores as one pool beside Redis and Mooncake (about 6 minutes)
+	@mkdir -p bench-results
+	@$(BIN)/tierline bench cluster --json bench-results/cluster.json --markdown bench-results/cluster.md $(ARGS)
 
 bench-router: $(VENV)/bench.stamp ## Measure the router beside PyPI's vllm-router and sglang-router and a bare splice (about 12 minutes)
 	@mkdir -p bench-results
@@ -97,7 +101,7 @@ $(VENV)/lmcache.stamp: $(VENV)/bin/python pyproject.toml
 $(VENV)/dev.stamp: $(VENV)/bin/python $(VENV)/lmcache.stamp pyproject.toml
 	@echo "== installing the development tools into $(VENV)"
 	@$(PIP) -e '.[dev,bench]' | $(PROGRESS)
-	@scripts/debian-packages redis-server libibverbs1 librdmacm1
+	@scripts/debian-packages redis-server libibverbs1 librdmacm1 iproute2 etcd-server
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/bin/python pyproject.toml

@@ -6,6 +6,7 @@ socket that receives into memory it has already, which no client can beat.
 
 import contextlib
 import functools
+import os
 import shutil
 import socket
 import sys
@@ -50,6 +51,7 @@ class TcpStream:
 
     def __init__(self, size: int, folder: Path) -> None:
         (port,) = free_ports(1)
+        self.size = size
         self._payload = resident(size)
         argv = [sys.executable, "-m", "tierline.bench.limits", str(port), str(size)]
         self._program = Program(argv, folder / "tcp.log", lambda: self._connect(port))
@@ -57,6 +59,18 @@ class TcpStream:
     def send(self) -> None:
         """Send the payload and wait until it was received."""
         self._socket.sendall(self._payload)
+        self._await()
+
+    def seconds(self, descriptor: int) -> float:
+        """Send so much of a file, which the kernel reads, and return how long it took until it was received."""
+        started = time.perf_counter()
+        sent = 0
+        while sent < self.size:
+            sent += os.sendfile(self._socket.fileno(), descriptor, sent, self.size - sent)
+        self._await()
+        return time.perf_counter() - started
+
+    def _await(self) -> None:
         if self._socket.recv(1) != _ACKNOWLEDGED:
             raise TierlineError("the receiver of the TCP comparison ended")
 
@@ -132,15 +146,7 @@ class Redis:
     """
 
     def __init__(self, size: int, folder: Path) -> None:
-        binary = shutil.which("redis-server")
-        if binary is None:
-            raise FileNotFoundError("redis-server not installed")
-        (port,) = free_ports(1)
-        argv = [
-            *(binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
-            *("--save", "", "--appendonly", "no"),
-        ]
-        self._program = Program(argv, folder / "redis.log", lambda: _listens(port))
+        self._program, port = redis_server(folder)
         self._payload = resident(size)
         self._threads = ThreadPoolExecutor(len(CONNECTIONS))
         self._bare = [BareRedis(port, size) for _ in CONNECTIONS]
@@ -174,6 +180,25 @@ class Redis:
         for operation in [self._threads.submit(operation) for operation in operations]:
             operation.result()
         return len(operations) * len(self._payload) / (time.perf_counter() - started)
+
+
+def redis_server(folder: Path) -> tuple[Program, int]:
+    """Start a Redis server without persistence; return it, to be stopped, and its port.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no ``redis-server`` in ``PATH``.
+    """
+    binary = shutil.which("redis-server")
+    if binary is None:
+        raise FileNotFoundError("redis-server not installed")
+    (port,) = free_ports(1)
+    argv = [
+        *(binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+        *("--save", "", "--appendonly", "no"),
+    ]
+    return Program(argv, folder / "redis.log", lambda: _listens(port)), port
 
 
 def _redis_py(port: int, connections: int) -> Sequence[RedisClient] | None:

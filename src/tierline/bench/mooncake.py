@@ -29,7 +29,48 @@ _LEASE_MS = 500
 """How long Mooncake keeps what was read from being removed; long enough for a slow read."""
 
 _READY = "ready"
+_US = (sys.executable, "-m", "tierline.bench.mooncake")
 _STOP_SECONDS = 5.0
+
+
+class MooncakeServers:
+    """Its master, at ``address``, and a process that lends memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        Mooncake, or a library that it needs, is not installed.
+    """
+
+    def __init__(self, lent_bytes: int, folder: Path) -> None:
+        master = Path(sys.executable).with_name("mooncake_master")
+        if importlib.util.find_spec("mooncake") is None or not (master.exists() or shutil.which(master.name)):
+            raise FileNotFoundError("mooncake-transfer-engine-non-cuda not installed")
+        rpc, metrics = free_ports(2)
+        argv = [
+            *(str(master) if master.exists() else master.name, f"--rpc_port={rpc}", "--rpc_address=127.0.0.1"),
+            *("--metrics_host=127.0.0.1", f"--metrics_port={metrics}", f"--default_kv_lease_ttl={_LEASE_MS}"),
+        ]
+        self.address = f"127.0.0.1:{rpc}"
+        with contextlib.ExitStack() as stack:
+            try:
+                self.master = stack.enter_context(Program(argv, folder / "mooncake-master.log", lambda: _listens(rpc)))
+                log = folder / "mooncake-lend.log"
+                lend = [*_US, "lend", self.address, str(lent_bytes)]
+                self.lender = stack.enter_context(
+                    Program(lend, log, lambda: _READY in log.read_text(errors="replace").split())
+                )
+            except TierlineError as error:  # of the loader, where libibverbs1 or librdmacm1 is missing
+                raise FileNotFoundError(f"Mooncake does not start: {error}") from error
+            self._running = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
 
 
 class Mooncake:
@@ -42,27 +83,11 @@ class Mooncake:
     """
 
     def __init__(self, size: int, folder: Path) -> None:
-        master = Path(sys.executable).with_name("mooncake_master")
-        if importlib.util.find_spec("mooncake") is None or not (master.exists() or shutil.which(master.name)):
-            raise FileNotFoundError("mooncake-transfer-engine-non-cuda not installed")
         self._size = size
         with contextlib.ExitStack() as stack:
-            rpc, metrics = free_ports(2)
-            argv = [
-                *(str(master) if master.exists() else master.name, f"--rpc_port={rpc}", "--rpc_address=127.0.0.1"),
-                *("--metrics_host=127.0.0.1", f"--metrics_port={metrics}", f"--default_kv_lease_ttl={_LEASE_MS}"),
-            ]
-            self._programs: list[Program] = []
-            try:
-                stack.enter_context(Program(argv, folder / "mooncake-master.log", lambda: _listens(rpc)))
-                us = [sys.executable, "-m", "tierline.bench.mooncake"]
-                log = folder / "mooncake-lend.log"
-                lend = [*us, "lend", f"127.0.0.1:{rpc}", str(size)]
-                stack.enter_context(Program(lend, log, lambda: _READY in log.read_text(errors="replace").split()))
-            except TierlineError as error:  # of the loader, where libibverbs1 or librdmacm1 is missing
-                raise FileNotFoundError(f"Mooncake does not start: {error}") from error
+            servers = stack.enter_context(MooncakeServers(_LENT_OBJECTS * size, folder))
             self._client = subprocess.Popen(
-                [*us, "ask", f"127.0.0.1:{rpc}", str(size)],
+                [*_US, "ask", servers.address, str(size)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -157,8 +182,8 @@ def _main(role: str, master: str, size: int) -> None:
     from mooncake.store import MooncakeDistributedStore
 
     store = MooncakeDistributedStore()
-    lent = _LENT_OBJECTS * size if role == "lend" else 0
-    _require(store.setup("127.0.0.1", "P2PHANDSHAKE", lent, 4 * size, "tcp", "", master), "setup")
+    lent, buffer = (size, 16 * 2**20) if role == "lend" else (0, 4 * size)
+    _require(store.setup("127.0.0.1", "P2PHANDSHAKE", lent, buffer, "tcp", "", master), "setup")
     if role == "lend":
         print(_READY, flush=True)  # noqa: T201  (read by the parent process)
         while True:

@@ -108,6 +108,7 @@ BENCHES = {
             "tierline.bench.document",
         ),
         Bench("store", "the node store beside memcpy, loopback TCP, Redis and Mooncake", "tierline.bench.store"),
+        Bench("cluster", "two node stores as one pool beside Redis and Mooncake", "tierline.bench.cluster"),
         Bench("eviction", "hit rates of the eviction policies on request traces", "tierline.bench.eviction"),
         Bench(
             "routing", "hits, queues and balance of the routing strategies on request traces", "tierline.bench.routing"

@@ -7,7 +7,7 @@ import typer
 
 
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="document, store, router, routing or eviction.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="document, store, cluster, router, routing or eviction.")],
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write machine-readable rows.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the printed tables.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a chart as PNG.")] = None,
@@ -44,6 +44,7 @@ def bench(
     Benchmarks:
       document   time to first token of a long document: cold, warm here, warm elsewhere, after a restart
       store      the node store beside memcpy, loopback TCP and Redis
+      cluster    two node stores as one pool beside Redis and Mooncake
       router     the router's CPU time a request beside the Rust routers of PyPI
       routing    hits, time to first token and balance of the routing strategies on request traces
       eviction   hit rates of the eviction policies on request traces, beside a clairvoyant's

@@ -38,6 +38,20 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("nothing_left_behind")
+def test_a_pool_is_measured_beside_redis_and_mooncake_and_a_bare_sendfile(tmp_path: Path) -> None:
+    rows = run_bench("cluster", tmp_path)
+    for operation in ("write", "local read", "remote read"):
+        for clients in ("1 client", "2 clients"):
+            for peer in ("redis", "mooncake"):
+                row = rows[f"{operation} 1MiB, {clients}, beside {peer}"]
+                assert row["limit_name"] == peer
+                assert row["ratio"] > 0 or row["note"].startswith("not measured")
+    assert rows["fetch 1MiB, one after another"]["limit_name"] == "bare sendfile"
+    assert rows["fetch 1MiB, one after another"]["goal"] == 0.8
+    assert rows["remote prefix of 8K tokens (16MiB, scaled to 1/64), read, beside redis"]["value"] > 0
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
 def test_the_store_is_measured_beside_its_limits(tmp_path: Path) -> None:
     rows = run_bench("store", tmp_path)
     for name, limit in (
