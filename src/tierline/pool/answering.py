@@ -95,8 +95,18 @@ class Answering:
         self._state = LocalState(0, 0, 0)
         self._connections: dict[str, _Connection] = {}
 
+    def objection(self, caller: Hello) -> str:
+        """Return why a caller may not come in, or nothing: a name belongs to one node at a time."""
+        if caller.node == self._own.node:
+            known, is_well = self._own.epoch, True
+        elif (connection := self._connections.get(caller.node)) is not None:
+            known, is_well = connection.round.epoch, connection.silent_beats <= 1  # else it may be its former process
+        else:
+            return ""
+        return f"another node is called {caller.node}, and is alive" if is_well and known != caller.epoch else ""
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Hello) -> None:
-        """Answer a member until its connection ends; this node itself, and whoever has its name, at no time."""
+        """Answer a member to whom there is no objection, until its connection ends; this node itself, at no time."""
         if peer.node == self._own.node:
             return
         connection = _Connection(writer, self._directory.begin(peer.node, peer.epoch))

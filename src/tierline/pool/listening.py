@@ -111,6 +111,8 @@ class Door:
         What members know each other by.
     serve_control, serve_bulk
         What is done with those who are in.
+    objection
+        Says why somebody who belongs to the pool may not come in for control all the same; empty: he may.
     limits
         How many may come.
     """
@@ -123,6 +125,7 @@ class Door:
         serve_control: ServeControl,
         serve_bulk: ServeBulk,
         limits: DoorLimits = DEFAULTS,
+        objection: Callable[[Hello], str] = lambda _: "",
     ) -> None:
         self.refused = 0
         """Connections that came to nothing: no member's, or one too many."""
@@ -134,6 +137,7 @@ class Door:
         self._serve_control = serve_control
         self._serve_bulk = serve_bulk
         self._limits = limits
+        self._objection = objection
         self._opening: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._bulk: set[socket.socket] = set()
@@ -265,7 +269,8 @@ class Door:
         def objection(hello: Hello) -> str:
             if shown is not None and not self._is_certificate_of(shown, hello, visit.address):
                 return f"the certificate that was shown names neither node {hello.node} nor {visit.address}"
-            return visit.enter(greeting.purpose)
+            reason = self._objection(hello) if greeting.purpose is Purpose.CONTROL else ""
+            return reason or visit.enter(greeting.purpose)
 
         return answer(greeting, self._own, self._credentials.token, objection)
 

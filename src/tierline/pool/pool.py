@@ -74,7 +74,14 @@ class Pool:
             max_directory_bytes=max_directory_bytes,
             clock=clock,
         )
-        self.door = Door(sock, own, credentials, self.control.answering.serve, self.sender.serve)
+        self.door = Door(
+            sock,
+            own,
+            credentials,
+            self.control.answering.serve,
+            self.sender.serve,
+            objection=self.control.answering.objection,
+        )
         self._own = own
         self._address = sock.getsockname()[:2]
         self._credentials = credentials

@@ -138,11 +138,11 @@ class Cluster:
         self.members = {name: Member(name, "127.0.0.1", free_port()) for name in names}
         self._directory = directory
 
-    def start(self, name: str, credentials: Credentials = SECRET) -> PoolNode:
-        """Start a node; it adopts what its predecessor stored."""
+    def start(self, name: str, credentials: Credentials = SECRET, called: str = "") -> PoolNode:
+        """Start a node, under another name perhaps; it adopts what its predecessor stored."""
         limits = StoreLimits(grace_s=0, quarantine_s=0)
         store = Store.open(self._directory, name, 64 * MIB, eviction="lru", clock=time.monotonic, limits=limits)
-        node = PoolNode(name, store, credentials, [*self.members.values()], self.members[name].port)
+        node = PoolNode(called or name, store, credentials, [*self.members.values()], self.members[name].port)
         self.nodes[name] = node
         return node
 

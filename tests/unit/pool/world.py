@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from tierline.duties import Duties
-from tierline.errors import NodeUnavailable
+from tierline.errors import AccessDenied, NodeUnavailable
 from tierline.pool.connecting import ControlConnection
 from tierline.pool.control import Control
 from tierline.pool.handshake import Hello
@@ -86,6 +86,8 @@ class World:
         called = self.nodes.get(member.host)
         if called is None or self.is_cut(caller.name, member.host):
             raise NodeUnavailable(f"node {member}: not there")
+        if reason := called.control.answering.objection(caller.own):
+            raise AccessDenied(f"it turns us away: {reason}")
         link = _Link(self, caller.name, called.name)
         self.links.append(link)
         there, here = link.streams
