@@ -1,6 +1,7 @@
 """Real node stores in processes of their own, and a slow path to one."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,14 +36,9 @@ class NodeStore:
 
     def start(self, *arguments: str, **settings: str) -> None:
         """Start and wait until it answers; ``settings`` by key."""
-        command = [
-            sys.executable,
-            "-c",
-            "from tierline.cli.main import main; main()",
-            "node",
-            "--port",
-            str(free_port()),
-        ]
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-c", "from tierline.cli.main import main; main()", "node", "--port", str(port)]
         command += ["--shared-memory-name", self.segment.name, "--capacity", self._capacity]
         command += ["--socket", str(self.socket), *arguments]
         given = {f"TIERLINE_NODE_{key.upper()}": value for key, value in ({"node_name": self.name} | settings).items()}
@@ -60,6 +57,11 @@ class NodeStore:
         """Return the store's own statistics."""
         with NodeClient(self.socket) as client:
             return client.stats()
+
+    def members(self, state: str) -> list[dict[str, Any]]:
+        """Return the pool's members that are in a state: ``self`` for this node, ``alive`` for others that answer."""
+        with urllib.request.urlopen(f"{self.url}/v1/cluster", timeout=10) as response:
+            return [member for member in json.load(response)["members"] if member["state"] == state]
 
     def flip_bits(self) -> None:
         """Flip a bit in every 4 KiB of the segment, behind the node store's back."""

@@ -1,11 +1,13 @@
 """``tierline up`` with simulated engines: what it starts, what it says, and that nothing is left of it."""
 
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,11 @@ def files_of(stack: RunningStack) -> list[Path]:
     segment = f"tierline-up-{stack.router.url.rpartition(':')[2]}"
     files = [*Path("/dev/shm").glob(f"{segment}.*"), Path("/dev/shm", segment), stack.control]
     return [file for file in [*files, *(node.socket for node in stack.nodes)] if file.exists()]
+
+
+def alive_members(url: str) -> list[str]:
+    with urllib.request.urlopen(f"{url}/v1/cluster", timeout=10) as response:
+        return [member["name"] for member in json.load(response)["members"] if member["state"] == "alive"]
 
 
 def leftovers(stack: RunningStack) -> list[object]:
@@ -237,6 +244,7 @@ def test_replicas_are_spread_over_several_nodes_and_nothing_is_left_of_any(
     assert len({node.url for node in stack.nodes}) == 2
     for node in stack.nodes:
         assert f"{node.name}  64MiB in {node.url}, joined by replica-" in program.output
+    program.wait_for(lambda: [alive_members(node.url) for node in stack.nodes] == [["node-2"], ["node-1"]])
     token = stack.router.log.parent / "pool.token"
     assert token.stat().st_mode & 0o777 == 0o600
     port = stack.router.url.rpartition(":")[2]
