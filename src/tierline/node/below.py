@@ -106,6 +106,8 @@ class Below:
     ----------
     uses
         The tiers, in the order in which they are asked.
+    source
+        Who says where the nodes of the pool are; ``None``: the node is in none.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Below:
         self._config = config
         self._segments = segments
         self._duties = duties
-        self._source = None if entrance is None else entrance.source
+        self.source = None if entrance is None else entrance.source
         self._certificate = None if entrance is None else entrance.credentials.certificate
         self._pooled = PooledSegments(segments, self.of, self._suspect)
         self._pool = None if entrance is None else self._make_pool(entrance)
@@ -160,6 +162,11 @@ class Below:
     def pool_name(self) -> str:
         """Name of the pool; empty: the node is in none."""
         return "" if self._pool is None else self._config.pool_name
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether another node of the pool can fetch what is here."""
+        return self._pool is not None and self._pool.has_peers
 
     async def start(self) -> None:
         """Begin; a tier that cannot be reached begins all the same.
@@ -215,8 +222,8 @@ class Below:
         return ClusterView(
             node=self._config.node_name,
             pool=self.pool_name,
-            source="" if self._source is None else self._source.name,
-            is_behind=self._source is not None and self._source.is_behind,
+            source="" if self.source is None else self.source.name,
+            is_behind=self.source is not None and self.source.is_behind,
             members=self.members(),
             tiers=self.figures(),
         )

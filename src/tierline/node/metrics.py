@@ -20,6 +20,7 @@ from tierline.node.publishing import EventKind, EventPublisher, ReplayAnswer
 from tierline.node.service import NodeService, Occasion, Verdict
 from tierline.node.tier_figures import SECONDS_BUCKETS, StoreResult, TierUse
 from tierline.node.waiting import Kind
+from tierline.pool.members import MemberSource
 from tierline.store.namespaces import OTHERS, WHOLE
 from tierline.wire.cluster import SELF, MemberFigures
 
@@ -64,6 +65,8 @@ class NodeMetrics:
         What lies below the node's memory.
     members
         Returns the nodes of the pool that this one is in.
+    source
+        Who says where they are, where somebody does.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class NodeMetrics:
         events: EventPublisher | None = None,
         tiers: Sequence[TierUse] = (),
         members: Callable[[], Sequence[MemberFigures]] = list,
+        source: MemberSource | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -98,7 +102,7 @@ class NodeMetrics:
         if events is not None:
             self._registry.register(_EventsCollector(events))
         self._registry.register(_TiersCollector(tiers))
-        self._registry.register(_PoolCollector(members))
+        self._registry.register(_PoolCollector(members, source))
         self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
         self._bodies = _Bodies()
         self._limits_reached = Counter(
@@ -464,10 +468,11 @@ class _TiersCollector(Collector):
 
 
 class _PoolCollector(Collector):
-    """Reads who is in the pool."""
+    """Reads who is in the pool, and how the one stands who says so."""
 
-    def __init__(self, members: Callable[[], Sequence[MemberFigures]]) -> None:
+    def __init__(self, members: Callable[[], Sequence[MemberFigures]], source: MemberSource | None) -> None:
         self._members = members
+        self._source = source
 
     def collect(self) -> Iterator[Metric]:
         members = self._members()
@@ -475,6 +480,10 @@ class _PoolCollector(Collector):
         yield _gauges("tierline_node_pool_members", "Nodes of the pool, this one among them", "state", states)
         entries = next((member.entries for member in members if member.state == SELF), None)
         yield _gauge("tierline_node_directory_entries", "Of the directory, that are at home here", entries or 0)
+        source = self._source
+        is_behind, failures = (False, 0) if source is None else (source.is_behind, source.failures)
+        yield _gauge("tierline_node_pool_source_behind", "1: what is known of the pool's nodes may be old", is_behind)
+        yield _counter("tierline_node_pool_source_failures", "Times that their source could not be asked", failures)
 
 
 class _SegmentsCollector(Collector):

@@ -202,6 +202,7 @@ class Node:
             events,
             self.below.uses,
             self.below.members,
+            self.below.source,
         )
         self._limits = HttpLimits(
             max_head_bytes=config.max_head,
@@ -246,8 +247,6 @@ class Node:
         if self._events is not None:
             self._events.start([segment.service.store for segment in self.segments])
             self._spawn(self._duties.keep_up("events", self._events.serve_replays))
-            if pool := self.below.pool_name:
-                self._events.joined_pool(pool)
 
     async def serve_until(self, stop: asyncio.Event) -> None:
         """Wait for the event.
@@ -510,7 +509,7 @@ class Node:
                     await asyncio.sleep(0)  # others have their turn
 
     async def _watch(self) -> None:
-        """Every second: slow connections, the segment's name, clients of a former process that are gone."""
+        """Every second: slow connections, the segment's name, clients of a former process that are gone, the pool."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             now = time.monotonic()
@@ -526,7 +525,17 @@ class Node:
                     self._break(error)
                 with self._duties.guarded("orphans"):
                     _free_orphans_of_the_gone(segment.service.store)
+            if self._events is not None:
+                with self._duties.guarded("events"):
+                    self._tell_pool(self._events)
             await self._reload()
+
+    def _tell_pool(self, events: EventPublisher) -> None:
+        """Say whether others can fetch what is here: a node that reaches nobody is in a pool by its name only."""
+        if self.below.has_peers:
+            events.joined_pool(self.below.pool_name)
+        else:
+            events.left_pool()
 
     def _keep_name(self, segment: ServedSegment) -> None:
         """Put the segment's name back where it was removed; where that cannot be done, say so and serve on."""

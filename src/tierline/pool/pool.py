@@ -102,6 +102,11 @@ class Pool:
         """Is told of every change of this node's objects, from :meth:`start` on."""
         return self.control.announcer
 
+    @property
+    def has_peers(self) -> bool:
+        """Whether another member is alive."""
+        return bool(self.control.peers.alive)
+
     def is_at_home(self, slot: int) -> bool:
         """Whether this node is the home of a directory slot, by what it knows of the others now."""
         return self.control.is_at_home(slot)

@@ -144,3 +144,5 @@ async def test_what_other_engines_would_not_find_or_is_gone_is_not_in_the_pool(t
         await world.until_told({"shared": 768}, POOLED)
         world.nodes[HELD].kill()
         await world.until_told({})
+        left = world.strategy.stores[world.endpoints[POOLED]]  # a pool of one is none
+        await world.until(lambda: left.blocks.pool == "")
