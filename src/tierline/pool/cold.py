@@ -267,7 +267,7 @@ class ColdTier:
             except DepotFault as fault:
                 self._note(fault)
 
-        async with aclosing(self._lists.carry([remove])) as ended:
+        async with aclosing(self._writes.carry([remove])) as ended:
             async for _ in ended:
                 pass
 

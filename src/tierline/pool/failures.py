@@ -21,25 +21,26 @@ class Failures:
         Which one, in logs: without passwords.
     clock
         Seconds, monotonic.
-
-    Attributes
-    ----------
-    counts
-        By reason, since the start.
     """
 
     def __init__(self, tier: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._tier = tier
         self._clock = clock
         self._lock = threading.Lock()
         self._logged: dict[str, float] = {}
 
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each thing went wrong, by reason, since the start."""
+        with self._lock:
+            return self._counts.copy()
+
     def note(self, reason: str, detail: object = "") -> None:
         """Count one; ``detail`` is logged, and holds no secret."""
         now = self._clock()
         with self._lock:
-            self.counts[reason] += 1
+            self._counts[reason] += 1
             if now - self._logged.get(reason, float("-inf")) < _LOGGED_EVERY_S:
                 return
             self._logged[reason] = now

@@ -19,6 +19,8 @@ _MAGIC = b"TLKV"
 _VERSION = 1
 
 HEADER_BYTES = _FORMAT.size
+MOST_PARTS = 16_384
+"""Of an object: what says more would cost its reader more than it is worth."""
 
 
 class Header(NamedTuple):
@@ -60,6 +62,7 @@ class Header(NamedTuple):
             or size == 0
             or part_bytes == 0
             or part * part_bytes >= size
+            or size > part_bytes * MOST_PARTS
             or slot >= SLOTS
         ):
             return None

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierline.pool.header import HEADER_BYTES, Header, cut
+from tierline.pool.header import HEADER_BYTES, MOST_PARTS, Header, cut
 from tierline.store import ObjectKey
 from tierline.wire.pool import SLOTS
 
@@ -16,12 +16,19 @@ sizes = st.integers(1, 2**40)
 def test_a_header_is_read_as_it_was_written(
     key: ObjectKey, size: int, checksum: int, slot: int, part_bytes: int, data: st.DataObject
 ) -> None:
+    part_bytes = max(part_bytes, -(-size // MOST_PARTS))
     header = Header.of(key, size, checksum, slot=slot, part_bytes=part_bytes)
-    part = header.numbered(data.draw(st.integers(0, min(header.parts(), 2**32) - 1)))
+    part = header.numbered(data.draw(st.integers(0, header.parts() - 1)))
     assert Header.parse(part.pack() + b"its bytes") == part
     assert part.is_of(key)
     assert part.is_same_object(header)
     assert 0 < part.length() <= part_bytes
+
+
+@given(keys, sizes, sums)
+def test_a_header_that_says_more_parts_than_anybody_writes_is_none(key: ObjectKey, size: int, checksum: int) -> None:
+    header = Header.of(key, size + MOST_PARTS, checksum, slot=0, part_bytes=1)
+    assert Header.parse(header.pack()) is None
 
 
 @given(st.binary(max_size=2 * HEADER_BYTES))

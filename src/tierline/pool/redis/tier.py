@@ -21,7 +21,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tierline.loading import Speed
 from tierline.pool.failures import Failures
-from tierline.pool.header import HEADER_BYTES, Header, cut
+from tierline.pool.header import HEADER_BYTES, MOST_PARTS, Header, cut
 from tierline.pool.redis.replies import Reader, Refusal
 from tierline.pool.redis.servers import FAULTS, Server, Servers, perform
 from tierline.pool.redis.settings import RedisSettings
@@ -63,9 +63,9 @@ class RedisTier:
     name
         ``redis``.
     failures
-        What has gone wrong, by reason: ``unreachable``, ``timeout``, ``late`` (no answer to a
-        lookup within its time), ``refused``, ``full``, ``moved``, ``gone``
-        (evicted between the lookup and the fetch), ``foreign`` and ``wrong bytes``.
+        What has gone wrong, by reason: ``unreachable``, ``timeout``, ``late`` (no answer to a lookup within its
+        time), ``refused``, ``full``, ``moved``, ``gone`` (evicted between the lookup and the fetch), ``foreign`` and
+        ``wrong bytes``.
     """
 
     name = "redis"
@@ -406,7 +406,8 @@ class _Write:
 
     @classmethod
     def of(cls, kept: Kept, part_bytes: int) -> "_Write":
-        header = Header.of(kept.key, kept.size, kept.checksum, slot=kept.slot, part_bytes=min(part_bytes, kept.size))
+        part_bytes = max(min(part_bytes, kept.size), -(-kept.size // MOST_PARTS))
+        header = Header.of(kept.key, kept.size, kept.checksum, slot=kept.slot, part_bytes=part_bytes)
         return cls(kept.key, header, kept.views)
 
 
