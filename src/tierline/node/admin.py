@@ -131,11 +131,10 @@ class Administration:
             end = loop.time() + (within(request.timeout_ms / 1000) if request.timeout_ms else MAX_WAIT_S)
             while run.gather():  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            if run.awaits():
-                if request.timeout_ms:
-                    await run.extend(end - loop.time())
-                else:
-                    run.seek_ahead()
+            if request.timeout_ms and run.awaits():
+                await run.extend(end - loop.time())
+            else:
+                run.seek_ahead()
             await run.keep_verified(end - loop.time())
         except UnknownLease as error:  # its time to live was shorter than this took
             raise HttpRefusal(HTTPStatus.GATEWAY_TIMEOUT, str(error)) from error

@@ -709,6 +709,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             store.release(lease)
 
     def _delete(self, key: ObjectKey) -> None:
+        if self._service.below is not None:
+            self._service.below.forget([key])
         if self._service.store.delete(key):
             self._reply(HTTPStatus.OK)
         else:

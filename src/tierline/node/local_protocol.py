@@ -340,10 +340,10 @@ class LocalConnection(asyncio.Protocol):
         return self._gathered(request, received, run)
 
     def _gathered(self, request: messages.PrefixLease, received: float, run: PrefixRun) -> Reply | None:
-        if (request.wait_s or self._service.below is not None) and run.awaits():
-            if request.wait_s and self._may_wait():
-                self._answer_later(request, received, self._prefix_lease_later(request, run))
-                return None
+        if request.wait_s and run.awaits() and self._may_wait():
+            self._answer_later(request, received, self._prefix_lease_later(request, run))
+            return None
+        if self._service.below is not None:
             run.seek_ahead()
         return _leased(request, run)
 
@@ -422,9 +422,12 @@ class LocalConnection(asyncio.Protocol):
 
     def _delete(self, request: messages.Delete) -> Steps:
         deleted = 0
-        for name in request.names:
-            deleted += self._store.delete(ObjectKey(request.bucket, name))
+        keys = [ObjectKey(request.bucket, name) for name in request.names]
+        for key in keys:
+            deleted += self._store.delete(key)
             yield
+        if self._service.below is not None:
+            self._service.below.forget(keys)
         return messages.Done(request.id, deleted)
 
     def _may_wait(self) -> bool:

@@ -153,7 +153,7 @@ class PrefixRun:
 
     def seek_ahead(self) -> None:
         """Have fetched what is missing, for the next who asks."""
-        if self._could_be_below() and self._service.below is not None and self._awaited() is None:
+        if self._service.below is not None and self._lacks_some() and self._awaited() is None:
             self._service.below.seek_ahead(
                 self._missing(),
                 self._anchor,
@@ -231,17 +231,19 @@ class PrefixRun:
 
     def _could_be_below(self) -> bool:
         """Whether tiers could have what is missing; they are asked once in a run, and not across gaps."""
-        return (
-            self._service.below is not None
-            and not self._has_sought
-            and not (self._across_gaps or self._is_cut)
-            and len(self.objects) < len(self._names)
-        )
+        has_tiers = self._service.below is not None and not self._has_sought
+        return has_tiers and not self._across_gaps and self._lacks_some()
+
+    def _lacks_some(self) -> bool:
+        return not self._is_cut and len(self.objects) < len(self._names)
 
     def _missing(self) -> list[ObjectKey]:
-        start = len(self.objects)
-        stop = start + max(MOST_SOUGHT // self._group_size, 1) * self._group_size
-        return [ObjectKey(self._bucket, name) for name in self._names[start:stop]]
+        names = self._names[len(self.objects) :]
+        if self._across_gaps:
+            are_there = set(self.places)
+            names = [name for place, name in enumerate(self._names) if place not in are_there]
+        most = max(MOST_SOUGHT // self._group_size, 1) * self._group_size
+        return [ObjectKey(self._bucket, name) for name in names[:most]]
 
     async def _seek(self, within_s: float) -> bool:
         """Ask the tiers for what is missing; returns whether to look again."""

@@ -239,7 +239,10 @@ async def write(
             use.figures.stores["gone"] += 1
             continue
         entry = store.entry(text_of(leased.key))
-        place = None if entry is None else entry.anchor
+        if entry is None:  # somebody removed it
+            use.figures.stores["gone"] += 1
+            continue
+        place = entry.anchor
         place = slot_of_name(*leased.key) if place is None else place
         kept.append(Kept(leased.key, place, leased.size, leased.checksum, store.views(leased.extents)))
     if not kept:

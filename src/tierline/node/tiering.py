@@ -99,6 +99,7 @@ class Tiering:
         self._turns = asyncio.Semaphore(FETCHES_AT_ONCE)
         self._questions: dict[tuple[ObjectKey, int], asyncio.Task[Sought]] = {}
         self._fetches: set[asyncio.Task[None]] = set()
+        self._removals: set[asyncio.Task[None]] = set()
         self._sources: dict[ObjectKey, tuple[str, float]] = {}
         self._is_open = False
 
@@ -112,7 +113,7 @@ class Tiering:
         """Begin nothing any more, and let what is under way let go of its pages; the store is open still."""
         self._is_open = False
         self._service.below = None
-        under_way = [*self._questions.values(), *self._fetches]
+        under_way = [*self._questions.values(), *self._fetches, *self._removals]
         for task in under_way:
             task.cancel()
         if under_way:
@@ -240,9 +241,15 @@ class Tiering:
             return [False] * len(offered)
         owner = self._service.new_owner()
         coming: list[_Coming] = []
-        for each in offered:
-            with contextlib.suppress(StoreError):  # for want of room
-                coming += self._open(owner, [each.key], [each.found], each.slot)
+        try:
+            for number, each in enumerate(offered, start=1):
+                with contextlib.suppress(StoreError):  # for want of room
+                    coming += self._open(owner, [each.key], [each.found], each.slot)
+                if number % SLOTS_PER_SLICE == 0:
+                    await asyncio.sleep(0)  # others have their turn
+        except asyncio.CancelledError:
+            self._give_up(owner, coming)
+            raise
         if coming:
             await asyncio.wait([self._fetch_in_background(use, owner, coming)])
         with self.writes.quietly():
@@ -384,6 +391,22 @@ class Tiering:
     def stays(self, key: ObjectKey, place: int | None) -> bool:
         """Whether an object that a client stores here stays, or goes with its last reader."""
         return self._keeps_own or self._is_at_home(slot_of_name(*key) if place is None else place)
+
+    def forget(self, keys: Sequence[ObjectKey]) -> None:
+        """Remove objects below, for somebody removes them here; other nodes keep what they have."""
+        for use in self.uses:
+            if not use.is_pool and use.policy != "read-only":
+                task = asyncio.create_task(self._remove(use, keys))
+                self._removals.add(task)
+                task.add_done_callback(self._removals.discard)
+
+    async def _remove(self, use: TierUse, keys: Sequence[ObjectKey]) -> None:
+        with self._duties.guarded("tiers"):
+            try:
+                async with asyncio.timeout(STALL_S):
+                    await use.tier.delete(keys)
+            except TimeoutError:
+                use.figures.failures["stalled"] += 1
 
     def used(self, leased: Sequence[Leased]) -> None:
         """Take note that objects that were here were asked for."""

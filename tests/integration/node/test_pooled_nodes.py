@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.integration.node.processes import NodeProcess, store, wait_until
-from tests.integration.node.test_tiers import NAMES, content_of, figure, read
+from tests.integration.node.test_tiers import NAMES, content_of, figure, flush, read
 from tests.integration.pool import redis_servers
 from tests.integration.pool.redis_servers import needs_redis
 from tests.ports import free_ports
@@ -160,7 +160,8 @@ def test_what_no_node_has_any_more_comes_from_the_tier_behind_the_pool(tmp_path:
             compute(writer)
             wait_until(lambda: entries(first) == len(NAMES))
             wait_until(lambda: figure(first, 'tierline_node_tier_stores_total{result="stored",tier="redis"}') == 6)
-            writer.delete("b", NAMES[3:])
+            flush(first)
+            assert read(writer, NAMES[:3]) == (3, {"redis": 3})
             wait_until(lambda: entries(first) == 3)
             assert read(reader, NAMES) == (6, {"tieredstorage:node-0": 3, "redis": 3})
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from tests.integration.node.processes import MIB, NodeProcess, store, wait_until
 from tests.integration.pool import redis_servers
 from tests.integration.pool.redis_servers import needs_redis
@@ -71,6 +72,12 @@ def figure(node: NodeProcess, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
+def flush(node: NodeProcess) -> None:
+    """Empty a node's memory, and nothing below it."""
+    with node.http() as http:
+        assert http.request("DELETE", "/v1/kv?flush")[0] == 200
+
+
 def stored_below(node: NodeProcess) -> int:
     return int(figure(node, 'tierline_node_tier_stores_total{result="stored"'))
 
@@ -102,7 +109,8 @@ def test_a_node_that_was_killed_and_emptied_finds_in_the_tier_what_it_had(
     node.start()
     with node.connect() as client:
         assert read(client, NAMES) == (6, {})
-        client.delete("b", NAMES[2:4])
+        flush(node)
+        assert read(client, NAMES[:4]) == (4, {"redis": 4})
         assert read(client, NAMES) == (6, {"redis": 2})
 
 
@@ -114,7 +122,7 @@ def test_a_tier_that_is_killed_is_a_miss_in_time_and_asked_again_when_it_is_back
         with node.connect(writer=True) as client:
             compute(client, NAMES)
             wait_until(lambda: stored_below(node) == len(NAMES))
-            client.delete("b", NAMES)
+            flush(node)
     with node.connect(writer=True) as client:
         assert read(client, NAMES, wait_s=5.0) == (0, {})
         compute(client, NAMES)
@@ -129,7 +137,7 @@ def test_leases_over_http_are_404_where_nobody_has_it_and_granted_where_the_tier
     with node.connect(writer=True) as client, node.http() as http:
         compute(client, NAMES)
         wait_until(lambda: stored_below(node) == len(NAMES))
-        client.delete("b", NAMES)
+        flush(node)
         quoted = NAMES[0].replace("@", "%40")
         assert http.request("POST", "/v1/kv/b/absent/leases?timeout_ms=5000")[0] == 404
         status, _, body = http.request("POST", f"/v1/kv/b/{quoted}/leases?timeout_ms=5000")
@@ -142,6 +150,18 @@ def test_leases_over_http_are_404_where_nobody_has_it_and_granted_where_the_tier
         status, _, body = http.request("POST", "/v1/kv/b/leases", asked)
         assert (status, len(json.loads(body)["objects"])) == (200, 6)
         assert json.loads(body)["sources"] == {"redis": 3}
+
+
+def test_what_is_removed_is_removed_below_too(start_node: StartNode, redis_port: int) -> None:
+    node = start_node(tiers=f"redis://127.0.0.1:{redis_port}")
+    with node.connect(writer=True) as client, node.http() as http, redis.Redis(port=redis_port) as server:
+        compute(client, NAMES)
+        wait_until(lambda: stored_below(node) == len(NAMES))
+        client.delete("b", NAMES[:3])
+        for name in NAMES[3:]:
+            assert http.request("DELETE", f"/v1/kv/b/{name}")[0] == 200
+        wait_until(lambda: server.dbsize() == 0)
+        assert read(client, NAMES) == (0, {})
 
 
 def test_a_full_segment_takes_from_the_tier_what_it_has_room_for(start_node: StartNode, redis_port: int) -> None:
@@ -177,7 +197,7 @@ def test_what_tiers_do_is_in_the_document_of_the_cluster_and_needs_no_pool(
     with node.connect(writer=True) as client:
         compute(client, NAMES)
         wait_until(lambda: stored_below(node) == len(NAMES))
-        client.delete("b", NAMES)
+        flush(node)
         assert read(client, NAMES)[0] == 6
     status, body = node.get("/v1/cluster")
     document = json.loads(body)

@@ -209,6 +209,40 @@ def test_who_does_not_wait_has_it_fetched_for_the_next() -> None:
     run(case())
 
 
+def test_what_a_look_up_across_gaps_did_not_find_is_fetched_for_the_next() -> None:
+    async def case() -> None:
+        tier = SimulatedTier()
+        tier.has(*KEYS)
+        async with world(TierUse(tier)) as node:
+            node.compute(KEYS[1], KEYS[4])
+            names = [key.name for key in KEYS]
+            made = PrefixRun(
+                node.service, "reader", "b", names, ttl_s=30.0, group_size=1, max_extents=1000, across_gaps=True
+            )
+            assert not made.gather()
+            made.seek_ahead()
+            assert (made.places, made.awaits()) == ([1, 4], False)
+            made.release()
+            await asyncio.sleep(1)
+            assert tier.asked["objects"] == 6
+            assert await node.read(wait_s=0.0) == (8, 0.0, {})
+
+    run(case())
+
+
+def test_what_is_removed_here_is_removed_below_where_this_node_may_write() -> None:
+    async def case() -> None:
+        writable, foreign, pool = SimulatedTier("redis"), SimulatedTier("s3"), SimulatedTier("tieredstorage")
+        for tier in (writable, foreign, pool):
+            tier.has(*KEYS)
+        async with world(TierUse(writable), TierUse(foreign, "read-only"), TierUse(pool)) as node:
+            node.tiering.forget(KEYS[:3])
+            await asyncio.sleep(1)
+            assert [len(tier.objects) for tier in (writable, foreign, pool)] == [5, 8, 8]
+
+    run(case())
+
+
 def test_a_reader_that_goes_leaves_the_fetch_to_the_others() -> None:
     async def case() -> None:
         tier = SimulatedTier(object_s=0.1)
