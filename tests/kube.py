@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,11 +113,15 @@ class Api:
         labels: dict[str, str] | None = None,
         annotations: dict[str, str] | None = None,
         is_ready: bool = True,
+        gates: Sequence[str] = (),
     ) -> None:
         """Create a pod, and say of it what a kubelet would."""
         pod = {
             "metadata": {"name": name, "labels": labels or {"app": "vllm"}, "annotations": annotations or {}},
-            "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": port}]}]},
+            "spec": {
+                "containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": port}]}],
+                "readinessGates": [{"conditionType": gate} for gate in gates],
+            },
         }
         await self.ask("POST", f"/api/v1/namespaces/{namespace}/pods", pod)
         await self.set_status(namespace, name, podIP=address, podIPs=[{"ip": address}], phase="Running")
@@ -130,6 +134,10 @@ class Api:
     async def set_conditions(self, namespace: str, name: str, **conditions: bool) -> None:
         listed = [{"type": kind, "status": str(value)} for kind, value in conditions.items()]
         await self.set_status(namespace, name, conditions=listed)
+
+    async def conditions(self, namespace: str, name: str) -> dict[str, str]:
+        pod = await self.ask("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
+        return {condition["type"]: condition["status"] for condition in pod["status"]["conditions"]}
 
     async def annotate(self, namespace: str, name: str, **annotations: str) -> None:
         body = {"metadata": {"annotations": {f"tierline.ai/{key}": value for key, value in annotations.items()}}}

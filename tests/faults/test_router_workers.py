@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 
+import pytest
 from tests.integration.router.backend import (
     DONE,
     EVENT,
@@ -154,12 +156,65 @@ async def test_a_router_that_is_told_to_stop_lets_what_runs_come_to_its_end() ->
         assert running.events(ENDED) == 0
 
 
-async def test_workers_end_with_their_supervisor() -> None:
-    async with backends(answering(whole())) as (backend,), started(backend) as running:
+@pytest.mark.parametrize("strategy", ["prefixaware", "kvaware"])
+async def test_workers_end_with_their_supervisor_and_leave_nothing(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    async with backends(answering(whole())) as (backend,), started(backend, strategy=strategy) as running:
         workers = running.workers
         running.process.kill()
         await running.process.wait()
         await until(lambda: not any(_is_running(pid) for pid in workers))
+    assert os.listdir(tmp_path) == []  # noqa: PTH208  (in a coroutine)
+
+
+async def test_a_worker_that_hangs_is_killed_and_started_again() -> None:
+    async with (
+        backends(answering(whole())) as (backend,),
+        started(backend, settings={"worker_timeout_s": 2}) as running,
+    ):
+        hung, other = running.workers
+        os.kill(hung, signal.SIGSTOP)
+        await until(lambda: running.events("worker hangs and is killed") == 1)
+        await until(lambda: running.events("worker serves again") == 1)
+        assert hung not in running.workers
+        assert other in running.workers, "who goes on is left in peace"
+        assert [await one_request(running) for _ in range(10)] == [200] * 10
+
+
+async def test_a_worker_that_is_told_to_end_alone_leaves_new_clients_to_the_others() -> None:
+    release = asyncio.Event()
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b'"stream"' in request.body:
+            writer.write(STREAM_HEAD + chunk(EVENT))
+            await release.wait()
+            writer.write(chunk(DONE) + b"0\r\n\r\n")
+        else:
+            writer.write(whole())
+
+    async with (
+        backends(behave) as (backend,),
+        started(backend, settings={"shutdown_timeout_s": 20}) as running,
+        clients(running) as peers,
+    ):
+        for peer in peers:
+            await peer.send(request_bytes(chat(stream=True)))
+            await peer.head()
+        ending = running.workers[0]
+        os.kill(ending, signal.SIGTERM)
+        await until(lambda: running.events("worker takes nothing new and ends") == 1)
+        assert [await one_request(running) for _ in range(20)] == [200] * 20
+        async with client(running) as operator:
+            assert await metric(operator, "tierline_router_workers") == 1
+        assert ending in running.workers, "its streams run on"
+        release.set()
+        received = await asyncio.gather(*map(rest_of, peers))
+        assert all(data.endswith(chunk(DONE) + b"0\r\n\r\n") for data in received)
+        for peer in peers:
+            peer.writer.close()
+        await until(lambda: running.events("worker serves again") == 1)
 
 
 def _is_running(pid: int) -> bool:

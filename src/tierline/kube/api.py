@@ -142,6 +142,24 @@ class KubernetesApi:
         core = self._client.CoreV1Api(connected)
         return lambda **options: core.list_namespaced_pod(namespace, **options)
 
+    async def set_condition(self, connected: Any, namespace: str, pod: str, condition: str) -> None:
+        """Say of a pod that a condition of it is true.
+
+        Raises
+        ------
+        ApiFailure
+            The API does not let us.
+        """
+        said = {"status": {"conditions": [{"type": condition, "status": "True"}]}}
+        kind = "application/strategic-merge-patch+json"
+        core = self._client.CoreV1Api(connected)
+        try:
+            await core.patch_namespaced_pod_status(
+                pod, namespace, said, _content_type=kind, _request_timeout=ANSWER_SECONDS
+            )
+        except self._client.ApiException as error:
+            raise ApiFailure(error.status, error.reason) from error
+
     def endpoint_slices(self, connected: Any, namespace: str, version: str) -> Call:
         """Return what lists and watches the EndpointSlices of a namespace, in one version of their API."""
         custom = self._client.CustomObjectsApi(connected)

@@ -51,6 +51,10 @@ class RouterConfig(ProgramConfig):
     kubernetes_pods: tuple[str, ...] = Field(
         default=(), description="pods of a Kubernetes cluster that serve when ready: NAMESPACE:SELECTOR[:PORT]"
     )
+    kubernetes_readiness_gate: bool = Field(
+        default=False,
+        description="let pods in whose readiness waits for tierline.ai/routable, once they pass a health check",
+    )
     kubeconfig: Path | None = Field(
         default=None, description="the way to the cluster; else the pod's own account, or kubectl's file"
     )
@@ -75,6 +79,9 @@ class RouterConfig(ProgramConfig):
         default={}, description="strategies of single models: MODEL=STRATEGY, or in a file a table for each"
     )
     workers: int = Field(default=1, ge=1, le=64, description="processes that serve on the port")
+    worker_timeout_s: float = Field(
+        default=30.0, ge=0, description="a worker that stands still for so long is killed and started again; 0: never"
+    )
     gossip_listen: str | None = Field(
         default=None, description="HOST:PORT where other routers are told of this one's loads and placements"
     )

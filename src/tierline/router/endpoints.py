@@ -383,6 +383,11 @@ class Endpoints:
         """Return the endpoint of that name."""
         return next((endpoint for endpoint in self.all if endpoint.url == url), None)
 
+    def is_up(self, url: str) -> bool:
+        """Whether an endpoint is here and passed its last health check."""
+        endpoint = self.find(url)
+        return endpoint is not None and endpoint.is_up is True
+
     def add(self, spec: EndpointSpec, *, source: str, joined_at: float = -inf) -> Endpoint:
         """Add an endpoint and return it.
 

@@ -187,9 +187,9 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
     if file is not None:
         sources.append(file)
     duties = Duties(DUTIES)
-    cluster = await kubernetes_sources(config, duties)
-    sources.extend(cluster)
     endpoints = Endpoints() if team is None else team.endpoints
+    cluster = await kubernetes_sources(config, duties, endpoints.is_up)
+    sources.extend(cluster)
     choosing = Choosing.of(config, endpoints)
     metrics = RouterMetrics(choosing, endpoints)
     services = Services(config, endpoints, choosing, metrics, time.monotonic, team=team)

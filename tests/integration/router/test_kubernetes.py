@@ -24,12 +24,15 @@ from tests.integration.router.backend import (
     whole,
 )
 from tests.kube import TOKEN, Api, Cluster, gate, running_cluster
+from tests.ports import free_port
 
 from tierline.errors import UsageError
 from tierline.router.config import RouterConfig
+from tierline.router.discovery.kubernetes import ROUTABLE
 from tierline.router.server import RouterServer, start
 
 RBAC = Path(__file__).parents[3] / "deploy/router-rbac.yaml"
+GATE_RBAC = RBAC.with_name("router-readiness-gate.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,30 @@ async def test_a_condition_takes_a_pod_out_of_the_traffic_and_lets_it_in_again(c
         await until(lambda: urls(server) == [])
         await api.set_conditions(namespace, "a", **{"Ready": True, "tierline.ai/routable": True})
         await until(lambda: urls(server) == local(8001))
+
+
+async def test_a_pod_whose_readiness_waits_for_the_router_is_let_in_once_it_is_healthy(
+    cluster: Cluster, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = await api.new_namespace()
+    await use_account_of_a_pod(cluster, api, namespace, tmp_path, monkeypatch, RBAC, GATE_RBAC)
+    async with backends(answering(whole())) as (backend,):
+        for name, port in (("good", backend.port), ("down", free_port())):
+            await api.create_pod(namespace, name, port, is_ready=False, gates=["tierline.ai/routable"])
+            await api.set_conditions(namespace, name, ContainersReady=True, Ready=False)
+        async with router(
+            kubernetes_pods=(f"{namespace}:app=vllm",), kubernetes_readiness_gate=True, health_interval_s=0.1
+        ) as server:
+            assert len(urls(server)) == 2
+            async with asyncio.timeout(20):
+                while (await api.conditions(namespace, "good")).get(ROUTABLE) != "True":  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert "tierline.ai/routable" not in await api.conditions(namespace, "down")
+            taken_out = {"ContainersReady": True, "Ready": False, "tierline.ai/routable": False}
+            await api.set_conditions(namespace, "good", **taken_out)
+            await until(lambda: urls(server) == [url for url in urls(server) if url != backend.url])
+            await asyncio.sleep(1.0)
+            assert (await api.conditions(namespace, "good"))["tierline.ai/routable"] == "False", "it was meant"
 
 
 async def test_annotations_are_followed_and_a_wrong_one_changes_nothing(cluster: Cluster, api: Api) -> None:
@@ -223,25 +250,32 @@ async def test_a_way_to_the_cluster_that_changes_is_read_again(
         await until(lambda: urls(server) == local(8001))
 
 
-async def test_the_rights_of_the_manifest_are_enough_for_a_pod_s_own_account(
-    cluster: Cluster, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def use_account_of_a_pod(
+    cluster: Cluster, api: Api, namespace: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *manifests: Path
 ) -> None:
-    namespace = await api.new_namespace()
+    """Have a router find the API as it does in a pod, with the rights of some manifests."""
     plurals = {"ServiceAccount": "api/v1", "Role": "apis/rbac.authorization.k8s.io/v1"}
     plurals["RoleBinding"] = plurals["Role"]
-    for content in yaml.safe_load_all(RBAC.read_text()):
+    for content in (content for manifest in manifests for content in yaml.safe_load_all(manifest.read_text())):
         for subject in content.get("subjects", ()):
             subject["namespace"] = namespace  # as kubectl apply --namespace has it for accounts
         path = f"/{plurals[content['kind']]}/namespaces/{namespace}/{content['kind'].lower()}s"
         await api.ask("POST", path, content)
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/tierline-router/token"
     answer = await api.ask("POST", path, {"spec": {"expirationSeconds": 3600}})
-    (tmp_path / "token").write_text(answer["status"]["token"])
+    (folder / "token").write_text(answer["status"]["token"])
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(cluster.port))
     account = "kubernetes_asyncio.config.incluster_config.SERVICE"
-    monkeypatch.setattr(f"{account}_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(f"{account}_TOKEN_FILENAME", str(folder / "token"))
     monkeypatch.setattr(f"{account}_CERT_FILENAME", str(cluster.authority))
+
+
+async def test_the_rights_of_the_manifest_are_enough_for_a_pod_s_own_account(
+    cluster: Cluster, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = await api.new_namespace()
+    await use_account_of_a_pod(cluster, api, namespace, tmp_path, monkeypatch, RBAC)
     await api.create_pod(namespace, "a", 8001)
     await api.put_slice(namespace, "s", "vllm", [{"addresses": ["10.9.8.1"]}], [{"port": 8000}])
     settings = {"kubernetes_pods": (f"{namespace}:app=vllm",), "kubernetes_services": (f"{namespace}/vllm",)}

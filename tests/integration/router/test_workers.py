@@ -187,6 +187,7 @@ async def test_workers_ask_one_process_with_the_exact_index(tmp_path: Path) -> N
             cached = json.loads(warm.body)["usage"]["prompt_tokens_details"]["cached_tokens"]
             assert warm.fields["x-tierline-endpoint"] == cold.fields["x-tierline-endpoint"]
             assert int(warm.fields["x-tierline-predicted-cached-tokens"]) == cached == 192
+        assert await metric(peers[0], "tierline_controller_lookups_total") > 0
 
         os.kill(running.workers[0], signal.SIGKILL)  # the index, which was started first
         await until(lambda: running.events("the process with the index ended and is started again") == 1)

@@ -50,6 +50,13 @@ def router(
             help="Kubernetes pods by labels, such as default:app=vllm:8000; repeat for more.",
         ),
     ] = None,
+    kubernetes_readiness_gate: Annotated[
+        bool | None,
+        typer.Option(
+            "--kubernetes-readiness-gate",
+            help="Let pods in whose readiness waits for tierline.ai/routable, once they pass a health check.",
+        ),
+    ] = None,
     kubeconfig: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The way to the cluster; else the pod's own account, or kubectl's file."),
@@ -198,6 +205,7 @@ def router(
             "endpoints_file": endpoints_file,
             "kubernetes_services": kubernetes_service or None,
             "kubernetes_pods": kubernetes_pods or None,
+            "kubernetes_readiness_gate": kubernetes_readiness_gate,
             "kubeconfig": kubeconfig,
             "strategy": strategy,
             "models": model_strategy or None,

@@ -43,7 +43,7 @@ class ControllerConfig(ProgramConfig):
         default=("127.0.0.1:9310",), min_length=1, description="where routers connect: unix:PATH or HOST:PORT"
     )
     http: str = Field(
-        default="127.0.0.1:9311", description="HOST:PORT of /healthz, /readyz and /metrics; empty for none"
+        default="127.0.0.1:9311", description="HOST:PORT or unix:PATH of /healthz, /readyz and /metrics; empty for none"
     )
     lmcache_pull: str = Field(
         default="", description="HOST:PORT that LMCache's workers push to, their controller_pull_url; empty for none"
@@ -121,7 +121,7 @@ class ControllerConfig(ProgramConfig):
 
     @field_validator("http")
     @classmethod
-    def _is_host_and_port(cls, http: str) -> str:
-        if http and parse_controller(http).path:
-            raise ValueError("HOST:PORT, or nothing")
+    def _is_address(cls, http: str) -> str:
+        if http:
+            parse_controller(http)
         return http

@@ -80,6 +80,7 @@ class ControllerServer:
         self._reloader: asyncio.Task[None] | None = None
         self.addresses: list[ControllerAddress] = []
         self.http = ""
+        self._http_socket: Path | None = None
 
     async def start(self) -> None:
         """Listen to engines, then for routers.
@@ -113,6 +114,8 @@ class ControllerServer:
             connection.abort()
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._http_socket is not None:
+            self._http_socket.unlink(missing_ok=True)
         await self._discovery.stop()
         if self.lmcache is not None:
             await self.lmcache.close()
@@ -155,13 +158,24 @@ class ControllerServer:
         self._registry.register(ControllerMetrics(self.answering, self._duties, self.lmcache))
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, address.host, address.port)
         try:
-            await site.start()
+            if address.path:
+                await self._start_locally(self._runner, address.path)
+                self.http = str(address)
+                return
+            await web.TCPSite(self._runner, address.host, address.port).start()
         except OSError as error:
             raise EnvironmentTooSmall(f"cannot listen on {address}: {error.strerror or error}") from error
         host, port = self._runner.addresses[0][:2]
         self.http = str(ControllerAddress(host=host, port=port))
+
+    async def _start_locally(self, runner: web.AppRunner, path: str) -> None:
+        former_mask = os.umask(0o177)  # nobody else may connect, from the first moment on
+        try:
+            await web.UnixSite(runner, path).start()
+        finally:
+            os.umask(former_mask)
+        self._http_socket = Path(path)
 
     async def _healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002
         return web.Response(text="ok\n")

@@ -7,15 +7,16 @@ An annotation can never name a file of the router's: whoever may write pods woul
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import aiohttp
 import msgspec
 
 from tierline import logs
 from tierline.duties import Duties
-from tierline.errors import ConfigurationError
-from tierline.kube.api import Call, KubernetesApi, Metadata, Watched, follow
+from tierline.errors import ConfigurationError, UsageError
+from tierline.kube.api import ApiFailure, Call, KubernetesApi, Metadata, Watched, follow
 from tierline.kube.selections import Selection, parse_pods, parse_service
 from tierline.kube.slices import EndpointSlice, port_of, slice_calls
 from tierline.router.specs import EndpointSpec, read_spec
@@ -27,7 +28,10 @@ log = logs.get(__name__)
 
 ANNOTATIONS = "tierline.ai/"
 ROUTABLE = "tierline.ai/routable"
-"""A pod's condition. ``False`` takes it out of the traffic; as one of its readiness gates it must be ``True``."""
+"""A pod's condition. ``False`` takes it out of the traffic; as one of its readiness gates it must be ``True``, which a
+router says where it is told to."""
+GATE_SECONDS, GATE_AGAIN_SECONDS = 0.5, 10.0
+"""Between two looks at pods that wait to be let in; after the API did not let us."""
 FIRST_SET_SECONDS = 5.0
 """The router's start waits so long for the first answer, and then goes on without these endpoints."""
 # What is read of pods -------------------------------------------------------------------------------------------------
@@ -54,8 +58,13 @@ class _Container(msgspec.Struct):
     ports: list[_ContainerPort] | None = None
 
 
-class _PodSpec(msgspec.Struct):
+class _Gate(msgspec.Struct, rename="camel"):
+    condition_type: str = ""
+
+
+class _PodSpec(msgspec.Struct, rename="camel"):
     containers: list[_Container]
+    readiness_gates: list[_Gate] | None = None
 
 
 class Pod(msgspec.Struct):
@@ -68,9 +77,30 @@ class Pod(msgspec.Struct):
     @property
     def is_routable(self) -> bool:
         """Whether it may get requests."""
-        conditions = {condition.type: condition.status for condition in self.status.conditions or ()}
+        return self._may_serve("Ready")
+
+    @property
+    def is_routable_but_for_us(self) -> bool:
+        """The same, where what its readiness waits for besides is this router's own word."""
+        return self._may_serve("ContainersReady" if self._is_gated else "Ready")
+
+    @property
+    def awaits_us(self) -> bool:
+        """Whether it may get requests, and is held back until somebody says that it does."""
+        return self._is_gated and self._may_serve("ContainersReady") and ROUTABLE not in self._conditions
+
+    @property
+    def _is_gated(self) -> bool:
+        return any(gate.condition_type == ROUTABLE for gate in self.spec.readiness_gates or ())
+
+    @property
+    def _conditions(self) -> dict[str, str]:
+        return {condition.type: condition.status for condition in self.status.conditions or ()}
+
+    def _may_serve(self, readiness: str) -> bool:
+        conditions = self._conditions
         is_running = self.status.phase == "Running" and bool(self.status.pod_ip)
-        is_ready = conditions.get("Ready") == "True" and conditions.get(ROUTABLE) != "False"
+        is_ready = conditions.get(readiness) == "True" and conditions.get(ROUTABLE) != "False"
         return is_running and is_ready and self.metadata.deletion_timestamp is None
 
 
@@ -85,6 +115,8 @@ class Reader(Protocol[T]):
     kind: type[T]
     refused: int
     """Objects that could not be used; one that stays as it is counts once."""
+    held_back: dict[str, str]
+    """Names of pods that this router is to let in, by their URLs."""
 
     def calls(self, api: KubernetesApi, connected: Any) -> Sequence[Call]:
         """Return ways to ask for the objects."""
@@ -100,6 +132,7 @@ class SliceReader:
 
     def __init__(self, selection: Selection) -> None:
         self.refused = 0
+        self.held_back: dict[str, str] = {}
         self._selection = selection
         self._refused: frozenset[str] = frozenset()
 
@@ -139,12 +172,21 @@ class PodReader:
     """Reads pods: those that are ready, and what their annotations say.
 
     Invariant: ``_usable`` has, of the pods of the moment, what was said last that could be used.
+
+    Parameters
+    ----------
+    selection
+        Which.
+    opens_gates
+        Whether a pod whose readiness waits for :data:`ROUTABLE` is for this router to let in.
     """
 
     kind = Pod
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, *, opens_gates: bool = False) -> None:
         self.refused = 0
+        self.held_back: dict[str, str] = {}
+        self._opens_gates = opens_gates
         self._selection = selection
         self._usable: dict[str, EndpointSpec] = {}
         self._refused: dict[str, Pod] = {}
@@ -158,7 +200,12 @@ class PodReader:
         usable = {uid: spec for uid, pod in objects.items() if (spec := self._spec(uid, pod)) is not None}
         self._usable = usable
         self._refused = {uid: pod for uid, pod in self._refused.items() if uid in objects}
-        return [spec for uid, spec in usable.items() if objects[uid].is_routable]
+        if not self._opens_gates:
+            return [spec for uid, spec in usable.items() if objects[uid].is_routable]
+        self.held_back = {
+            spec.url: objects[uid].metadata.name for uid, spec in usable.items() if objects[uid].awaits_us
+        }
+        return [spec for uid, spec in usable.items() if objects[uid].is_routable_but_for_us]
 
     def _spec(self, uid: str, pod: Pod) -> EndpointSpec | None:
         if not pod.status.pod_ip:
@@ -220,6 +267,8 @@ class KubernetesSource(Generic[T]):
         Where to look, for which objects, and how to read them.
     duties
         Guards the following.
+    is_up
+        Whether the endpoint of a URL passed its last health check.
 
     Attributes
     ----------
@@ -227,8 +276,18 @@ class KubernetesSource(Generic[T]):
         As :attr:`Endpoint.source` has it.
     """
 
-    def __init__(self, api: KubernetesApi, selection: Selection, reader: Reader[T], duties: Duties) -> None:
+    def __init__(
+        self,
+        api: KubernetesApi,
+        selection: Selection,
+        reader: Reader[T],
+        duties: Duties,
+        is_up: Callable[[str], bool],
+    ) -> None:
         self.name = f"kubernetes {selection.text}"
+        self._namespace = selection.namespace
+        self._is_up = is_up
+        self._unopened = 0
         self._api = api
         self._reader = reader
         self._duties = duties
@@ -239,7 +298,7 @@ class KubernetesSource(Generic[T]):
     @property
     def failures(self) -> int:
         """Requests that failed, and objects that could not be used."""
-        return self._watched.failures + self._reader.refused
+        return self._watched.failures + self._reader.refused + self._unopened
 
     @property
     def is_behind(self) -> bool:
@@ -248,7 +307,8 @@ class KubernetesSource(Generic[T]):
 
     async def wanted_sets(self) -> AsyncIterator[Sequence[EndpointSpec]]:
         """See :class:`~tierline.router.discovery.base.Source`."""
-        following = asyncio.create_task(self._duties.keep_up("discovery", self._follow))
+        keep_up = self._duties.keep_up
+        tasks = [asyncio.create_task(keep_up("discovery", work)) for work in (self._follow, self._let_in)]
         try:
             try:
                 async with asyncio.timeout(FIRST_SET_SECONDS):
@@ -260,11 +320,32 @@ class KubernetesSource(Generic[T]):
                 yield self._specs
                 await self._is_changed.wait()
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self) -> None:
         await follow(self._api, self._watched, lambda connected: self._reader.calls(self._api, connected))
+
+    async def _let_in(self) -> None:
+        """Say of pods that wait for it that they get requests, once they pass a health check.
+
+        Never that they get none: another router may have let them in, and who takes them out means it.
+        """
+        while True:
+            await asyncio.sleep(GATE_SECONDS)
+            waiting = [pod for url, pod in self._reader.held_back.items() if self._is_up(url)]
+            if not waiting:
+                continue
+            try:
+                async with self._api.connected() as connected:
+                    for pod in waiting:
+                        await self._api.set_condition(connected, self._namespace, pod, ROUTABLE)
+                        log.info("pod is let in", pod=pod, what=self.name)
+            except (aiohttp.ClientError, ApiFailure, TimeoutError, OSError, UsageError) as error:
+                self._unopened += 1
+                log.warning("a pod cannot be let in", what=self.name, why=str(error) or type(error).__name__)
+                await asyncio.sleep(GATE_AGAIN_SECONDS)
 
     def _take(self, objects: Mapping[str, T]) -> None:
         specs = {spec.url: spec for spec in self._reader.specs(objects)}
@@ -272,8 +353,10 @@ class KubernetesSource(Generic[T]):
         self._is_changed.set()
 
 
-async def kubernetes_sources(config: "RouterConfig", duties: Duties) -> list[KubernetesSource[Any]]:
-    """Return the sources that the configuration names.
+async def kubernetes_sources(
+    config: "RouterConfig", duties: Duties, is_up: Callable[[str], bool]
+) -> list[KubernetesSource[Any]]:
+    """Return the sources that the configuration names; ``is_up`` says whether a URL's endpoint is healthy.
 
     Raises
     ------
@@ -282,14 +365,17 @@ async def kubernetes_sources(config: "RouterConfig", duties: Duties) -> list[Kub
     """
     readers: list[tuple[Selection, Reader[Any]]] = [
         *((selection, SliceReader(selection)) for selection in map(parse_service, config.kubernetes_services)),
-        *((selection, PodReader(selection)) for selection in map(parse_pods, config.kubernetes_pods)),
+        *(
+            (selection, PodReader(selection, opens_gates=config.kubernetes_readiness_gate))
+            for selection in map(parse_pods, config.kubernetes_pods)
+        ),
     ]
     if not readers:
         return []
     api = KubernetesApi(config.kubeconfig)
     async with api.connected():
         pass  # the configuration can be used; whether somebody answers is another matter
-    return [KubernetesSource(api, selection, reader, duties) for selection, reader in readers]
+    return [KubernetesSource(api, selection, reader, duties, is_up) for selection, reader in readers]
 
 
 def _pod_port(pod: Pod, wanted: str) -> int | None:

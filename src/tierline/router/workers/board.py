@@ -20,8 +20,9 @@ import xxhash
 from tierline.router.specs import MAX_ENDPOINTS
 
 WORD_BYTES = 8
-LAYOUT, VERSION, WAITING = 0, 1, 2
-"""Words at the start of a row: they count changes of its keys, and all changes; requests that wait for any endpoint."""
+LAYOUT, VERSION, WAITING, BEAT = 0, 1, 2, 3
+"""Words at the start of a row: they count changes of its keys, and all changes; requests that wait for any endpoint;
+signs of life."""
 SLOTS_AT = 8
 KEY, INFLIGHT, TOKENS, SLOT_WAITING = 0, 1, 2, 3
 """Words of a slot: the endpoint (0: none), its requests in flight, its queued tokens, requests that wait for it."""
@@ -55,6 +56,10 @@ class Row:
             words[at + word] = 0
         words[at + KEY] = key
         self._changed_layout()
+
+    def beat(self) -> None:
+        """Show that the process goes on."""
+        self.words[BEAT] += 1
 
     def release(self, slot: int) -> None:
         """The slot's endpoint is gone."""

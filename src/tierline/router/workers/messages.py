@@ -59,6 +59,8 @@ class Kind(IntEnum):
     """Router to router: a :class:`Loads`."""
     CAUGHT_UP = 11
     """Router to router: all that was known before you asked has been told."""
+    LEAVING = 12
+    """Worker to supervisor: it takes nothing new, and ends when its running requests have."""
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True):

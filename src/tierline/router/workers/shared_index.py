@@ -7,7 +7,7 @@ the workers go by what ``prefixaware`` guesses.
 import asyncio
 import contextlib
 import ctypes
-import shutil
+import secrets
 import signal
 import sys
 import tempfile
@@ -21,6 +21,7 @@ log = logs.get(__name__)
 READY_WITHIN_S = 60.0
 RESTART_AFTER_S = 1.0
 STOP_WITHIN_S = 5.0
+METRICS_WITHIN_S = 1.0
 _LOOK_SECONDS = 0.02
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -37,8 +38,9 @@ class SharedIndex:
 
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
-        self._folder = Path(tempfile.mkdtemp(prefix="tierline-router-"))
-        self._socket = self._folder / "index"
+        # In no folder of its own: the process removes its sockets however this one ends, and could not remove that.
+        self._socket = Path(tempfile.gettempdir()) / f"tierline-router-{secrets.token_hex(8)}"
+        self._http = self._socket.with_suffix(".http")
         self.address = f"unix:{self._socket}"
         self._process: asyncio.subprocess.Process | None = None
 
@@ -60,7 +62,7 @@ class SharedIndex:
             code = await self._process.wait()
             log.error("the process with the index ended and is started again", status=code, in_s=RESTART_AFTER_S)
             await asyncio.sleep(RESTART_AFTER_S)
-            self._socket.unlink(missing_ok=True)
+            self._remove_sockets()
             try:
                 self._process = await self._spawn()
             except OSError as error:
@@ -77,13 +79,33 @@ class SharedIndex:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove_sockets()
+
+    async def metrics(self) -> bytes:
+        """Return what it counts, as its page for Prometheus; nothing while it is away."""
+        try:
+            async with asyncio.timeout(METRICS_WITHIN_S):
+                reader, writer = await asyncio.open_unix_connection(str(self._http))
+                try:
+                    writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+                    head, _, page = (await reader.read()).partition(b"\r\n\r\n")
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as error:
+            log.debug("the process with the index does not say what it counts", why=str(error) or "in time")
+            return b""
+        return page if b" 200 " in head.partition(b"\r\n")[0] else b""
+
+    def _remove_sockets(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        self._http.unlink(missing_ok=True)
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         config = self._config
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-P", "-m", "tierline", "controller", "--takes-endpoints", "--listen", self.address, "--http", ""),
+            *("-P", "-m", "tierline", "controller", "--takes-endpoints", "--listen", self.address),
+            *("--http", f"unix:{self._http}"),
             *("--kv-index-bytes", str(config.kv_index_bytes)),
             *("--log-level", config.log_level, "--log-format", config.log_format),
             stdin=asyncio.subprocess.DEVNULL,

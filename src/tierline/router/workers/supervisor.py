@@ -38,7 +38,7 @@ from tierline.router.gossip.sealing import NAME_BYTES
 from tierline.router.gossip.telling import Telling
 from tierline.router.listening import BACKLOG
 from tierline.router.workers import gathering, messages
-from tierline.router.workers.board import Board
+from tierline.router.workers.board import BEAT, Board
 from tierline.router.workers.channel import Channel
 from tierline.router.workers.messages import Accept, Answer, Begin, Change, Kind, Question
 from tierline.router.workers.shared_index import SharedIndex
@@ -53,6 +53,9 @@ KILLED_AFTER_S = 5.0
 """Beyond ``shutdown_timeout_s``."""
 ANSWER_WITHIN_S = 1.0
 """For a worker to say what it has; without it, the others' answer is the answer."""
+LOOK_SECONDS = 0.5
+"""Between two looks whether workers go on. What counts is how often one was seen to stand still, not how long it was by
+the clock: a machine that sleeps is no worker that hangs."""
 METRICS_SECONDS = 2.0
 """Between two looks at the workers' counts, of which those since the last are lost with a worker that is killed."""
 RECENT_BYTES = 8 * 1024**2
@@ -76,6 +79,9 @@ class _Seat:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Its connection is closed."""
     asked: dict[int, asyncio.Future[bytes]] = field(default_factory=dict)
+    beat: int = 0
+    still: int = 0
+    """Its last sign of life, and how often it was seen again."""
 
 
 class Supervisor:
@@ -95,7 +101,6 @@ class Supervisor:
         secret = read_secret(config.gossip_secret_file, "--gossip-secret-file")
         name = secrets.token_bytes(NAME_BYTES)
         self._sockets = _listen(config.host, config.port, config.workers)
-        # Last of what may fail here: it makes a folder, which is removed when it is stopped.
         self._index = SharedIndex(config) if config.workers > 1 and config.needs_index else None
         shared = {} if self._index is None else {"controller": self._index.address}
         of_workers = config.model_copy(update=shared).model_dump_json().encode()
@@ -118,6 +123,7 @@ class Supervisor:
         )
         self._questions = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
         self.restarts = 0
         self.dropped = 0
         """What was not passed on to a worker that did not keep up."""
@@ -140,12 +146,13 @@ class Supervisor:
             if not stopped.is_set():
                 log.info("router is ready", url=self._url, workers=len(self.seats), strategy=self._config.strategy)
                 watching = [self._spawn(self._keep(seat)) for seat in self.seats]
-                polling = self._spawn(self._poll())
+                watching += [self._spawn(self._poll()), self._spawn(self._watch())]
                 await stopped.wait()
+                self._is_stopping = True
                 log.info("router stops")
-                for task in (*watching, polling):
+                for task in watching:
                     task.cancel()
-                await asyncio.gather(*watching, polling, return_exceptions=True)
+                await asyncio.gather(*watching, return_exceptions=True)
         finally:
             await self._following.stop()
             await self._stop_all()
@@ -247,6 +254,20 @@ class Supervisor:
             elif seat.process.returncode is None:
                 seat.process.kill()
 
+    async def _watch(self) -> None:
+        """Kill workers that hang, so that others have their seats."""
+        allowed = self._config.worker_timeout_s / LOOK_SECONDS
+        while allowed:
+            await asyncio.sleep(LOOK_SECONDS)
+            for seat in self.seats:
+                beat = self._board.rows[seat.index].words[BEAT]
+                seat.still = seat.still + 1 if seat.ready.is_set() and beat == seat.beat else 0
+                seat.beat = beat
+                if seat.still > allowed and seat.process is not None and seat.process.returncode is None:
+                    log.error("worker hangs and is killed", worker=seat.index, after_s=self._config.worker_timeout_s)
+                    seat.still = 0
+                    seat.process.kill()
+
     def _buried(self, seat: _Seat) -> None:
         self._board.rows[seat.index].clear()
         self._book.died(seat.index)
@@ -317,6 +338,11 @@ class Supervisor:
                 future = seat.asked.get(answer.id)
                 if future is not None and not future.done():
                     future.set_result(answer.content)
+            case Kind.LEAVING:
+                seat.ready.clear()
+                if not self._is_stopping:
+                    log.info("worker takes nothing new and ends", worker=seat.index)
+                    self._share_sockets()
             case Kind.SETTLED:
                 self._changes.pop(payload.decode(), None)
             case _:
@@ -347,6 +373,8 @@ class Supervisor:
         else:
             answers = await self._ask_all(question.about, b"", besides=seat)
             said = self._together(question.about, dict(sorted((answers | {seat.index: question.content}).items())))
+            if question.about == "metrics" and self._index is not None:
+                said += await self._index.metrics()
         self._send(seat, Kind.TELL, messages.encode(Answer(question.id, said)))
 
     def _together(self, about: str, answers: dict[int, bytes]) -> bytes:

@@ -42,6 +42,8 @@ log = logs.get(__name__)
 BATCH_SECONDS = 0.005
 """What is learnt in this time is told at once: a system call for each request would cost as much as the request."""
 BATCH_BYTES = 256 * 1024
+BEAT_SECONDS = 0.5
+"""Between two signs of life."""
 ANSWER_WITHIN_S = 5.0
 QUEUE_LOOK_SECONDS = 0.01
 """Between two looks whether a place came free in another worker, while requests wait here."""
@@ -88,6 +90,7 @@ class Team:
         self._membership: Membership | None = None
         self._listener: Listener | None = None
         self._is_leaving = False
+        self._row = board.rows[index]
 
     def join(self, services: "Services", membership: Membership, listener: Listener, duties: Duties) -> None:
         """Take part from now on, with these."""
@@ -106,7 +109,13 @@ class Team:
 
     def ready(self) -> None:
         """The worker could serve."""
+        self._start(self._beat())
         self.channel.send(Kind.READY)
+
+    async def _beat(self) -> None:
+        while True:
+            self._row.beat()
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def ask(self, about: str, content: bytes) -> bytes:
         """Return what all workers together answer; ``content`` is this one's own answer.
@@ -143,8 +152,12 @@ class Team:
         return key
 
     def leave(self) -> None:
-        """Hold no socket open: clients that connect while running requests end are refused, and not left to wait."""
+        """Hold no socket open: clients that connect while running requests end are not left to wait.
+
+        Where this worker alone ends, the others accept them; where all do, they are refused.
+        """
         self._is_leaving = True
+        self.channel.send(Kind.LEAVING)
         for listening in self.sockets:
             listening.close()
 
