@@ -191,7 +191,7 @@ async def test_what_one_router_sent_somewhere_the_others_expect_there(
         routing = request()
         await one.look_up(routing, [ENGINE])
         assert routing.told is not None
-        routing.told.placed(ENGINE)
+        routing.told.placed(ENGINE, 2.0)
         assert await depths(one, ENGINE) == [192]
         await until(lambda: controller.answering.messages["placed"])
         assert await depths(other, ENGINE) == [192]

@@ -168,6 +168,19 @@ def test_a_prompt_that_was_just_sent_is_expected_until_its_time_is_over() -> Non
     assert strategy.choose(request(now=0.1), endpoints).predicted_cached_tokens == 16
 
 
+def test_a_prompt_that_waits_is_expected_until_it_should_be_computed() -> None:
+    strategy, (endpoint,) = make(1)
+    tell(strategy.sources[endpoint.url][0], 1)
+    endpoint.prefill_rate = 100.0
+    endpoint.begin(375, 0.0)
+    strategy.placed(request(), strategy.choose(request(), [endpoint]))  # 625 of its tokens are new
+    expected = [strategy.choose(request(now=now), [endpoint]).predicted_cached_tokens for now in (0.1, 11.9, 12.1)]
+    assert expected == [640, 640, 16]
+    endpoint.prefill_rate = 1.0
+    strategy.placed(request(), strategy.choose(request(now=20.0), [endpoint]))
+    assert strategy.choose(request(now=61.0), [endpoint]).predicted_cached_tokens == 16
+
+
 def test_a_prompt_that_was_not_served_takes_nothing_from_others_that_begin_alike() -> None:
     strategy, (endpoint,) = make(1)
     tell(strategy.sources[endpoint.url][0], 1)

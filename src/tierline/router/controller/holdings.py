@@ -29,7 +29,6 @@ from tierline.router.events.messages import (
 from tierline.router.events.source import EventSource
 from tierline.router.events.subscriber import EventSubscriptions
 from tierline.router.specs import MAX_ENDPOINTS, EndpointSpec
-from tierline.router.strategies.kvaware import EXPECTED_SECONDS
 
 log = logs.get(__name__)
 
@@ -148,7 +147,7 @@ class Holdings:
         source = self._only_source(placed.endpoint, placed.chain)
         if source is not None:
             now = self._clock()
-            source.blocks.expect(_keys(placed.chain)[:EXPECTED_KEYS], now, now + EXPECTED_SECONDS)
+            source.blocks.expect(_keys(placed.chain)[:EXPECTED_KEYS], now, now + placed.lasts_s)
 
     def unexpect(self, withdrawn: Withdrawn) -> None:
         """Count with them no more."""

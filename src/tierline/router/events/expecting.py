@@ -9,7 +9,7 @@ from itertools import takewhile
 
 
 class Expectations:
-    """What one endpoint is expected to hold soon. Invariant: entries are in the order in which their time is over."""
+    """What one endpoint is expected to hold soon. Invariant: entries are in the order in which they were sent."""
 
     __slots__ = ("_entries",)
 
@@ -22,11 +22,13 @@ class Expectations:
         return len(self._entries)
 
     def add(self, keys: Iterable[int], now: float, until: float) -> None:
-        """A prompt with these blocks was sent; times only grow from call to call."""
+        """A prompt with these blocks was sent. What is over is forgotten as soon as all that was sent before it is."""
         entries = self._entries
         for key in keys:
             known_until, prompts = entries.pop(key, (0.0, 0))  # to go to the end
-            entries[key] = until, prompts + 1 if known_until > now else 1
+            if known_until <= now:
+                prompts = 0
+            entries[key] = max(until, known_until), prompts + 1
         for key in list(takewhile(lambda key: entries[key][0] <= now, entries)):
             del entries[key]
 

@@ -88,10 +88,11 @@ class Lookup(Message, frozen=True):
 
 
 class Placed(Message, frozen=True):
-    """The blocks of ``chain``, a prompt's last ones, are on their way to ``endpoint``: expect them there."""
+    """The blocks of ``chain``, a prompt's last ones, are on their way to ``endpoint``: expect them there so long."""
 
     endpoint: Url
     chain: Chain
+    lasts_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 2.0
 
 
 class Withdrawn(Message, frozen=True):

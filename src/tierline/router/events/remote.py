@@ -48,7 +48,7 @@ from tierline.router.events.messages import (
 )
 from tierline.router.events.source import SourceState
 from tierline.router.strategies.base import Found, RoutingRequest
-from tierline.router.strategies.kvaware import EXPECTED_SECONDS, USUAL_WEIGHTS, adapter_of, weigh
+from tierline.router.strategies.kvaware import USUAL_WEIGHTS, adapter_of, weigh
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import Message
 
@@ -170,11 +170,11 @@ class Told:
         """Return the tokens that a source has in each tier or a faster one; the last is computed in any case."""
         return [min(depth * (source.block_tokens or 0), self._most) for depth in source.tiers]
 
-    def placed(self, endpoint: Endpoint) -> None:
-        """The prompt was sent to ``endpoint``."""
+    def placed(self, endpoint: Endpoint, lasts_s: float) -> None:
+        """The prompt was sent to ``endpoint``; it is expected there for so long."""
         chain = self._chain_of(endpoint)
         if chain is not None:
-            self._remote.expect(endpoint.url, *chain)
+            self._remote.expect(endpoint.url, *chain, lasts_s)
 
     def withdrawn(self, endpoint: Endpoint) -> None:
         """It was not computed there."""
@@ -488,11 +488,11 @@ class RemoteIndex:
 
     # Expecting --------------------------------------------------------------------------------------------------------
 
-    def expect(self, url: str, cut: Cut, keys: Sequence[int]) -> None:
+    def expect(self, url: str, cut: Cut, keys: Sequence[int], lasts_s: float) -> None:
         """Count with a prompt's last blocks at an endpoint, and have the controller's other routers do so."""
         now = self.now()
-        self._expected.setdefault(url, Expectations()).add(keys, now, now + EXPECTED_SECONDS)
-        self._send(Placed(url, Chain(cut.scheme, cut.block_tokens, pack_keys(keys))))
+        self._expected.setdefault(url, Expectations()).add(keys, now, now + lasts_s)
+        self._send(Placed(url, Chain(cut.scheme, cut.block_tokens, pack_keys(keys)), lasts_s))
 
     def unexpect(self, url: str, cut: Cut, keys: Sequence[int]) -> None:
         """Count with them no more."""

@@ -63,8 +63,8 @@ class Told(Protocol):
     def found(self, endpoint: Endpoint) -> Found | None:
         """Return what the endpoint has; ``None`` where that is not known."""
 
-    def placed(self, endpoint: Endpoint) -> None:
-        """The prompt is sent to ``endpoint``."""
+    def placed(self, endpoint: Endpoint, lasts_s: float) -> None:
+        """The prompt is sent to ``endpoint``; it is expected there for so long."""
 
     def withdrawn(self, endpoint: Endpoint) -> None:
         """It was not served there."""

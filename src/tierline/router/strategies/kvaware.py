@@ -10,8 +10,9 @@ Two rules beside it:
   first that no tier has; one behind a block of a slower tier counts as that tier's. What the store of an endpoint's
   node holds (:mod:`~tierline.router.events.stored`), as far as it goes beyond all that, is read from the host's memory;
   what other stores of its pool hold beyond that costs what shared storage costs.
-- **Sent is expected**: blocks of a prompt that was just sent count as held there for two seconds, or until its events
-  say so. Requests with a new prefix that come at once would part otherwise.
+- **Sent is expected**: blocks of a prompt that was just sent count as held there until it should be computed, by what
+  waits there, and two seconds more, or until its events say so. Requests with a new prefix that come at once would part
+  otherwise, and under load all that come while the first of them waits.
 
 What is known comes from this process's own index, or, where another process has it, with the request (``told``).
 
@@ -41,6 +42,7 @@ _NOTHING_SLOWER = (0,) * len(_SLOWER)
 STORES_SHARE = 8
 """The index of node stores may use so much less than that of engines: its blocks are 16 times as long."""
 EXPECTED_SECONDS = 2.0
+EXPECTED_AT_MOST_SECONDS = 60.0
 KV_INDEX_BYTES = 512 * 1024**2
 """Room for 950,000 blocks at worst, 2.5 million typically."""
 
@@ -186,10 +188,11 @@ class KvAware(PrefixAware):
             self.predicted[tier] += tokens
         if request.tokens is None or not is_explained(request.model, decision.endpoint):
             return
+        lasts_s = _computed_in_s(request, decision)
         if request.told is not None:
-            request.told.placed(decision.endpoint)
+            request.told.placed(decision.endpoint, lasts_s)
         for blocks, keys in self._expecting(request, request.tokens, decision.endpoint):
-            blocks.expect(keys, request.now, request.now + EXPECTED_SECONDS)
+            blocks.expect(keys, request.now, request.now + lasts_s)
 
     def withdrawn(self, request: RoutingRequest, decision: Decision) -> None:
         """Expect the endpoint to hold no more of the prompt than before."""
@@ -299,6 +302,16 @@ class _Lookup:
         depths = self._index.match(keys, self._reach, self._bits, grain)
         found = self._chains[size, adapter] = keys, grain, depths
         return found
+
+
+def _computed_in_s(request: RoutingRequest, decision: Decision) -> float:
+    """Return how long a prompt that is sent now is expected where it goes."""
+    endpoint = decision.endpoint
+    speed = endpoint.prefill_rate
+    if speed is None:
+        return EXPECTED_SECONDS
+    waits_s = (endpoint.waiting_tokens(request.now) + decision.uncached_tokens) / speed
+    return min(waits_s + EXPECTED_SECONDS, EXPECTED_AT_MOST_SECONDS)
 
 
 def _bits(endpoints: Sequence[Endpoint], sources: Mapping[str, Sequence[EventSource]]) -> int:
