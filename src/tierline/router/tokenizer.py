@@ -5,6 +5,7 @@ Templates are the model publisher's code and run in Jinja's sandbox, set up as `
 """
 
 import json
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tierline.errors import UsageError
+from tierline.router.beginnings import Beginnings
+from tierline.router.events.keys import token_bytes
 
 if TYPE_CHECKING:
     import jinja2
@@ -47,12 +50,21 @@ class LocalTokenizer:
             raise UsageError(f"--tokenizer: cannot read {folder / 'tokenizer.json'}: {error}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._beginnings = Beginnings(self._tokenizer)
         self._names, self._template = _template(folder)
 
-    def tokens(self, text: str | None, chat: Chat | None) -> list[int] | None:
-        """Return the tokens of a completion's text or of a chat; ``None`` for what only the engine can tell."""
+    @property
+    def tokenized(self) -> Counter[str]:
+        """Tokens of chats: ``known`` from earlier ones that began alike, and ``new``."""
+        return Counter(known=self._beginnings.reused, new=self._beginnings.made)
+
+    def tokens(self, text: str | None, chat: Chat | None) -> bytes | None:
+        """Return the tokens of a completion's text or of a chat, as they are hashed.
+
+        ``None`` for what only the engine can tell.
+        """
         if text is not None:
-            return self._tokenizer.encode(text).ids
+            return token_bytes(self._tokenizer.encode(text).ids)
         if chat is None or self._template is None:
             return None
         messages = [{"role": message.role, "content": message.content} for message in chat]
@@ -60,7 +72,7 @@ class LocalTokenizer:
             prompt = self._template.render(messages=messages, add_generation_prompt=True, **self._names)
         except Exception:  # noqa: BLE001  (a template may raise anything; the engine will say what is wrong)
             return None
-        return self._tokenizer.encode(prompt, add_special_tokens=False).ids
+        return self._beginnings.tokens(prompt)
 
 
 def _template(folder: Path) -> "tuple[dict[str, str], jinja2.Template | None]":

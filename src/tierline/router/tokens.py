@@ -3,7 +3,8 @@
 1. *ids*: the request has them.
 2. *cache*: the same prompt was asked for lately.
 3. *local*: a tokenizer and chat template of this router's own, in a thread (:mod:`.tokenizer`).
-4. *engine*: an endpoint's ``/tokenize``, which knows what its template does with tools, documents and settings.
+4. *engine*: an endpoint's ``/tokenize``, which knows what its template does with tools and settings; for what that does
+   not take, documents and the like, the same request's ``/render``, of vLLM from 0.32 on.
 
 Past that the router gives up and routes by what it knows approximately; the answer, when it comes, is for the next
 request with this prompt. The event loop never waits, and equal prompts that come at once are asked for once. What has
@@ -52,8 +53,8 @@ class Question(NamedTuple):
     """Of a completion."""
     chat: Chat | None
     """What a template can write by itself; ``None`` where the engine must."""
-    asked: dict[str, msgspec.Raw]
-    """Body for ``/tokenize``."""
+    asked: dict[str, dict[str, msgspec.Raw]]
+    """Bodies for the engine by path; the next path is for an engine that has not the one before."""
 
 
 class TokenLadder:
@@ -103,6 +104,14 @@ class TokenLadder:
         self._searches: dict[bytes, asyncio.Task[str]] = {}
         self._threads = ThreadPoolExecutor(1, "tokenizer") if tokenizers else None
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def tokenized(self) -> Counter[str]:
+        """Tokens that this router's own tokenizers gave: ``known`` from chats that began alike, and ``new``."""
+        counts = Counter({"known": 0, "new": 0})
+        for tokenizer in self._tokenizers.values():
+            counts.update(tokenizer.tokenized)
+        return counts
 
     async def close(self) -> None:
         """End all searches."""
@@ -167,17 +176,19 @@ class TokenLadder:
         tokenizer = self._tokenizers.get(question.model or "")
         if tokenizer is not None and self._threads is not None:
             loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(self._threads, tokenizer.tokens, question.text, question.chat)
-            if ids is not None:
-                self._cache.put(question.digest, token_bytes(ids))
+            raw = await loop.run_in_executor(self._threads, tokenizer.tokens, question.text, question.chat)
+            if raw is not None:
+                self._cache.put(question.digest, raw)
                 return "local"
-        raw = await self._ask_engine(question)
-        if raw is not None:
-            self._cache.put(question.digest, raw)
+        for path, body in question.asked.items():
+            raw = await self._ask_engine(question.model, path, body)
+            if raw is not None:
+                self._cache.put(question.digest, raw)
+                break
         return "engine"
 
-    async def _ask_engine(self, question: Question) -> bytes | None:
-        endpoints = [endpoint for endpoint in self._endpoints.serving(question.model) if endpoint.is_up]
+    async def _ask_engine(self, model: str | None, path: str, body: dict[str, msgspec.Raw]) -> bytes | None:
+        endpoints = [endpoint for endpoint in self._endpoints.serving(model) if endpoint.is_up]
         if not endpoints:
             return None
         endpoint = min(endpoints, key=lambda endpoint: endpoint.inflight)
@@ -185,15 +196,16 @@ class TokenLadder:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
         try:
             async with self._session.post(
-                f"{endpoint.url}/tokenize",
-                data=msgspec.json.encode(question.asked),
+                endpoint.url + path,
+                data=msgspec.json.encode(body),
                 headers={"content-type": "application/json", **self._keys.fields(endpoint)},
                 ssl=self._tls.context if endpoint.is_encrypted else True,
                 allow_redirects=False,
             ) as response:
                 if response.status != 200:
                     return None
-                return token_bytes(_decode_answer(await response.read()).tokens)
+                answer = _decode_answer(await response.read())
+                return token_bytes(answer.tokens or answer.token_ids) or None
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, OverflowError) as error:
             log.debug("an endpoint does not tokenize", endpoint=endpoint.url, why=str(error) or type(error).__name__)
             return None
@@ -242,6 +254,7 @@ class _Asked(msgspec.Struct, gc=False):
     tool_choice: msgspec.Raw = msgspec.Raw()
     documents: msgspec.Raw = msgspec.Raw()
     reasoning_effort: msgspec.Raw = msgspec.Raw()
+    response_format: msgspec.Raw = msgspec.Raw()
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -254,7 +267,9 @@ class _Message(msgspec.Struct, gc=False):
 
 
 class _Answer(msgspec.Struct, gc=False):
-    tokens: list[int]
+    tokens: list[int] = []
+    token_ids: list[int] = []
+    """As ``/render`` calls them."""
 
 
 _decode_asked = msgspec.json.Decoder(_Asked).decode
@@ -266,8 +281,11 @@ _NULL = (b"", b"null")
 _SETTINGS = ("add_special_tokens", "add_generation_prompt", "continue_final_message", "chat_template",
              "chat_template_kwargs", "tools")  # fmt: skip
 """Of a chat, what ``/tokenize`` takes, too."""
-_BEYOND_TOKENIZE = ("documents", "reasoning_effort")
-"""Of a chat, what changes its prompt and ``/tokenize`` does not take."""
+_BEYOND_TOKENIZE = ("documents", "reasoning_effort", "tool_choice", "response_format")
+"""Of a chat, what may change its prompt and ``/tokenize`` does not take."""
+_BESIDE_TEMPLATES = frozenset({"tool_choice", "response_format"})
+"""Of these, what vLLM gives to no Jinja template: an engine without ``/render`` knows no model to which it matters."""
+TOKENIZE, RENDER = "/tokenize", "/v1/chat/completions/render"
 
 
 def _read(body: bytes, salt: str) -> Question | PromptTokens | str:
@@ -299,14 +317,26 @@ def _read_chat(asked: _Asked, salt: str) -> Question | str:
         for part in message.content if isinstance(message.content, list) else ():
             if isinstance(part, _Part) and part.type not in _TEXT_PARTS:
                 return "images"
-    for name in _BEYOND_TOKENIZE:
-        if not _is_absent(getattr(asked, name)):
-            return name
-    if bytes(asked.tool_choice) == b'"none"' and not _is_absent(asked.tools):
-        return "tool_choice"  # whether tools are in the prompt then is a setting of the engine
     settings = {name: raw for name in _SETTINGS if not _is_absent(raw := getattr(asked, name))}
-    chat = None if settings else _plain_chat(asked.messages)
-    return _question(asked, salt, {"messages": asked.messages, **settings}, None, chat)
+    beyond = {name: raw for name in _BEYOND_TOKENIZE if not _is_absent(raw := getattr(asked, name))}
+    if "tools" not in settings or bytes(asked.tool_choice) == b'"auto"':
+        beyond.pop("tool_choice", None)
+    is_plain = not settings and beyond.keys() <= _BESIDE_TEMPLATES
+    question = _question(
+        asked,
+        salt,
+        {"messages": asked.messages, **settings, **beyond},
+        None,
+        _plain_chat(asked.messages) if is_plain else None,
+    )
+    if not beyond:
+        return question
+    (body,) = question.asked.values()
+    bodies = {RENDER: body}
+    # Whether tools are in a prompt that may not call them is a setting of the engine.
+    if beyond.keys() <= _BESIDE_TEMPLATES and bytes(asked.tool_choice) != b'"none"':
+        bodies[TOKENIZE] = {name: raw for name, raw in body.items() if name not in beyond}
+    return question._replace(asked=bodies)
 
 
 def _plain_chat(raw: msgspec.Raw) -> Chat | None:
@@ -324,7 +354,7 @@ def _question(asked: _Asked, salt: str, body: dict[str, msgspec.Raw], text: str 
     for name, raw in body.items():
         digest.update(f"{name}\0{memoryview(raw).nbytes}\0".encode())
         digest.update(raw)
-    return Question(digest.digest(), asked.model, salt, text, chat, body)
+    return Question(digest.digest(), asked.model, salt, text, chat, {TOKENIZE: body})
 
 
 def _is_absent(raw: msgspec.Raw) -> bool:

@@ -15,6 +15,7 @@ from tests import ports
 from tierline.errors import UsageError
 from tierline.router.endpointkeys import EndpointKeys
 from tierline.router.endpoints import Endpoints
+from tierline.router.events.keys import token_bytes
 from tierline.router.strategies import RoutingRequest
 from tierline.router.tls import EndpointTls
 from tierline.router.tokenizer import LocalTokenizer, PlainMessage
@@ -30,6 +31,8 @@ class Engine:
     asked: list[dict[str, Any]] = field(default_factory=list)
     is_open: asyncio.Event = field(default_factory=asyncio.Event)
     status: int = 200
+    rendered: list[dict[str, Any]] = field(default_factory=list)
+    renders: bool = True
 
     async def tokenize(self, http: web.Request) -> web.Response:
         body = await http.json()
@@ -37,6 +40,10 @@ class Engine:
         await self.is_open.wait()
         text = body.get("prompt") or json.dumps(body["messages"])
         return web.json_response({"tokens": [len(word) for word in text.split()]}, status=self.status)
+
+    async def render(self, http: web.Request) -> web.Response:
+        self.rendered.append(await http.json())
+        return web.json_response({"request_id": "r", "token_ids": [7, 8]}, status=200 if self.renders else 404)
 
 
 @dataclass
@@ -58,7 +65,12 @@ async def world(folder: Path | None = None, **options: Any) -> AsyncIterator[Wor
     engine = Engine()
     engine.is_open.set()
     app = web.Application()
-    app.add_routes([web.post("/tokenize", engine.tokenize)])
+    app.add_routes(
+        [
+            web.post("/tokenize", engine.tokenize),
+            web.post("/v1/chat/completions/render", engine.render),
+        ]
+    )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     port = ports.free_port()
@@ -151,15 +163,54 @@ async def test_an_engine_that_refuses_leaves_a_guess() -> None:
         ({"prompt": "a", "truncate_prompt_tokens": 5}, "truncated"),
         ({"prompt": "a", "prompt_embeds": "abc"}, "embeddings"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "images"),
-        ({"messages": [{"role": "user", "content": "a"}], "documents": [{"text": "b"}]}, "documents"),
-        ({"messages": [{"role": "user", "content": "a"}], "reasoning_effort": "low"}, "reasoning_effort"),
-        ({"messages": [{"role": "user", "content": "a"}], "tools": [{}], "tool_choice": "none"}, "tool_choice"),
     ],
 )
 async def test_what_has_no_tokens_is_not_asked_for(body: dict[str, Any], reason: str) -> None:
     async with world() as here:
         assert await here.tokens(**body) is None
         assert (here.engine.asked, here.ladder.given_up) == ([], {reason: 1})
+
+
+BEYOND: list[dict[str, Any]] = [
+    {"documents": [{"text": "b"}]},
+    {"reasoning_effort": "low"},
+    {"tools": [{}], "tool_choice": "none"},
+    {"tools": [{}], "tool_choice": "required"},
+    {"response_format": {"type": "json_object"}},
+]
+
+
+@pytest.mark.parametrize("settings", BEYOND)
+async def test_what_only_a_whole_request_tells_is_asked_for_with_it(settings: dict[str, Any]) -> None:
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}], **settings}
+    async with world() as here:
+        assert await here.tokens(**chat, temperature=0.5) == [7, 8]
+        assert await here.tokens(**chat, temperature=0.7) == [7, 8]
+        assert here.engine.rendered == [{"model": "m", **chat}]
+        assert (here.engine.asked, here.ladder.rungs) == ([], {"engine": 1, "cache": 1})
+
+
+@pytest.mark.parametrize("settings", BEYOND)
+async def test_an_engine_that_cannot_be_asked_so_has_no_model_whose_prompt_says_how_to_answer(
+    settings: dict[str, Any],
+) -> None:
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}], **settings}
+    async with world() as here:
+        here.engine.renders = False
+        tokens = await here.tokens(**chat)
+        if settings.get("tool_choice") == "required" or "response_format" in settings:
+            assert tokens
+            assert here.engine.asked[0].keys() == {"model", "messages", *settings} - {"tool_choice", "response_format"}
+        else:
+            assert (tokens, here.engine.asked, here.ladder.given_up) == (None, [], {"refused": 1})
+
+
+async def test_a_tool_choice_that_says_nothing_is_not_asked_about() -> None:
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}]}
+    async with world() as here:
+        await here.tokens(**chat, tool_choice="none")
+        await here.tokens(**chat, tools=[{}], tool_choice="auto")
+        assert (here.engine.rendered, len(here.engine.asked)) == ([], 2)
 
 
 async def test_tokens_of_prompts_seen_lately_stay_within_their_memory() -> None:
@@ -176,6 +227,19 @@ async def test_texts_and_plain_chats_need_no_engine(folder: Path) -> None:
         assert await here.tokens(prompt="hello world") == [1, 2]
         assert await here.tokens(messages=[{"role": "user", "content": "hello"}]) == [4, 1, 3, 5]
         assert (here.engine.asked, here.ladder.rungs) == ([], {"local": 2})
+
+
+async def test_the_next_turn_of_a_chat_is_tokenized_from_where_it_is_new(folder: Path) -> None:
+    async with world(folder) as here:
+        turns: list[dict[str, str]] = []
+        for text in ("hello world", "world", "hello"):
+            turns.append({"role": "user", "content": text})
+            whole = LocalTokenizer(folder).tokens(None, [PlainMessage(**turn) for turn in turns])
+            found = await here.tokens(messages=turns)
+            assert found is not None
+            assert token_bytes(found) == whole
+            turns.append({"role": "assistant", "content": "hello"})
+        assert here.ladder.tokenized == {"known": 5 + 11, "new": 5 + 6 + 6}
 
 
 async def test_what_only_the_engine_can_write_is_asked_of_it(folder: Path) -> None:

@@ -116,6 +116,7 @@ def routing_families(strategy: "KvAware", ladder: "TokenLadder") -> Iterator[Met
     predicted = [(tier.name.lower(), count) for tier, count in sorted(strategy.predicted.items())]
     yield _counter("predicted_tokens", "Tokens to be read from caches for prompts that were sent", "tier", predicted)
     yield _counter("prompts", "Prompts by where their tokens came from", "rung", ladder.rungs.items())
+    yield _counter("local_tokens", "Of chats that the router tokenized", "kind", ladder.tokenized.items())
     yield _counter("given_up", "Prompts without tokens", "reason", ladder.given_up.items())
 
 
