@@ -145,7 +145,7 @@ def _bytes_under_new_prompts(budget: int) -> Row:
     tracemalloc.start()
     try:
         for number in range(prompts):
-            hashes, _ = hash_blocks(b"x" * 256 * RUN_BLOCKS, seed=number)
+            hashes = hash_blocks([b"x" * 256 * RUN_BLOCKS], seed=number).blocks
             index.place(number % endpoints, hashes)
             most = max(most, tracemalloc.get_traced_memory()[0])
     finally:

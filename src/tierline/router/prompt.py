@@ -7,8 +7,9 @@ its whole prefix. A collision costs a wrong guess about a cache, never a wrong a
 """
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from struct import Struct
+from typing import NamedTuple
 
 import msgspec
 import xxhash
@@ -21,6 +22,8 @@ BLOCKS_MAX = 4096
 """Blocks hashed of one prompt, 1 MiB: bounds what one request may cost the event loop and the index."""
 OPENING_BLOCKS = 4
 """What a prompt that is no chat counts by as the beginning of a conversation."""
+PIECE_CHARACTERS = 64 * 1024
+"""Of a prompt, what is encoded and hashed at a time."""
 BYTES_PER_TOKEN = 4
 """English text under today's tokenizers; token ids are written as four bytes each, so it is exact for them."""
 
@@ -77,21 +80,55 @@ def read_fields(
         raise BadMessage(400, f"request body: {error}") from None
 
 
-def hash_blocks(prompt: bytes, seed: int) -> tuple[list[int], int]:
-    """Return the chained hashes of the whole blocks of ``prompt``, and the hash of all of it.
+class HashedPrompt(NamedTuple):
+    """A canonical prompt, as far as an index needs it."""
 
-    >>> blocks, _ = hash_blocks(b"a" * 1000, seed=0)
-    >>> len(blocks)
-    3
-    >>> blocks[:2] == hash_blocks(b"a" * 512 + b"b" * 512, seed=0)[0][:2]
+    blocks: list[int]
+    """Chained hashes of its whole blocks, :data:`BLOCKS_MAX` at most."""
+    whole: int
+    """Hash of all of it."""
+    size_bytes: int
+
+
+def hash_blocks(pieces: Iterable[bytes], seed: int) -> HashedPrompt:
+    """Hash a prompt that comes in pieces, so that a large one is nowhere as a whole.
+
+    >>> prompt = hash_blocks([b"a" * 500, b"a" * 500], seed=0)
+    >>> len(prompt.blocks), prompt.size_bytes
+    (3, 1000)
+    >>> prompt.blocks[:2] == hash_blocks([b"a" * 512 + b"b" * 512], seed=0).blocks[:2]
     True
     """
     digest = xxhash.xxh3_64_intdigest
-    whole = min(len(prompt) // BLOCK_BYTES, BLOCKS_MAX) * BLOCK_BYTES
-    view = memoryview(prompt)
-    # Unpacking cuts blocks in two thirds of the time that slicing takes.
-    hashes = [seed := digest(block, seed) for (block,) in _BLOCKS.iter_unpack(view[:whole])]
-    return hashes, digest(view[whole:], seed)
+    hashes: list[int] = []
+    rest, size_bytes, beyond = b"", 0, None
+    for piece in _batches(pieces):
+        size_bytes += len(piece)
+        if beyond is not None:
+            beyond.update(piece)
+            continue
+        data = rest + piece if rest else piece
+        whole = min(len(data) // BLOCK_BYTES, BLOCKS_MAX - len(hashes)) * BLOCK_BYTES
+        # Unpacking cuts blocks in two thirds of the time that slicing takes.
+        hashes += [seed := digest(block, seed) for (block,) in _BLOCKS.iter_unpack(memoryview(data)[:whole])]
+        rest = data[whole:]
+        if len(hashes) == BLOCKS_MAX:
+            beyond = xxhash.xxh3_64(rest, seed)
+    return HashedPrompt(hashes, digest(rest, seed) if beyond is None else beyond.intdigest(), size_bytes)
+
+
+def _batches(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Join what is small: it costs less than to hash it piece by piece."""
+    batch: list[bytes] = []
+    size_bytes = 0
+    for piece in pieces:
+        batch.append(piece)
+        size_bytes += len(piece)
+        if size_bytes >= PIECE_CHARACTERS:
+            yield b"".join(batch)
+            batch.clear()
+            size_bytes = 0
+    yield b"".join(batch)
 
 
 def hash_seed(model: str, cache_salt: str) -> int:
@@ -99,18 +136,19 @@ def hash_seed(model: str, cache_salt: str) -> int:
     return xxhash.xxh3_64_intdigest(f"{model}\x1f{cache_salt}".encode())
 
 
-def canonical_prompt(fields: RequestFields) -> bytes:
-    """Return the prompt's bytes in the order of a chat template; empty when the body holds none that can be read.
+def canonical_prompt(fields: RequestFields) -> Iterator[bytes]:
+    """Return the prompt's bytes in the order of a chat template, in pieces; none when the body holds none that can be
+    read.
 
     A shape that is unknown here is hashed as it was written: it is the engine that judges the request.
     """
     if fields.messages:
-        return b"".join(_canonical_chat(fields, fields.messages, fields.system))
+        return _canonical_chat(fields, fields.messages, fields.system)
     if fields.prompt:
-        return b"".join(_canonical_completion(fields.prompt))
+        return _canonical_completion(fields.prompt)
     if fields.input:
-        return b"".join(_canonical_chat(fields, fields.input, fields.instructions))
-    return b""
+        return _canonical_chat(fields, fields.input, fields.instructions)
+    return iter(())
 
 
 def opening(fields: RequestFields) -> bytes:
@@ -121,7 +159,7 @@ def opening(fields: RequestFields) -> bytes:
     for messages, before in ((fields.messages, fields.system), (fields.input, fields.instructions)):
         if messages:
             return b"".join(_canonical_chat(fields, messages, before, is_opening=True))
-    return canonical_prompt(fields)[: OPENING_BLOCKS * BLOCK_BYTES]
+    return next(_batches(canonical_prompt(fields)))[: OPENING_BLOCKS * BLOCK_BYTES]
 
 
 # Chats ----------------------------------------------------------------------------------------------------------------
@@ -197,7 +235,7 @@ def _canonical_chat(
     for message in messages:
         yield message.role.encode() + _ROLE_END
         if isinstance(message.content, str):
-            yield _utf8(message.content)
+            yield from _slices(message.content)
         else:
             for part in message.content or ():
                 yield _canonical_part(part) + _PART_END
@@ -234,6 +272,12 @@ def _without_blanks(raw: msgspec.Raw) -> bytes:
         return bytes(raw)
 
 
+def _slices(text: str) -> Iterator[bytes]:
+    """Yield a text's bytes, a part of it at a time."""
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        yield _utf8(text[start : start + PIECE_CHARACTERS])
+
+
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
@@ -250,7 +294,7 @@ def _canonical_completion(raw: msgspec.Raw) -> Iterator[bytes]:
         yield bytes(raw)
         return
     if isinstance(prompt, str):
-        yield _utf8(prompt)
+        yield from _slices(prompt)
         return
     ids: list[int] = []
     for item in prompt:

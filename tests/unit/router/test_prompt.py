@@ -1,6 +1,10 @@
 """Canonical prompts and their chained hashes."""
 
 import json
+import random
+import tracemalloc
+from itertools import accumulate
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +15,7 @@ from tierline.router.prompt import BLOCK_BYTES, BLOCKS_MAX, canonical_prompt, ha
 
 
 def prompt_of(**body: object) -> bytes:
-    return canonical_prompt(read_fields(json.dumps(body).encode()))
+    return b"".join(canonical_prompt(read_fields(json.dumps(body).encode())))
 
 
 def user(content: object) -> dict[str, object]:
@@ -21,7 +25,7 @@ def user(content: object) -> dict[str, object]:
 @settings(max_examples=50)
 @given(st.binary(max_size=3000), st.binary(max_size=3000))
 def test_prompts_share_exactly_the_blocks_before_their_first_difference(one: bytes, other: bytes) -> None:
-    ours, theirs = hash_blocks(one, 7)[0], hash_blocks(other, 7)[0]
+    ours, theirs = hash_blocks([one], 7).blocks, hash_blocks([other], 7).blocks
     shared = sum(a == b for a, b in zip(ours, theirs, strict=False))
     common = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     assert ours[:shared] == theirs[:shared]
@@ -30,7 +34,7 @@ def test_prompts_share_exactly_the_blocks_before_their_first_difference(one: byt
 
 def test_a_hash_names_the_whole_prefix() -> None:
     block = b"same" * 64
-    first, second, third = hash_blocks(block * 3, 0)[0]
+    first, second, third = hash_blocks([block * 3], 0).blocks
     assert len({first, second, third}) == 3
 
 
@@ -40,7 +44,38 @@ def test_model_and_salt_have_their_own_chains() -> None:
 
 
 def test_hashing_stops_at_a_megabyte() -> None:
-    assert len(hash_blocks(b"x" * (BLOCKS_MAX + 9) * BLOCK_BYTES, 0)[0]) == BLOCKS_MAX
+    assert len(hash_blocks([b"x" * (BLOCKS_MAX + 9) * BLOCK_BYTES], 0).blocks) == BLOCKS_MAX
+
+
+@given(st.lists(st.integers(0, 3000), max_size=6), st.integers(0, 5))
+def test_the_pieces_that_a_prompt_comes_in_make_no_difference(lengths: list[int], seed: int) -> None:
+    prompt = random.Random(seed).randbytes(sum(lengths))
+    ends = list(accumulate(lengths))
+    pieces = [prompt[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    with mock.patch.multiple("tierline.router.prompt", PIECE_CHARACTERS=512, BLOCKS_MAX=20):
+        assert hash_blocks(pieces, seed) == hash_blocks([prompt], seed)
+        last = hash_blocks([prompt[:-1]], seed)
+    assert not prompt or (last.whole, last.size_bytes) != (hash_blocks(pieces, seed).whole, len(prompt))
+
+
+@pytest.mark.parametrize(
+    ("body", "times"),
+    [
+        ({"prompt": "word " * 200_000}, 1.5),
+        ({"messages": [{"role": "user", "content": "word " * 200_000}]}, 1.5),
+        ({"messages": [{"role": "user", "content": "a line\n" * 150_000}]}, 2.8),  # with a buffer of the decoder's own
+    ],
+)
+def test_a_prompt_of_a_mebibyte_is_decoded_once_and_nowhere_else_as_a_whole(body: object, times: float) -> None:
+    fields = read_fields(json.dumps(body).encode())
+    tracemalloc.start()
+    try:
+        prompt = hash_blocks(canonical_prompt(fields), 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert prompt.size_bytes >= 10**6
+    assert peak < times * prompt.size_bytes
 
 
 def test_a_conversation_extends_the_bytes_of_its_last_turn() -> None:
@@ -56,7 +91,7 @@ def test_how_the_json_is_written_changes_nothing() -> None:
     }
     compact = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
     spread = json.dumps(dict(reversed(body.items())), indent=3).encode()
-    assert canonical_prompt(read_fields(compact)) == canonical_prompt(read_fields(spread))
+    assert list(canonical_prompt(read_fields(compact))) == list(canonical_prompt(read_fields(spread)))
 
 
 @pytest.mark.parametrize(

@@ -168,9 +168,8 @@ class RoutingRequest:
         if fields is None:
             self._blocks = []
             return
-        prompt = canonical_prompt(fields)
-        self._prompt_bytes = len(prompt)
-        self._blocks, self._whole = hash_blocks(prompt, hash_seed(self.model, fields.cache_salt or ""))
+        seed = hash_seed(self.model, fields.cache_salt or "")
+        self._blocks, self._whole, self._prompt_bytes = hash_blocks(canonical_prompt(fields), seed)
 
 
 Weighed: TypeAlias = tuple[Endpoint, int | None, int, float, int]
