@@ -113,7 +113,7 @@ class TierWrites:
 
     def _take_up(self) -> None:
         fresh, self._fresh = self._fresh, []
-        for text in fresh:
+        for text in reversed(fresh):  # a prefix is committed last block first, and what there is no room for is its end
             entry = self._store.entry(text)
             if entry is None:
                 continue

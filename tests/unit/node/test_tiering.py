@@ -639,6 +639,19 @@ def test_what_is_too_much_for_a_slow_tier_is_dropped_and_counted_and_holds_no_ro
     run(case())
 
 
+def test_of_a_prefix_that_is_too_much_for_a_tier_the_beginning_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tier_writes, "MOST_WAITING_SHARE", 5 * 4000 / CAPACITY)
+
+    async def case() -> None:
+        tier = SimulatedTier(store_s=5.0)
+        async with world(TierUse(tier)) as node:
+            node.compute(*reversed(KEYS))  # as one commit of a prefix does
+            await node.let_pass(60)
+            assert set(tier.objects) == set(KEYS[:5])
+
+    run(case())
+
+
 def test_an_object_that_goes_before_its_turn_is_counted_and_nothing_else() -> None:
     async def case() -> None:
         tier = SimulatedTier()
