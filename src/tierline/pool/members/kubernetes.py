@@ -107,7 +107,7 @@ def members_of(slices: Mapping[str, EndpointSlice], port: str) -> tuple[tuple[Me
     port
         Its name or number; empty: the only one, or the one called :data:`PORT_NAME`.
     """
-    found: dict[str, Member] = {}  # by pod, or by address where nothing says which pod it is
+    found: dict[object, Member] = {}  # by pod, or by address where nothing says which pod it is
     refused = set()
     for uid, part in sorted(slices.items(), key=lambda item: item[1].address_type):  # of a pod with both, IPv4
         serving = [endpoint for endpoint in part.endpoints or () if endpoint.is_serving and endpoint.addresses]
@@ -117,7 +117,8 @@ def members_of(slices: Mapping[str, EndpointSlice], port: str) -> tuple[tuple[Me
             continue
         for endpoint in serving:
             pod = endpoint.target_ref.uid if endpoint.target_ref is not None else ""
-            found.setdefault(pod or endpoint.addresses[0], _member(endpoint, used.port))
+            member = _member(endpoint, used.port)
+            found.setdefault(pod or member.address, member)
     return tuple(sorted(found.values())), frozenset(refused)
 
 

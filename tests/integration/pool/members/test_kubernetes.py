@@ -2,19 +2,25 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
+from tests.integration.node.processes import NodeProcess
 from tests.kube import Api, Cluster, gate, running_cluster
+from tests.ports import free_ports
 
 from tierline.configuration import load
 from tierline.kube.selections import parse_service
 from tierline.node.config import NodeConfig
 from tierline.pool.members import Member
 from tierline.pool.members.kubernetes import PORT_NAME, KubernetesMembers
+from tierline.wire.cluster import ClusterView
 
 MANIFEST = Path(__file__).parents[4] / "deploy/node-pool.yaml"
 
@@ -131,6 +137,45 @@ async def test_a_service_without_the_port_has_no_members_and_that_is_counted_onc
         await api.put_slice(namespace, "s-2", "store", [endpoint(3)], PORTS)
         await found.until(member(3))
         assert found.source.failures == 1
+
+
+async def test_real_nodes_find_each_other_by_a_service_and_leave_with_its_endpoints(
+    cluster: Cluster, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An API takes no loopback addresses: the nodes are reached at the machine's own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way_out:
+        try:
+            way_out.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        address = way_out.getsockname()[0]
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("config")))
+    namespace = await api.new_namespace()
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef" * 4)
+    token.chmod(0o600)
+    nodes: list[NodeProcess] = []
+    with contextlib.ExitStack() as stack:
+        for number, port in enumerate(free_ports(2)):
+            transfer = [{"name": "transfer", "port": port}]
+            await api.put_slice(namespace, f"s-{number}", "store", [endpoint(number, addresses=[address])], transfer)
+            settings: dict[str, Any] = {
+                "transfer_address": f"0.0.0.0:{port}",
+                "peers_kubernetes": f"{namespace}/store",
+                "pool_token_file": token,
+                "node_name": f"machine-{number}",
+            }
+            node = await asyncio.to_thread(partial(NodeProcess, tmp_path, capacity="4MiB", **settings))
+            nodes.append(stack.enter_context(contextlib.closing(node)))
+
+        def states(node: NodeProcess) -> dict[str, str]:
+            view = msgspec.json.decode(node.get("/v1/cluster")[1], type=ClusterView)
+            return {member.name: member.state for member in view.members}
+
+        await until(lambda: states(nodes[0]) == {"machine-0": "self", "machine-1": "alive"})
+        await until(lambda: states(nodes[1]) == {"machine-0": "alive", "machine-1": "self"})
+        await api.put_slice(namespace, "s-1", "store", [], [])
+        await until(lambda: states(nodes[0]) == {"machine-0": "self"})
 
 
 # The manifest ---------------------------------------------------------------------------------------------------------

@@ -68,6 +68,11 @@ def test_a_pod_with_two_families_or_in_two_slices_is_one_member() -> None:
     assert members_of(slices, "")[0] == (Member("machine", "10.0.0.1", 9240),)
 
 
+def test_endpoints_of_one_address_and_different_ports_are_different_members() -> None:
+    slices = {"1": part(endpoint()), "2": part(endpoint(), ports=[{"port": 9241}])}
+    assert [member.port for member in members_of(slices, "")[0]] == [9240, 9241]
+
+
 @pytest.mark.parametrize(
     ("ports", "wanted", "port"),
     [
