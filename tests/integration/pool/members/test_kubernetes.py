@@ -252,5 +252,7 @@ def test_the_parts_of_the_manifest_fit_together() -> None:
     volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
     assert mounts.keys() >= {str(config.shared_memory_directory), str(config.socket_path().parent)}
     assert volumes[mounts["/etc/tierline/pool"]]["secret"]["secretName"] == "tierline-pool"
-    assert pod["spec"]["terminationGracePeriodSeconds"] > config.drain_s
+    probe = container["readinessProbe"]
+    patience_s = probe["periodSeconds"] * probe["failureThreshold"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] > patience_s > 2 * config.drain_s
     assert f"secret generic {volumes['pool']['secret']['secretName']} " in MANIFEST.read_text()
