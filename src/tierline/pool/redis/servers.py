@@ -23,8 +23,7 @@ from tierline.pool.urls import Address
 FAULTS = (RedisError, OSError, WireError)
 """What a server or the network can do to a connection; a refusal among the replies is none, and leaves it well."""
 
-_CONNECT_S = 1.0
-_LOOKUP_S = 1.0
+_STEP_S = 1.0
 _CLUSTER_SLOTS = 16_384
 
 
@@ -59,7 +58,7 @@ class Server:
     @contextmanager
     def lookup(self) -> Iterator[Any]:
         """Lend a connection of redis-py's own, with hiredis where that is installed: for many small replies."""
-        with self._lent("lookup", lambda: connect(self.address, self._settings, _LOOKUP_S)) as connection:
+        with self._lent("lookup", lambda: connect(self.address, self._settings)) as connection:
             yield connection
 
     @contextmanager
@@ -79,8 +78,7 @@ class Server:
 
     def _connect_bulk(self) -> Wire:
         reader = Reader()
-        connection = connect(self.address, self._settings, self._settings.timeout_s, parser_class=lambda **_: reader)
-        return Wire(connection, reader)
+        return Wire(connect(self.address, self._settings, parser_class=lambda **_: reader), reader)
 
     @contextmanager
     def _lent(self, kind: str, make: Callable[[], Any]) -> Iterator[Any]:
@@ -104,8 +102,11 @@ class Server:
             _disconnect(one)
 
 
-def connect(address: Address, settings: RedisSettings, timeout_s: float, **options: object) -> Any:
-    """Return a connection of redis-py that is logged in."""
+def connect(address: Address, settings: RedisSettings, **options: object) -> Any:
+    """Return a connection of redis-py that is logged in; a server has a second for each step of that.
+
+    It cannot be interrupted meanwhile, so the time for bulk, which may be long, is given to it later.
+    """
     encryption = {}
     if settings.is_tls:
         encryption = {
@@ -121,8 +122,8 @@ def connect(address: Address, settings: RedisSettings, timeout_s: float, **optio
         password=settings.password or None,
         client_name="tierline",
         protocol=2,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(timeout_s, _CONNECT_S),
+        socket_timeout=_STEP_S,
+        socket_connect_timeout=_STEP_S,
         **encryption,
         **options,
     )
@@ -202,7 +203,7 @@ class Servers:
 
     def _ask_cluster(self) -> Sequence[tuple[int, int, Address]]:
         def ask(address: Address) -> Sequence[tuple[int, int, Address]]:
-            slots = _asked(connect(address, self._settings, _LOOKUP_S, parser_class=_new_reader), ["CLUSTER", "SLOTS"])
+            slots = _asked(connect(address, self._settings, parser_class=_new_reader), ["CLUSTER", "SLOTS"])
             found = []
             for first, last, primary, *_ in slots:
                 # An empty host, or none, stands for the one that was asked.
@@ -225,7 +226,7 @@ class Servers:
         )
 
         def ask(address: Address) -> Address:
-            connection = connect(address, asking, _LOOKUP_S, parser_class=_new_reader)
+            connection = connect(address, asking, parser_class=_new_reader)
             master = _asked(connection, ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._settings.master])
             if master is None:
                 raise WireError(f"no master {self._settings.master!r} is known to the sentinel {address}")
