@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from tests.integration.node.processes import NodeProcess, store, wait_until
 from tests.integration.node.test_tiers import NAMES, content_of, figure, flush, read
 from tests.integration.pool import redis_servers
@@ -177,6 +178,23 @@ def test_a_node_with_another_secret_is_no_member(start_pool: StartPool, tmp_path
         compute(writer)
         assert read(reader, NAMES, wait_s=1.0) == (0, {})
         assert alive(first) == {"node-0"}
+
+
+def test_nodes_with_certificates_of_one_authority_are_one_pool(start_pool: StartPool, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    each = []
+    for number in range(2):
+        files = {kind: tmp_path / f"{kind}-{number}.pem" for kind in ("certificate", "key", "ca")}
+        issued = authority.issue_cert("127.0.0.1", f"node-{number}")
+        files["certificate"].write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(files["key"])
+        authority.cert_pem.write_to_path(files["ca"])
+        each.append({f"pool_tls_{kind}": file for kind, file in files.items()})
+    first, second = start_pool(2, each)
+    with first.connect(writer=True) as writer, second.connect() as reader:
+        compute(writer)
+        wait_until(lambda: entries(first) == len(NAMES))
+        assert read(reader, NAMES) == (6, {"tieredstorage:node-0": 6})
 
 
 def test_two_programs_at_one_port_between_nodes_are_told_apart(tmp_path: Path) -> None:
