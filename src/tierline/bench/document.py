@@ -325,6 +325,10 @@ def _refuse_what_cannot_be_measured(stack: RunningStack) -> None:
         raise UsageError(f"the stack at {stack.router.url} has fewer than two replicas of its own to compare")
     if stack.node is None:
         raise UsageError(f"the stack at {stack.router.url} runs with --no-cache: there is nothing to compare")
+    if len(stack.nodes) > 1:
+        raise UsageError(
+            f"the stack at {stack.router.url} has {len(stack.nodes)} nodes; its rows are of one node store"
+        )
 
 
 def _notes(stack: RunningStack, effort: _Effort, *, in_float32: bool) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tierline.node.config import NodeConfig, default_socket_path
 from tierline.stack import machine
 from tierline.stack.config import UpConfig
-from tierline.stack.engines import ENGINE_HOST, EventAddresses
+from tierline.stack.engines import CPU_LOOKUP_BUDGET_MS, ENGINE_HOST, EventAddresses
 from tierline.stack.folders import runtime_folder
 
 FIRST_TRANSFER_PORT = 9240
@@ -77,6 +77,7 @@ class PlannedNode:
             "transfer_address": f"{ENGINE_HOST}:{self.transfer_port}",
             "peers": ",".join(f"{peer.name}={ENGINE_HOST}:{peer.transfer_port}" for peer in nodes if peer is not self),
             "pool_token_file": str(token_file),
+            "lookup_cap_ms": str(CPU_LOOKUP_BUDGET_MS),  # the nodes share the processors with the engines
         }
         return {NodeConfig.environment_variable(key): value for key, value in settings.items()}
 
