@@ -25,6 +25,11 @@ TierlineError
 └── EngineError               an engine cannot be started or joined
 """
 
+import re
+
+_PASSWORD = re.compile(r"(://[^\s/@:]*:)[^\s/@]+@")
+"""Of a URL in a value that is shown to whoever made the mistake, and to the log that it goes to."""
+
 
 class TierlineError(Exception):
     """Root of the tree. The first argument is the whole message."""
@@ -42,13 +47,14 @@ class ConfigurationError(UsageError):
     key
         The key as the user wrote it: a flag, an environment variable or a path in a file.
     value
-        What was given.
+        What was given; passwords of URLs in it are not shown.
     allowed
         What is allowed, in words.
     """
 
     def __init__(self, key: str, value: object, allowed: str) -> None:
-        super().__init__(f"{key}: got {value!r}; allowed: {allowed}")
+        shown = _PASSWORD.sub(r"\1…@", repr(value))
+        super().__init__(f"{key}: got {shown}; allowed: {allowed}")
         self.key = key
         self.value = value
         self.allowed = allowed

@@ -54,13 +54,16 @@ class TierUrl:
         self.path = unquote(split.path)
         shown_login = f"{username}:…@" if password else f"{username}@" if username else ""
         self.shown = url.replace(split.netloc, f"{shown_login}{self.host}", 1)
+        if ":" in self.host and "@" in url.partition(split.netloc)[2]:
+            # A password with '/', '?' or '#' that should have been encoded: what looks like a port may be part of it.
+            self.shown = f"{split.scheme}://…"
         if not self.scheme:
             raise ConfigurationError("tiers", self.shown, "a URL that begins with its scheme")
         self._options: dict[str, str] = {}
         self._known: list[str] = []
         for name, value in parse_qsl(split.query, keep_blank_values=True):
             if name in self._options or not value:
-                raise self.refused(f"each option once, with a value; look at {name}")
+                raise self.refused(f"each option once, with a value; look at {_shown(name)}")
             self._options[name] = value
 
     def refused(self, allowed: str) -> ConfigurationError:
@@ -106,7 +109,12 @@ class TierUrl:
         unknown = [name for name in self._options if name not in self._known]
         if unknown:
             known = ", ".join(sorted(self._known)) or "none"
-            raise self.refused(f"the options {known} of {self.scheme}://; not {unknown[0]}")
+            raise self.refused(f"the options {known} of {self.scheme}://; not {_shown(unknown[0])}")
+
+
+def _shown(name: str) -> str:
+    """Return an option's name, unless it may be the rest of a password that should have been encoded."""
+    return "…" if "@" in name else name
 
 
 def number(low: float, high: float) -> Callable[[str], float]:

@@ -68,6 +68,19 @@ def test_what_a_url_may_not_say_is_named_with_what_it_may(url: str, allowed: str
     assert repr(url) in str(refused.value)
 
 
+@pytest.mark.parametrize("password", ["hidden", "hid/den", "hid@den", "hid#den", "hid?den", "hid:den", "/hidden"])
+@pytest.mark.parametrize("rest", ["a", "a:6379/0", "a:6379?no-such=1", "a,b", "a:x"])
+def test_whatever_is_wrong_with_a_url_its_password_is_not_shown(password: str, rest: str) -> None:
+    pytest.importorskip("redis")
+    try:
+        shown = TierUrl(f"redis://me:{password}@{rest}").shown
+        tier_from_url(f"redis://me:{password}@{rest}", OPTIONS)
+    except ConfigurationError as refused:
+        shown = str(refused)
+    assert "hid" not in shown
+    assert "den" not in shown.replace("hidden", "")
+
+
 def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith(("redis", "tierline.pool.redis"))]:
         monkeypatch.delitem(sys.modules, name)
