@@ -4,9 +4,10 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 from tests.unit.pool.world import Node, World, local_object
 
-from tierline.pool import answering, control
+from tierline.pool import answering, control, peers
 from tierline.pool.announcing import digest_of
 from tierline.pool.local import LocalObject
 from tierline.store import ObjectKey
@@ -20,8 +21,9 @@ PREFIX = 8
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     world = World()
-    yield world
-    await world.stop()
+    with capture_logs():  # thousands of lines
+        yield world
+        await world.stop()
 
 
 def objects_of(node: int, generation: int = 0) -> list[LocalObject]:
@@ -66,36 +68,39 @@ async def hits(world: World, asker: Node, of: Node) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_the_directory_follows_members_that_join_leave_and_restart(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(peers, "PING_SECONDS", 5.0)  # 4,032 pings a second would be one process's whole time
+    monkeypatch.setattr(answering, "SILENT_BEATS", 30)
     monkeypatch.setattr(control, "STRAYS_SECONDS", 1.0)
     monkeypatch.setattr(answering, "FORGOTTEN_AFTER_S", 1.0)
     for number in range(MEMBERS):
         await world.start(f"node-{number}", objects_of(number))
-    await world.until(lambda: world.is_settled)
-    await world.until(lambda: is_right(world))
+    await world.until(lambda: world.is_settled, every_s=0.1)
+    await world.until(lambda: is_right(world), every_s=0.25)
     a, b = world.nodes["node-3"], world.nodes["node-40"]
     assert await hits(world, a, b) == OBJECTS // PREFIX
 
     objects = MEMBERS * OBJECTS
     before = told(world)
     await world.start(f"node-{MEMBERS}")  # one more: its share of the slots is told again, and nothing else
-    await world.until(lambda: world.is_settled)
+    await world.until(lambda: world.is_settled, every_s=0.1)
     assert told(world) - before < 3 * objects / MEMBERS
-    await world.until(lambda: is_right(world))
+    await world.until(lambda: is_right(world), every_s=0.25)
 
     before = told(world) - told_by(world, "node-11")
     await world.remove("node-11")
-    await world.until(lambda: world.is_settled)
+    await world.until(lambda: world.is_settled, every_s=0.1)
     assert told(world) - before < 3 * objects / MEMBERS
-    await world.until(lambda: is_right(world))
+    await world.until(lambda: is_right(world), every_s=0.25)
 
     await world.kill("node-12")  # it restarts with a new epoch, and half of what it had
     restarted = await world.start("node-12", objects_of(12)[: OBJECTS // 2])
     former = objects_of(12)[OBJECTS // 2 :]
-    await world.until(lambda: world.is_settled)
-    await world.until(lambda: is_right(world))
+    await world.until(lambda: world.is_settled, every_s=0.1)
+    await world.until(lambda: is_right(world), every_s=0.25)
     assert await hits(world, a, restarted) == OBJECTS // PREFIX // 2
     assert await a.control.tier.exists([each.key for each in former[PREFIX // 2 :]], former[-1].slot, 5.0) == []
 
@@ -104,5 +109,5 @@ async def test_the_directory_follows_members_that_join_leave_and_restart(
         if number % 2:
             await world.start(f"node-{number}", objects_of(number, 1))
     world.follow()
-    await world.until(lambda: world.is_settled)
-    await world.until(lambda: is_right(world))
+    await world.until(lambda: world.is_settled, every_s=0.1)
+    await world.until(lambda: is_right(world), every_s=0.25)

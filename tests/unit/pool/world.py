@@ -65,11 +65,11 @@ class World:
         for node in self.nodes.values():
             node.control.peers.follow(members)
 
-    async def until(self, holds: Callable[[], bool], within_s: float = 60.0) -> None:
+    async def until(self, holds: Callable[[], bool], within_s: float = 100.0, every_s: float = 0.02) -> None:
         """Wait for something to hold."""
         async with asyncio.timeout(within_s):
             while not holds():  # noqa: ASYNC110  (it has many parts)
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(every_s)
 
     @property
     def is_settled(self) -> bool:
