@@ -142,7 +142,7 @@ async def test_a_node_that_starts_empty_is_warmed_best_first_and_no_faster_than_
 
         began = asyncio.get_running_loop().time()
         assert await warm(tier, hold, 6 * MIB, 20 * MIB) == 6
-        assert asyncio.get_running_loop().time() - began >= 0.3
+        assert asyncio.get_running_loop().time() - began >= 0.29
         assert [each.key for each in here[:2]] == [stored[2].key, stored[3].key]
         assert all(each.slot == 7 for each in here)
 
