@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trustme
 
-from tierline.certificates import Certificate
+from tierline.certificates import Certificate, MutualCertificate, is_named
 from tierline.errors import ConfigurationError, UsageError
 
 AUTHORITY = trustme.CA()
@@ -124,3 +124,47 @@ def test_a_file_that_goes_while_it_is_tried_out_is_one_that_cannot_be_used(
     certificate.reload(if_changed=False)
     assert certificate.context is former
     assert certificate.failed_reloads == 1
+
+
+def test_a_certificate_among_equals_is_replaced_in_both_directions(files: tuple[Path, Path], tmp_path: Path) -> None:
+    authorities = tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(authorities)
+    certificate = MutualCertificate(*files, authorities, option="pool_tls")
+    served, shown = certificate.context, certificate.client_context
+    assert served.verify_mode is shown.verify_mode is ssl.CERT_REQUIRED
+    assert shown.check_hostname
+    write(tmp_path, AUTHORITY.issue_cert("another"))
+    certificate.reload()
+    assert certificate.context is not served
+    assert certificate.client_context is not shown
+    authorities.write_text("nothing")
+    certificate.reload()
+    assert certificate.failed_reloads == 1
+
+
+@pytest.mark.parametrize("missing", ["certificate", "key"])
+def test_options_of_another_name_are_named_in_messages(files: tuple[Path, Path], tmp_path: Path, missing: str) -> None:
+    authorities = tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(authorities)
+    files[missing == "key"].write_text("nothing")
+    with pytest.raises(ConfigurationError, match="pool_tls_certificate, pool_tls_key"):
+        MutualCertificate(*files, authorities, option="pool_tls")
+
+
+@pytest.mark.parametrize(
+    ("issued_for", "name", "is_its_name"),
+    [
+        (("DNS", "node.example"), "Node.Example", True),
+        (("DNS", "node.example"), "other.example", False),
+        (("DNS", "*.pool.example"), "node.pool.example", True),
+        (("DNS", "*.pool.example"), "pool.example", False),
+        (("DNS", "*.pool.example"), "a.node.pool.example", False),
+        (("DNS", "*.example"), "pool.example", False),
+        (("IP Address", "10.0.0.7"), "10.0.0.7", True),
+        (("IP Address", "FD00:0:0:0:0:0:0:7"), "fd00::7", True),
+        (("DNS", "10.0.0.7"), "10.0.0.8", False),
+        (("email", "node.example"), "node.example", False),
+    ],
+)
+def test_a_certificate_names_hosts_and_addresses(issued_for: tuple[str, str], name: str, is_its_name: bool) -> None:
+    assert is_named({"subjectAltName": (issued_for,)}, name) is is_its_name

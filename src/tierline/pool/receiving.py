@@ -372,8 +372,9 @@ class _Run:
     def stream(self, number: int) -> None:
         """Fetch what nobody has taken, one batch after the other, over one connection; in a thread."""
         try:
-            link = self._transfers.link(self.member, min(self._transfers.limits.connect_s, self._remaining_s()))
-            self._use(link, number)
+            if self._batches and not self.is_cancelled:  # else the others have asked for all of it meanwhile
+                link = self._transfers.link(self.member, min(self._transfers.limits.connect_s, self._remaining_s()))
+                self._use(link, number)
         except (AccessDenied, NodeUnavailable) as error:
             self._fail("unreachable", error)
         finally:
