@@ -24,7 +24,7 @@ from tierline.certificates import is_named
 from tierline.errors import EnvironmentTooSmall, TierlineError, UsageError
 from tierline.pool.connecting import drive_socket, drive_streams
 from tierline.pool.handshake import GREETING_BYTES, Credentials, Greeting, Hello, Purpose, Steps, answer, parse_greeting
-from tierline.pool.threads import shut_down, wait_to_the_end
+from tierline.pool.threads import give_way, shut_down, wait_to_the_end
 
 log = logs.get(__name__)
 
@@ -338,6 +338,7 @@ async def _to_the_end(work: Callable[[], None]) -> None:
 
     def run() -> None:
         try:
+            give_way()
             work()
         except BaseException as error:  # noqa: BLE001  (who waits gets it)
             loop.call_soon_threadsafe(finish, error)

@@ -26,7 +26,7 @@ from tierline.loading import Speed
 from tierline.pool.connecting import connect_bulk
 from tierline.pool.handshake import Credentials, Hello
 from tierline.pool.members import Member
-from tierline.pool.threads import limit_waits, shut_down, wait_to_the_end
+from tierline.pool.threads import give_way, limit_waits, shut_down, wait_to_the_end
 from tierline.pool.tier import Arrival
 from tierline.store import ObjectKey
 from tierline.wire.framing import encode_frame
@@ -43,9 +43,9 @@ from tierline.wire.transfers import (
 
 log = logs.get(__name__)
 
-_AT_ONCE_BYTES = 1024 * 1024
-_SUMMED_BYTES = 256 * 1024
-"""Summed at a time, at least: few enough that the sum finds them in the cache."""
+_AT_ONCE_BYTES = 2 * 1024 * 1024
+"""Received and then summed: few enough that the sum finds them in the cache, and enough that a thread seldom wants the
+interpreter's lock, which the event loop wants too."""
 _FETCH_BYTES = 8 * 1024 * 1024
 """Asked for at a time: often enough that streams share a prefix evenly, seldom enough that asking costs nothing."""
 _AHEAD = 2
@@ -125,7 +125,7 @@ class Transfers:
         self._speeds: dict[tuple[str, int], Speed] = {}
         self._kept: dict[tuple[str, int], deque[tuple[float, _Link]]] = {}
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="fetch")
+        self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="fetch", initializer=give_way)
         self._is_closed = False
         self._warned = -math.inf
 
@@ -252,6 +252,8 @@ class _Link:
         self.sock = sock
         self.node = peer.node
         self._number = 0
+        # Until all has come, or nothing for too long; OpenSSL knows no such thing, and gives a record at a time.
+        self._flags = 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_WAITALL
 
     def is_alive(self) -> bool:
         """Whether the holder has not closed it: nothing is to be read of a connection on which nothing is asked."""
@@ -296,16 +298,19 @@ class _Link:
         """Fill pages, and return the checksum of what came."""
         hasher = xxhash.xxh3_64()
         for view in views:
-            at = summed = 0
-            while at < len(view):
-                count = self.sock.recv_into(view[at : at + _AT_ONCE_BYTES])
-                if not count:
-                    raise EOFError("the holder closed the connection in the middle of an object")
-                at += count
-                if at - summed >= _SUMMED_BYTES or at == len(view):
-                    hasher.update(view[summed:at])
-                    summed = at
+            for start in range(0, len(view), _AT_ONCE_BYTES):
+                piece = view[start : start + _AT_ONCE_BYTES]
+                self._fill(piece)
+                hasher.update(piece)
         return hasher.intdigest()
+
+    def _fill(self, piece: memoryview) -> None:
+        at = 0
+        while at < len(piece):
+            count = self.sock.recv_into(piece[at:], 0, self._flags)
+            if not count:
+                raise EOFError("the holder closed the connection in the middle of an object")
+            at += count
 
 
 class _Batch(NamedTuple):

@@ -31,10 +31,11 @@ log = logs.get(__name__)
 
 T = TypeVar("T")
 
-_PIECE_BYTES = 1024 * 1024
+_PIECE_BYTES = 8 * 1024 * 1024
+"""Of one system call, after which a thread looks at the clock; the more, the more seldom it wants the interpreter's
+lock, which the event loop wants too."""
 _WAITS = _PIECE_BYTES // (64 * 1024)
-"""Of one system call: between two of them a thread looks at the clock. The kernel sends a piece in parts of 64 KiB, and
-may wait for room before each of them."""
+"""The kernel sends a piece in parts of 64 KiB, and may wait for room before each of them."""
 _RECEIVE_BYTES = 64 * 1024
 
 

@@ -5,12 +5,21 @@ Rule: a thread is never left behind with something that its starter takes away, 
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
+import threading
 from collections.abc import Iterable
 from typing import Any
 
+_NICER, _NICEST = 5, 19
 _TIMEVAL = struct.Struct("@ll")
+
+
+def give_way() -> None:
+    """Let this thread have the processor after the event loop, where there is too little of it for both."""
+    nice = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(nice + _NICER, _NICEST))
 
 
 def shut_down(sock: socket.socket) -> None:
