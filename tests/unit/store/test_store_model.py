@@ -110,6 +110,7 @@ class Kept:
     is_quarantined: bool = False
     pinned_until: float = 0.0
     is_verified: bool = True
+    is_copied: bool = False
     given: Leased | None = None  # what the latest reader was told of it
 
     @property
@@ -466,6 +467,12 @@ class StoreMachine(RuleBasedStateMachine):
         for pinned in found:
             pinned.pinned_until = 0.0
 
+    @operation(weight=2, key=KEYS, is_copied=st.booleans())
+    def mark_copied(self, key: ObjectKey, is_copied: bool) -> None:
+        self.store.mark_copied(key, is_copied)
+        if key in self.stored:
+            self.stored[key].is_copied = is_copied
+
     @operation(limit=st.integers(1, 3))
     def reclaim(self, limit: int) -> None:
         before = self._before()
@@ -499,7 +506,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.evicts_from = self.clock.now + self.limits.max_ttl_s + self.limits.quarantine_s
         for found in [*self.stored.values(), *self.gone]:
             found.leases = found.hits = 0
-            found.is_quarantined = found.is_verified = False
+            found.is_quarantined = found.is_verified = found.is_copied = False
             found.pinned_until = found.rests_until = 0.0
             found.touched = self.clock.now
             found.not_before = self.evicts_from
@@ -603,6 +610,9 @@ class StoreMachine(RuleBasedStateMachine):
     def everything_stored_is_listed_and_explained_and_nothing_else(self) -> None:
         if not hasattr(self, "store"):
             return
+        assert {key for key in ALL_KEYS if self.store.is_copied(key)} == {
+            key for key, kept in self.stored.items() if kept.is_copied
+        }
         now = self.clock.now
         listed = []
         for bucket in (BUCKET, UNNAMED_BUCKET):
