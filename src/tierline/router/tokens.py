@@ -4,7 +4,7 @@
 2. *cache*: the same prompt was asked for lately.
 3. *local*: a tokenizer and chat template of this router's own, in a thread (:mod:`.tokenizer`).
 4. *engine*: an endpoint's ``/tokenize``, which knows what its template does with tools and settings; for what that does
-   not take, documents and the like, the same request's ``/render``, of vLLM from 0.32 on.
+   not take, the same request's ``/render``, where vLLM (from 0.32 on) is started with ``--enable-scale-out``.
 
 Past that the router gives up and routes by what it knows approximately; the answer, when it comes, is for the next
 request with this prompt. The event loop never waits, and equal prompts that come at once are asked for once. What has
@@ -284,7 +284,7 @@ _SETTINGS = ("add_special_tokens", "add_generation_prompt", "continue_final_mess
 _BEYOND_TOKENIZE = ("documents", "reasoning_effort", "tool_choice", "response_format")
 """Of a chat, what may change its prompt and ``/tokenize`` does not take."""
 _BESIDE_TEMPLATES = frozenset({"tool_choice", "response_format"})
-"""Of these, what vLLM gives to no Jinja template: an engine without ``/render`` knows no model to which it matters."""
+"""Of these, what vLLM gives to no Jinja template: an engine without ``/render`` is asked without it."""
 TOKENIZE, RENDER = "/tokenize", "/v1/chat/completions/render"
 
 
