@@ -334,9 +334,19 @@ def _read_chat(asked: _Asked, salt: str) -> Question | str:
     (body,) = question.asked.values()
     bodies = {RENDER: body}
     # Whether tools are in a prompt that may not call them is a setting of the engine.
-    if beyond.keys() <= _BESIDE_TEMPLATES and bytes(asked.tool_choice) != b'"none"':
+    if "reasoning_effort" not in beyond and bytes(asked.tool_choice) != b'"none"':
         bodies[TOKENIZE] = {name: raw for name, raw in body.items() if name not in beyond}
+        if "documents" in beyond:
+            bodies[TOKENIZE]["chat_template_kwargs"] = _with_documents(asked)
     return question._replace(asked=bodies)
+
+
+def _with_documents(asked: _Asked) -> msgspec.Raw:
+    """Return a template's settings with the documents, of which vLLM makes one of them."""
+    settings: dict[str, msgspec.Raw] = {}
+    if not _is_absent(asked.chat_template_kwargs):
+        settings = msgspec.json.decode(asked.chat_template_kwargs, type=dict[str, msgspec.Raw])
+    return msgspec.Raw(msgspec.json.encode({**settings, "documents": asked.documents}))
 
 
 def _plain_chat(raw: msgspec.Raw) -> Chat | None:

@@ -191,14 +191,20 @@ async def test_what_only_a_whole_request_tells_is_asked_for_with_it(settings: di
 
 
 @pytest.mark.parametrize("settings", BEYOND)
-async def test_an_engine_that_cannot_be_asked_so_has_no_model_whose_prompt_says_how_to_answer(
+async def test_an_engine_that_renders_no_requests_is_asked_for_what_it_tokenizes(
     settings: dict[str, Any],
 ) -> None:
     chat: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}], **settings}
+    if "documents" in settings:
+        chat["chat_template_kwargs"] = {"a": 1}
     async with world() as here:
         here.engine.renders = False
         tokens = await here.tokens(**chat)
-        if settings.get("tool_choice") == "required" or "response_format" in settings:
+        if "documents" in settings:
+            assert here.engine.asked == [
+                {"model": "m", "messages": chat["messages"], "chat_template_kwargs": {"a": 1, **settings}}
+            ]
+        elif settings.get("tool_choice") == "required" or "response_format" in settings:
             assert tokens
             assert here.engine.asked[0].keys() == {"model", "messages", *settings} - {"tool_choice", "response_format"}
         else:
