@@ -97,7 +97,7 @@ class Tiering:
         self._most_fetching_bytes = MOST_FETCHING_SHARE * self._store.segment.size
         self._fetching_bytes = 0
         self._turns = asyncio.Semaphore(FETCHES_AT_ONCE)
-        self._questions: dict[tuple[ObjectKey, int], asyncio.Task[Sought]] = {}
+        self._questions: dict[tuple[ObjectKey, ObjectKey, int], asyncio.Task[Sought]] = {}
         self._fetches: set[asyncio.Task[None]] = set()
         self._removals: set[asyncio.Task[None]] = set()
         self._sources: dict[ObjectKey, tuple[str, float]] = {}
@@ -170,7 +170,7 @@ class Tiering:
         self, keys: Sequence[ObjectKey], anchor: str, group_size: int, prefill: PrefillCost | None, start: int
     ) -> asyncio.Task[Sought]:
         """Ask what nobody else is asking just now."""
-        question = (keys[0], len(keys))
+        question = (keys[0], keys[-1], len(keys))  # prompts begin alike, and the last key of a prefix says all of it
         task = self._questions.get(question)
         if task is None:
             task = asyncio.create_task(self._look_up(keys, anchor, group_size, prefill, start))

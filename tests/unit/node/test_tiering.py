@@ -184,6 +184,19 @@ def test_many_who_ask_at_once_stand_behind_one_fetch() -> None:
     run(case())
 
 
+def test_prompts_that_begin_alike_and_are_of_one_length_are_each_fetched_to_their_own_end() -> None:
+    async def case() -> None:
+        tier = SimulatedTier()
+        prompts = [KEYS[:4] + [ObjectKey("b", f"{prompt}{number}") for number in range(4)] for prompt in "xy"]
+        tier.has(*{key for prompt in prompts for key in prompt})
+        async with world(TierUse(tier)) as node:
+            assert [found for found, _, _ in await asyncio.gather(*map(node.read, prompts))] == [8, 8]
+            assert tier.asked["objects"] == 12
+            node.require_no_leaks()
+
+    run(case())
+
+
 def test_leading_blocks_are_leased_while_the_last_are_on_their_way_and_the_fetch_goes_on() -> None:
     async def case() -> None:
         tier = SimulatedTier(object_s=1.0)
