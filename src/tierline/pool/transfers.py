@@ -105,11 +105,11 @@ class Transfers:
         """Have ``work`` done; ``None`` where it is not done in time, and its result is then nobody's."""
         future: Future[T] = self._executor.submit(work)
         wrapped = asyncio.wrap_future(future)
-        await asyncio.wait([wrapped], timeout=within_s)
-        if wrapped.done():
-            return wrapped.result()
-        wrapped.cancel()
-        return None
+        try:
+            await asyncio.wait([wrapped], timeout=within_s)
+            return wrapped.result() if wrapped.done() else None
+        finally:
+            wrapped.cancel()  # also where we are cancelled: behind threads that hang, nothing piles up
 
     async def run(self, work: Callable[[], T]) -> T:
         """Have ``work`` done; a caller that is cancelled leaves it behind."""

@@ -90,6 +90,23 @@ async def test_work_that_takes_longer_than_it_may_is_nobodys(transfers: Transfer
     await transfers.stop()
 
 
+async def test_of_those_who_give_up_while_all_threads_hang_nothing_stays_behind(transfers: Transfers) -> None:
+    gate = threading.Event()
+    begun: list[int] = []
+    hanging = [asyncio.create_task(transfers.within(gate.wait, 30.0)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):  # as a node does, whose own time is over first
+                await transfers.within(lambda: begun.append(1), 30.0)
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.wait(hanging)
+    assert await transfers.within(lambda: 1, 30.0) == 1
+    assert begun == []
+    await transfers.stop()
+
+
 def test_a_run_ends_at_its_first_gap_in_whole_groups() -> None:
     there = Found(1, None)
     assert leading([there, there, there, None, there], 1) == [there] * 3
