@@ -26,6 +26,7 @@ from tierline.pool.members import Member
 from tierline.pool.peers import Peer, Peers
 from tierline.pool.receiving import Expected
 from tierline.pool.slots import slot_of_name
+from tierline.pool.threads import wait_to_the_end
 from tierline.pool.tier import Arrival, Found, Kept, Wanted
 from tierline.store import ObjectKey
 from tierline.wire.pool import MAX_KEPT_PER_MESSAGE, ObjectToKeep
@@ -290,7 +291,7 @@ class _Fetching:
         """End what is under way; nothing is written any more when this returns."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await wait_to_the_end(list(self._tasks))
 
     def _begin(self, places: Sequence[int]) -> None:
         """Have objects fetched by members that have not failed them; give up those that nobody is left for."""

@@ -1,13 +1,15 @@
 """A few nodes: what one has the others find; what is old, wrong or gone is a miss and nothing worse."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 from tests.unit.pool.world import Node, World, local_object
 
 from tierline.pool.directory import Holding
 from tierline.pool.slots import slot_of
-from tierline.pool.tier import Found, Kept, Wanted
+from tierline.pool.threads import wait_to_the_end
+from tierline.pool.tier import Arrival, Found, Kept, Wanted
 from tierline.store import ObjectKey
 
 PREFIX = [ObjectKey("kv", f"{number:064x}@shard") for number in range(20)]
@@ -156,6 +158,33 @@ async def test_where_one_holder_fails_the_next_is_asked(world: World) -> None:
     await world.until(lambda: world.is_settled)
     checksums = [arrival.checksum for arrival in await c.fetches(*PREFIX, anchor=ANCHOR)]
     assert checksums == [None, 7] * 10
+
+
+async def test_nobody_writes_into_pages_any_more_however_often_a_fetch_is_cancelled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, _ = await three(world)
+    a.put(PREFIX[0])
+    await world.until(lambda: world.is_settled)
+    is_begun, is_out = asyncio.Event(), asyncio.Event()
+
+    async def fetch(*_: object) -> AsyncGenerator[Arrival, None]:
+        is_begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:  # as of a thread that has to be waited for
+            await wait_to_the_end([asyncio.ensure_future(asyncio.sleep(0.1))])
+            is_out.set()
+        yield Arrival(0, None, "a")
+
+    monkeypatch.setattr(b, "fetch", fetch)
+    fetching = asyncio.create_task(b.fetches(PREFIX[0]))
+    await is_begun.wait()
+    fetching.cancel()
+    await asyncio.sleep(0.01)
+    fetching.cancel()
+    await asyncio.wait([fetching])
+    assert is_out.is_set()
 
 
 async def test_a_faster_holder_sends_more(world: World) -> None:
