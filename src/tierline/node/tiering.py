@@ -247,7 +247,7 @@ class Tiering:
                     coming += self._open(owner, [each.key], [each.found], each.slot)
                 if number % SLOTS_PER_SLICE == 0:
                     await asyncio.sleep(0)  # others have their turn
-        except asyncio.CancelledError:
+        except BaseException:  # also of a name that the journal cannot hold
             self._give_up(owner, coming)
             raise
         if coming:
@@ -271,7 +271,7 @@ class Tiering:
                     await asyncio.sleep(0)  # others have their turn
         except StoreError:  # there is no room for the rest
             use.figures.failures["no_room"] += 1
-        except asyncio.CancelledError:
+        except BaseException:  # also of a name that the journal cannot hold
             self._give_up(owner, coming)
             raise
         if coming:
@@ -302,7 +302,7 @@ class Tiering:
                     slot = self._service.write(key, each.size, owner)
                     coming.append(_Coming(key, each, slot, home, is_transit))
                     self._fetching_bytes += each.size
-        except StoreError:
+        except BaseException:
             self._give_up(owner, coming)
             raise
         return coming

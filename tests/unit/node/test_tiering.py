@@ -393,6 +393,24 @@ def test_what_does_not_come_is_a_miss_and_computed_anew() -> None:
     run(case())
 
 
+def test_an_object_that_cannot_be_stored_here_leaves_no_slot_open_of_those_beside_it() -> None:
+    async def case() -> None:
+        too_long = ObjectKey("b", "\N{GOTHIC LETTER AHSA}" * 1024)  # of 4 bytes each: more than a journal's record has
+        tier = SimulatedTier("tieredstorage")
+        tier.has(*KEYS, too_long)
+        use = TierUse(tier)
+        async with world(use) as node:
+            assert (await node.read([*KEYS[:2], too_long]))[0] == 0
+            node.require_no_leaks()
+            found = [Offered(key, 7, Found(4000, key)) for key in (*KEYS[:2], too_long)]
+            with pytest.raises(ValueError, match="bytes"):
+                await node.tiering.hold(use, found)
+            node.require_no_leaks()
+            assert await node.read() == (8, 0.009, {"tieredstorage": 8})
+
+    run(case())
+
+
 def test_a_fetch_that_stalls_is_given_up_and_its_pages_are_free() -> None:
     async def case() -> None:
         tier = SimulatedTier(hangs_after=3)
