@@ -68,9 +68,14 @@ async def test_what_the_server_evicts_is_missing_also_between_lookup_and_fetch(t
             for came, thing in zip(await fetch(tier, memory, early, found), early, strict=True):
                 assert came in (None, thing.content)
             assert tier.failures.counts["gone"] > 0
-            # Whatever is said to be there again is there whole, or is stored again.
-            assert await store(tier, memory, early) == [True] * 3
-            assert await fetch(tier, memory, early, await look(tier, early)) == [thing.content for thing in early]
+            for _ in range(10):  # Redis samples what it evicts: storing one may cost another a part, which is found out
+                assert await store(tier, memory, early) == [True] * 3
+                found = await look(tier, early)
+                contents = await fetch(tier, memory, early[: len(found)], found)
+                if contents == [thing.content for thing in early]:
+                    break
+            else:
+                pytest.fail("what was found torn was never stored anew")
 
 
 async def test_an_object_that_lost_a_part_is_stored_whole_again(tmp_path: Path, memory: Memory) -> None:
