@@ -6,6 +6,7 @@ copied. Every object is read from afar once, for a node keeps what it fetched. S
 """
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -46,6 +47,7 @@ FETCH_GOAL = 0.8
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (the kernel's tmpfs, not a temporary file)
 _CALL_S = 60.0
+_MOONCAKE_LEASE_MS = 2000
 _SETTLE_S = 0.1
 """Nodes tell each other every 10 ms what they have."""
 
@@ -167,8 +169,6 @@ class System:
         Clients for whom all that was written is somewhere else.
     programs
         The servers, whose processor time counts.
-    forget
-        Removes objects.
     settle_s
         How long after a write it takes until the far clients are told of it.
     """
@@ -178,8 +178,12 @@ class System:
     readers: Clients
     far: Clients
     programs: Sequence[Program]
-    forget: Callable[[Sequence[str]], None]
     settle_s: float = 0.0
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Remove objects, wherever they are."""
+        for clients in dict.fromkeys((self.far, self.writers)):
+            clients.take(Turn("forget", 1, [[list(names)]]))
 
     def cpu_seconds(self) -> float:
         """Return the processor time that the servers have used."""
@@ -197,7 +201,7 @@ def pool(folder: Path, effort: Effort) -> Iterator[System]:
             segment = f"tierline-bench-{os.getpid()}-{number}"
             sockets.append(folder / f"node-{number}.sock")
             settings = folder / f"node-{number}.json"
-            settings.write_text(json.dumps({"node_name": f"node-{number}", "grace_s": 0}))
+            settings.write_text(json.dumps({"node_name": f"node-{number}", "grace_s": 0, "lookup_cap_ms": 1000}))
             argv = tierline(
                 *(
                     "node",
@@ -226,38 +230,28 @@ def pool(folder: Path, effort: Effort) -> Iterator[System]:
             stack.enter_context(NodeClient(path, client="bench", writer=True, timeout_s=_CALL_S)) for path in sockets
         ]
 
-        def forget(names: Sequence[str]) -> None:
-            for owner in reversed(owners):
-                owner.delete(BUCKET, names)
-
         _wait_until_joined(*owners)
-        yield System("tieredstorage", here, here, far, programs, forget, _SETTLE_S)
+        yield System("tieredstorage", here, here, far, programs, _SETTLE_S)
 
 
 @contextlib.contextmanager
 def redis(folder: Path, effort: Effort) -> Iterator[System]:
     """Run a Redis server. Raises ``FileNotFoundError`` where it, or redis-py, is not installed."""
-    try:
-        import hiredis  # noqa: F401  (redis-py uses it when it is there)
-        from redis import Redis
-    except ImportError as error:
-        raise FileNotFoundError("redis-py with hiredis not installed") from error
+    if importlib.util.find_spec("redis") is None or importlib.util.find_spec("hiredis") is None:
+        raise FileNotFoundError("redis-py with hiredis not installed")
     program, port = redis_server(folder)
     with program, Clients("redis", str(port), max(effort.clients)) as clients:
-        control = Redis(host="127.0.0.1", port=port)
-        yield System("redis", clients, clients, clients, [program], lambda names: control.delete(*names))
-        control.close()
+        yield System("redis", clients, clients, clients, [program])
 
 
 @contextlib.contextmanager
 def mooncake(folder: Path, effort: Effort) -> Iterator[System]:
     """Run Mooncake's master and a process that lends memory. Raises ``FileNotFoundError`` where it is not there."""
     with (
-        MooncakeServers(effort.capacity, folder) as servers,
+        MooncakeServers(effort.capacity, folder, _MOONCAKE_LEASE_MS) as servers,
         Clients("mooncake", servers.address, max(effort.clients)) as clients,
     ):
-        # What was read is under Mooncake's own lease for a while, so it is left to its eviction.
-        yield System("mooncake", clients, clients, clients, [servers.master, servers.lender], lambda _: None)
+        yield System("mooncake", clients, clients, clients, [servers.master, servers.lender])
 
 
 def _wait_until_joined(writer: NodeClient, reader: NodeClient) -> None:
@@ -477,6 +471,8 @@ def _notes(effort: Effort) -> list[str]:
         "All on one machine, over loopback: every process, and both ends of every transfer, share its processors.",
         "Clients are processes of their own. A read ends with the bytes in the client's memory; fetched means that the "
         "client has a lease on them, in its node's segment.",
+        "A node would take an object for missing when a look-up takes 20 ms; here it waits for a second, so that every "
+        "read is one, and how long it took is in its latency.",
         "Redis has no persistence and is asked by redis-py with hiredis, one value an object, of a prefix eight at a "
         "time; it has no local read, so the same reads stand beside both of ours. Mooncake's clients use registered "
         "memory (get_into, put_from) and lend none.",

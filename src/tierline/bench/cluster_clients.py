@@ -23,8 +23,9 @@ from tierline.client import CommitEntry, NodeClient, Slot
 from tierline.errors import TierlineError
 
 System = Literal["node", "redis", "mooncake"]
-Verb = Literal["read", "lease", "write"]
-"""Read into the client's memory; read as far as the store gives a lease, and no further; write from that memory."""
+Verb = Literal["read", "lease", "write", "forget"]
+"""Read into the client's memory; read as far as the store gives a lease, and no further; write from that memory; remove
+what was stored, however long that takes."""
 
 BUCKET = "bench"
 _TTL_S = 60.0
@@ -136,6 +137,9 @@ class _Client(Protocol):
     def write(self, names: Sequence[str], memory: memoryview, anchor: str) -> None:
         """Store the memory as these objects, in equal parts."""
 
+    def forget(self, names: Sequence[str], memory: memoryview, anchor: str) -> None:
+        """Remove the objects."""
+
 
 class _NodeClient:
     """Leases, and reserves, on the socket of a node store."""
@@ -168,6 +172,9 @@ class _NodeClient:
             entries.append(CommitEntry(slot.slot, name, size, checksum, anchor))
         if any(refusal is not None for refusal in self._client.commit(BUCKET, entries)):
             raise TierlineError("the node store refused a commit")
+
+    def forget(self, names: Sequence[str], memory: memoryview, anchor: str) -> None:  # noqa: ARG002
+        self._client.delete(BUCKET, names)
 
     def _leased(self, names: Sequence[str], anchor: str) -> tuple[str, Sequence[Any]]:
         if not self._is_touched:
@@ -206,6 +213,9 @@ class _RedisClient:
         for number, name in enumerate(names):
             self._client.set(name, memory[number * size : (number + 1) * size])
 
+    def forget(self, names: Sequence[str], memory: memoryview, anchor: str) -> None:  # noqa: ARG002
+        self._client.delete(*names)
+
 
 class _MooncakeClient:
     """A client of Mooncake that lends no memory; its own is registered, so that nothing is copied twice."""
@@ -228,6 +238,14 @@ class _MooncakeClient:
         places, size = self._places(names, memory)
         for status in self._store.batch_put_from(list(names), places, [size] * len(names)):
             _require(status, "batch_put_from")
+
+    def forget(self, names: Sequence[str], memory: memoryview, anchor: str) -> None:  # noqa: ARG002
+        end = time.monotonic() + _WAIT_S
+        for name in names:
+            while self._store.remove(name):  # as long as somebody's lease on it lasts
+                if time.monotonic() > end:
+                    raise TierlineError("Mooncake does not remove what nobody reads")
+                time.sleep(0.05)
 
     def _places(self, names: Sequence[str], memory: memoryview) -> tuple[list[int], int]:
         size = memory.nbytes // len(names)
@@ -268,7 +286,7 @@ def _serve_one(system: str, address: str, number: int, told: Connection) -> None
         try:
             client = client or _CLIENTS[system](address, number)
             wanted = turn.size * max(map(len, operations))
-            if memory.nbytes != wanted:
+            if memory.nbytes != wanted and turn.verb != "forget":
                 memory = resident(wanted)
             began, cpu = time.monotonic(), time.process_time()
             do = getattr(client, turn.verb)

@@ -36,20 +36,27 @@ _STOP_SECONDS = 5.0
 class MooncakeServers:
     """Its master, at ``address``, and a process that lends memory.
 
+    Parameters
+    ----------
+    lent_bytes
+        How much.
+    lease_ms
+        How long what is read stays, and a read may take.
+
     Raises
     ------
     FileNotFoundError
         Mooncake, or a library that it needs, is not installed.
     """
 
-    def __init__(self, lent_bytes: int, folder: Path) -> None:
+    def __init__(self, lent_bytes: int, folder: Path, lease_ms: int) -> None:
         master = Path(sys.executable).with_name("mooncake_master")
         if importlib.util.find_spec("mooncake") is None or not (master.exists() or shutil.which(master.name)):
             raise FileNotFoundError("mooncake-transfer-engine-non-cuda not installed")
         rpc, metrics = free_ports(2)
         argv = [
             *(str(master) if master.exists() else master.name, f"--rpc_port={rpc}", "--rpc_address=127.0.0.1"),
-            *("--metrics_host=127.0.0.1", f"--metrics_port={metrics}", f"--default_kv_lease_ttl={_LEASE_MS}"),
+            *("--metrics_host=127.0.0.1", f"--metrics_port={metrics}", f"--default_kv_lease_ttl={lease_ms}"),
         ]
         self.address = f"127.0.0.1:{rpc}"
         with contextlib.ExitStack() as stack:
@@ -85,7 +92,7 @@ class Mooncake:
     def __init__(self, size: int, folder: Path) -> None:
         self._size = size
         with contextlib.ExitStack() as stack:
-            servers = stack.enter_context(MooncakeServers(_LENT_OBJECTS * size, folder))
+            servers = stack.enter_context(MooncakeServers(_LENT_OBJECTS * size, folder, _LEASE_MS))
             self._client = subprocess.Popen(
                 [*_US, "ask", servers.address, str(size)],
                 stdin=subprocess.PIPE,
