@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Literal, NamedTuple
 
 from tierline.duties import Duties
-from tierline.errors import AlreadyStored, BeingWritten, StoreError
+from tierline.errors import AlreadyStored, BeingWritten, StoreError, UnknownLease
 from tierline.loading import PrefillCost, decide
 from tierline.node.service import NodeService
 from tierline.node.tier_figures import TierUse
@@ -19,7 +19,7 @@ from tierline.node.tier_writes import TierWrites
 from tierline.pool.local import Offered
 from tierline.pool.slots import slot_of, slot_of_name
 from tierline.pool.tier import Arrival, Found, Wanted
-from tierline.store import Leased, ObjectKey, Owner, Slot
+from tierline.store import Leased, ObjectKey, Owner, Slot, Store
 
 FETCHES_AT_ONCE = 8
 """Of one segment; those behind them begin in the order in which they were asked for."""
@@ -31,6 +31,8 @@ STOP_S = 5.0
 """How long fetches under way may take to let go of their pages when the node stops."""
 MOST_SOURCES = 65_536
 """Objects of which it is remembered who brought them."""
+FETCHER = "node:fetch"
+"""Holder of the leases under which what has come waits, where it does not stay, for what is before it in its run."""
 SLOTS_PER_SLICE = 64
 """Opened before others have their turn: about a millisecond."""
 _MOST_CHECKSUM = 2**64 - 1
@@ -322,6 +324,7 @@ class Tiering:
     async def _fetch(self, use: TierUse, owner: Owner, coming: Sequence[_Coming]) -> None:
         """Commit objects as they come; what does not come is a miss for those who wait for it."""
         missing = dict(enumerate(coming))
+        held = _Held(self._store)
         received = 0
         loop = asyncio.get_running_loop()
         since = loop.time()
@@ -340,11 +343,14 @@ class Tiering:
                                 use.figures.failures["claim"] += 1  # said twice, or never asked for
                                 continue
                             received += self._take(use, owner, each, arrival)
+                            if each.is_transit:
+                                self._fetching_bytes += held.add(each, loop.time())
         except TimeoutError:
             use.figures.failures["stalled"] += 1
         finally:
             use.figures.failures["not_brought"] += len(missing)
             self._give_up(owner, list(missing.values()))
+            self._fetching_bytes -= held.release()
             use.figures.fetched(received, loop.time() - since)
 
     def _take(self, use: TierUse, owner: Owner, each: _Coming, arrival: Arrival) -> int:
@@ -411,6 +417,39 @@ class Tiering:
     def used(self, leased: Sequence[Leased]) -> None:
         """Take note that objects that were here were asked for."""
         self.writes.used(leased)
+
+
+class _Held:
+    """What a fetch has brought that does not stay: it is there until all has come, for objects come in any order."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._leases: list[str] = []
+        self._size = 0
+        self._renewed_at = 0.0
+
+    def add(self, each: _Coming, now: float) -> int:
+        """Hold an object, where it has come; returns how many bytes that are."""
+        ttl_s = self._store.limits.max_ttl_s
+        if not self._leases:
+            self._renewed_at = now
+        elif now - self._renewed_at > ttl_s / 3:
+            self._renewed_at = now
+            for lease in self._leases:
+                with contextlib.suppress(UnknownLease):  # so long was the pause before
+                    self._store.renew(lease, ttl_s)
+        found = self._store.lease(each.key, FETCHER, ttl_s, is_use=False)
+        if found is None:
+            return 0
+        self._leases.append(found[0])
+        self._size += each.slot.size
+        return each.slot.size
+
+    def release(self) -> int:
+        """Let all go; returns how many bytes that are."""
+        for lease in self._leases:
+            self._store.release(lease)
+        return self._size
 
 
 @contextlib.asynccontextmanager

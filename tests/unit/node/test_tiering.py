@@ -570,6 +570,28 @@ def test_what_was_fetched_stays_only_where_it_is_promoted_and_l1_is_on(
     run(case())
 
 
+@pytest.mark.parametrize("object_s", [0.5, 12.0])
+@pytest.mark.parametrize(("promotes", "keeps_own"), [(False, True), (True, False)])
+def test_what_does_not_stay_waits_for_what_comes_after_it_and_is_before_it(
+    promotes: bool, keeps_own: bool, object_s: float
+) -> None:
+    async def case() -> None:
+        tier = SimulatedTier(object_s=object_s, reverses=True)
+        tier.has(*KEYS)
+        async with world(TierUse(tier, promotes=promotes), keeps_own=keeps_own) as node:
+            time_goes_on = asyncio.create_task(node.let_pass(200))
+            node.tiering.seek_ahead(KEYS)
+            await asyncio.sleep(8 * object_s + 0.1)
+            assert (await node.read(wait_s=0.0))[0] == 8
+            assert tier.asked["objects"] == 8
+            node.require_no_leaks()
+            await time_goes_on
+            stats = node.service.store.stats()
+            assert (stats.objects, stats.leases) == (0, 0)
+
+    run(case())
+
+
 def test_with_l1_off_what_is_computed_is_written_below_and_gone_and_found_there() -> None:
     async def case() -> None:
         tier = SimulatedTier(store_s=10.0)
