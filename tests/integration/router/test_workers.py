@@ -112,9 +112,9 @@ async def test_a_limit_holds_over_all_workers_and_everybody_has_a_turn() -> None
         clients(running) as peers,
     ):
         asked = [asyncio.create_task(peer.ask(chat(f"prompt {number}"))) for number, peer in enumerate(peers)]
-        await until(lambda: running_now == 4)
+        await until(lambda: running_now >= 4)
         await asyncio.sleep(0.1)
-        assert running_now == 4
+        assert running_now <= 5
         release.set()
         assert [(await answer).status for answer in asked] == [200] * len(peers)
         assert most <= 5, "two workers may see the same place free at the same moment"
