@@ -62,10 +62,9 @@ class TierFigures:
     speed: Speed = field(default_factory=lambda: Speed(time.monotonic))
 
     def fetched(self, size_bytes: int, seconds: float) -> None:
-        """Take note of a fetch that is over."""
+        """Take note of a fetch that is over; its hits and bytes are counted as objects come."""
         self.fetches[bisect_left(SECONDS_BUCKETS, seconds)] += 1
         self.fetch_seconds += seconds
-        self.fetched_bytes += size_bytes
         self.speed.observe(size_bytes, seconds)
 
 

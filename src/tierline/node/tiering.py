@@ -373,6 +373,7 @@ class Tiering:
             return 0
         self._store.mark_copied(key)
         use.figures.hits[arrival.source] += 1
+        use.figures.fetched_bytes += found.size
         return found.size
 
     # Whose it was -----------------------------------------------------------------------------------------------------

@@ -201,8 +201,10 @@ def test_leading_blocks_are_leased_while_the_last_are_on_their_way_and_the_fetch
     async def case() -> None:
         tier = SimulatedTier(object_s=1.0)
         tier.has(*KEYS)
-        async with world(TierUse(tier)) as node:
+        use = TierUse(tier)
+        async with world(use) as node:
             assert await node.read(wait_s=3.5) == (3, 3.5, {"redis": 3})
+            assert (use.figures.hits.total(), use.figures.fetched_bytes) == (3, 3 * 4000)
             await asyncio.sleep(10)
             assert await node.read() == (8, 0.0, {})
             assert tier.asked["fetch_into"] == 1
