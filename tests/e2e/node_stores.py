@@ -63,6 +63,11 @@ class NodeStore:
         with urllib.request.urlopen(f"{self.url}/v1/cluster", timeout=10) as response:
             return [member for member in json.load(response)["members"] if member["state"] == state]
 
+    def bytes_written_below(self) -> int:
+        """Return how many bytes of objects the tiers below have taken."""
+        with urllib.request.urlopen(f"{self.url}/v1/cluster", timeout=10) as response:
+            return sum(tier["stored_bytes"] for tier in json.load(response)["tiers"])
+
     def flip_bits(self) -> None:
         """Flip a bit in every 4 KiB of the segment, behind the node store's back."""
         np.memmap(self.segment, dtype=np.uint8, mode="r+")[::4096] ^= 1
