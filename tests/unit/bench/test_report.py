@@ -94,7 +94,7 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
 
 
 def test_an_unknown_bench_is_answered_with_the_names_there_are() -> None:
-    with pytest.raises(UsageError, match="allowed: document, eviction, router, routing, store"):
+    with pytest.raises(UsageError, match="allowed: cluster, document, eviction, router, routing, store"):
         run_bench("sotre", BenchOptions(), console=Console(file=io.StringIO()))
 
 
