@@ -5,6 +5,7 @@ TierlineError
 │   ├── ConfigurationError    a key, its value, and what is allowed
 │   └── EnvironmentTooSmall   memory, /dev/shm, ports: found before anything starts
 ├── SegmentError              the shared-memory segment cannot be made, adopted or mapped
+│   └── SegmentHeld           a call of a tier may write to it still: only the process's end lets it go
 ├── StoreError                the store refuses one operation; the store itself is well
 │   ├── AlreadyStored         write-once: the key holds a committed object
 │   ├── BeingWritten          another writer holds the key
@@ -21,11 +22,19 @@ TierlineError
 ├── ChecksumMismatch          bytes differ from what was committed; callers treat it as a miss
 ├── RouterRefused             the router answers an operator, and its answer is an error
 ├── RouterUnavailable         the router cannot be reached by an operator, or does not answer in time
+├── ClusterRefused            the Kubernetes API answers, and its answer is an error
+├── ClusterUnavailable        the Kubernetes API cannot be reached in time
+├── EndpointRefused           an endpoint in a cluster answers a request with an error
+├── EndpointUnavailable       an endpoint in a cluster cannot be reached
+├── BucketRefused             S3, or what speaks its protocol, does not let us read or write
 ├── EndpointConflict          the router's endpoints cannot be changed so: known already, or too many
+├── SourceError               a model's files cannot be had from where they are kept
+├── NotPublished              a certificate cannot be written where clients look for it
 └── EngineError               an engine cannot be started or joined
 """
 
 import re
+from http import HTTPStatus
 
 _PASSWORD = re.compile(r"(://[^\s/@:]*:)[^\s/@]+@")
 """Of a URL in a value that is shown to whoever made the mistake, and to the log that it goes to."""
@@ -66,6 +75,10 @@ class EnvironmentTooSmall(UsageError):  # noqa: N818  (the name states the condi
 
 class SegmentError(TierlineError):
     """The shared-memory segment cannot be created, adopted or mapped."""
+
+
+class SegmentHeld(SegmentError):  # noqa: N818
+    """A call of a tier that does not end may still write to the segment: only the end of the process lets it go."""
 
 
 class StoreError(TierlineError):
@@ -147,8 +160,73 @@ class RouterUnavailable(TierlineError):  # noqa: N818
     """The router cannot be reached by its operator, or did not answer in time."""
 
 
+class ClusterRefused(TierlineError):  # noqa: N818
+    """The Kubernetes API answered a request with an error.
+
+    Parameters
+    ----------
+    message
+        What it said.
+    status
+        Status of the HTTP answer.
+    reason
+        Kubernetes' word for it, such as ``Conflict``; empty where there is none.
+    retry_after_s
+        Seconds that it asks to be left alone for.
+    """
+
+    def __init__(self, message: str, status: int, reason: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+    @property
+    def is_passing(self) -> bool:
+        """The same request may well be answered later: there were too many, or something behind the API was away."""
+        return self.status in (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS) or (
+            self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        )
+
+
+class ClusterUnavailable(TierlineError):  # noqa: N818
+    """The Kubernetes API cannot be reached, or did not answer in time."""
+
+
+class EndpointRefused(TierlineError):  # noqa: N818
+    """An endpoint in a cluster answered a request with an error.
+
+    Parameters
+    ----------
+    message
+        Who answered what.
+    status
+        Status of the HTTP answer.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class EndpointUnavailable(TierlineError):  # noqa: N818
+    """An endpoint in a cluster cannot be reached, or falls silent."""
+
+
+class BucketRefused(TierlineError):  # noqa: N818
+    """S3, or what speaks its protocol, does not let us do what was asked, or cannot be reached."""
+
+
 class EndpointConflict(TierlineError):  # noqa: N818
     """The set of a router's endpoints cannot be changed as was asked."""
+
+
+class SourceError(TierlineError):
+    """A model's files cannot be had from where they are kept, and asking again as it is does not mend it."""
+
+
+class NotPublished(TierlineError):  # noqa: N818
+    """A certificate cannot be written where clients look for it."""
 
 
 class EngineError(TierlineError):

@@ -164,9 +164,12 @@ class Below:
         return "" if self._pool is None else self._config.pool_name
 
     @property
-    def has_peers(self) -> bool:
-        """Whether another node of the pool can fetch what is here."""
-        return self._pool is not None and self._pool.has_peers
+    def shares_pool(self) -> bool:
+        """Whether what one node of the pool holds is a hit on the other, here and there.
+
+        Not of a node whose ``tiers`` leave the pool out: it gives, and takes nothing.
+        """
+        return self._pool is not None and self._pool.has_peers and self._pooled.use is not None
 
     async def start(self) -> None:
         """Begin; a tier that cannot be reached begins all the same.
@@ -197,12 +200,18 @@ class Below:
             handed = await self._pooled.hand_over(within_s)
             log.info("objects handed over to peers", objects=handed)
 
-    async def stop(self) -> None:
-        """End what is under way; the stores are open still."""
+    async def stop(self) -> Sequence[str]:
+        """End what is under way; the stores are open still.
+
+        Returns
+        -------
+        sequence
+            Names of segments whose pages a call of a tier may go on to read or write.
+        """
         for warming in self._warming:
             warming.cancel()
         await asyncio.gather(*self._warming, return_exceptions=True)
-        await asyncio.gather(*(tiering.stop() for tiering in self._tierings.values()))
+        let_go = await asyncio.gather(*(tiering.stop() for tiering in self._tierings.values()))
         stopping = [asyncio.ensure_future(use.tier.stop()) for use in self.uses]
         if self._pool is not None:
             stopping.append(asyncio.ensure_future(self._pool.stop()))
@@ -211,6 +220,7 @@ class Below:
         self._pooled.stop_telling()
         for task in self._suspected:
             task.cancel()
+        return [name for name, lets_go in zip(self._tierings, let_go, strict=True) if not lets_go]
 
     def reload(self, *, if_changed: bool) -> None:
         """Read the certificate of the pool again; blocks for some milliseconds."""

@@ -439,8 +439,8 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._lease(ObjectKey(bucket, name), wait_s, ttl_s, anchor)
             case routes.ReleaseLease(lease):
                 self._release(lease)
-            case routes.GetObject(bucket, name, head_only):
-                self._get(ObjectKey(bucket, name), head_only=head_only)
+            case routes.GetObject(bucket, name, head_only, anchor):
+                self._get(ObjectKey(bucket, name), anchor, head_only=head_only)
             case routes.DeleteObject(bucket, name):
                 self._delete(ObjectKey(bucket, name))
             case routes.Stats():
@@ -658,16 +658,16 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # Objects ------------------------------------------------------------------------------------------------------
 
-    def _get(self, key: ObjectKey, *, head_only: bool) -> None:
+    def _get(self, key: ObjectKey, anchor: str, *, head_only: bool) -> None:
         if self._service.below is not None and not self._service.store.is_stored(key):
-            self._start_task(lambda: self._get_from_below(key, head_only=head_only))
+            self._start_task(lambda: self._get_from_below(key, anchor, head_only=head_only))
         elif head_only:
             self._describe(key)
         else:
             self._start_task(lambda: self._send_object(key))
 
-    async def _get_from_below(self, key: ObjectKey, *, head_only: bool) -> None:
-        if not await self._has_settled(key, "", within(routes.DEFAULT_WAIT_MS / 1000)):
+    async def _get_from_below(self, key: ObjectKey, anchor: str, *, head_only: bool) -> None:
+        if not await self._has_settled(key, anchor, within(routes.DEFAULT_WAIT_MS / 1000)):
             self._miss(key)
         elif head_only:
             self._describe(key)

@@ -1,6 +1,6 @@
 """What a node measures, in Prometheus' terms, and nothing decided: observers that listen and a collector that reads.
 
-Every metric is declared in this file and described in docs/node.md; base units are bytes and seconds.
+Base units are bytes and seconds.
 """
 
 import itertools
@@ -11,11 +11,11 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, GCCollector, ProcessCollector, exposition
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, exposition
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from tierline.metrics import families
 from tierline.node.publishing import EventKind, EventPublisher, ReplayAnswer
 from tierline.node.service import NodeService, Occasion, Verdict
 from tierline.node.tier_figures import SECONDS_BUCKETS, StoreResult, TierUse
@@ -39,6 +39,15 @@ LIMITS = (
 
 MAX_BUCKETS = 20
 """Buckets that have series of their own."""
+_OF_BUCKETS: tuple[tuple[Callable[[str, dict[str, int]], Metric], str], ...] = (
+    (families.gauges, "tierline_node_bucket_bytes"),
+    (families.gauges, "tierline_node_bucket_objects"),
+    (families.counters, "tierline_node_bucket_hits_total"),
+    (families.counters, "tierline_node_bucket_misses_total"),
+    (families.counters, "tierline_node_bucket_evictions_total"),
+    (families.counters, "tierline_node_bucket_refusals_total"),
+)
+"""In the order of a bucket's figures."""
 
 
 class NodeMetrics:
@@ -103,22 +112,13 @@ class NodeMetrics:
             self._registry.register(_EventsCollector(events))
         self._registry.register(_TiersCollector(tiers))
         self._registry.register(_PoolCollector(members, source))
-        self._http = _Requests("tierline_node_http", "HTTP requests", "head", ("route", "status"))
+        self._http = _Requests("tierline_node_http")
         self._bodies = _Bodies()
-        self._limits_reached = Counter(
-            "tierline_node_limits_reached_total",
-            "Requests and connections that a limit ended, by its key",
-            ["limit"],
-            registry=self._registry,
-        )
-        for limit in LIMITS:
-            self._limits_reached.labels(limit)
-        self._failed_handshakes = Counter(
-            "tierline_node_tls_failed_handshakes_total", "TLS handshakes that came to nothing", registry=self._registry
-        )
-        self._socket = _Requests("tierline_node_socket", "Requests of the UNIX socket", "receipt", ("verb", "outcome"))
+        self._connections = _Connections()
+        self._socket = _Requests("tierline_node_socket")
         self._registry.register(self._http)
         self._registry.register(self._bodies)
+        self._registry.register(self._connections)
         self._registry.register(self._socket)
 
     def http_request(self, route: str, status: HTTPStatus, seconds: float, received: int, sent: int) -> None:
@@ -129,11 +129,11 @@ class NodeMetrics:
 
     def limit_reached(self, limit: str) -> None:
         """Count a request or connection that a limit ended; ``limit`` is one of :data:`LIMITS`."""
-        self._limits_reached.labels(limit).inc()
+        self._connections.limits_reached[limit] += 1
 
     def handshake_failed(self) -> None:
         """Count a TLS handshake that came to nothing."""
-        self._failed_handshakes.inc()
+        self._connections.failed_handshakes += 1
 
     def socket_request(self, verb: str, outcome: str, seconds: float) -> None:
         """Count one answered request of the UNIX socket."""
@@ -154,11 +154,8 @@ class _Requests(Collector):
     of a lease.
     """
 
-    def __init__(self, name: str, what: str, since: str, labels: tuple[str, str]) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._what = what
-        self._since = since
-        self._labels = labels
         self._tallies: dict[str, _Tally] = {}
 
     def add(self, kind: str, outcome: str | int, seconds: float) -> None:
@@ -171,12 +168,8 @@ class _Requests(Collector):
         tally.buckets[bisect_left(_SECONDS_BUCKETS, seconds)] += 1
 
     def collect(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(f"{self._name}_requests", f"{self._what} answered", labels=self._labels)
-        seconds = HistogramMetricFamily(
-            f"{self._name}_request_seconds",
-            f"{self._what}: from the {self._since} to the whole reply",
-            labels=self._labels[:1],
-        )
+        requests = families.counters(f"{self._name}_requests_total", {})
+        seconds = families.histograms(f"{self._name}_request_seconds", {})
         for kind, tally in self._tallies.items():
             for outcome, count in tally.outcomes.items():
                 requests.add_metric([kind, str(outcome)], count)
@@ -195,8 +188,20 @@ class _Bodies(Collector):
         self.sent = 0
 
     def collect(self) -> Iterator[Metric]:
-        yield _counter("tierline_node_http_received_bytes", "Bytes of request bodies", self.received)
-        yield _counter("tierline_node_http_sent_bytes", "Bytes of reply bodies", self.sent)
+        yield families.counter("tierline_node_http_received_bytes_total", self.received)
+        yield families.counter("tierline_node_http_sent_bytes_total", self.sent)
+
+
+class _Connections(Collector):
+    """What came to an end before it was a request."""
+
+    def __init__(self) -> None:
+        self.limits_reached = dict.fromkeys(LIMITS, 0)
+        self.failed_handshakes = 0
+
+    def collect(self) -> Iterator[Metric]:
+        yield families.counters("tierline_node_limits_reached_total", self.limits_reached)
+        yield families.counter("tierline_node_tls_failed_handshakes_total", self.failed_handshakes)
 
 
 class _Tally:
@@ -218,11 +223,9 @@ class _StoreCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._service.store.stats()
-        yield _gauge("tierline_node_capacity_bytes", "Pages that can hold objects", stats.capacity_bytes)
-        yield _gauges(
+        yield families.gauge("tierline_node_capacity_bytes", stats.capacity_bytes)
+        yield families.gauges(
             "tierline_node_bytes",
-            "Pages by state; they add up to the capacity",
-            "state",
             {
                 "free": stats.free_bytes,
                 "used": stats.used_bytes,
@@ -231,83 +234,63 @@ class _StoreCollector(Collector):
                 "retired": stats.retired_bytes,
             },
         )
-        yield _gauges(
-            "tierline_node_held_bytes",
-            "Used pages that cannot be evicted now, by reason",
-            "reason",
-            {"leased": stats.leased_bytes, "resting": stats.resting_bytes},
+        yield families.gauges(
+            "tierline_node_held_bytes", {"leased": stats.leased_bytes, "resting": stats.resting_bytes}
         )
-        yield _gauge("tierline_node_quarantined_bytes", "Pages of leases not released", stats.quarantined_bytes)
-        yield _gauge("tierline_node_pinned_bytes", "Used pages of pinned objects", stats.pinned_bytes)
-        yield _gauge("tierline_node_largest_free_bytes", "Longest contiguous free run", stats.largest_free_bytes)
-        yield _gauge("tierline_node_objects", "Committed objects", stats.objects)
-        yield _gauge("tierline_node_fragments", "Extents of committed objects", stats.fragments)
-        yield _gauge("tierline_node_unverified_objects", "Adopted objects not yet verified", stats.unverified)
-        yield _gauge("tierline_node_slots", "Open slots", stats.slots)
-        yield _gauge("tierline_node_leases", "Live leases", stats.leases)
-        yield _gauge("tierline_node_adopted_objects", "Objects taken over at the start", stats.adopted)
-        yield _gauge("tierline_node_dropped_objects", "Journal records not taken over at the start", stats.dropped)
-        yield _counter("tierline_node_hits", "Objects found by those who asked for a lease", stats.hits)
-        yield _counters(
-            "tierline_node_misses",
-            "Objects not found by those who asked for a lease, by reason",
-            "reason",
-            {str(reason): count for reason, count in stats.misses_by_reason.items()},
+        yield families.gauge("tierline_node_quarantined_bytes", stats.quarantined_bytes)
+        yield families.gauge("tierline_node_pinned_bytes", stats.pinned_bytes)
+        yield families.gauge("tierline_node_largest_free_bytes", stats.largest_free_bytes)
+        yield families.gauge("tierline_node_objects", stats.objects)
+        yield families.gauge("tierline_node_fragments", stats.fragments)
+        yield families.gauge("tierline_node_unverified_objects", stats.unverified)
+        yield families.gauge("tierline_node_slots", stats.slots)
+        yield families.gauge("tierline_node_leases", stats.leases)
+        yield families.gauge("tierline_node_adopted_objects", stats.adopted)
+        yield families.gauge("tierline_node_dropped_objects", stats.dropped)
+        yield families.counter("tierline_node_hits_total", stats.hits)
+        yield families.counters(
+            "tierline_node_misses_total", {str(reason): count for reason, count in stats.misses_by_reason.items()}
         )
-        yield _counter("tierline_node_hit_bytes", "Bytes of the objects found", stats.hit_bytes)
-        yield _counter("tierline_node_commits", "Slots published", stats.commits)
-        yield _counter("tierline_node_commit_bytes", "Bytes of the objects published", stats.commit_bytes)
-        yield _counter("tierline_node_aborts", "Slots given back", stats.aborts)
-        yield _counter("tierline_node_refusals", "Slots refused for lack of room", stats.refusals)
-        yield _counter("tierline_node_leases_given", "Leases given", stats.leases_given)
-        yield _counter("tierline_node_leases_refused", "Leases not given, for there are too many", stats.leases_refused)
-        yield _counter("tierline_node_leases_expired", "Leases that ran out", stats.leases_expired)
-        yield _counter("tierline_node_leases_abandoned", "Leases whose connection ended", stats.leases_abandoned)
-        yield _counters(
-            "tierline_node_evictions",
-            "Objects gone, by reason",
-            "reason",
-            {str(reason): count for reason, count in stats.evictions.items()},
+        yield families.counter("tierline_node_hit_bytes_total", stats.hit_bytes)
+        yield families.counter("tierline_node_commits_total", stats.commits)
+        yield families.counter("tierline_node_commit_bytes_total", stats.commit_bytes)
+        yield families.counter("tierline_node_aborts_total", stats.aborts)
+        yield families.counter("tierline_node_refusals_total", stats.refusals)
+        yield families.counter("tierline_node_leases_given_total", stats.leases_given)
+        yield families.counter("tierline_node_leases_refused_total", stats.leases_refused)
+        yield families.counter("tierline_node_leases_expired_total", stats.leases_expired)
+        yield families.counter("tierline_node_leases_abandoned_total", stats.leases_abandoned)
+        yield families.counters(
+            "tierline_node_evictions_total", {str(reason): count for reason, count in stats.evictions.items()}
         )
-        yield _counter("tierline_node_reclaims", "Times that room was made ahead of need", self._service.reclaims)
-        yield _gauge("tierline_node_remembered_objects", "Objects gone whose fate is known", stats.ghost_entries)
+        yield families.counter("tierline_node_reclaims_total", self._service.reclaims)
+        yield families.gauge("tierline_node_remembered_objects", stats.ghost_entries)
         yield self._verifications()
-        yield _counter("tierline_node_scrubbed_bytes", "Objects verified in turn", self._service.scrubbed_bytes)
+        yield families.counter("tierline_node_scrubbed_bytes_total", self._service.scrubbed_bytes)
         yield self._waits()
-        yield _gauges(
-            "tierline_node_waiting",
-            "Requests that wait for a key being written",
-            "kind",
-            {kind: self._service.waiters.waiting[kind] for kind in get_args(Kind)},
+        yield families.gauges(
+            "tierline_node_waiting", {kind: self._service.waiters.waiting[kind] for kind in get_args(Kind)}
         )
-        yield _counter(
-            "tierline_node_segment_relinks",
-            "The segment's name had been removed and was put back",
-            self._service.relinks,
-        )
-        yield _gauge(
-            "tierline_node_segment_named",
-            "1 while the segment can be opened by its names, 0 while they are lost",
-            self._service.is_named,
-        )
+        yield families.counter("tierline_node_segment_relinks_total", self._service.relinks)
+        yield families.gauge("tierline_node_segment_named", self._service.is_named)
 
     def _verifications(self) -> Metric:
-        family = CounterMetricFamily(
-            "tierline_node_verifications",
-            "Objects compared with their checksum, by occasion and result",
-            labels=["occasion", "result"],
+        return families.counters(
+            "tierline_node_verifications_total",
+            {
+                (occasion, result): self._service.verifications[occasion, result]
+                for occasion, result in itertools.product(get_args(Occasion), (Verdict.MATCH, Verdict.MISMATCH))
+            },
         )
-        for occasion, result in itertools.product(get_args(Occasion), (Verdict.MATCH, Verdict.MISMATCH)):
-            family.add_metric([occasion, result], self._service.verifications[occasion, result])
-        return family
 
     def _waits(self) -> Metric:
-        family = CounterMetricFamily(
-            "tierline_node_waits", "Waits for a key being written that are over", labels=["kind", "outcome"]
+        return families.counters(
+            "tierline_node_waits_total",
+            {
+                (kind, outcome): self._service.waiters.ended[kind, outcome]
+                for kind, outcome in itertools.product(get_args(Kind), ("settled", "timeout"))
+            },
         )
-        for kind, outcome in itertools.product(get_args(Kind), ("settled", "timeout")):
-            family.add_metric([kind, outcome], self._service.waiters.ended[kind, outcome])
-        return family
 
 
 class _BucketsCollector(Collector):
@@ -329,21 +312,11 @@ class _BucketsCollector(Collector):
                 _add(totals, found.namespace.bucket, figures)
         largest_first = sorted(totals, key=lambda bucket: totals[bucket], reverse=True)
         self._named |= {*[name for name in largest_first if name not in self._named][: MAX_BUCKETS - len(self._named)]}
-        families: list[Metric] = [
-            GaugeMetricFamily("tierline_node_bucket_bytes", "Pages of a bucket's objects", labels=["bucket"]),
-            GaugeMetricFamily("tierline_node_bucket_objects", "Objects of a bucket", labels=["bucket"]),
-            CounterMetricFamily("tierline_node_bucket_hits", "Its objects found", labels=["bucket"]),
-            CounterMetricFamily("tierline_node_bucket_misses", "Its objects not found", labels=["bucket"]),
-            CounterMetricFamily("tierline_node_bucket_evictions", "Its objects gone", labels=["bucket"]),
-            CounterMetricFamily("tierline_node_bucket_refusals", "Its slots refused for quota", labels=["bucket"]),
-        ]
         labelled: dict[str, list[int]] = {}
         for bucket, figures in totals.items():
             _add(labelled, bucket if bucket in self._named else OTHERS, figures)
-        for index, family in enumerate(families):
-            for label, figures in labelled.items():
-                family.add_sample(f"{family.name}{'_total' * (index > 1)}", {"bucket": label}, figures[index])
-            yield family
+        for index, (make, name) in enumerate(_OF_BUCKETS):
+            yield make(name, {label: figures[index] for label, figures in labelled.items()})
 
 
 class _NodeCollector(Collector):
@@ -364,25 +337,13 @@ class _NodeCollector(Collector):
         self._certificate_expires = certificate_expires
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauge("tierline_node_event_loop_lag_seconds", "Lateness of the loop's last timer", self._service.lag_s)
-        yield _counters(
-            "tierline_node_failed_reloads",
-            "Changed files that could not be used, so that the former ones stay in force",
-            "file",
-            self._failed_reloads(),
-        )
-        yield _counters(
-            "tierline_node_failed_duties",
-            "Work beside serving that ended with an error and is tried again",
-            "duty",
-            self._failed_duties,
-        )
+        yield families.gauge("tierline_node_event_loop_lag_seconds", self._service.lag_s)
+        yield families.counters("tierline_node_failed_reloads_total", self._failed_reloads())
+        yield families.counters("tierline_node_failed_duties_total", self._failed_duties)
         if expires := self._certificate_expires():
-            yield _gauge("tierline_node_certificate_expiry_seconds", "Until when the certificate is valid", expires)
+            yield families.gauge("tierline_node_certificate_expiry_seconds", expires)
         http, unix = self._open_connections()
-        yield _gauges(
-            "tierline_node_connections", "Open connections, by protocol", "protocol", {"http": http, "socket": unix}
-        )
+        yield families.gauges("tierline_node_connections", {"http": http, "socket": unix})
 
 
 class _EventsCollector(Collector):
@@ -392,16 +353,11 @@ class _EventsCollector(Collector):
         self._events = events
 
     def collect(self) -> Iterator[Metric]:
-        yield _counters(
-            "tierline_node_kv_events",
-            "Blocks told of, and changes that were not told for there were too many at once",
-            "kind",
-            {kind: self._events.counts[kind] for kind in get_args(EventKind)},
+        yield families.counters(
+            "tierline_node_kv_events_total", {kind: self._events.counts[kind] for kind in get_args(EventKind)}
         )
-        yield _counters(
-            "tierline_node_kv_replays",
-            "Questions for events, by how they were answered",
-            "answer",
+        yield families.counters(
+            "tierline_node_kv_replays_total",
             {answer: self._events.replays[answer] for answer in get_args(ReplayAnswer)},
         )
 
@@ -413,35 +369,17 @@ class _TiersCollector(Collector):
         self._uses = uses
 
     def collect(self) -> Iterator[Metric]:
-        hits = CounterMetricFamily(
-            "tierline_node_tier_hits", "Objects that a tier brought, by who answered", labels=["tier", "source"]
-        )
-        misses = CounterMetricFamily(
-            "tierline_node_tier_misses", "Objects asked for that a tier did not have", labels=["tier"]
-        )
-        seconds = HistogramMetricFamily(
-            "tierline_node_tier_fetch_seconds", "Fetches, from their turn to the last object", labels=["tier"]
-        )
-        fetched = CounterMetricFamily("tierline_node_tier_fetch_bytes", "Bytes that a tier brought", labels=["tier"])
-        failures = CounterMetricFamily(
-            "tierline_node_tier_failures", "What went wrong with a tier, by reason", labels=["tier", "reason"]
-        )
-        decisions = CounterMetricFamily(
-            "tierline_node_tier_decisions", "Runs that a tier had, by what was decided", labels=["tier", "decision"]
-        )
-        load = GaugeMetricFamily(
-            "tierline_node_tier_load_seconds", "What loading the last run would take", labels=["tier"]
-        )
-        prefill = GaugeMetricFamily(
-            "tierline_node_tier_prefill_seconds", "What computing the last run would take", labels=["tier"]
-        )
-        speed = GaugeMetricFamily(
-            "tierline_node_tier_bytes_per_second", "How fast a tier's bytes came lately", labels=["tier"]
-        )
-        stores = CounterMetricFamily(
-            "tierline_node_tier_stores", "Objects handed to a tier, by what became of them", labels=["tier", "result"]
-        )
-        stored = CounterMetricFamily("tierline_node_tier_store_bytes", "Bytes that a tier took", labels=["tier"])
+        hits = families.counters("tierline_node_tier_hits_total", {})
+        misses = families.counters("tierline_node_tier_misses_total", {})
+        seconds = families.histograms("tierline_node_tier_fetch_seconds", {})
+        fetched = families.counters("tierline_node_tier_fetch_bytes_total", {})
+        failures = families.counters("tierline_node_tier_failures_total", {})
+        decisions = families.counters("tierline_node_tier_decisions_total", {})
+        load = families.gauges("tierline_node_tier_load_seconds", {})
+        prefill = families.gauges("tierline_node_tier_prefill_seconds", {})
+        speed = families.gauges("tierline_node_tier_bytes_per_second", {})
+        stores = families.counters("tierline_node_tier_stores_total", {})
+        stored = families.counters("tierline_node_tier_store_bytes_total", {})
         for use in self._uses:
             tier, figures = use.tier.name, use.figures
             for source, count in figures.hits.items():
@@ -477,13 +415,13 @@ class _PoolCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         members = self._members()
         states = Counted(member.state for member in members)
-        yield _gauges("tierline_node_pool_members", "Nodes of the pool, this one among them", "state", states)
+        yield families.gauges("tierline_node_pool_members", states)
         entries = next((member.entries for member in members if member.state == SELF), None)
-        yield _gauge("tierline_node_directory_entries", "Of the directory, that are at home here", entries or 0)
+        yield families.gauge("tierline_node_directory_entries", entries or 0)
         source = self._source
         is_behind, failures = (False, 0) if source is None else (source.is_behind, source.failures)
-        yield _gauge("tierline_node_pool_source_behind", "1: what is known of the pool's nodes may be old", is_behind)
-        yield _counter("tierline_node_pool_source_failures", "Times that their source could not be asked", failures)
+        yield families.gauge("tierline_node_pool_source_behind", is_behind)
+        yield families.counter("tierline_node_pool_source_failures_total", failures)
 
 
 class _SegmentsCollector(Collector):
@@ -505,25 +443,3 @@ class _SegmentsCollector(Collector):
 
 def _add(totals: dict[str, list[int]], name: str, figures: list[int]) -> None:
     totals[name] = [a + b for a, b in zip(totals.get(name, [0] * len(figures)), figures, strict=True)]
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _gauges(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], value)
-    return family
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(name, text, value=value)
-
-
-def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], value)
-    return family

@@ -3,7 +3,8 @@
 Order matters. Ports are bound before the segment is touched, so that a port in use costs nothing; they listen only
 after adoption, so that who connects is served. On SIGTERM the store is closed **before** the connections are: the slots
 of clients that may still be writing stay in the journal, as orphans of the next process. A segment that another process
-has cut short ends the node: nothing of it may be touched any more.
+has cut short ends the node: nothing of it may be touched any more. One that a call of a tier holds which does not end
+stays mapped and locked to the very end of the process, which then comes at once.
 """
 
 import asyncio
@@ -14,7 +15,6 @@ import ipaddress
 import os
 import signal
 import socket
-import stat
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -29,13 +29,22 @@ from tierline import logs
 from tierline.certificates import Certificate
 from tierline.configuration import format_byte_size
 from tierline.duties import Duties
-from tierline.errors import AccessDenied, EnvironmentTooSmall, SegmentError, TierlineError, UsageError, WireError
+from tierline.errors import (
+    AccessDenied,
+    EnvironmentTooSmall,
+    SegmentError,
+    SegmentHeld,
+    TierlineError,
+    UsageError,
+    WireError,
+)
 from tierline.node.access import Access, Grant, Pass, Right
 from tierline.node.admin import Administration, orphan_entry
 from tierline.node.below import Below, Entrance, bind_entrance, require_tiers
 from tierline.node.config import NodeConfig, SegmentConfig
 from tierline.node.garbage import only_young_garbage
 from tierline.node.http_protocol import HttpConnection, HttpLimits
+from tierline.node.leftovers import remove_stale_socket
 from tierline.node.listening import BACKLOG, ConnectionLimits, Listener
 from tierline.node.local_protocol import LocalConnection
 from tierline.node.metrics import NodeMetrics
@@ -82,12 +91,18 @@ def run(config: NodeConfig) -> None:
         A port or socket in use, a segment that does not fit: found before anything is served.
     SegmentError
         The segment cannot be adopted, or was cut short by another process.
+
+    Where a call of a tier does not end, neither does this function: the process exits with status 1.
     """
     logs.configure(config.log_level, json=config.log_format == "json")
     faulthandler.enable()  # a SIGBUS, of a segment cut short a moment ago, says at least where
     factory = uvloop.new_event_loop if config.event_loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(serve(config))
+        try:
+            runner.run(serve(config))
+        except SegmentHeld as held:
+            log.error("the node ends by force", error=str(held), former=str(held.__context__ or ""))
+            os._exit(1)  # an orderly exit waits for every thread, and so for the call that does not end
 
 
 async def serve(config: NodeConfig) -> None:
@@ -283,20 +298,27 @@ class Node:
 
         HTTP goes first, for its bodies are received into a segment that another process may adopt as soon as it is
         closed; clients of the socket go last, for their slots stay open in the journal.
+
+        Raises
+        ------
+        SegmentHeld
+            A call of a tier goes on; what it may write to is neither closed nor unlocked, all else is.
         """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for http_connection in list(self._http_connections):
             http_connection.close()
-        await self.below.stop()
+        held = await self.below.stop()
         for segment in self.segments:
             await asyncio.get_running_loop().run_in_executor(None, segment.service.stop_verifying)
         for segment in self.segments:
-            segment.service.close()
+            segment.service.close(keeps_segment=segment.name in held)
         for local_connection in list(self._local_connections):
             local_connection.close()
         await asyncio.sleep(0)  # lets the transports say that they are closed
+        if held:
+            raise SegmentHeld(f"{', '.join(held)}: a call of a tier does not end, and may still write to its pages")
 
     def stats(self, grant: Grant) -> bytes:
         """Return the document of ``GET /v1/stats``; names of others are for who has a right on every bucket."""
@@ -531,8 +553,8 @@ class Node:
             await self._reload()
 
     def _tell_pool(self, events: EventPublisher) -> None:
-        """Say whether others can fetch what is here: a node that reaches nobody is in a pool by its name only."""
-        if self.below.has_peers:
+        """Say whether a hit here is one on others, and the other way round: else it is in a pool by its name only."""
+        if self.below.shares_pool:
             events.joined_pool(self.below.pool_name)
         else:
             events.left_pool()
@@ -654,7 +676,7 @@ def _bind_http(config: NodeConfig, access: Access, certificate: Certificate | No
 
 
 def _bind_local(path: Path, mode: int) -> socket.socket:
-    _remove_stale(path)
+    remove_stale_socket(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(str(path))
@@ -664,25 +686,6 @@ def _bind_local(path: Path, mode: int) -> socket.socket:
         raise EnvironmentTooSmall(f"--socket: {path} cannot be made: {error}; choose another path") from error
     sock.setblocking(False)
     return sock
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of a node that is gone; refuse where one listens, or where a file is no socket."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise UsageError(f"--socket: {path} is there and is no socket; choose another path")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except OSError as error:
-            raise UsageError(f"--socket: {path} is there and cannot be used: {error}; choose another path") from error
-    raise EnvironmentTooSmall(f"--socket: another node listens on {path}; stop it or choose another path")
 
 
 async def _receive_hello(sock: socket.socket) -> Hello:

@@ -246,12 +246,19 @@ class NodeService:
         """Wait for the checksum under way, in a thread, and start no other; needed before :meth:`close`."""
         self._checksums.shutdown(wait=True, cancel_futures=True)
 
-    def close(self) -> None:
-        """Close the store; segment and journal stay for the next process, open slots as orphans among them."""
+    def close(self, *, keeps_segment: bool = False) -> None:
+        """Close the store; segment and journal stay for the next process, open slots as orphans among them.
+
+        Parameters
+        ----------
+        keeps_segment
+            The segment stays mapped and locked until this process ends, for a call that does not end may write to it.
+        """
         self._is_open = False
         for task in [*self._verifying.values(), *self._background]:
             task.cancel()
-        self.store.close()
+        if not keeps_segment:
+            self.store.close()
 
     def _note_lack_of_room(self) -> None:
         if self.store.needs_reclaim:

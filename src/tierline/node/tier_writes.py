@@ -1,13 +1,14 @@
 """What is stored in one segment goes on to the tiers below it: in the background, by each tier's write policy.
 
-Rules: whoever stores an object waits for no tier. What waits to be written is held by a lease of the node's own, so the
-room that it takes is bounded: what comes beyond the bound is not written there, and counted.
+Rules: whoever stores an object waits for no tier. What waits to be written, and what is being written, is held by a
+lease of the node's own for as long as that takes, so the room that it takes is bounded: what comes beyond the bound is
+not written there, and counted.
 """
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tierline.duties import Duties
@@ -32,6 +33,10 @@ WRITERS = 2
 """Batches that one tier is handed at once."""
 LONGEST_WRITE_S = 30.0
 """Of one batch; the leases on it live longer."""
+STOP_S = 5.0
+"""How long writes under way may take to let go of their pages when the node stops."""
+RENEWED_PER_SLICE = 256
+"""Leases renewed before others have their turn: under a millisecond."""
 MOST_OFFERED = 65_536
 """Objects of which it is remembered that a tier has them, or was offered them."""
 
@@ -58,6 +63,7 @@ class TierWrites:
         self._has_second_copy = has_second_copy
         self._lines = [_Line(store, use, duties) for use in uses if use.policy != "read-only"]
         self._fresh: list[str] = []
+        self._keeping: asyncio.Task[None] | None = None
         self._is_quiet = False
         self.hears_of_uses = any(line.use.policy == "write-through-on-second-use" for line in self._lines)
         """Whether anybody wants to know what is used."""
@@ -66,15 +72,18 @@ class TierWrites:
         """Listen to the store, and write."""
         if self._lines:
             self._store.listen(self._changed)
+            self._keeping = asyncio.create_task(self._keep())
         for line in self._lines:
             line.start()
 
-    async def stop(self) -> None:
-        """Write no more; the store is open still."""
-        if self._lines:
-            self._store.unlisten(self._changed)
-        for line in self._lines:
-            await line.stop()
+    async def stop(self) -> bool:
+        """Write no more; False where a write does not let go of its pages. The store is open still."""
+        if self._keeping is None:  # there is nothing to write to, or it never began
+            return True
+        self._store.unlisten(self._changed)
+        self._keeping.cancel()
+        self._keeping = None
+        return all(await asyncio.gather(*(line.stop() for line in self._lines)))
 
     @property
     def waiting(self) -> int:
@@ -86,6 +95,10 @@ class TierWrites:
         for line in self._lines:
             if line.use is source:
                 line.note(key)
+
+    def withdraw(self, use: TierUse, keys: Sequence[ObjectKey]) -> Sequence[asyncio.Event]:
+        """Let objects that somebody removes go to a tier no more; returns the ends of the writes that they are in."""
+        return [ended for line in self._lines if line.use is use for ended in line.withdraw(keys)]
 
     @contextlib.contextmanager
     def quietly(self) -> Iterator[None]:
@@ -129,12 +142,31 @@ class TierWrites:
         """Whether a tier shall have an object: other nodes' memory only what stays not here or is wanted twice."""
         return not use.is_pool or is_transit or self._has_second_copy(key.bucket)
 
+    async def _keep(self) -> None:
+        """Renew the leases in time, for what waits for a slow tier may wait longer than a lease lives; endless."""
+        ttl_s = self._store.limits.max_ttl_s
+        while True:
+            await asyncio.sleep(ttl_s / 3)
+            leases = [lease for line in self._lines for lease in line.leases()]
+            for number, lease in enumerate(leases, start=1):
+                with contextlib.suppress(UnknownLease):  # its write has ended meanwhile
+                    self._store.renew(lease, ttl_s)
+                if number % RENEWED_PER_SLICE == 0:
+                    await asyncio.sleep(0)  # others have their turn
+
 
 class _Held(NamedTuple):
     """An object that waits, under a lease."""
 
     lease: str
     leased: Leased
+
+
+class _Batch(NamedTuple):
+    """What a writer has in hand, and what says that it has not any more."""
+
+    held: Sequence[_Held]
+    ended: asyncio.Event
 
 
 class _Line:
@@ -148,8 +180,9 @@ class _Line:
         self._store = store
         self._duties = duties
         self._most_bytes = MOST_WAITING_SHARE * store.segment.size
-        self._waiting: deque[_Held] = deque()
+        self._waiting: OrderedDict[ObjectKey, _Held] = OrderedDict()
         self._waiting_bytes = 0
+        self._in_hand: list[_Batch] = []
         self._filled = asyncio.Event()
         self._offered: dict[ObjectKey, None] = {}
         self._writers: list[asyncio.Task[None]] = []
@@ -160,12 +193,28 @@ class _Line:
     def start(self) -> None:
         self._writers = [asyncio.create_task(self._write_on()) for _ in range(WRITERS)]
 
-    async def stop(self) -> None:
+    async def stop(self) -> bool:
         for writer in self._writers:
             writer.cancel()
-        await asyncio.gather(*self._writers, return_exceptions=True)
+        _, hanging = await asyncio.wait(self._writers, timeout=STOP_S)
         while self._waiting:
-            self._store.release(self._waiting.popleft().lease)
+            self._drop(next(iter(self._waiting)))
+        return not hanging
+
+    def leases(self) -> Iterable[str]:
+        """Yield those on what waits, and on what is being written."""
+        for held in [*self._waiting.values(), *(held for batch in self._in_hand for held in batch.held)]:
+            yield held.lease
+
+    def withdraw(self, keys: Sequence[ObjectKey]) -> Sequence[asyncio.Event]:
+        """Drop what waits, and let all of it be offered again; returns the ends of the writes that the rest is in."""
+        for key in keys:
+            self.forget(key)
+            if key in self._waiting:
+                self.use.figures.stores["gone"] += 1
+                self._drop(key)
+        wanted = set(keys)
+        return [batch.ended for batch in self._in_hand if any(held.leased.key in wanted for held in batch.held)]
 
     def forget(self, key: ObjectKey) -> None:
         """Let an object be offered again."""
@@ -194,7 +243,9 @@ class _Line:
             self.use.figures.stores["gone"] += 1
             self.forget(key)
             return
-        self._waiting.append(_Held(*found))
+        if key in self._waiting:  # as it was before it went and came again
+            self._drop(key)
+        self._waiting[key] = _Held(*found)
         self._waiting_bytes += size
         self._filled.set()
 
@@ -202,24 +253,38 @@ class _Line:
         """Write what waits, batch by batch; endless."""
         while True:
             await self._filled.wait()
-            batch = self._take()
+            batch = _Batch(self._take(), asyncio.Event())
+            self._in_hand.append(batch)
             try:
                 with self._duties.guarded("tiers"):
-                    await write(self._store, self.use, batch, refused=self.forget)
+                    await write(self._store, self.use, batch.held, refused=self.forget)
             finally:
-                for held in batch:
+                self._in_hand.remove(batch)
+                batch.ended.set()
+                for held in batch.held:
                     self._store.release(held.lease)
 
     def _take(self) -> list[_Held]:
         batch: list[_Held] = []
         size = 0
         while self._waiting and len(batch) < BATCH_OBJECTS and size < BATCH_BYTES:
-            batch.append(self._waiting.popleft())
-            size += batch[-1].leased.size
+            _, held = self._waiting.popitem(last=False)
+            batch.append(held)
+            size += held.leased.size
         self._waiting_bytes -= size
+        self._note_empty()
+        return batch
+
+    def _drop(self, key: ObjectKey) -> None:
+        """Let an object that waits go unwritten."""
+        held = self._waiting.pop(key)
+        self._waiting_bytes -= held.leased.size
+        self._store.release(held.lease)
+        self._note_empty()
+
+    def _note_empty(self) -> None:
         if not self._waiting:
             self._filled.clear()
-        return batch
 
 
 async def write(
@@ -235,7 +300,7 @@ async def write(
     for lease, leased in batch:
         try:
             store.renew(lease, store.limits.max_ttl_s)
-        except UnknownLease:  # it waited for too long
+        except UnknownLease:  # the whole node stood still for too long
             use.figures.stores["gone"] += 1
             continue
         entry = store.entry(text_of(leased.key))

@@ -7,7 +7,9 @@ checked against what it can know, and in doubt the answer is a miss. No hit come
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from tierline.duties import Duties
@@ -28,7 +30,7 @@ MOST_FETCHING_SHARE = 0.5
 STALL_S = 30.0
 """A fetch that brings no object for so long is given up."""
 STOP_S = 5.0
-"""How long fetches under way may take to let go of their pages when the node stops."""
+"""How long fetches under way may take to let go of their pages when the node stops, and removals to be done."""
 MOST_SOURCES = 65_536
 """Objects of which it is remembered who brought them."""
 FETCHER = "node:fetch"
@@ -102,6 +104,7 @@ class Tiering:
         self._questions: dict[tuple[ObjectKey, ObjectKey, int], asyncio.Task[Sought]] = {}
         self._fetches: set[asyncio.Task[None]] = set()
         self._removals: set[asyncio.Task[None]] = set()
+        self._leaving: Counter[tuple[str, ObjectKey]] = Counter()
         self._sources: dict[ObjectKey, tuple[str, float]] = {}
         self._is_open = False
 
@@ -111,16 +114,28 @@ class Tiering:
         self._service.below = self
         self.writes.start()
 
-    async def stop(self) -> None:
-        """Begin nothing any more, and let what is under way let go of its pages; the store is open still."""
+    async def stop(self) -> bool:
+        """Begin nothing any more, and let what is under way let go of its pages; the store is open still.
+
+        Returns
+        -------
+        bool
+            False where a call of a tier goes on that may read or write pages: nobody else may have the segment.
+        """
         self._is_open = False
         self._service.below = None
-        under_way = [*self._questions.values(), *self._fetches, *self._removals]
+        under_way = [*self._questions.values(), *self._fetches]
         for task in under_way:
             task.cancel()
+        stopping_writes = asyncio.create_task(self.writes.stop())
         if under_way:
             await asyncio.wait(under_way, timeout=STOP_S)
-        await self.writes.stop()
+        lets_go = await stopping_writes and all(fetch.done() for fetch in self._fetches)
+        if self._removals:
+            await asyncio.wait(self._removals, timeout=STOP_S)
+        for removal in self._removals:
+            removal.cancel()
+        return lets_go
 
     # What is missing --------------------------------------------------------------------------------------------------
 
@@ -210,6 +225,9 @@ class Tiering:
             use.figures.failures["unanswered"] += 1
         count = min(len(found), len(keys))
         for index in range(count):
+            if (use.tier.name, keys[index]) in self._leaving:  # somebody removes it, and shall not find it again
+                count = index
+                break
             if not 0 < found[index].size <= self._store.segment.size:
                 use.figures.failures["claim"] += 1
                 count = index
@@ -403,17 +421,34 @@ class Tiering:
         """Remove objects below, for somebody removes them here; other nodes keep what they have."""
         for use in self.uses:
             if not use.is_pool and use.policy != "read-only":
-                task = asyncio.create_task(self._remove(use, keys))
+                task = asyncio.create_task(self._remove(use, keys, self.writes.withdraw(use, keys)))
                 self._removals.add(task)
-                task.add_done_callback(self._removals.discard)
+                leaving = [(use.tier.name, key) for key in keys]
+                self._leaving.update(leaving)
+                task.add_done_callback(partial(self._end_removal, leaving))
 
-    async def _remove(self, use: TierUse, keys: Sequence[ObjectKey]) -> None:
+    async def _remove(self, use: TierUse, keys: Sequence[ObjectKey], writes: Sequence[asyncio.Event]) -> None:
+        """Remove objects from a tier, and once more behind writes of them that were under way already."""
+        await self._remove_once(use, keys)
+        if writes:
+            for ended in writes:
+                await ended.wait()
+            await self._remove_once(use, keys)
+
+    async def _remove_once(self, use: TierUse, keys: Sequence[ObjectKey]) -> None:
         with self._duties.guarded("tiers"):
             try:
                 async with asyncio.timeout(STALL_S):
                     await use.tier.delete(keys)
             except TimeoutError:
                 use.figures.failures["stalled"] += 1
+
+    def _end_removal(self, leaving: Sequence[tuple[str, ObjectKey]], task: asyncio.Task[None]) -> None:
+        self._removals.discard(task)
+        for each in leaving:
+            self._leaving[each] -= 1
+            if not self._leaving[each]:
+                del self._leaving[each]
 
     def used(self, leased: Sequence[Leased]) -> None:
         """Take note that objects that were here were asked for."""

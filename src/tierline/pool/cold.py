@@ -50,8 +50,11 @@ class Depot(Protocol):
     def takes(self, key: ObjectKey) -> bool:
         """Whether an object of this key can be written at all."""
 
-    def listed(self) -> Iterator[tuple[ObjectKey, Held]]:
-        """Yield what is there, the latest used first where that is known; what is torn is removed."""
+    def listed(self, passed_over: Callable[[object], None]) -> Iterator[tuple[ObjectKey, Held]]:
+        """Yield what is there, the latest used first where that is known; what is torn is removed.
+
+        ``passed_over`` is told of each thing that can neither be read nor removed; the rest is listed all the same.
+        """
 
     def read(self, key: ObjectKey, held: Held, views: Sequence[memoryview], go_on: Callable[[], None]) -> int:
         """Read an object into pages and return its checksum, which has been compared; calls ``go_on`` now and then."""
@@ -118,7 +121,7 @@ class ColdTier:
     settings
         How it is used.
     failures
-        What has gone wrong, by reason: ``gone``, ``full``, ``fault``.
+        What has gone wrong, by reason: ``gone``, ``full``, ``fault``, ``passed over``.
     """
 
     def __init__(
@@ -293,7 +296,7 @@ class ColdTier:
 
     def _list(self, batch: Batch[Sequence[tuple[ObjectKey, Held]]]) -> None:
         """Tell what is there in pages; an empty one is the end."""
-        listed = self._depot.listed()
+        listed = self._depot.listed(functools.partial(self.failures.note, "passed over"))
         try:
             while page := list(islice(listed, _LISTED_AT_ONCE)):
                 batch.go_on()

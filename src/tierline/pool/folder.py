@@ -79,21 +79,29 @@ class Folder:
         """Whether a key is no longer than a listing reads."""
         return len(_front_of(key)) <= _LONGEST_TEXT_BYTES
 
-    def listed(self) -> Iterator[tuple[ObjectKey, Held]]:
-        """Yield what is there, the latest used first; removes what is torn, and what was never finished."""
+    def listed(self, passed_over: Callable[[object], None]) -> Iterator[tuple[ObjectKey, Held]]:
+        """Yield what is there, the latest used first; removes what is torn, and what was never finished.
+
+        What is no file, or cannot be read, is passed over: whatever somebody has put there costs itself alone.
+        """
         with _faults():
+            self._path.stat()  # of a folder that is away as a whole nothing is known
+        found: list[tuple[float, str]] = []
+        for number in range(256):
+            with _passing_over(passed_over):
+                found += _files(self._path / f"{number:02x}")
+        with _passing_over(passed_over):
             for changed, path in _files(self._new):
                 if time.time() - changed > _ABANDONED_S:
                     _unlink(path)
-            found = [file for number in range(256) for file in _files(self._path / f"{number:02x}")]
         for _, path in sorted(found, reverse=True):
-            with _faults():
+            with _passing_over(passed_over):
                 try:
                     key, header = _identify(path)
                 except (NotThere, FileNotFoundError):
                     _unlink(path)
-                    continue
-            yield key, Held(header.size, header.slot)
+                else:
+                    yield key, Held(header.size, header.slot)
 
     def read(self, key: ObjectKey, held: Held, views: Sequence[memoryview], go_on: Callable[[], None]) -> int:
         """Read a file straight into pages, and compare its checksum while its bytes are in the processor's cache."""
@@ -228,6 +236,15 @@ def _write_all(fd: int, views: Sequence[memoryview]) -> None:
 
 def _unlink(path: Path | str) -> None:
     Path(path).unlink(missing_ok=True)
+
+
+@contextmanager
+def _passing_over(passed_over: Callable[[object], None]) -> Iterator[None]:
+    """Let what the file system says of one thing be said of it alone."""
+    try:
+        yield
+    except OSError as error:
+        passed_over(f"{error.filename or 'a file'}: {error.strerror}")
 
 
 @contextmanager

@@ -79,7 +79,10 @@ class Bucket:
         """Whether S3 takes a name so long."""
         return len(_path(key, 0)) <= _LONGEST_PATH_BYTES
 
-    def listed(self) -> Iterator[tuple[ObjectKey, Held]]:
+    def listed(
+        self,
+        passed_over: Callable[[object], None],  # noqa: ARG002  (a listing reads no object)
+    ) -> Iterator[tuple[ObjectKey, Held]]:
         """Yield what is there, the latest written first; what has another name than ours gives is left alone."""
         found = []
         with _faults():

@@ -24,7 +24,7 @@ from tierline.store.objects import (
     StoreLimits,
 )
 from tierline.store.placement import Placement, SegmentOptions
-from tierline.store.segment import Segment
+from tierline.store.segment import Segment, remove_segment
 from tierline.store.stats import StoreStats
 from tierline.store.store import Store
 
@@ -56,4 +56,5 @@ __all__ = [
     "StoreLimits",
     "StoreStats",
     "key_of",
+    "remove_segment",
 ]

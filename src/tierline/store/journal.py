@@ -15,7 +15,8 @@ that stops loses the segment too.
 A record has the time of its commit by the wall clock, for a time to live that outlasts the process. Format 1 had eight
 zero bytes in that place, so its records are read as they are; opening such a journal changes its header alone, which
 then says when that was: the age of what is older counts from there. It has one more than the directory slot of the
-object's prefix (0: none), in two bytes that were zero before there was one.
+object's prefix (0: none), in two bytes that were zero before there was one, and behind them whether the object was in
+transit, in one.
 
 States of a record: ``RESERVED`` (a client may be writing), ``COMMITTED`` (an object), ``RETIRED`` (no object any more,
 but its pages may still be read), and zero, which is none.
@@ -51,13 +52,14 @@ _MAGIC = b"TIERLINE JOURNAL"
 _HEADER = struct.Struct("<16sIIQ16sQddQ")
 _HEADER_1 = struct.Struct("<16sIIQ16sQdQ")
 _HEADER_BYTES = 4096
-_RECORD = struct.Struct("<BBHHHIQQQIH6xdQ")
+_RECORD = struct.Struct("<BBHHHIQQQIH?5xdQ")
 _RECORD_BYTES = 64
 _RUN = struct.Struct("<II")
 _UNIT_BYTES = 64
 _UNITS_PER_PAGE = 16
 _MAX_BODY_UNITS = -(-(MAX_FRAGMENTS * _RUN.size + MAX_TEXT_BYTES) // _UNIT_BYTES)
 _SCAN_BYTES = 1024 * 1024
+_TRANSIT_FIELD = 11  # of these
 _LATEST = 2.0**40  # Unix time that no clock of ours tells
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
@@ -75,7 +77,8 @@ class RecordState(IntEnum):
 class Record(NamedTuple):
     """One record. ``sequence`` grows with every write, so that of two records the later is known.
 
-    ``created`` is the Unix time of the commit, and 0 for a reservation; ``anchor`` as in :class:`Entry`.
+    ``created`` is the Unix time of the commit, and 0 for a reservation; ``anchor`` and ``is_transit`` as in
+    :class:`Entry`.
     """
 
     number: int
@@ -89,6 +92,7 @@ class Record(NamedTuple):
     sequence: int
     created: float
     anchor: int | None
+    is_transit: bool
     body: Run
     """Where the journal keeps its variable part, in units of its heap."""
 
@@ -216,7 +220,7 @@ class Journal:
         """
         number = self._take_number()
         try:
-            self._write(number, RecordState.RESERVED, owner, key, size, 0, runs, 0.0, None)
+            self._write(number, RecordState.RESERVED, owner, key, size, 0, runs, 0.0, None, is_transit=False)
         except BaseException:
             self._free_numbers.append(number)
             raise
@@ -231,20 +235,23 @@ class Journal:
         runs: Sequence[Run],
         created: float,
         anchor: int | None = None,
+        *,
+        is_transit: bool = False,
     ) -> None:
         """Turn a reservation into an object. Raises as :meth:`reserve` does; the reservation is then as it was."""
         former = Run(self._body_start[number], self._body_units[number])
-        self._write(number, RecordState.COMMITTED, _NOBODY, key, size, checksum, runs, created, anchor)
+        self._write(
+            number, RecordState.COMMITTED, _NOBODY, key, size, checksum, runs, created, anchor, is_transit=is_transit
+        )
         self._heap.free([former])
 
     def retire(self, number: int) -> None:
         """Record that an object is no more, while its pages may still be read. Needs no room."""
-        record_at = _HEADER_BYTES + number * _RECORD_BYTES
-        fields = _RECORD.unpack(os.pread(self._fd, _RECORD_BYTES, record_at))
-        body_bytes = fields[1] * _RUN.size + sum(fields[2:5])
-        body = os.pread(self._fd, body_bytes, self._bodies_at + self._body_start[number] * _UNIT_BYTES)
-        packed = _RECORD.pack(RecordState.RETIRED, *fields[1:-1], 0)
-        self._put(record_at, self._sealed(number, packed, body))
+        self._change(number, 0, RecordState.RETIRED)
+
+    def keep(self, number: int) -> None:
+        """Record that an object is in transit no more. Needs no room."""
+        self._change(number, _TRANSIT_FIELD, False)
 
     def erase(self, number: int) -> None:
         """Make a record none, before its pages are used for anything else."""
@@ -300,6 +307,8 @@ class Journal:
         runs: Sequence[Run],
         created: float,
         anchor: int | None,
+        *,
+        is_transit: bool,
     ) -> None:
         client, bucket, name = (_encode(text) for text in (owner.client, *(key or ("", ""))))
         if len(client) + len(bucket) + len(name) > MAX_TEXT_BYTES:
@@ -324,6 +333,7 @@ class Journal:
             checksum,
             unit,
             0 if anchor is None else anchor + 1,
+            is_transit,
             created,
             0,
         )
@@ -334,6 +344,16 @@ class Journal:
             self._heap.free(taken)
             raise
         self._body_start[number], self._body_units[number] = unit, units
+
+    def _change(self, number: int, field: int, value: int) -> None:
+        """Change one field of a record, all at once."""
+        record_at = _HEADER_BYTES + number * _RECORD_BYTES
+        fields = list(_RECORD.unpack(os.pread(self._fd, _RECORD_BYTES, record_at)))
+        body_bytes = fields[1] * _RUN.size + sum(fields[2:5])
+        body = os.pread(self._fd, body_bytes, self._bodies_at + self._body_start[number] * _UNIT_BYTES)
+        fields[field] = value
+        packed = _RECORD.pack(*fields[:-1], 0)
+        self._put(record_at, self._sealed(number, packed, body))
 
     def _put(self, offset: int, content: bytes) -> None:
         try:
@@ -387,6 +407,7 @@ class Journal:
             checksum,
             unit,
             anchor,
+            is_transit,
             created,
             seal,
         ) = _RECORD.unpack(packed)
@@ -413,6 +434,7 @@ class Journal:
                 sequence,
                 created if created or state == RecordState.RESERVED else self._migrated,
                 anchor - 1 if anchor else None,
+                is_transit,
                 Run(unit, -(-length // _UNIT_BYTES)),
             )
         except ValueError:  # whole, but no state of ours, or no text: another program's

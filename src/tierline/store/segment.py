@@ -9,6 +9,7 @@ client unlinks the first when it exits (Python up to 3.12); ``NAME.journal`` is 
 The first page is the segment's header, and never handed out.
 """
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -85,10 +86,7 @@ class Segment:
         SegmentError
             The file is another user's, of another size, not a segment, or in use by another node.
         """
-        if not 0 < len(name) <= _NAME_LIMIT or "/" in name or name.startswith("."):
-            raise ConfigurationError(
-                "shared-memory-name", name, f"1 to {_NAME_LIMIT} characters, no '/', no leading '.'"
-            )
+        _require_name(name)
         size = capacity_bytes // PAGE_BYTES * PAGE_BYTES
         if size < 2 * PAGE_BYTES:
             raise ConfigurationError("capacity", capacity_bytes, f"at least {2 * PAGE_BYTES} bytes")
@@ -167,6 +165,82 @@ class Segment:
         _keep_path(self.path).unlink(missing_ok=True)
 
 
+def remove_segment(directory: Path, name: str) -> list[Path]:
+    """Remove what is left of a segment that no node has open, and of its journal.
+
+    Who has it mapped keeps it, and its memory is free when the last of them ends. Whatever this is killed after, the
+    rest can be removed again, and a node that starts on it starts empty: a segment loses its seal before its journal.
+
+    Returns
+    -------
+    The names that were removed; none where there was nothing.
+
+    Raises
+    ------
+    ConfigurationError
+        The name is not usable.
+    SegmentError
+        A node uses it, it is another user's, or it is no segment.
+    """
+    _require_name(name)
+    path = directory / name
+    names = (path, _keep_path(path))
+    journal = path.with_name(f"{name}.journal")
+    left = [each for each in (*names, journal) if os.path.lexists(each)]
+    if not left:
+        return []
+    with contextlib.ExitStack() as opened:
+        try:
+            _restore_link(path)
+            # Where the journal alone is left, for the lock: else a node that starts could lose its new one to us.
+            files = [_open_locked(path, opened, os.O_CREAT)]
+            if not _is_file(_keep_path(path), files[0]) and _keep_path(path).exists():
+                files.append(_open_locked(_keep_path(path), opened))
+            for fd, each in zip(files, names, strict=False):
+                _unseal(fd, each)
+            journal.unlink(missing_ok=True)
+            # A node that tries to start makes of one name the other: once, and not before it looks for the lock.
+            while names_left := [each for each in names if any(_is_file(each, fd) for fd in files)]:
+                for each in names_left:
+                    each.unlink(missing_ok=True)
+        except OSError as error:
+            raise SegmentError(f"{path}: cannot be removed: {error}") from error
+    return left
+
+
+def _open_locked(path: Path, opened: contextlib.ExitStack, flags: int = 0) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    opened.callback(_unlock_and_close, fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SegmentError(f"{path}: a node store uses it; stop that first") from None
+    if not _is_file(path, fd):
+        raise SegmentError(f"{path}: another process has just taken it away; try again")
+    return fd
+
+
+def _unseal(fd: int, path: Path) -> None:
+    """Have a segment hold nothing."""
+    magic = os.pread(fd, len(_MAGIC), 0)
+    if magic == _MAGIC:
+        os.pwrite(fd, bytes(_HEADER.size), 0)
+    elif magic.strip(b"\0"):
+        raise SegmentError(f"{path}: its first bytes are not a segment's header; it is not ours to remove")
+
+
+def _is_file(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _require_name(name: str) -> None:
+    if not 0 < len(name) <= _NAME_LIMIT or "/" in name or name.startswith("."):
+        raise ConfigurationError("shared-memory-name", name, f"1 to {_NAME_LIMIT} characters, no '/', no leading '.'")
+
+
 def _keep_path(path: Path) -> Path:
     return path.with_name(path.name + ".keep")
 
@@ -181,7 +255,7 @@ def _restore_link(path: Path) -> bool:
         if path.exists() and not keep.exists():
             os.link(path, keep, follow_symlinks=False)
             return True
-    except FileExistsError:  # somebody else made it between the two calls
+    except (FileExistsError, FileNotFoundError):  # somebody else made it, or removed both, between the two calls
         return False
     return False
 

@@ -277,7 +277,9 @@ class Store:
             self._evict_one(0, account)
         runs, rest = split_runs(opened.runs, pages_for(size))
         try:
-            self._journal.commit(opened.record, key, size, checksum, runs, self._wall_clock(), anchor)
+            self._journal.commit(
+                opened.record, key, size, checksum, runs, self._wall_clock(), anchor, is_transit=is_transit
+            )
         except NoSpace:
             self._counters.refusals += 1
             raise
@@ -289,8 +291,7 @@ class Store:
             row, size, checksum, runs, account, now=now, born=now, rests_until=now, is_verified=True, anchor=anchor
         )
         if is_transit:
-            self._rows.transit.add(row)
-            self._passing.put(row, now + self._limits.grace_s)
+            self._begin_transit(row)
         self._publish(key, row, account)
         self._counters.commits += 1
         self._counters.commit_bytes += size
@@ -530,6 +531,7 @@ class Store:
         """Let an object stay that was in transit; returns whether it is stored."""
         row = self._index.get(key)
         if row is not None and row in self._rows.transit:
+            self._journal.keep(row)
             self._end_transit(row)
             for listener in self._listeners:
                 listener(self._rows.keys[row], True)
@@ -912,6 +914,10 @@ class Store:
         if (expires_at := self._rows.expires_at(row)) is not None:
             self._ends.discard(row, expires_at)
 
+    def _begin_transit(self, row: int) -> None:
+        self._rows.transit.add(row)
+        self._passing.put(row, self._rows.born[row] + self._limits.grace_s)
+
     def _end_transit(self, row: int) -> None:
         if row in self._rows.transit:
             self._rows.transit.remove(row)
@@ -985,7 +991,10 @@ class Store:
             self._history.note(record.key, Fate.LOST_AT_RESTART, now)
         for record in adoption.committed:
             born = now - max(wall - record.created, 0.0)  # a clock that was put back makes nothing younger
-            self._publish(record.key, record.number, self._fill(record, now, born))
+            account = self._fill(record, now, born)
+            if record.is_transit:
+                self._begin_transit(record.number)
+            self._publish(record.key, record.number, account)
         for record in adoption.retired:
             self._fill(record, now, now)
             self._readers.retire(record.number)

@@ -33,11 +33,12 @@ class PutObject(NamedTuple):
 
 
 class GetObject(NamedTuple):
-    """``GET`` or ``HEAD /v1/kv/{bucket}/{key}``."""
+    """``GET`` or ``HEAD /v1/kv/{bucket}/{key}?anchor=…``."""
 
     bucket: str
     name: str
     head_only: bool
+    anchor: str = ""
 
 
 class DeleteObject(NamedTuple):
@@ -307,7 +308,8 @@ def _object_route(method: str, path: bytes, parts: Sequence[bytes], query: bytes
         case "PUT", [*bucket, key] if bucket:
             return PutObject(_bucket(bucket), _name(key), _anchor(_parameters(query)) if query else "")
         case "GET" | "HEAD", [*bucket, key] if bucket:
-            return GetObject(_bucket(bucket), _name(key), head_only=method == "HEAD")
+            anchor = _anchor(_parameters(query)) if query else ""
+            return GetObject(_bucket(bucket), _name(key), method == "HEAD", anchor)
         case "DELETE", [*bucket, key] if bucket:
             return DeleteObject(_bucket(bucket), _name(key))
         case _, [*bucket, _] if bucket:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 from tests.integration.node.processes import NodeProcess, wait_until
+from tests.integration.node.test_tiers import stored_below
 from tests.integration.node.test_tls import AUTHORITY, TlsNode, write_certificate
+from tests.integration.pool import redis_servers
+from tests.integration.pool.redis_servers import needs_redis
 
 pytest.importorskip("torch")
 pytest.importorskip("lmcache")
@@ -193,6 +196,29 @@ def test_many_lookups_at_once_all_end(kind: str, node: NodeProcess, start: Calla
     for _ in range(32):
         client.unlock(keys)
     wait_until(lambda: ended(node.stats["store"]))
+
+
+@needs_redis
+def test_what_a_tier_below_the_node_has_is_found_by_the_first_lookup(
+    tmp_path: Path, start: Callable[..., Client]
+) -> None:
+    with redis_servers.one(tmp_path) as port:
+        node = NodeProcess(tmp_path, tiers=f"redis://127.0.0.1:{port}", lookup_cap_ms=1000, grace_s=0)
+        try:
+            client, keys = start("plugin", node, lease_wait_timeout_ms=20_000), keys_of("below", 6)
+            client.store(keys[:4], 3)
+            wait_until(lambda: stored_below(node) == 4)
+            with node.http() as http:
+                assert http.request("DELETE", "/v1/kv?flush")[0] == 200
+            assert client.look_up(keys[:4]) == [0, 1, 2, 3]
+            assert client.load(keys[:4]) == ([0, 1, 2, 3], [3, 3, 3, 3])
+            client.unlock(keys[:4])
+            client.store(keys[5:], 3)
+            assert client.look_up(keys) == [0, 1, 2, 3, 5]
+            client.unlock([*keys[:4], keys[5]])
+            wait_until(lambda: ended(node.stats["store"]))
+        finally:
+            node.close()
 
 
 def test_over_http_a_lookup_is_one_lease_too_and_the_bytes_are_the_same(

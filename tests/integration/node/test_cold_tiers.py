@@ -1,5 +1,6 @@
 """Real nodes above a folder: what is used twice is written there, and warms the next that starts empty."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,30 @@ def test_a_node_that_starts_empty_is_warmed_and_one_that_is_told_not_to_is_not(
         assert content == content_of(NAMES[2])
     third = start_node("&warm=0")
     assert third.stats["store"]["objects"] == 0
+
+
+def test_a_node_whose_tier_hangs_ends_in_time_and_its_segment_is_let_go_by_its_very_end(
+    tmp_path: Path, start_node: StartNode
+) -> None:
+    node = start_node("&uses=1&warm=0", drain_s=1)
+    with node.connect(writer=True) as client:
+        for name in NAMES:
+            store(client, name, content_of(name))
+        wait_until(lambda: written(tmp_path) == len(NAMES))
+        for path in [path for path in (tmp_path / "cold").rglob("*") if path.is_file()]:
+            path.unlink()
+            os.mkfifo(path)  # whoever opens it waits for a writer, and nothing interrupts him
+        with node.http() as http:
+            assert http.request("DELETE", "/v1/kv?flush")[0] == 200
+        assert client.prefix_lease("b", NAMES, 30.0, wait_s=0.5, anchor=NAMES[0][:64]).objects == []
+    node.process.terminate()
+    assert node.process.wait(30) == 1
+    assert "the node ends by force" in node.log
+    for path in (tmp_path / "cold").rglob("*"):
+        if path.is_fifo():
+            path.unlink()
+    node.start()
+    assert node.stats["store"]["slots"] == 0
 
 
 @pytest.mark.parametrize("policy", ["write-all", "write-through-on-second-use"])

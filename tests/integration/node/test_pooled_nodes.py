@@ -1,21 +1,26 @@
 """Real nodes that are one pool: computed on one, a hit on every other, whatever becomes of them."""
 
+import asyncio
+import contextlib
 import itertools
 import json
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import trustme
 from tests.integration.node.processes import NodeProcess, store, wait_until
+from tests.integration.node.test_kv_events import Listener
 from tests.integration.node.test_tiers import NAMES, content_of, figure, flush, read
 from tests.integration.pool import redis_servers
 from tests.integration.pool.redis_servers import needs_redis
 from tests.ports import free_ports
 
 from tierline.client import CommitEntry, NodeClient, Slot
+from tierline.node.server import WATCH_INTERVAL_S
 
 StartPool = Callable[..., list[NodeProcess]]
 
@@ -85,6 +90,35 @@ def test_what_one_node_computed_is_a_hit_on_every_other_and_says_which_node_answ
             6,
             sum(len(content_of(name)) for name in NAMES),
         )
+
+
+def test_an_object_of_a_prefix_is_found_at_another_node_by_its_anchor(start_pool: StartPool) -> None:
+    first, second = start_pool(2)
+    with first.connect(writer=True) as writer:
+        compute(writer)
+    wait_until(lambda: entries(first) == len(NAMES))
+    for method, name in (("GET", NAMES[1]), ("HEAD", NAMES[2])):
+        path = f"/v1/kv/b/{quote(name, safe='')}?anchor={NAMES[0][:64]}"
+        with second.http() as http:
+            status, headers, body = http.request(method, path)
+        assert (status, int(headers["content-length"])) == (200, len(content_of(name)))
+        assert body == (content_of(name) if method == "GET" else b"")
+
+
+async def test_a_node_that_takes_nothing_from_its_pool_does_not_say_that_it_shares_it(
+    tmp_path: Path, start_pool: StartPool
+) -> None:
+    events = [f"ipc://{tmp_path}/events-{number}" for number in range(3)]
+    each: list[dict[str, Any]] = [{"kv_events": address} for address in events]
+    start_pool(3, [*each[:2], {**each[2], "tiers": f"file://{tmp_path}/cold?budget=1GiB"}])
+    async with contextlib.AsyncExitStack() as stack:
+        stores = [Listener(address) for address in events]
+        for listening in stores:
+            stack.push_async_callback(listening.subscriptions.close)
+        await stores[0].until(lambda: stores[0].source.blocks.pool == "tierline")
+        await stores[1].until(lambda: stores[1].source.blocks.pool == "tierline")
+        await asyncio.sleep(2 * WATCH_INTERVAL_S)
+        await stores[2].until(lambda: stores[2].source.blocks.pool == "")
 
 
 def test_a_node_that_was_killed_and_restarted_gives_what_it_adopted(start_pool: StartPool) -> None:

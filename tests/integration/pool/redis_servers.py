@@ -18,8 +18,8 @@ BINARY = shutil.which("redis-server")
 needs_redis = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
 
 
-def listens(port: int) -> bool:
-    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=2.0):
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection((address, port), timeout=2.0):
         return True
     return False
 

@@ -79,6 +79,23 @@ async def test_what_was_written_is_there_after_a_restart_and_torn_files_are_not(
     assert len(files(tmp_path)) == 2
 
 
+async def test_what_is_no_file_or_cannot_be_read_costs_itself_alone(
+    tmp_path: Path, memory: Memory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = things(6, 10 * KIB)
+    async with opened(tmp_path) as tier:
+        await store(tier, memory, stored)
+    for number, path in enumerate(files(tmp_path)[:2]):
+        path.unlink()
+        path.mkdir() if number else path.symlink_to(path)
+    (tmp_path / "new" / "folder").mkdir()
+    os.utime(tmp_path / "new" / "folder", (0, 0))
+    async with opened(tmp_path) as tier:
+        assert sum([bool(await look(tier, [thing])) for thing in stored]) == 4
+        assert tier.failures.counts == {"passed over": 3}
+    assert capsys.readouterr().out.count("passed over") == 1
+
+
 async def test_a_file_that_stands_for_another_key_is_missing(tmp_path: Path, memory: Memory) -> None:
     stored = things(2, 10 * KIB)
     async with opened(tmp_path) as tier:

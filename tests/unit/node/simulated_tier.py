@@ -41,6 +41,8 @@ class SimulatedTier:
         ``exists``, ``seconds``, ``fetch_into`` or ``store_from``.
     hangs_after
         A fetch brings so many objects and then nothing, for ever.
+    is_stubborn
+        What hangs, or stores, does not end when it is told to: as a call that cannot be interrupted.
     """
 
     name: str = "redis"
@@ -56,6 +58,7 @@ class SimulatedTier:
     raises: set[str] = field(default_factory=set)
     refuses: set[ObjectKey] = field(default_factory=set)
     hangs_after: int | None = None
+    is_stubborn: bool = False
     source: str = ""
     reverses: bool = False
     asked: Counter[str] = field(default_factory=Counter)
@@ -98,7 +101,7 @@ class SimulatedTier:
             order = list(enumerate(wanted))
             for count, (index, each) in enumerate(reversed(order) if self.reverses else order):
                 if count == self.hangs_after:
-                    await asyncio.sleep(1e9)
+                    await self._call(1e6)
                 await asyncio.sleep(self.object_s)
                 if "fetch_into" in self.raises:
                     raise SimulatedFault
@@ -117,7 +120,7 @@ class SimulatedTier:
 
     async def store_from(self, kept: Sequence[Kept]) -> Sequence[bool]:
         self.asked["store_from"] += 1
-        await asyncio.sleep(self.store_s)
+        await self._call(self.store_s)
         if "store_from" in self.raises:
             raise SimulatedFault
         for each in kept:
@@ -128,8 +131,19 @@ class SimulatedTier:
         return [each.key not in self.refuses for each in kept]
 
     async def delete(self, keys: Sequence[ObjectKey]) -> None:
+        self.asked["delete"] += 1
         for key in keys:
             self.objects.pop(key, None)
+
+    async def _call(self, seconds: float) -> None:
+        calling = asyncio.ensure_future(asyncio.sleep(seconds))
+        while not calling.done():
+            try:
+                await asyncio.shield(calling)
+            except asyncio.CancelledError:
+                if not self.is_stubborn:
+                    calling.cancel()
+                    raise
 
     async def start(self) -> None: ...
 

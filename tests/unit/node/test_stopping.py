@@ -20,9 +20,9 @@ async def test_bodies_end_before_any_segment_is_closed(
     clients: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []  # kept, for what nobody has is closed
     close, stop_verifying = NodeService.close, NodeService.stop_verifying
 
-    def noted_close(service: NodeService) -> None:
+    def noted_close(service: NodeService, *, keeps_segment: bool) -> None:
         events.append(f"closed with {service.store.stats().slots} slots")
-        close(service)
+        close(service, keeps_segment=keeps_segment)
 
     def noted_stop(service: NodeService) -> None:
         events.append("verified")

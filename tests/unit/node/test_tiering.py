@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,11 +22,11 @@ from tierline.node import tiering as tiering_module
 from tierline.node.prefix_run import PrefixRun
 from tierline.node.service import NodeService
 from tierline.node.tier_figures import TierUse
-from tierline.node.tiering import STALL_S, Tiering
+from tierline.node.tiering import STALL_S, STOP_S, Tiering
 from tierline.pool.local import Offered
 from tierline.pool.slots import slot_of
 from tierline.pool.tier import Arrival, Found
-from tierline.store import PAGE_BYTES, ObjectKey, Store
+from tierline.store import PAGE_BYTES, ObjectKey, Store, StoreLimits
 
 CAPACITY = 65 * PAGE_BYTES
 CAP_S = 0.02
@@ -102,10 +103,13 @@ class World:
 
 
 @asynccontextmanager
-async def world(*uses: TierUse, capacity: int = CAPACITY, **options: Any) -> AsyncIterator[World]:
+async def world(
+    *uses: TierUse, capacity: int = CAPACITY, max_ttl_s: float = 600.0, **options: Any
+) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         clock = asyncio.get_running_loop().time
-        service = NodeService(Store.open(Path(directory), "segment", capacity, clock=clock))
+        limits = StoreLimits(max_ttl_s=max_ttl_s)
+        service = NodeService(Store.open(Path(directory), "segment", capacity, clock=clock, limits=limits))
         duties = Duties(("tiers",), clock)
         tiering = Tiering(service, uses, duties=duties, **options)
         tiering.start()
@@ -258,6 +262,79 @@ def test_what_is_removed_here_is_removed_below_where_this_node_may_write() -> No
     run(case())
 
 
+def test_what_is_removed_while_it_is_being_written_to_a_tier_is_not_found_again() -> None:
+    async def case() -> None:
+        tier = SimulatedTier(store_s=10.0)
+        use = TierUse(tier)
+        async with world(use) as node:
+            node.compute(*KEYS)
+            await asyncio.sleep(5)
+            node.tiering.forget(KEYS[:1])
+            assert node.service.store.delete(KEYS[0])
+            await asyncio.sleep(10)
+            assert tier.objects == {key: content_of(key) for key in KEYS[1:]}
+            assert (await node.read(KEYS[:1]))[0] == 0
+            node.compute(KEYS[0])  # who computes it anew has it written again
+            await asyncio.sleep(15)
+            assert set(tier.objects) == set(KEYS)
+
+    run(case())
+
+
+def test_what_is_removed_while_a_write_of_it_has_told_others_already_is_not_fetched_back() -> None:
+    async def case() -> None:
+        tier = SimulatedTier(store_s=10.0)
+        async with world(TierUse(tier)) as node:
+            node.compute(KEYS[0])
+            await asyncio.sleep(5)
+            node.tiering.forget(KEYS[:1])
+            assert node.service.store.delete(KEYS[0])
+            await asyncio.sleep(1)
+            tier.has(KEYS[0])  # the write is visible before it has ended
+            assert (await node.read(KEYS[:1]))[0] == 0
+            await asyncio.sleep(10)
+            assert not tier.objects
+
+    run(case())
+
+
+def test_what_is_removed_before_its_turn_is_not_written_also_where_it_is_computed_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tier_writes, "BATCH_OBJECTS", 1)
+
+    async def case() -> None:
+        tier = SimulatedTier(store_s=10.0)
+        use = TierUse(tier)
+        async with world(use) as node:
+            node.compute(*reversed(KEYS[:4]))
+            await asyncio.sleep(5)
+            node.tiering.forget([KEYS[3]])
+            assert node.service.store.delete(KEYS[3])
+            assert use.figures.stores["gone"] == 1
+            node.compute(KEYS[3])
+            await asyncio.sleep(60)
+            assert set(tier.objects) == set(KEYS[:4])
+            assert tier.asked["store_from"] == 4
+            assert node.service.store.stats().leases == 0
+
+    run(case())
+
+
+def test_a_removal_is_done_although_the_node_stops() -> None:
+    async def case() -> None:
+        tier = SimulatedTier(store_s=10.0)
+        async with world(TierUse(tier)) as node:
+            node.compute(*KEYS)
+            await asyncio.sleep(1)
+            node.tiering.forget(KEYS)
+            await node.tiering.stop()
+            assert tier.asked["delete"] == 2
+            node.tiering.start()
+
+    run(case())
+
+
 def test_a_reader_that_goes_leaves_the_fetch_to_the_others() -> None:
     async def case() -> None:
         tier = SimulatedTier(object_s=0.1)
@@ -373,6 +450,30 @@ def test_a_fetch_under_way_when_the_node_stops_gives_its_slots_back() -> None:
             await node.tiering.stop()
             assert tier.fetching == 0
             node.require_no_leaks()
+            node.tiering.start()
+
+    run(case())
+
+
+@pytest.mark.parametrize("hangs", ["fetch", "write"])
+def test_a_node_stops_in_time_and_says_so_where_a_tier_does_not_let_go_of_pages(hangs: str) -> None:
+    async def case() -> None:
+        tier = SimulatedTier(hangs_after=0, store_s=1e6, is_stubborn=True)
+        async with world(TierUse(tier)) as node:
+            if hangs == "fetch":
+                tier.has(*KEYS)
+                await node.read()
+            else:
+                node.compute(*KEYS)
+                await asyncio.sleep(1)
+            since = asyncio.get_running_loop().time()
+            assert not await node.tiering.stop()
+            assert asyncio.get_running_loop().time() - since <= 2 * STOP_S
+            stats = node.service.store.stats()
+            assert (stats.slots, stats.leases) == ((8, 0) if hangs == "fetch" else (0, 8))
+            await asyncio.sleep(2e6)  # however late it ends, its pages are its own until then
+            node.require_no_leaks()
+            assert node.service.store.stats().leases == 0
             node.tiering.start()
 
     run(case())
@@ -605,6 +706,25 @@ def test_with_l1_off_what_is_computed_is_written_below_and_gone_and_found_there(
             assert node.service.store.stats().objects == 0
             found, _, sources = await node.read()
             assert (found, sources) == (8, {"redis": 8})
+
+    run(case())
+
+
+def test_with_l1_off_what_waits_for_a_slow_tier_longer_than_a_lease_lives_is_there_until_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tier_writes, "BATCH_OBJECTS", 1)
+
+    async def case() -> None:
+        tier = SimulatedTier(store_s=25.0)
+        use = TierUse(tier)
+        async with world(use, keeps_own=False, max_ttl_s=60.0) as node:
+            node.compute(*KEYS)
+            await node.let_pass(130)
+            assert tier.objects == {key: content_of(key) for key in KEYS}
+            assert use.figures.stores == Counter(stored=8, refused=0)
+            stats = node.service.store.stats()
+            assert (stats.objects, stats.leases) == (0, 0)
 
     run(case())
 

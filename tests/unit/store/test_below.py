@@ -267,6 +267,24 @@ def test_an_object_in_transit_can_be_evicted_at_once_and_its_pages_are_another_s
     assert stored(store) == {"object-1"}
 
 
+def test_what_was_in_transit_when_the_process_ended_is_so_in_the_next_one(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    put(store, key(0), is_transit=True)
+    put(store, key(1), is_transit=True)
+    put(store, key(2))
+    assert store.keep(key(1))
+
+    adopted = open_store()
+
+    entry = adopted.entry(text_of(key(0)))
+    assert entry is not None
+    assert entry.is_transit
+    let_pass(adopted, clock, GRACE_S + 1)
+    assert stored(adopted) == {"object-1", "object-2"}
+
+
 def test_what_is_kept_is_in_transit_no_more(store: Store, clock: ManualClock) -> None:
     put(store, key(0), is_transit=True)
 

@@ -94,6 +94,8 @@ def test_a_lease_is_renewed_for_the_time_that_is_asked_for() -> None:
         ("GET", b"/v1/kv/team/a?list&cursor=7&limit=1e9", ListObjects("team/a", "", None, "7", 1000)),
         ("GET", b"/v1/kv/b/k?list=", ListObjects("b/k", "", None, "", 1000)),
         ("GET", b"/v1/kv/b/k?x=1", GetObject("b", "k", head_only=False)),
+        ("GET", b"/v1/kv/b/k?anchor=f%66", GetObject("b", "k", head_only=False, anchor="ff")),
+        ("HEAD", b"/v1/kv/b/k?anchor=ff", GetObject("b", "k", head_only=True, anchor="ff")),
         ("DELETE", b"/v1/kv?flush", FlushObjects(None, None)),
         ("DELETE", b"/v1/kv/b?flush&salt=t%2B", FlushObjects("b", "t+")),
         ("DELETE", b"/v1/kv/b/k", DeleteObject("b", "k")),

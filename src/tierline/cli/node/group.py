@@ -2,7 +2,19 @@
 
 import typer
 
-from tierline.cli.node import cluster, leases, objects, orphans, overview, removal, serving, top, transfer, verification
+from tierline.cli.node import (
+    cluster,
+    leases,
+    leftovers,
+    objects,
+    orphans,
+    overview,
+    removal,
+    serving,
+    top,
+    transfer,
+    verification,
+)
 
 app = typer.Typer(
     name="node",
@@ -29,3 +41,4 @@ app.command(short_help="Store an object.")(transfer.put)
 app.command(short_help="Compare bytes with their checksums.")(verification.verify)
 app.command(short_help="Remove objects by key.")(removal.rm)
 app.command(short_help="Remove all objects of a tenant, a bucket or the node.")(removal.flush)
+app.command("remove-segment", short_help="Give back the memory of a node that is gone.")(leftovers.remove_segment)

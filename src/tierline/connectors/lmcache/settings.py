@@ -80,6 +80,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"no certificates can be read from ca_file {self.ca_file!r}: {error}") from error
 
     @property
+    def tiers_wait_s(self) -> float:
+        """How long a lookup waits for what a node's tiers have: half of its time, for what else it has to do."""
+        return self.lookup_timeout_ms / 2000
+
+    @property
     def max_lease_bytes(self) -> float:
         """Size of the largest object that is read."""
         return float("inf") if self.max_lease_size_mb is None else self.max_lease_size_mb * _MIB

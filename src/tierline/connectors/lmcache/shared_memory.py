@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Self
 
-from tierline.client import AsyncNodeClient, CommitEntry, Extent, Refusal, Slot, copying
+from tierline.client import AsyncNodeClient, CommitEntry, Extent, Leased, Refusal, Slot, copying
 from tierline.connectors.lmcache.settings import Settings
 from tierline.connectors.lmcache.ways import Found, Holding, Prepare, Written
 from tierline.errors import WireError
@@ -58,12 +58,24 @@ class SharedMemoryWay:
         return self._client.is_connected
 
     async def find(self, names: Sequence[str], *, across_gaps: bool) -> Holding:
-        """One prefix lease, whatever the number of names."""
+        """One prefix lease, whatever the number of names; where the node has tiers, it waits for what they bring.
+
+        A node waits for leading runs alone, so a row with gaps takes two leases there, the first until the second.
+        """
         asked = asyncio.get_running_loop().time()
-        leased = await self._client.prefix_lease(
-            self._settings.bucket, names, self._settings.lease_ttl_s, across_gaps=across_gaps
-        )
-        places = leased.places if across_gaps else range(len(leased.objects))
+        run: Leased | None = None
+        if self._client.has_tiers or not across_gaps:
+            wait_s = self._settings.tiers_wait_s if self._client.has_tiers else 0.0
+            run = await self._lease(names, across_gaps=False, wait_s=wait_s)
+        if run is not None and (len(run.objects) == len(names) or not across_gaps):
+            leased, places = run, list(range(len(run.objects)))
+        else:
+            try:
+                leased = await self._lease(names, across_gaps=True)
+            finally:
+                if run is not None and run.lease and self.is_open:
+                    await self._client.release(run.lease)
+            places = list(leased.places)
         found = {
             place: Found(names[place], item.size, item.checksum, item.extents)
             for place, item in zip(places, leased.objects, strict=True)
@@ -87,6 +99,10 @@ class SharedMemoryWay:
             await self._client.suspect(self._settings.bucket, found.name)
             return False
         return True
+
+    async def _lease(self, names: Sequence[str], *, across_gaps: bool, wait_s: float = 0.0) -> Leased:
+        bucket, ttl_s = self._settings.bucket, self._settings.lease_ttl_s
+        return await self._client.prefix_lease(bucket, names, ttl_s, across_gaps=across_gaps, wait_s=wait_s)
 
     async def release(self, holding: Holding) -> None:
         """Give the lease back."""

@@ -15,38 +15,19 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
     PromMetricT,
 )
 
+from tierline.metrics import VLLM_LABELS
+from tierline.metrics.connector import CONNECTOR
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-COUNTERS = {
-    "lookups": "Prefix lookups that the node store answered",
-    "lookups_late": "Lookups whose answer came too late for their request",
-    "lookups_failed": "Calls to the node store for lookups and leases that failed",
-    "lookups_skipped": "Lookups not made because the node store failed shortly before",
-    "lookups_below": "Lookups that waited for tiers below the node store",
-    "handovers_late": "Requests whose prompt another engine computed and that did not wait until all of it was stored",
-    "loaded_chunks": "Chunks copied into the engine and verified, all ranks",
-    "loaded_bytes": "Bytes copied into the engine and verified, all ranks",
-    "load_seconds": "Time spent on loads, all ranks",
-    "loads_failed": "Requests whose load failed and that are computed instead, all ranks",
-    "corrupt_chunks": "Chunks whose bytes did not match their checksum",
-    "stored_chunks": "Chunks written into the node store, all ranks",
-    "stored_bytes": "Bytes written into the node store, all ranks",
-    "store_seconds": "Time spent on copying and committing, all ranks",
-    "stores_dropped": "Chunks not stored: no room, no node store, or their blocks were needed first",
-}
-
-LABELLED = {
-    "decisions": ("decision", "What was decided of prefixes that the node store had: load, recompute or unknown"),
-    "loaded_tokens": ("source", "Tokens to be loaded: from the node's memory (node), or from which tier below it"),
-}
-"""Counters with a label of their own, with its name; counted as ``name:value``."""
-
-GAUGES = {
-    "prefill_token_seconds": "What computing a token of a prompt takes, with nothing before it",
-    "prefill_growth_seconds": "What each token before it adds to that",
-    "load_bytes_per_second": "Bytes a second of loads from the node's memory; 0 where none was lately",
-}
+_PREFIX = "vllm:tierline_"
+_OURS = {each.name.removeprefix(_PREFIX).removesuffix("_total"): each for each in CONNECTOR}
+_COUNTED = [name for name, each in _OURS.items() if each.kind == "counter"]
+COUNTERS = tuple(name for name in _COUNTED if _OURS[name].labels == VLLM_LABELS)
+LABELLED = tuple(name for name in _COUNTED if _OURS[name].labels != VLLM_LABELS)
+"""Counters with a label of their own; counted as ``name:value``."""
+GAUGES = tuple(name for name, each in _OURS.items() if each.kind == "gauge")
 
 
 class Counters:
@@ -115,24 +96,20 @@ class ConnectorMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
         self._counters: dict[str, Any] = {
             name: metric_types[Counter](
-                name=f"vllm:tierline_{name}", documentation=documentation, labelnames=labelnames
+                name=_PREFIX + name,
+                documentation=_OURS[name].meaning,
+                labelnames=[*labelnames, *_OURS[name].labels[len(VLLM_LABELS) :]],
             )
-            for name, documentation in COUNTERS.items()
-        }
-        self._labelled: dict[str, Any] = {
-            name: metric_types[Counter](
-                name=f"vllm:tierline_{name}", documentation=documentation, labelnames=[*labelnames, label]
-            )
-            for name, (label, documentation) in LABELLED.items()
+            for name in (*COUNTERS, *LABELLED)
         }
         self._gauges: dict[str, Any] = {
             name: metric_types[Gauge](
-                name=f"vllm:tierline_{name}",
-                documentation=documentation,
+                name=_PREFIX + name,
+                documentation=_OURS[name].meaning,
                 labelnames=labelnames,
                 multiprocess_mode="mostrecent",
             )
-            for name, documentation in GAUGES.items()
+            for name in GAUGES
         }
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
@@ -143,6 +120,6 @@ class ConnectorMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
             if name in GAUGES:
                 self._gauges[name].labels(*labels).set(amount)
             elif value:
-                self._labelled[counter].labels(*labels, value).inc(amount)
+                self._counters[counter].labels(*labels, value).inc(amount)
             else:
                 self._counters[name].labels(*labels).inc(amount)
