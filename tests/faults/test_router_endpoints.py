@@ -377,6 +377,14 @@ async def test_a_body_that_breaks_never_looks_whole(half: bytes) -> None:
             await peer.answer()
 
 
+async def test_half_an_answer_to_an_old_client_ends_with_a_reset_connection() -> None:
+    half = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    async with backends(answering_then_closing(half)) as (backend,), router(backend) as server, client(server) as peer:
+        await peer.send(request_bytes(chat(), version="1.0"))
+        with pytest.raises(ConnectionResetError):
+            await peer.rest()
+
+
 @pytest.mark.parametrize(
     "lie",
     [whole() + b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison", whole() + b"\r\n"],

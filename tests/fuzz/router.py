@@ -6,7 +6,9 @@ many messages as the router took it for, or none that it would take at all.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import h11
 from tests.fuzz.world import Recorder
@@ -19,6 +21,7 @@ from tierline.router.endpoints import Endpoints
 from tierline.router.membership import Membership
 from tierline.router.metrics import RouterMetrics
 from tierline.router.proxy.client import ClientConnection
+from tierline.router.proxy.dispatch import dispatch
 from tierline.router.proxy.services import Services
 from tierline.router.proxy.upstream import UpstreamConnection, UpstreamPool
 
@@ -26,6 +29,23 @@ URL = "http://engine:1"
 CONFIG = RouterConfig(endpoints=(URL,), strategy="roundrobin", head_bytes=2048, body_bytes=4096, buffered_bytes=8192)
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 REQUEST = b"POST /v1/completions HTTP/1.1\r\nhost: r\r\nx-request-id: a\r\ncontent-length: 2\r\n\r\n{}"
+
+
+class Worldly(Protocol):
+    """A program that passes requests on, its one client, and what went over each connection to who answers."""
+
+    pool: Any
+    transport: Recorder
+    upstreams: list[tuple[UpstreamConnection, Recorder]]
+
+    def receive(self, piece: bytes) -> None:
+        """A client sends something."""
+
+    def waiting(self) -> Iterator[UpstreamConnection]:
+        """Yield the connections on which somebody is to answer."""
+
+    def require_nothing_left(self) -> None:
+        """Both sides are gone: nothing is held for anybody."""
 
 
 class World:
@@ -40,7 +60,7 @@ class World:
         membership = Membership(endpoints, choosing, self.services.pools, lambda _: self.pool, self.services.clock)
         self.services.admin = AdminApi(AdminAccess(None, "127.0.0.1"), self.services, membership)
         self.upstreams: list[tuple[UpstreamConnection, Recorder]] = []
-        self.client, self.transport = ClientConnection(self.services), Recorder()
+        self.client, self.transport = ClientConnection(self.services, partial(dispatch, self.services)), Recorder()
         self.client.connection_made(self.transport)
 
     def receive(self, piece: bytes) -> None:
@@ -96,7 +116,7 @@ async def _settle() -> None:
 
 def requests(data: bytes) -> None:
     """A client's bytes whole, in two pieces and one by one: the same goes on, and is read as the same by another."""
-    runs = [asyncio.run(_requests_run(pieces)) for pieces in cut(data)]
+    runs = [asyncio.run(requests_run(pieces)) for pieces in cut(data)]
     assert all(run == runs[0] for run in runs), (data, runs)
 
 
@@ -107,8 +127,11 @@ def cut(data: bytes) -> list[list[bytes]]:
     return [[data], [data[:half], data[half:]], [*singly, data[400:]]]
 
 
-async def _requests_run(pieces: Sequence[bytes]) -> tuple[list[int], list[tuple[bytes, bytes, bytes]]]:
-    world = World()
+async def requests_run(
+    pieces: Sequence[bytes], make_world: Callable[[], Worldly] = World
+) -> tuple[list[int], list[tuple[bytes, bytes, bytes]]]:
+    """Return the statuses of the answers that a client gets for these pieces, and the requests that went on."""
+    world = make_world()
     answered = 0
     for piece in pieces:
         world.receive(piece)
@@ -179,12 +202,17 @@ def responses(data: bytes) -> None:
 
     Where an answer breaks, the cut says how much of it the client has seen; what comes whole, comes whole in any cut.
     """
-    runs = [asyncio.run(_responses_run(pieces)) for pieces in cut(data)]
+    runs = [asyncio.run(responses_run(pieces)) for pieces in cut(data)]
     assert all(run == runs[0] for run in runs), (data, runs)
 
 
-async def _responses_run(pieces: Sequence[bytes]) -> tuple[int, bytes] | None:
-    world = World()
+async def responses_run(
+    pieces: Sequence[bytes],
+    make_world: Callable[[], Worldly] = World,
+    read: Callable[[bytes], tuple[int, bytes] | None] | None = None,
+) -> tuple[int, bytes] | None:
+    """Return the answer that a client gets for these pieces of an endpoint's, where it is the endpoint's and whole."""
+    world = make_world()
     world.receive(REQUEST)
     await _settle()
     ((upstream, transport),) = world.upstreams
@@ -200,12 +228,17 @@ async def _responses_run(pieces: Sequence[bytes]) -> tuple[int, bytes] | None:
         await _settle()
     assert is_kept or transport.is_closing(), "a connection of which nobody knows whose bytes come next"
     assert len(world.upstreams) == 1
-    answer = _read_answer(bytes(world.transport.sent))
+    answer = (read or _read_relayed)(bytes(world.transport.sent))
     world.require_nothing_left()
     return answer
 
 
-def _read_answer(sent: bytes) -> tuple[int, bytes] | None:
+def _read_relayed(sent: bytes) -> tuple[int, bytes] | None:
+    answer = read_answer(sent)
+    return answer if answer and b"x-tierline-endpoint" in sent and b'"endpoint_' not in answer[1] else None
+
+
+def read_answer(sent: bytes) -> tuple[int, bytes] | None:
     """Return the status and the body that h11 reads, where an endpoint's answer is whole; nothing may be behind it."""
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=2**20)
     connection.send(h11.Request(method="POST", target="/", headers=[("host", "r"), ("content-length", "0")]))
@@ -223,7 +256,7 @@ def _read_answer(sent: bytes) -> tuple[int, bytes] | None:
                 body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 assert not connection.trailing_data[0], "bytes behind the answer"
-                return (status, body) if b"x-tierline-endpoint" in sent and b'"endpoint_' not in body else None
+                return status, body
             elif event is h11.NEED_DATA or isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
                 break
     return None

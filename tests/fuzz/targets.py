@@ -3,7 +3,8 @@
 ``http``: bytes of one HTTP connection, whatever pieces they come in. ``frames``: bytes of one connection of the UNIX
 socket after its greeting. ``journal``: changes to the journal of a store that is then opened. ``lookups`` and
 ``depths``: bytes between a router and its controller. ``fetches``, ``arrivals`` and ``handshakes``: between two nodes.
-``requests`` and ``responses``: bytes of a client's connection to a router, and of its own to an endpoint.
+``requests`` and ``responses``: bytes of a client's connection to a router, and of its own to an endpoint; ``passed_on``
+and ``passed_back``: the same of a proxy beside a model. ``pages``: of metrics, as a collector reads them.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from typing import Any
 
 from tests.fuzz.controller import depths, lookups
 from tests.fuzz.members import announcements, answers
+from tests.fuzz.proxy import metric_pages, passed_back, passed_on
 from tests.fuzz.router import requests, responses
 from tests.fuzz.transfers import arrivals, fetches, handshakes
 from tests.fuzz.world import CAPACITY, KNOWN, Recorder, new_node, require_every_page_counted, settle
@@ -393,6 +395,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "http": http,
     "requests": requests,
     "responses": responses,
+    "passed_on": passed_on,
+    "passed_back": passed_back,
+    "pages": metric_pages,
     "frames": frames,
     "journal": journal,
     "lookups": lookups,

@@ -113,6 +113,27 @@ def test_any_bytes_of_an_endpoint_are_one_answer_or_a_broken_one(data: bytes) ->
 
 
 @LONG
+@given(data=mutants(SEEDS["requests"]))
+@FUZZED
+def test_any_bytes_of_a_client_pass_a_proxy_as_what_they_were_taken_for_or_not_at_all(data: bytes) -> None:
+    run("passed_on", data)
+
+
+@LONG
+@given(data=mutants(SEEDS["responses"]))
+@FUZZED
+def test_any_bytes_of_a_model_pass_a_proxy_as_one_answer_or_a_broken_one(data: bytes) -> None:
+    run("passed_back", data)
+
+
+@LONG
+@given(data=mutants(SEEDS["pages"]))
+@FUZZED
+def test_any_page_of_metrics_is_shown_whole_or_refused(data: bytes) -> None:
+    run("pages", data)
+
+
+@LONG
 @given(data=framed_mutants(SEEDS["frames"]))
 @FUZZED
 def test_any_frames_of_a_socket_connection_do_no_harm(data: bytes) -> None:

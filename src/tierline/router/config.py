@@ -15,14 +15,12 @@ from tierline.router.gossip.addresses import parse_address
 from tierline.router.hedging import P95
 from tierline.router.keys import Bypass
 from tierline.router.modelrules import ModelRule, StrategyName, parse_pairs, parse_rules, require_trial
+from tierline.router.paths import is_free, is_path
 from tierline.router.sessions import canonical_key, is_field_name
 from tierline.router.specs import plain_urls, require_addresses
 from tierline.router.strategies.kvaware import KV_INDEX_BYTES, weights_of
 
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
-_PATH = re.compile(r"/?[A-Za-z0-9_~-]+([/.][A-Za-z0-9_~-]+)*")
-_TAKEN = re.compile(r"/(v1|admin|endpoints)/|/(invocations|metrics|tokenize|detokenize)$")
-"""Paths of the router's own, as far as they are for something other than its health."""
 
 
 class RouterConfig(ProgramConfig):
@@ -299,14 +297,14 @@ class RouterConfig(ProgramConfig):
     @field_validator("invocation_endpoint")
     @classmethod
     def _is_path(cls, path: str) -> str:
-        if path and not _PATH.fullmatch(path):
+        if path and not is_path(path):
             raise ValueError("a path such as v1/chat/completions")
         return path and "/" + path.removeprefix("/")
 
     @field_validator("health_path")
     @classmethod
     def _is_free_path(cls, path: str) -> str:
-        if path != "/" and (not path.startswith("/") or not _PATH.fullmatch(path) or _TAKEN.match(path)):
+        if not is_free(path):
             raise ValueError("a path such as /healthz at which nothing else is")
         return path
 

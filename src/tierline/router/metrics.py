@@ -1,7 +1,7 @@
 """The router's metrics: plain numbers on the way of a request, turned into Prometheus families when they are scraped.
 
 An exchange is counted once, when it has ended, from the times and reasons it kept. A labelled counter of
-prometheus-client costs about 1 µs; ours is a dictionary entry. ``docs/router.md`` lists every name; a test compares.
+prometheus-client costs about 1 µs; ours is a dictionary entry.
 """
 
 from bisect import bisect_left
@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from tierline.metrics import families
 
 if TYPE_CHECKING:
     from tierline.router.choosing import Arm, Choosing
@@ -95,9 +97,9 @@ class RouterMetrics(Collector):
         """Requests that went without something, by what it was."""
         self.limits_reached: Counter[str] = Counter()
         """Requests turned away, by the code of the error that they got."""
-        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
-        """Read when scraped: name without prefix → what it is, and where it is read."""
-        self.counters: dict[str, tuple[str, Callable[[], int]]] = {}
+        self.gauges: dict[str, Callable[[], float]] = {}
+        """Read when scraped, by their names in the catalogue."""
+        self.counters: dict[str, Callable[[], int]] = {}
         """The same, of what only grows."""
         self.failed_duties: Mapping[str, int] = {}
         """How often each of the router's duties has failed, kept up to date by their owner."""
@@ -185,80 +187,31 @@ class RouterMetrics(Collector):
         for arm in arms:
             for reason, number in arm.counts.decisions.items():
                 decisions[arm.strategy.name, reason] += number
-        yield _counter(
-            "requests",
-            "Requests by route and status; status 0: the client left before its answer began",
-            ("route", "status"),
+        yield families.counters(
+            "tierline_router_requests_total",
             {(route, str(status)): count for (route, status), count in requests.items()},
         )
-        yield _counter(
-            "decisions",
-            "Choices of an endpoint",
-            ("strategy", "reason"),
-            decisions,
-        )
-        yield _counter(
-            "prompt_blocks",
-            "Blocks of prompts: all; what the best endpoint held; what the chosen one held; what answers told of",
-            ("kind", "told"),
-            self._blocks,
-        )
-        yield _counter("retries", "Further attempts", ("reason",), {(key,): n for key, n in retries.items()})
-        yield _counter(
-            "aborts", "Answers not ended, by who left", ("side",), {(k,): n for k, n in self._aborts.items()}
-        )
-        yield _counter(
-            "hedges",
-            "Requests sent to a second endpoint while the first was silent, by whether the second answered",
-            ("outcome",),
-            {(outcome,): count for outcome, count in self._hedges.items()},
-        )
-        yield _counter(
-            "pairings",
-            "Requests at endpoints that only decode, by whether another computed the prompt",
-            ("outcome",),
-            {(outcome,): count for outcome, count in self._pairings.items()},
-        )
-        yield _counter(
-            "prefill_fallbacks",
-            "Prompts that no prefill endpoint computed though one should have",
-            ("reason",),
-            {(reason,): count for reason, count in self._fallbacks.items()},
-        )
-        yield _histogram("prefill_seconds", "Spent on having a prompt computed elsewhere", self._prefill)
-        yield _counter("connections_refused", "Connections above the limit", (), {(): self.connections_refused})
-        yield _counter(
-            "limits_reached",
-            "Requests turned away",
-            ("reason",),
-            {(reason,): count for reason, count in self.limits_reached.items()},
-        )
-        yield _counter(
-            "bypasses",
-            "Requests that asked to go without",
-            ("kind",),
-            {(kind,): count for kind, count in self.bypasses.items()},
-        )
+        yield families.counters("tierline_router_decisions_total", decisions)
+        yield families.counters("tierline_router_prompt_blocks_total", self._blocks)
+        yield families.counters("tierline_router_retries_total", retries)
+        yield families.counters("tierline_router_aborts_total", self._aborts)
+        yield families.counters("tierline_router_hedges_total", self._hedges)
+        yield families.counters("tierline_router_pairings_total", self._pairings)
+        yield families.counters("tierline_router_prefill_fallbacks_total", self._fallbacks)
+        yield _histogram("tierline_router_prefill_seconds", self._prefill)
+        yield families.counter("tierline_router_connections_refused_total", self.connections_refused)
+        yield families.counters("tierline_router_limits_reached_total", self.limits_reached)
+        yield families.counters("tierline_router_bypasses_total", self.bypasses)
         yield from self._arms()
-        yield _histogram(
-            "queue_seconds",
-            "Spent waiting, by requests that had to wait for a place",
-            _sum(arm.counts.queued for arm in arms),
-        )
-        yield _histogram(
-            "ttft_seconds",
-            "From a request to the first byte of its stream's body",
-            _sum(arm.counts.ttft for arm in arms),
-        )
-        yield _histogram("duration_seconds", "From a request to the end of its answer", self._duration)
-        yield _histogram("overhead_seconds", "From a request to its being sent on, without connecting", self._overhead)
-        yield _histogram("tokens_seconds", "Of this, waiting for a prompt's tokens and a controller", self._tokens)
-        yield _histogram("choosing_seconds", "Of this, choosing an endpoint", self._choices)
-        yield _histogram("itl_seconds", "From one event of a stream to the next, its mean", self._itl)
-        yield _counter(
-            "cached_tokens",
-            "Of prompts whose answers tell what was cached: what was predicted, and what they tell",
-            ("endpoint", "kind"),
+        yield _histogram("tierline_router_queue_seconds", _sum(arm.counts.queued for arm in arms))
+        yield _histogram("tierline_router_ttft_seconds", _sum(arm.counts.ttft for arm in arms))
+        yield _histogram("tierline_router_duration_seconds", self._duration)
+        yield _histogram("tierline_router_overhead_seconds", self._overhead)
+        yield _histogram("tierline_router_tokens_seconds", self._tokens)
+        yield _histogram("tierline_router_choosing_seconds", self._choices)
+        yield _histogram("tierline_router_itl_seconds", self._itl)
+        yield families.counters(
+            "tierline_router_cached_tokens_total",
             {
                 (endpoint.url, kind): count
                 for endpoint in endpoints
@@ -268,81 +221,55 @@ class RouterMetrics(Collector):
                 )
             },
         )
-        yield _per_endpoint("inflight", "Requests in flight", endpoints, lambda e: e.own_inflight)
-        yield _per_endpoint(
-            "queued_tokens", "Prompt tokens awaiting an answer", endpoints, lambda e: e.own_queued_tokens
+        yield _per_endpoint("tierline_router_inflight", endpoints, lambda e: e.own_inflight)
+        yield _per_endpoint("tierline_router_queued_tokens", endpoints, lambda e: e.own_queued_tokens)
+        yield _per_endpoint("tierline_router_endpoint_draining", endpoints, lambda e: e.is_draining)
+        yield _per_endpoint("tierline_router_endpoint_up", endpoints, lambda e: e.is_up is True)
+        yield _per_endpoint("tierline_router_prefill_tokens_per_second", endpoints, lambda e: e.prefill_rate or 0)
+        yield families.counters(
+            "tierline_router_ejections_total", {endpoint.url: endpoint.ejections for endpoint in endpoints}
         )
-        yield _per_endpoint("endpoint_draining", "Whether it gets no new requests", endpoints, lambda e: e.is_draining)
-        yield _per_endpoint("endpoint_up", "Whether the last health check passed", endpoints, lambda e: e.is_up is True)
-        yield _per_endpoint(
-            "prefill_tokens_per_second",
-            "Measured by streams; 0: not yet",
-            endpoints,
-            lambda e: e.prefill_rate or 0,
-        )
-        yield _counter(
-            "ejections",
-            "Times an endpoint was passed over for a while",
-            ("endpoint",),
-            {(endpoint.url,): endpoint.ejections for endpoint in endpoints},
-        )
-        yield _counter(
-            "answers",
-            "Answers by whether they came to their end, or the endpoint failed to give one",
-            ("endpoint", "outcome"),
+        yield families.counters(
+            "tierline_router_answers_total",
             {
                 (endpoint.url, outcome): count
                 for endpoint in endpoints
                 for outcome, count in (("good", endpoint.answers_good), ("failed", endpoint.answers_failed))
             },
         )
-        yield _counter(
-            "failed_duties",
-            "Work beside serving that failed and is tried again",
-            ("duty",),
-            {(duty,): count for duty, count in self.failed_duties.items()},
+        yield families.counters("tierline_router_failed_duties_total", self.failed_duties)
+        models = {"", *(rule.model for rule in self._choosing.rules), *self._choosing.turned_off}
+        yield families.gauges(
+            "tierline_router_affinity", {model: not self._choosing.is_turned_off(model) for model in sorted(models)}
         )
-        affinity = GaugeMetricFamily(
-            "tierline_router_affinity", "1, or 0 where it is turned off; without a model: for all", labels=("model",)
-        )
-        for model in sorted({"", *(rule.model for rule in self._choosing.rules), *self._choosing.turned_off}):
-            affinity.add_metric((model,), not self._choosing.is_turned_off(model))
-        yield affinity
-        for name, (text, read) in self.gauges.items():
-            yield GaugeMetricFamily(f"tierline_router_{name}", text, value=read())
-        for name, (text, count) in self.counters.items():
-            yield _counter(name, text, (), {(): count()})
+        for name, read in self.gauges.items():
+            yield families.gauge(name, read())
+        for name, count in self.counters.items():
+            yield families.counter(name, count())
 
     def _arms(self) -> Iterable[Metric]:
         """Yield what each arm counts, from its first request on."""
         arms = [arm for arm in self._choosing.arms if arm.counts.requests]
-        labels = ("model", "arm", "strategy")
         requests: Counter[tuple[str, ...]] = Counter()
         for arm in arms:
             for (_, status), count in arm.counts.requests.items():
                 requests[(*_labels_of(arm), str(status))] += count
-        yield _counter("arm_requests", "Requests of an arm by status", (*labels, "status"), requests)
-        yield _counter(
-            "arm_retries",
-            "Their further attempts",
-            labels,
-            {_labels_of(arm): arm.counts.retries.total() for arm in arms},
+        yield families.counters("tierline_router_arm_requests_total", requests)
+        yield families.counters(
+            "tierline_router_arm_retries_total", {_labels_of(arm): arm.counts.retries.total() for arm in arms}
         )
-        yield _counter(
-            "arm_tokens",
-            "Of their prompts whose answers tell what was cached: all, what was predicted as cached, and what was",
-            (*labels, "kind"),
+        yield families.counters(
+            "tierline_router_arm_tokens_total",
             {(*_labels_of(arm), kind): count for arm in arms for kind, count in arm.counts.tokens.items()},
         )
-        for name, text, attribute in (
-            ("arm_ttft_seconds", "Of an arm: from a request to the first byte of its stream's body", "ttft"),
-            ("arm_queue_seconds", "Of an arm: spent waiting, by requests that had to wait for a place", "queued"),
+        for name, attribute in (
+            ("tierline_router_arm_ttft_seconds", "ttft"),
+            ("tierline_router_arm_queue_seconds", "queued"),
         ):
-            family = HistogramMetricFamily(f"tierline_router_{name}", text, labels=labels)
-            for arm in arms:
-                histogram: Histogram = getattr(arm.counts, attribute)
-                family.add_metric(_labels_of(arm), list(histogram.cumulative()), histogram.total)
-            yield family
+            histograms: dict[tuple[str, ...], Histogram] = {
+                _labels_of(arm): getattr(arm.counts, attribute) for arm in arms
+            }
+            yield families.histograms(name, {of: (each.cumulative(), each.total) for of, each in histograms.items()})
 
 
 def _labels_of(arm: "Arm") -> tuple[str, str, str]:
@@ -358,23 +285,9 @@ def _sum(histograms: "Iterable[Histogram]") -> Histogram:
     return found
 
 
-def _counter(name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"tierline_router_{name}", text, labels=labels)
-    for label_values, value in values.items():
-        family.add_metric(label_values, value)
-    return family
+def _histogram(name: str, histogram: Histogram) -> HistogramMetricFamily:
+    return families.histogram(name, histogram.cumulative(), histogram.total)
 
 
-def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
-    return HistogramMetricFamily(
-        f"tierline_router_{name}", text, buckets=list(histogram.cumulative()), sum_value=histogram.total
-    )
-
-
-def _per_endpoint(
-    name: str, text: str, endpoints: "Sequence[Endpoint]", read: "Callable[[Endpoint], float]"
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"tierline_router_{name}", text, labels=("endpoint",))
-    for endpoint in endpoints:
-        family.add_metric((endpoint.url,), read(endpoint))
-    return family
+def _per_endpoint(name: str, endpoints: "Sequence[Endpoint]", read: "Callable[[Endpoint], float]") -> GaugeMetricFamily:
+    return families.gauges(name, {endpoint.url: read(endpoint) for endpoint in endpoints})

@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import os
-import resource
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -30,12 +28,13 @@ from tierline.router.listening import Listener
 from tierline.router.membership import Membership
 from tierline.router.metrics import RouterMetrics
 from tierline.router.outliers import OutlierDetector
+from tierline.router.process import keep_freed_memory, raise_file_limit
 from tierline.router.proxy.client import ClientConnection
+from tierline.router.proxy.dispatch import dispatch
 from tierline.router.proxy.services import Services
 from tierline.router.proxy.upstream import UpstreamPool
 from tierline.router.specs import MAX_ENDPOINTS
 from tierline.router.workers import supervisor
-from tierline.router.workers.gathering import TEAM_COUNTERS
 from tierline.router.workers.team import Team
 
 if TYPE_CHECKING:
@@ -49,9 +48,6 @@ SWEEP_SECONDS = 0.25
 """Between two looks at all deadlines. One sweep costs less than a timer for each request, and is late by as much."""
 RELOAD_SECONDS = 1.0
 """Between two looks at files with keys and certificates."""
-FREED_KEPT_BYTES = 32 * 1024**2
-"""Of memory that the process has freed."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 FILES_BESIDE_CLIENTS = 64
 """Descriptors kept for listening, logs and the interpreter itself."""
 FILES_OF_ENDPOINT = 2
@@ -61,21 +57,6 @@ ENDPOINTS_ADDED = 16
 """Endpoints beside those named that an operator may add before descriptors must be taken from clients."""
 SHARE_FOR_ENDPOINTS = 4
 """No more than one of so many descriptors is kept for endpoints that are still to come."""
-
-GAUGES = {
-    "client_connections": "Clients' connections",
-    "idle_upstream_connections": "Idle connections to endpoints",
-    "held_body_bytes": "Request bodies in memory",
-    "queued_requests": "Requests that wait for a place",
-    "index_bytes": "Memory of the prefix index",
-    "index_placements": "Pairs of a block and an endpoint in the prefix index",
-    "kubernetes_sources_behind": "Sources in Kubernetes whose latest state is not known at the moment",
-}
-COUNTERS = {
-    "endpoints_file_failures": "Contents of the endpoints file that could not be used",
-    "kubernetes_failures": "Requests to a Kubernetes API that failed, and its objects that could not be used",
-}
-"""Metrics that are read off the running parts when they are scraped."""
 
 
 class RouterServer:
@@ -226,27 +207,23 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
         metrics.show(services.spans)
     discovery = Discovery(sources, membership, duties)
     services.admin = AdminApi(AdminAccess(config.admin_token_file, config.host), services, membership)
-    reads: dict[str, Callable[[], float]] = {
-        "client_connections": lambda: len(services.clients),
-        "idle_upstream_connections": lambda: sum(map(len, services.pools.values())),
-        "held_body_bytes": lambda: services.held_bytes,
-        "queued_requests": lambda: services.admission.waiting if services.admission else 0,
-        "index_bytes": lambda: choosing.index_bytes,
-        "index_placements": lambda: choosing.index_placements,
-        "kubernetes_sources_behind": lambda: sum(source.is_behind for source in cluster),
+    metrics.gauges |= {
+        "tierline_router_client_connections": lambda: len(services.clients),
+        "tierline_router_idle_upstream_connections": lambda: sum(map(len, services.pools.values())),
+        "tierline_router_held_body_bytes": lambda: services.held_bytes,
+        "tierline_router_queued_requests": lambda: services.admission.waiting if services.admission else 0,
+        "tierline_router_index_bytes": lambda: choosing.index_bytes,
+        "tierline_router_index_placements": lambda: choosing.index_placements,
+        "tierline_router_kubernetes_sources_behind": lambda: sum(source.is_behind for source in cluster),
     }
-    metrics.gauges |= {name: (GAUGES[name], read) for name, read in reads.items()}
-    metrics.counters["endpoints_file_failures"] = (
-        COUNTERS["endpoints_file_failures"],
-        lambda: file.failures if file else 0,
-    )
+    metrics.counters |= {
+        "tierline_router_endpoints_file_failures_total": lambda: file.failures if file else 0,
+        "tierline_router_kubernetes_failures_total": lambda: sum(source.failures for source in cluster),
+    }
     if team is not None:
-        metrics.counters["unshared"] = TEAM_COUNTERS["unshared"], team.dropped.total
-    metrics.counters["kubernetes_failures"] = (
-        COUNTERS["kubernetes_failures"],
-        lambda: sum(source.failures for source in cluster),
-    )
-    listener = Listener(lambda: ClientConnection(services), services.certificate)
+        metrics.counters["tierline_router_unshared_total"] = team.dropped.total
+    serve_request = partial(dispatch, services)
+    listener = Listener(lambda: ClientConnection(services, serve_request), services.certificate)
     if team is None:
         await listener.listen(config.host, config.port)
     else:
@@ -310,27 +287,6 @@ def run(config: RouterConfig) -> None:
         return
     keep_freed_memory()
     uvloop.run(serve(within_files(config, raise_file_limit())))
-
-
-def keep_freed_memory() -> None:
-    """Have the allocator keep some of what is freed for the next large body.
-
-    glibc gives it back to the system else, which hands it out again page by page, each filled with zeros: a seventh of
-    the processor time of a prompt of 256 KiB, a fifth of one of 1 MiB.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, FREED_KEPT_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, FREED_KEPT_BYTES)
-
-
-def raise_file_limit() -> int:
-    """Allow this process as many descriptors as it may allow itself; return how many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def within_files(config: RouterConfig, files: int) -> RouterConfig:

@@ -57,6 +57,9 @@ async def ask(peer: Client, path: str, method: str = "GET", body: bytes = b"", f
         (f"Authorization: Bearer {TOKEN}\r\nOrigin: http://page\r\n", 200),
         ("", 401),
         ("Authorization: Bearer another-token-of-some-length\r\n", 401),
+        (f"X-Tierline-Admin-Token: {TOKEN}\r\n", 200),
+        (f"Authorization: Bearer of-somebody-else\r\nX-Tierline-Admin-Token: {TOKEN}\r\n", 200),
+        ("X-Tierline-Admin-Token: another-token-of-some-length\r\n", 401),
         (f"Authorization: Basic {TOKEN}\r\n", 401),
         ("Authorization: Bearer\r\n", 401),
     ],
@@ -209,6 +212,48 @@ async def test_what_is_wrong_is_said(method: str, path: str, body: bytes, status
         assert found == status
         assert message in said["error"]["message"]
         assert (await peer.ask(chat())).status == 200, "the connection lasts"
+
+
+async def test_endpoints_are_emptied_each_says_whether_it_was_and_what_was_known_of_it_is_forgotten() -> None:
+    async with (
+        backends(answering(whole()), answering(whole(404)), answering(whole(body=b'{"success":false}'))) as three,
+        router(*three, strategy="prefixaware") as server,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        first, second, third = three
+        prompt = chat("word " * 2000)
+        for other in (second, third):
+            await ask(peer, f"/admin/endpoints/drain?url={other.url}", "POST")
+        assert (await peer.ask(prompt)).status == 200
+        assert (await ask(peer, "/admin/explain", "POST", prompt))[1]["choice"]["reason"] == "prefix"
+
+        status, said = await ask(peer, "/admin/endpoints/reset", "POST")
+
+        assert status == 200
+        assert said["endpoints"][0] == {"url": first.url, "is_empty": True, "why": ""}
+        assert [each["is_empty"] for each in said["endpoints"][1:]] == [False, False]
+        assert "404; vLLM has that route with VLLM_SERVER_DEV_MODE=1" in said["endpoints"][1]["why"]
+        assert "try again" in said["endpoints"][2]["why"]
+        asked = [backend.requests[-1].first_line for backend in three]
+        assert asked == [b"POST /reset_prefix_cache?reset_external=true HTTP/1.1"] * 3
+        assert (await ask(peer, "/admin/explain", "POST", prompt))[1]["choice"]["reason"] == "cold"
+
+
+async def test_one_endpoint_is_emptied_and_one_that_cannot_be_asked_is_not_empty() -> None:
+    async with (
+        backends(answering(whole()), answering(whole())) as (kept, asked),
+        router(kept, asked, health_interval_s=60) as server,
+        client(server) as peer,
+    ):
+        path = f"/admin/endpoints/reset?url={asked.url}"
+        assert (await ask(peer, path, "POST"))[1] == {"endpoints": [{"url": asked.url, "is_empty": True, "why": ""}]}
+        assert not kept.requests
+        await asked.kill()
+        (found,) = (await ask(peer, path, "POST"))[1]["endpoints"]
+        assert not found["is_empty"]
+        assert found["why"].startswith("it cannot be asked: ")
+        assert (await ask(peer, "/admin/endpoints/reset?url=http://another:1", "POST"))[0] == 404
 
 
 # Decisions ------------------------------------------------------------------------------------------------------------

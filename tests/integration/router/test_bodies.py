@@ -6,6 +6,7 @@ import json
 import socket
 import tracemalloc
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.integration.router.backend import (
 
 from tierline.router.http.replies import LAST_CHUNK
 from tierline.router.proxy.client import ClientConnection
+from tierline.router.proxy.dispatch import dispatch
 from tierline.router.proxy.upstream import UpstreamConnection
 from tierline.router.server import RouterServer
 
@@ -73,7 +75,7 @@ def copied_by(server: RouterServer, request: bytes) -> tuple[float, bytes]:
         upstream.connection_made(Sink())
         pool._idle.append(upstream)
         upstreams.append(upstream)
-    peer = ClientConnection(server.services)
+    peer = ClientConnection(server.services, partial(dispatch, server.services))
     peer.connection_made(Sink())
     reads = [request[start : start + READ_BYTES] for start in range(0, len(request), READ_BYTES)]
     tracemalloc.start()

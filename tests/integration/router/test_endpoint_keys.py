@@ -152,7 +152,7 @@ async def test_an_endpoint_whose_key_is_still_to_come_joins_when_it_is_there(key
         file.write_text("[]")
         async with router(endpoints_file=file) as server, client(server) as peer:
             file.write_text(yaml.safe_dump([{"url": backend.url, "api_key_file": str(later)}]))
-            failures = server.services.metrics.counters["endpoints_file_failures"][1]
+            failures = server.services.metrics.counters["tierline_router_endpoints_file_failures_total"]
             await until(lambda: failures() == 1)
             assert not server.services.endpoints.all
             later.write_text(OURS)

@@ -141,7 +141,7 @@ async def test_a_file_that_cannot_be_used_changes_nothing_and_is_counted_once(co
     async with backends(*[answering(whole())] * 2) as (first, second):
         file.write_text(f"[{first.url}]")
         async with router(endpoints_file=file) as server, client(server) as peer:
-            failures = server.services.metrics.counters["endpoints_file_failures"][1]
+            failures = server.services.metrics.counters["tierline_router_endpoints_file_failures_total"]
             file.write_text(content)
             await until(lambda: failures() == 1)
             await asyncio.sleep(0.1)

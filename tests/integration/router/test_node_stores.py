@@ -15,6 +15,7 @@ import pytest
 from tests.integration.node.processes import NodeProcess, store
 from tests.integration.router.test_kvaware import MODEL, engine
 
+from tierline.metrics.router import ROUTER
 from tierline.prefix import CHUNK_TOKENS, PrefixIdentity, Shard, block_chain, object_name
 from tierline.router.config import RouterConfig
 from tierline.router.server import RouterServer, running
@@ -22,7 +23,6 @@ from tierline.router.specs import EndpointSpec
 from tierline.router.strategies.kvaware import KvAware
 from tierline.wire.messages import Introduce
 
-PAGE = Path(__file__).parents[3] / "docs/kvaware.md"
 SHARD = Shard(kv_dtype="bfloat16", layout="test-1")
 PROMPT = list(range(1000, 1000 + 3 * CHUNK_TOKENS + 5))
 NAMES = [object_name(chain, SHARD) for chain in block_chain(PrefixIdentity(model="f").root(), PROMPT)]
@@ -123,9 +123,7 @@ async def test_a_prefix_that_only_a_store_holds_is_found_predicted_and_explained
     assert 'tierline_router_kv_predicted_tokens_total{tier="host"} 768.0' in page
     assert f'tierline_router_kv_store_state{{state="exact",store="{world.address}' in page
     exported = set(re.findall(r"^(tierline_router_kv_store_\w+)", page, re.MULTILINE))
-    assert {name for name in exported if not name.endswith("_created")} == set(
-        re.findall(r"^\| `(tierline_router_kv_store_\w+)`", PAGE.read_text(), re.MULTILINE)
-    )
+    assert exported == {each.name for each in ROUTER if each.name.startswith("tierline_router_kv_store_")}
 
 
 async def test_a_store_that_dies_counts_no_more_and_again_when_it_is_back(world: World) -> None:

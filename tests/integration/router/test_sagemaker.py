@@ -27,6 +27,7 @@ from tests.integration.router.backend import (
     until_models_are_known,
     whole,
 )
+from tests.ports import free_port
 
 from tierline.router.server import RouterServer
 
@@ -48,6 +49,14 @@ def runtime(server: RouterServer, api_key: str = "") -> Any:
 
 def show_key(request: Any, api_key: str) -> None:
     request.headers["X-Api-Key"] = api_key
+
+
+def sagemaker(server: RouterServer) -> Any:
+    session = boto3.session.Session(aws_access_key_id="AKIDEXAMPLE", aws_secret_access_key="secret")
+    config = Config(retries={"total_max_attempts": 1}, read_timeout=10)
+    return session.client(
+        "sagemaker", region_name="us-east-1", endpoint_url=f"http://127.0.0.1:{server.port}", config=config
+    )
 
 
 async def invoke(server: RouterServer, body: bytes, api_key: str = "", **more: str) -> Any:
@@ -216,3 +225,24 @@ async def test_sagemakers_session_stays_on_its_endpoint_and_a_new_one_is_none() 
         ]
     assert reasons == ["session", "session", "no-session"]
     assert max(len(backend.requests) for backend in endpoints) >= 2
+
+
+async def test_an_endpoint_is_in_service_as_long_as_one_is_healthy_by_whatever_name() -> None:
+    async with backends(answering(whole())) as (backend,), router(backend, health_interval_s=0.1) as server:
+        await until_models_are_known(server)
+        found = await asyncio.to_thread(sagemaker(server).describe_endpoint, EndpointName="Any-name")
+        assert (found["EndpointName"], found["EndpointStatus"]) == ("Any-name", "InService")
+        assert found["EndpointArn"].endswith(":endpoint/any-name")
+        assert found["CreationTime"].year >= 2025
+    async with router(f"http://127.0.0.1:{free_port()}") as server:
+        found = await asyncio.to_thread(sagemaker(server).describe_endpoint, EndpointName="demo")
+        assert found["EndpointStatus"] == "OutOfService"
+
+
+async def test_operations_of_sagemaker_that_are_not_here_say_so() -> None:
+    async with backends(answering(whole())) as (backend,), router(backend) as server:
+        with pytest.raises(ClientError, match="UnknownOperationException") as caught:
+            await asyncio.to_thread(sagemaker(server).list_endpoints)
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+        with pytest.raises(ClientError, match="ValidationException"):
+            await asyncio.to_thread(sagemaker(server).describe_endpoint, EndpointName="not_a_name")

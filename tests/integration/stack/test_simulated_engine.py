@@ -11,7 +11,9 @@ import openai
 import pytest
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
+from tests.integration.node.processes import NodeProcess, load, store
 
+from tierline.prefix import PrefixIdentity, Shard, block_chain, object_name
 from tierline.stack.simulated_engine.cache import block_hashes
 
 MODEL = "simulated-model"
@@ -221,6 +223,57 @@ def test_vllm_itself_reads_our_kv_events() -> None:
             kv_events.AllBlocksCleared(),
         ],
     )
+
+
+async def test_a_prompt_that_one_engine_computed_is_found_in_the_node_store_by_another(
+    simulated_engine: Start, tmp_path: Path
+) -> None:
+    node = NodeProcess(tmp_path)
+    try:
+        first = simulated_engine(*FAST, "--store", node.url)
+        second = simulated_engine(*FAST, "--store", node.url.replace("http", "sagemaker-hyperpod"))
+        ask: dict[str, Any] = {"model": MODEL, "prompt": list(range(1000)), "max_tokens": 2}
+        async with client_of(first) as one, client_of(second) as other:
+            computed = await one.completions.create(**ask)
+            found = await other.completions.create(**ask)
+            own = await other.completions.create(**ask)
+            salted = await other.completions.create(**ask, extra_body={"cache_salt": "another tenant"})
+        assert found.choices == computed.choices
+        cached = [each.usage.prompt_tokens_details.cached_tokens for each in (computed, found, own, salted)]
+        assert cached == [0, 3 * 256, 62 * 16, 0]
+        by_source = "vllm:prompt_tokens_by_source_total"
+        assert await metric(second, by_source, source="external_kv_transfer") == 3 * 256
+        assert await metric(second, "vllm:external_prefix_cache_hits_total") == 3 * 256
+        assert await metric(second, "vllm:prefix_cache_hits_total") == cached[2]
+    finally:
+        node.close()
+
+
+async def test_what_is_not_what_was_stored_is_computed(simulated_engine: Start, tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path)
+    try:
+        ask: dict[str, Any] = {"model": MODEL, "prompt": list(range(1000)), "max_tokens": 2}
+        async with client_of(simulated_engine(*FAST, "--store", node.url)) as one:
+            await one.completions.create(**ask)
+        with node.connect(writer=True) as client:
+            root = PrefixIdentity(model=f"simulated {MODEL}").root()
+            shard = Shard(kv_dtype="simulated", layout="simulated-1")
+            first, second, _ = (object_name(key, shard) for key in block_chain(root, ask["prompt"]))
+            content = load(client, first, "lmcache")
+            assert content is not None
+            assert client.delete("lmcache", [second]) == 1
+            store(client, second, content, "lmcache")
+        async with client_of(simulated_engine(*FAST, "--store", node.url)) as other:
+            found = await other.completions.create(**ask)
+        assert found.usage.prompt_tokens_details.cached_tokens == 256
+    finally:
+        node.close()
+
+
+async def test_a_node_store_that_is_away_is_a_miss(simulated_engine: Start, free_port: Callable[[], int]) -> None:
+    async with client_of(simulated_engine(*FAST, "--store", f"http://127.0.0.1:{free_port()}")) as client:
+        answer = await client.completions.create(model=MODEL, prompt=list(range(1000)), max_tokens=2)
+    assert answer.usage.prompt_tokens_details.cached_tokens == 0
 
 
 async def test_one_engine_computes_a_prompt_and_another_takes_it_over(simulated_engine: Start) -> None:

@@ -1,4 +1,4 @@
-"""Wrong settings are named; the documentation has an entry for every setting, metric and header."""
+"""Wrong settings are named; the documentation has an entry for every setting and header."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,9 @@ import pytest
 
 from tierline.configuration import load
 from tierline.errors import ConfigurationError
-from tierline.router.choosing import Choosing, Rule
 from tierline.router.config import RouterConfig
-from tierline.router.endpoints import Endpoints
-from tierline.router.metrics import RouterMetrics
-from tierline.router.server import COUNTERS, GAUGES, within_files
+from tierline.router.server import within_files
 from tierline.router.strategies import STRATEGIES
-from tierline.router.strategies.session import SessionAffinity
-from tierline.router.workers.gathering import TEAM_COUNTERS, TEAM_GAUGES
 
 PAGE = (Path(__file__).parents[3] / "docs/router.md").read_text()
 ENDPOINT = {"endpoints": ["http://127.0.0.1:8001"]}
@@ -95,16 +90,6 @@ def test_models_strategies_are_pairs_or_a_table(said: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("key", RouterConfig.model_fields)
 def test_the_documentation_has_every_setting_with_its_default(key: str) -> None:
     assert re.search(rf"^\| `{key}` \|", PAGE, re.MULTILINE)
-
-
-def test_the_documentation_has_every_metric_and_no_other() -> None:
-    metrics = RouterMetrics(Choosing(Rule(SessionAffinity())), Endpoints(["http://a:1"]))
-    metrics.gauges |= {name: (text, lambda: 0.0) for name, text in GAUGES.items()}
-    metrics.counters |= {name: (text, lambda: 0) for name, text in COUNTERS.items()}
-    exported = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics.collect()}
-    exported |= {f"tierline_router_{name}" for name in TEAM_GAUGES}
-    exported |= {f"tierline_router_{name}_total" for name in TEAM_COUNTERS}
-    assert set(re.findall(r"^\| `(tierline_router_\w+)", PAGE, re.MULTILINE)) == exported
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -50,6 +50,20 @@ def test_a_whole_prompt_in_the_cache_still_computes_its_last_block() -> None:
     assert warm.cached == 80
 
 
+def test_what_others_computed_costs_nothing_and_what_is_in_the_cache_counts_as_its_own() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(Request(prompt(32), [0]))
+    run_to_end(scheduler)
+    fetched = Request(prompt(100), [0], fetched=64)
+    scheduler.add(fetched)
+    assert run_to_end(scheduler) == pytest.approx(36 / 1000)
+    assert (fetched.cached, fetched.external) == (64, 32)
+    again = Request(prompt(100), [0], fetched=64)
+    scheduler.add(again)
+    run_to_end(scheduler)
+    assert (again.cached, again.external) == (96, 0)
+
+
 def test_a_long_prompt_is_computed_in_chunks() -> None:
     scheduler = make_scheduler(batched=40)
     scheduler.add(Request(prompt(100), [0]))

@@ -1,5 +1,8 @@
 """Who may use ``/admin``: who shows the token of a file; without a file, programs on this machine, no web page.
 
+The token is a bearer's (RFC 6750), or in a header of its own: what hands requests on, such as the Kubernetes API, may
+take ``Authorization`` for itself.
+
 The token is compared as its SHA-256, in constant time, and is in no message. A file that changes is read again; one
 that cannot be used then leaves the former token in force.
 """
@@ -19,7 +22,9 @@ from tierline.router.http.heads import RequestHead
 log = logs.get(__name__)
 
 KEY = "--admin-token-file"
-WANTED_FIELDS = frozenset({b"authorization", b"origin"})
+ADMIN_TOKEN_FIELD = "x-tierline-admin-token"  # noqa: S105  (a header's name)
+_FIELD = ADMIN_TOKEN_FIELD.encode()
+WANTED_FIELDS = frozenset({b"authorization", _FIELD, b"origin"})
 """Fields of a request's head that :meth:`AdminAccess.refusal` looks at."""
 
 
@@ -58,11 +63,13 @@ class AdminAccess:
             return self._refusal_without_token(head)
         self._reload(self._file)
         try:
-            token = bearer_token(head.fields.get(b"authorization"))
+            token = head.fields.get(_FIELD) or bearer_token(head.fields.get(b"authorization"))
         except AccessDenied as error:
             return Refusal(HTTPStatus.UNAUTHORIZED, f"{error}.")
         if not token:
-            return Refusal(HTTPStatus.UNAUTHORIZED, "/admin asks for a bearer token.")
+            return Refusal(
+                HTTPStatus.UNAUTHORIZED, f"/admin asks for a bearer token, or for one in {ADMIN_TOKEN_FIELD}."
+            )
         if not hmac.compare_digest(hashlib.sha256(token).digest(), self._digest):
             return Refusal(HTTPStatus.UNAUTHORIZED, "This token is not the one that /admin asks for.")
         return None

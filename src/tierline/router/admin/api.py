@@ -17,12 +17,14 @@ from tierline.router import pairs
 from tierline.router.admin.access import AdminAccess
 from tierline.router.admin.documents import (
     AffinityState,
+    CacheResetList,
     DecisionList,
     EndpointList,
     EndpointState,
     Explanation,
     PassedOver,
 )
+from tierline.router.admin.resets import reset
 from tierline.router.decisions import DecisionLog, choice_of
 from tierline.router.endpoints import Endpoint
 from tierline.router.http.heads import BadMessage, RequestHead
@@ -78,6 +80,7 @@ class AdminApi:
         self._routes: dict[bytes, dict[bytes, Callable[[RequestHead, bytes], Answer]]] = {
             b"/admin/endpoints": {b"GET": self._endpoints, b"POST": self._add, b"DELETE": self._remove},
             b"/admin/endpoints/drain": {b"POST": self._drain},
+            b"/admin/endpoints/reset": {b"POST": self._reset},
             b"/admin/affinity": {b"GET": self._affinity, b"POST": self._turn_affinity},
             b"/admin/decisions": {b"GET": self._decisions},
             b"/admin/explain": {b"POST": self._explain},
@@ -146,6 +149,25 @@ class AdminApi:
         state = self._state(endpoint)
         self._membership.remove(endpoint)
         return self._changed(Reply(HTTPStatus.OK, state), Change("remove", endpoint.url))
+
+    def _reset(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
+        if _parameter(head, "url") is None:
+            return self._reset_of(self._services.endpoints.all)
+        endpoint = self._named(head)
+        if endpoint is None:
+            return _wrong(HTTPStatus.NOT_FOUND, "There is no such endpoint.")
+        return self._reset_of([endpoint])
+
+    async def _reset_of(self, endpoints: Sequence[Endpoint]) -> Reply:
+        services = self._services
+        found = await reset(endpoints, services.endpoint_keys, services.endpoint_tls)
+        reply = Reply(HTTPStatus.OK, CacheResetList(found))
+        for endpoint, each in zip(endpoints, found, strict=True):
+            if each.is_empty and services.endpoints.find(each.url) is endpoint:  # it may have left meanwhile
+                services.choosing.forget(endpoint)
+                if services.team is not None:
+                    reply = await _once_all_have(services.team, Change("reset", each.url), reply)
+        return reply
 
     def _changed(self, reply: Reply, change: Change) -> Answer:
         """Return ``reply`` when all workers have made the change."""

@@ -52,6 +52,22 @@ class EndpointList(msgspec.Struct):
     aliases: list[AliasState] = []
 
 
+class CacheReset(msgspec.Struct, kw_only=True):
+    """Whether an endpoint has forgotten its prefixes."""
+
+    url: str
+    is_empty: bool
+    """It certainly has nothing left from before."""
+    why: str = ""
+    """Why it may not be empty."""
+
+
+class CacheResetList(msgspec.Struct):
+    """``POST /admin/endpoints/reset``."""
+
+    endpoints: list[CacheReset]
+
+
 class Weighed(msgspec.Struct, kw_only=True):
     """What a strategy saw of one candidate."""
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from tierline import logs
 from tierline.certificates import Certificate
 from tierline.duties import Duties
 from tierline.errors import EnvironmentTooSmall
+from tierline.metrics import families
 from tierline.router.controller.config import ControllerConfig
 from tierline.router.controller.connection import Answering, RouterConnection
 from tierline.router.controller.holdings import Holdings, Lmcache
@@ -205,7 +206,7 @@ class ControllerServer:
 
 
 class ControllerMetrics(Collector):
-    """What a controller counts; ``docs/kvaware.md`` lists every name, and a test compares."""
+    """What a controller counts."""
 
     def __init__(self, answering: Answering, duties: Duties, lmcache: LmcacheListener | None) -> None:
         self._answering = answering
@@ -216,37 +217,28 @@ class ControllerMetrics(Collector):
         """See :class:`prometheus_client.registry.Collector`."""
         answering, holdings = self._answering, self._answering.holdings
         yield from source_families(_PREFIX, holdings.sources, holdings.subscriptions)
-        yield GaugeMetricFamily(f"{_PREFIX}_index_bytes", "Memory of the index", holdings.index.size_bytes)
-        yield GaugeMetricFamily(f"{_PREFIX}_routers", "Connections of routers", len(answering.connections))
-        yield _counter("messages", "What routers sent", "kind", answering.messages.items())
-        yield _counter("refused", "Connections refused or ended, by the reason", "reason", answering.refused.items())
-        yield _counter("lookups", "Sources asked about, by how they stood", "state", holdings.lookups.items())
+        yield families.gauge(f"{_PREFIX}_index_bytes", holdings.index.size_bytes)
+        yield families.gauge(f"{_PREFIX}_routers", len(answering.connections))
+        yield families.counters(f"{_PREFIX}_messages_total", answering.messages)
+        yield families.counters(f"{_PREFIX}_refused_total", answering.refused)
+        yield families.counters(f"{_PREFIX}_lookups_total", holdings.lookups)
         if self._lmcache is not None:
             yield from self._of_lmcache(self._lmcache)
-        yield _counter(
-            "failed_duties",
-            "Work beside answering that failed and is tried again",
-            "duty",
-            self._duties.failures.items(),
-        )
+        yield families.counters(f"{_PREFIX}_failed_duties_total", self._duties.failures)
 
     def _of_lmcache(self, lmcache: LmcacheListener) -> Iterable[Metric]:
         holdings = self._answering.holdings
         assert holdings.lmcache is not None
         instances = holdings.lmcache.instances
-        state = GaugeMetricFamily(
-            f"{_PREFIX}_lmcache_state", "1 for the state that an instance is in", labels=("endpoint", "state")
-        )
-        chunks = GaugeMetricFamily(
-            f"{_PREFIX}_lmcache_chunks", "Chunks held, by each worker and location", labels=("endpoint",)
-        )
+        state = families.gauges(f"{_PREFIX}_lmcache_state", {})
+        chunks = families.gauges(f"{_PREFIX}_lmcache_chunks", {})
         for endpoint, instance in instances.by_endpoint.items():
             standing = instance.standing(holdings.now())
             for candidate in SourceState:
                 state.add_metric((endpoint, candidate.value), standing is candidate)
             chunks.add_metric((endpoint,), instance.chunks)
         counts = {**instances.counts, "malformed": lmcache.malformed, "unknown": lmcache.unknown}
-        yield from (state, chunks, _counter("lmcache_messages", "What workers sent", "kind", counts.items()))
+        yield from (state, chunks, families.counters(f"{_PREFIX}_lmcache_messages_total", counts))
 
 
 def _lmcache_listener(config: ControllerConfig, holdings: Holdings, duties: Duties) -> LmcacheListener:
@@ -258,13 +250,6 @@ def _lmcache_listener(config: ControllerConfig, holdings: Holdings, duties: Duti
     holdings.lmcache = Lmcache(instances, scheme, config.lmcache_chunk_tokens)
     listener = LmcacheListener(instances, duties)
     return listener
-
-
-def _counter(name: str, text: str, label: str, counts: Iterable[tuple[str, int]]) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"{_PREFIX}_{name}", text, labels=(label,))
-    for value, count in counts:
-        family.add_metric((value,), count)
-    return family
 
 
 def _pairs(entries: Sequence[str]) -> list[tuple[str, str]]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from tierline.metrics import families
 from tierline.router.endpointkeys import EndpointKeys
 from tierline.router.endpoints import Endpoint, Endpoints
 from tierline.router.events.following import routing_families
@@ -15,7 +16,6 @@ from tierline.router.tls import EndpointTls
 from tierline.router.tokenizer import LocalTokenizer
 from tierline.router.tokens import Question, TokenLadder
 
-_PREFIX = "tierline_router_kv_controller"
 _AT_HAND = Question(b"", None, "", None, None, {})
 """Stands for a question whose tokens are known already: only the controller is to be asked."""
 
@@ -83,10 +83,7 @@ class RemoteFollower(Collector):
     def collect(self) -> Iterable[Metric]:
         """See :class:`prometheus_client.registry.Collector`."""
         remote = self._remote
-        yield GaugeMetricFamily(f"{_PREFIX}_up", "Whether the controller can be asked", remote.is_connected)
-        lookups = CounterMetricFamily(f"{_PREFIX}_lookups", "What became of questions", labels=("outcome",))
-        for outcome, count in remote.outcomes.items():
-            lookups.add_metric((outcome,), count)
-        yield lookups
-        yield CounterMetricFamily(f"{_PREFIX}_failures", "Connections that failed or broke", remote.failures)
+        yield families.gauge("tierline_router_kv_controller_up", remote.is_connected)
+        yield families.counters("tierline_router_kv_controller_lookups_total", remote.outcomes)
+        yield families.counter("tierline_router_kv_controller_failures_total", remote.failures)
         yield from routing_families(self._strategy, self._ladder)

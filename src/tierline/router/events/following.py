@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from tierline import logs
+from tierline.metrics import families
 from tierline.router.endpoints import Endpoint
 from tierline.router.events.addresses import parse_addresses
 from tierline.router.events.source import EventSource, SourceState
@@ -62,7 +63,7 @@ class EventFollower(Collector):
     def collect(self) -> Iterable[Metric]:
         """See :class:`prometheus_client.registry.Collector`."""
         yield from source_families(_PREFIX, self._strategy.sources, self._subscriptions)
-        yield GaugeMetricFamily(f"{_PREFIX}_index_bytes", "Memory of the exact index", self._strategy.blocks.size_bytes)
+        yield families.gauge(f"{_PREFIX}_index_bytes", self._strategy.blocks.size_bytes)
         yield from routing_families(self._strategy, self._ladder)
 
 
@@ -85,21 +86,15 @@ def source_families(
         for endpoint, of_endpoint in sources_of.items()
         for rank, source in enumerate(of_endpoint)
     ]
-    state = GaugeMetricFamily(
-        f"{prefix}_source_state", "1 for the state that a source is in", labels=("endpoint", "rank", "state")
-    )
+    state = families.gauges(f"{prefix}_source_state", {})
     for endpoint, rank, source in sources:
         for candidate in SourceState:
             state.add_metric((endpoint, rank, candidate.value), source.state is candidate)
     yield state
-    blocks = GaugeMetricFamily(f"{prefix}_source_blocks", "Blocks held", labels=("endpoint", "rank"))
-    waiting = GaugeMetricFamily(
-        f"{prefix}_source_waiting_blocks", "Blocks whose parent is unknown", labels=("endpoint", "rank")
-    )
-    lag = GaugeMetricFamily(
-        f"{prefix}_event_lag_seconds", "Age of the last batch when it was applied", labels=("endpoint", "rank")
-    )
-    events = CounterMetricFamily(f"{prefix}_events", "What became of events", labels=("endpoint", "rank", "kind"))
+    blocks = families.gauges(f"{prefix}_source_blocks", {})
+    waiting = families.gauges(f"{prefix}_source_waiting_blocks", {})
+    lag = families.gauges(f"{prefix}_event_lag_seconds", {})
+    events = families.counters(f"{prefix}_events_total", {})
     for endpoint, rank, source in sources:
         blocks.add_metric((endpoint, rank), len(source.blocks))
         waiting.add_metric((endpoint, rank), source.blocks.waiting)
@@ -112,12 +107,12 @@ def source_families(
 
 def routing_families(strategy: "KvAware", ladder: "TokenLadder") -> Iterator[Metric]:
     """Yield how far prompts and endpoints were known when requests were routed."""
-    yield _counter("lookups", "Endpoints weighed, by what was known", "known", strategy.lookups.items())
-    predicted = [(tier.name.lower(), count) for tier, count in sorted(strategy.predicted.items())]
-    yield _counter("predicted_tokens", "Tokens to be read from caches for prompts that were sent", "tier", predicted)
-    yield _counter("prompts", "Prompts by where their tokens came from", "rung", ladder.rungs.items())
-    yield _counter("local_tokens", "Of chats that the router tokenized", "kind", ladder.tokenized.items())
-    yield _counter("given_up", "Prompts without tokens", "reason", ladder.given_up.items())
+    yield families.counters(f"{_PREFIX}_lookups_total", strategy.lookups)
+    predicted = {tier.name.lower(): count for tier, count in sorted(strategy.predicted.items())}
+    yield families.counters(f"{_PREFIX}_predicted_tokens_total", predicted)
+    yield families.counters(f"{_PREFIX}_prompts_total", ladder.rungs)
+    yield families.counters(f"{_PREFIX}_local_tokens_total", ladder.tokenized)
+    yield families.counters(f"{_PREFIX}_given_up_total", ladder.given_up)
 
 
 def _counts(source: EventSource, malformed: int) -> dict[str, int]:
@@ -130,10 +125,3 @@ def _counts(source: EventSource, malformed: int) -> dict[str, int]:
         "ignored": source.blocks.ignored,
         "orphan": source.blocks.orphans_dropped,
     }
-
-
-def _counter(name: str, text: str, label: str, counts: Iterable[tuple[str, int]]) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"{_PREFIX}_{name}", text, labels=(label,))
-    for value, count in counts:
-        family.add_metric((value,), count)
-    return family

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from tierline.metrics import families
 from tierline.router.endpoints import Endpoint
 from tierline.router.events.addresses import parse_addresses
 from tierline.router.events.source import SourceState
@@ -15,8 +16,6 @@ from tierline.router.events.subscriber import EventSubscriptions
 
 if TYPE_CHECKING:
     from tierline.router.strategies.kvaware import KvAware
-
-_PREFIX = "tierline_router_kv_store"
 
 
 class StoreFollower(Collector):
@@ -72,13 +71,11 @@ class StoreFollower(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See :class:`prometheus_client.registry.Collector`."""
-        state = GaugeMetricFamily(f"{_PREFIX}_state", "1 for the state that a store is in", labels=("store", "state"))
-        objects = GaugeMetricFamily(f"{_PREFIX}_objects", "Objects held", labels=("store",))
-        engines = GaugeMetricFamily(f"{_PREFIX}_engines", "Engines connected to it", labels=("store",))
-        pool = GaugeMetricFamily(
-            f"{_PREFIX}_pool", "1 for the pool that a store is in, empty: none", labels=("store", "pool")
-        )
-        events = CounterMetricFamily(f"{_PREFIX}_events", "What became of messages", labels=("store", "kind"))
+        state = families.gauges("tierline_router_kv_store_state", {})
+        objects = families.gauges("tierline_router_kv_store_objects", {})
+        engines = families.gauges("tierline_router_kv_store_engines", {})
+        pool = families.gauges("tierline_router_kv_store_pool", {})
+        events = families.counters("tierline_router_kv_store_events_total", {})
         for address in self._users:
             assert self._subscriptions is not None
             subscriber = self._subscriptions.by_endpoint[address][0]
@@ -96,4 +93,4 @@ class StoreFollower(Collector):
             ):
                 events.add_metric((address, kind), count)
         yield from (state, objects, engines, pool, events)
-        yield GaugeMetricFamily(f"{_PREFIX}_index_bytes", "Memory of it, at most", self._strategy.stored.size_bytes)
+        yield families.gauge("tierline_router_kv_store_index_bytes", self._strategy.stored.size_bytes)

@@ -64,6 +64,9 @@ class Answering(Generic[T]):
         if self._task is not None:
             self._task.cancel()
 
+    def end_if_begun_before(self, time: float) -> None:
+        """What the router answers itself has the time of an answer, and no other."""
+
     def expired(self) -> None:
         """It takes longer than an endpoint may."""
         self._client.abort()

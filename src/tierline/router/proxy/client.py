@@ -1,30 +1,30 @@
-"""A client's connection: cuts what arrives into requests, and runs one exchange at a time.
+"""A client's connection: cuts what arrives into requests, and runs one cycle at a time, such as an exchange.
 
-Reading goes on while an exchange runs, since only a reader learns that the client has left. A client that closes its
+Reading goes on while a cycle runs, since only a reader learns that the client has left. A client that closes its
 sending side counts as gone.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING, cast
+from socket import SO_LINGER, SOL_SOCKET
+from struct import Struct
+from typing import cast
 
 from tierline.router.http.bodies import ChunkedBody, LengthBody
 from tierline.router.http.heads import HEAD_END, BadMessage, RequestHead
 from tierline.router.http.replies import CONTINUE, JSON, error_body, reply
 from tierline.router.keys import ApiKey
 from tierline.router.proxy import sagemaker
-from tierline.router.proxy.dispatch import dispatch
-from tierline.router.proxy.exchange import Exchange
-from tierline.router.proxy.services import Services
-
-if TYPE_CHECKING:
-    from tierline.router.admin.api import Reply
-    from tierline.router.proxy.answering import Answering
+from tierline.router.proxy.serving import Cycle, Dispatch, Serving
 
 LINGER_SECONDS = 2.0
 """After a refusal the client may still be sending: closing at once would reset the connection and lose the refusal.
 It counts from the moment that all is sent; a client that reads slowly has ``stream_timeout_s`` before that."""
+
+_NO_LINGER = Struct("ii").pack(1, 0)
+"""Of SO_LINGER: without it, a socket that is closed sends an orderly end, whatever its program meant."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -39,16 +39,24 @@ class ClientConnection(asyncio.Protocol):
       request to the first bytes of the next, which must then be whole within ``request_timeout_s``.
     - ``_flush_by`` is set from the start of closing until nothing is left to send: when that must be so.
     - ``_held_bytes`` is what of ``services.held_bytes`` is ours; an exchange takes it over with the body.
+
+    Parameters
+    ----------
+    services
+        What it shares with the program's other connections.
+    dispatch
+        Says what becomes of a request.
     """
 
     __slots__ = (
-        "_body", "_exchange", "_flush_by", "_head", "_held_bytes", "_is_advancing", "_is_closing", "_is_facade",
-        "_is_idle", "_is_reading_paused", "_is_write_paused", "_key", "_pieces", "_services", "_stream_timeout_s",
-        "_transport", "_unread", "deadline",
+        "_body", "_dispatch", "_exchange", "_flush_by", "_head", "_held_bytes", "_is_advancing", "_is_closing",
+        "_is_facade", "_is_idle", "_is_reading_paused", "_is_write_paused", "_key", "_pieces", "_services",
+        "_stream_timeout_s", "_transport", "_unread", "deadline",
     )  # fmt: skip
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Serving, dispatch: Dispatch) -> None:
         self._services = services
+        self._dispatch = dispatch
         self._stream_timeout_s = services.config.stream_timeout_s
         self._unread = b""
         self._head: RequestHead | None = None
@@ -57,7 +65,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: LengthBody | ChunkedBody = LengthBody(0)
         self._pieces: list[bytes] = []
         self._held_bytes = 0
-        self._exchange: Exchange | Answering[Reply] | None = None
+        self._exchange: Cycle | None = None
         self._is_advancing = False
         self._is_closing = False
         self._is_facade = False
@@ -121,8 +129,12 @@ class ClientConnection(asyncio.Protocol):
         self.write_reply(status, body, keep_alive=keep_alive, extra=extra, without_body=without_body)
 
     def abort(self) -> None:
-        """Close without an orderly end."""
+        """Close without an orderly end: the client sees that the connection was reset, not that it ended."""
         self._is_closing = True
+        socket = self._transport.get_extra_info("socket")
+        if socket is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                socket.setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGER)
         self._transport.abort()
 
     def exchange_ended(self, *, keep_alive: bool) -> None:
@@ -144,8 +156,8 @@ class ClientConnection(asyncio.Protocol):
 
     def end_if_begun_before(self, time: float) -> None:
         """End a request that came before ``time``: it has had as long as one may have."""
-        if isinstance(self._exchange, Exchange) and self._exchange.started_at < time:
-            self._exchange.out_of_time()
+        if self._exchange is not None:
+            self._exchange.end_if_begun_before(time)
 
     def expired(self) -> None:
         """The deadline passed."""
@@ -288,7 +300,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._head, self._pieces, self._body = None, [], LengthBody(0)
-        exchange = dispatch(services, self, head, body, self._held_bytes, self._key)
+        exchange = self._dispatch(self, head, body, self._held_bytes, self._key)
         if exchange is None:
             services.held_bytes -= self._held_bytes
             self._held_bytes = 0

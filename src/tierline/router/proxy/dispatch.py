@@ -90,6 +90,9 @@ def dispatch(
             name, has_prompt = proxied
         elif path == b"/metrics" and services.team is not None and head.method in (b"GET", b"HEAD"):
             return _answer_with_team(services, client, head, held_bytes, services.team)
+        elif path == sagemaker.OPERATIONS and (operation := sagemaker.operation_of(head)) is not None:
+            _answer_aws(services, client, head, operation, body)
+            return None
         elif path in _LOCAL or path in services.health_paths or path.startswith(b"/v1/models/"):
             if head.method in (b"GET", b"HEAD"):
                 _answer_locally(services, client, head, key)
@@ -214,6 +217,15 @@ def _answer_locally(services: Services, client: "ClientConnection", head: Reques
     client.write_reply(
         status, body, content_type=content_type, keep_alive=head.keep_alive, without_body=head.method == b"HEAD"
     )
+
+
+def _answer_aws(
+    services: Services, client: "ClientConnection", head: RequestHead, operation: bytes, body: bytes
+) -> None:
+    is_serving = services.endpoints.is_serving and not services.is_draining
+    status, content, kind = sagemaker.described(operation, bytes(body), is_serving=is_serving, since=services.since)
+    services.metrics.request_answered("sagemaker", status)
+    client.write_reply(status, content, content_type=kind, keep_alive=head.keep_alive)
 
 
 def _answer_with_team(

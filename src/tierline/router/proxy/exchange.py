@@ -18,8 +18,9 @@ from tierline.router import pairs
 from tierline.router.admission import Ticket, Verdict
 from tierline.router.endpoints import Endpoint
 from tierline.router.hedging import Hedging
-from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
+from tierline.router.http.bodies import ChunkedBody, LengthBody
 from tierline.router.http.heads import RequestHead, ResponseHead
+from tierline.router.http.relaying import connection_field, ends_by_closing, framing
 from tierline.router.http.replies import LAST_CHUNK, chunk, error_event, status_line
 from tierline.router.http.splicing import Piece
 from tierline.router.keys import AUTHORIZATION
@@ -686,13 +687,13 @@ class Exchange:
         self.is_event_stream = response.is_event_stream
         attempt.answered(now - attempt.sent_at if response.is_event_stream else None)
         self._release_body()
-        framing = self._framing(attempt, response)
+        framed = self._framing(attempt, response)
         lines = response.lines if self._facade is None else self._facade.head_lines(response)
         return (
             b"%b%b%b%b%b%bx-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
             b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n"
             b"x-tierline-predicted-cached-tokens: %d\r\n%b%b\r\n" % (
-                status_line(response.status, response.reason), b"".join(lines), framing,
+                status_line(response.status, response.reason), b"".join(lines), framed,
                 b"" if response.has_request_id else b"x-request-id: %b\r\n" % self.request_id,
                 self._prefill_line() if self.pairing is not None else b"",
                 self.arm.fields, decision.endpoint.name, decision.reason.encode(),
@@ -715,21 +716,11 @@ class Exchange:
     def _framing(self, attempt: Attempt, response: ResponseHead) -> bytes:
         """Return the hop-by-hop fields for the client, and settle whether its connection lasts."""
         if self._facade is not None and self._facade.streams:
-            framing = b""
-            self.keep_alive = self.keep_alive and self.takes_chunks
-        elif response.is_chunked and self.takes_chunks:
-            framing = b"transfer-encoding: chunked\r\n"
-        elif response.length is not None:
-            framing = b"content-length: %d\r\n" % response.length
+            field, lasts = b"", self.takes_chunks
         else:
-            framing = b""
-            if not isinstance(attempt.body, LengthBody):
-                self.keep_alive = False  # the end of the connection is the end of the body
-        if self._services.is_draining:
-            self.keep_alive = False
-        if not self.keep_alive:
-            return framing + b"connection: close\r\n"
-        return framing if self.takes_chunks else framing + b"connection: keep-alive\r\n"
+            field, lasts = framing(response, attempt.body, takes_chunks=self.takes_chunks)
+        self.keep_alive = self.keep_alive and lasts and not self._services.is_draining
+        return field + connection_field(keep_alive=self.keep_alive, takes_chunks=self.takes_chunks)
 
     def _break_off(self, attempt: Attempt, reason: str) -> None:
         """The answer broke in its middle: an event stream ends with an error, any other body short of its framing."""
@@ -750,8 +741,8 @@ class Exchange:
                 self._client.write(event)
             elif body.is_between_chunks:
                 self._client.write(chunk(event) + LAST_CHUNK)
-        elif isinstance(body, UntilCloseBody) or (isinstance(body, ChunkedBody) and body.keeps_payload):
-            self._client.abort()  # an orderly end would look like a whole body
+        elif ends_by_closing(body):
+            self._client.abort()
         self._finish()
 
     # What happens to the client ---------------------------------------------------------------------------------------
@@ -797,10 +788,11 @@ class Exchange:
         else:
             self._give_up()
 
-    def out_of_time(self) -> None:
-        """The request had all the time that one may have, whatever it is doing."""
-        self._stops_prefill()
-        self.expired()
+    def end_if_begun_before(self, time: float) -> None:
+        """End a request that had all the time that one may have, whatever it is doing."""
+        if self.started_at < time:
+            self._stops_prefill()
+            self.expired()
 
     def _stops_waiting(self) -> bool:
         """Leave the queue; returns whether this waited there."""

@@ -1,5 +1,7 @@
 """SageMaker's runtime API in front of the same endpoints: its routes, its errors, and its framing of streams.
 
+Of its other API, what clients ask before they invoke: whether an endpoint is in service.
+
 Rule: a façade changes how an answer is wrapped, never what is in it, and never where a request goes.
 """
 
@@ -13,9 +15,15 @@ from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.replies import LAST_CHUNK, chunk
 
 PREFIX = b"/endpoints/"
+OPERATIONS = b"/"
+"""Where operations are asked for that have no path, by a field of the head."""
 MODEL_ERROR = 424
 """What SageMaker answers when a model's server answered with an error."""
 _ROUTE = re.compile(rb"/endpoints/[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}/invocations(-response-stream)?")
+_OPERATION = b"x-amz-target"
+_DESCRIBE = b"SageMaker.DescribeEndpoint"
+_NAME = re.compile(r"[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}")
+_AWS_JSON = b"application/x-amz-json-1.1"
 _SIGNATURES = (b"authorization", b"x-amz-security-token")
 _QUOTED_BYTES = 4096
 """Of an endpoint's error, what is told."""
@@ -94,6 +102,43 @@ def facade_of(head: RequestHead) -> Facade | None:
     return Facade(streams=match[1] is not None, is_chunked=head.version != "1.0")
 
 
+def operation_of(head: RequestHead) -> bytes | None:
+    """Return the operation that a request names; ``None`` where it is none of AWS's."""
+    if head.method != b"POST" or head.path != OPERATIONS:
+        return None
+    named = (line.partition(b":")[2].strip() for line in head.lines if _names(line, _OPERATION))
+    return next(named, None)
+
+
+def described(operation: bytes, body: bytes, *, is_serving: bool, since: float) -> tuple[int, bytes, bytes]:
+    """Return status, body and content type of what ``DescribeEndpoint`` is answered.
+
+    Parameters
+    ----------
+    is_serving
+        Whether requests are answered; whatever name is asked for, it is this router's endpoint.
+    since
+        When the router started, in seconds of the epoch.
+    """
+    if operation != _DESCRIBE:
+        return 400, _problem("UnknownOperationException", f"There is no {operation.decode('latin-1')} here."), _AWS_JSON
+    try:
+        name = msgspec.json.decode(body, type=_Described).name
+    except msgspec.MsgspecError as why:
+        return 400, _problem("ValidationException", str(why)), _AWS_JSON
+    if not _NAME.fullmatch(name):
+        return 400, _problem("ValidationException", f"EndpointName: got {name!r}; allowed: {_NAME.pattern}"), _AWS_JSON
+    content = {
+        "EndpointName": name,
+        "EndpointArn": f"arn:aws:sagemaker:local:000000000000:endpoint/{name.lower()}",
+        "EndpointConfigName": name,
+        "EndpointStatus": "InService" if is_serving else "OutOfService",
+        "CreationTime": since,
+        "LastModifiedTime": since,
+    }
+    return 200, msgspec.json.encode(content), _AWS_JSON
+
+
 def error(status: int, message: str, original: str | None = None) -> tuple[int, bytes, Sequence[bytes]]:
     """Return status, body and fields of an error as SageMaker's clients expect it.
 
@@ -106,6 +151,14 @@ def error(status: int, message: str, original: str | None = None) -> tuple[int, 
         return status, msgspec.json.encode(body), (_error_type(kind),)
     content = {"Message": message, "OriginalStatusCode": status, "OriginalMessage": original or message}
     return MODEL_ERROR, msgspec.json.encode(content), (_error_type("ModelError"),)
+
+
+class _Described(msgspec.Struct):
+    name: str = msgspec.field(name="EndpointName")
+
+
+def _problem(kind: str, message: str) -> bytes:
+    return msgspec.json.encode({"__type": kind, "message": message})
 
 
 def _error_type(kind: str) -> bytes:

@@ -1,5 +1,6 @@
 """What every connection and every exchange of one router shares. Plain state; whoever changes it says so here."""
 
+import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -63,6 +64,8 @@ class Services:
     """A client's connection enters when it is made and leaves when it is lost."""
     held_bytes: int = 0
     """Of request bodies: grows as they arrive, shrinks when their exchange lets go of them."""
+    since: float = field(default_factory=time.time)
+    """When the process started, in seconds of the epoch."""
     is_draining: bool = False
     """Set once, when the router is told to stop: every response then ends its connection."""
     admission: Admission | None = None

@@ -6,7 +6,7 @@ answer before the request was out) a connection is closed and never used again: 
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from tierline.router.endpoints import Endpoint
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody, body_of_response
@@ -15,7 +15,6 @@ from tierline.router.tls import EndpointTls
 
 if TYPE_CHECKING:
     from tierline.router.http.splicing import Piece
-    from tierline.router.proxy.attempt import Attempt
 
 IDLE_SECONDS = 4.0
 """uvicorn, and with it vLLM, closes connections that idle for 5 s; what we close first cannot be closed under us."""
@@ -23,6 +22,33 @@ IDLE_MAX = 512
 """Idle connections kept of one endpoint."""
 JOINED_BYTES = 64 * 1024
 """A body up to this size is cheaper copied behind its head than written as a second buffer."""
+
+
+class Asker(Protocol):
+    """Who sent a request and hears of its answer: an :class:`~tierline.router.proxy.attempt.Attempt`, or alike."""
+
+    def relays_chunks(self, status: int) -> bool:
+        """Whether a chunked body of an answer with this status is wanted in its chunks."""
+
+    def response_began(self, head: ResponseHead, body: LengthBody | ChunkedBody | UntilCloseBody) -> None:
+        """The head of the answer is there; its first data, or its end, follows."""
+
+    def response_data(self, data: bytes) -> None:
+        """Some of the answer's body."""
+
+    def response_ended(self) -> None:
+        """The answer is whole, and the connection it came on is no longer the asker's."""
+
+    def broke(self, reason: str, *, is_stale: bool) -> None:
+        """The connection is lost, and the answer is not whole.
+
+        Parameters
+        ----------
+        reason
+            ``reset`` or ``malformed``.
+        is_stale
+            The connection was reused and closed without a byte of answer.
+        """
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -36,7 +62,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, pool: "UpstreamPool") -> None:
         self._pool = pool
-        self._attempt: Attempt | None = None
+        self._attempt: Asker | None = None
         self._head: ResponseHead | None = None
         self._method = b""
         self._unread = b""
@@ -46,7 +72,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # What an attempt asks for ----------------------------------------------------------------------------------------
 
-    def send(self, attempt: "Attempt", method: bytes, head: bytes, body: "tuple[Piece, ...]") -> None:
+    def send(self, attempt: Asker, method: bytes, head: bytes, body: "tuple[Piece, ...]") -> None:
         """Send a request and hand its answer to ``attempt``."""
         self._attempt = attempt
         self._method = method
@@ -106,7 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             attempt.broke("reset", is_stale=self.is_reused and self._head is None and not self._unread)
 
-    def _read_head(self, data: bytes, attempt: "Attempt") -> bytes | None:
+    def _read_head(self, data: bytes, attempt: Asker) -> bytes | None:
         """Return what follows the final head, or ``None`` until it is there."""
         data = self._unread + data if self._unread else data
         while True:
@@ -130,7 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
         attempt.response_began(head, self.body)
         return data
 
-    def _relay(self, data: bytes, attempt: "Attempt") -> None:
+    def _relay(self, data: bytes, attempt: Asker) -> None:
         body = self.body
         taken = body.feed(data)
         is_odd = taken < len(data)
@@ -154,7 +180,7 @@ class UpstreamConnection(asyncio.Protocol):
             attempt.response_data(data)
         attempt.response_ended()
 
-    def _fail(self, attempt: "Attempt", reason: str) -> None:
+    def _fail(self, attempt: Asker, reason: str) -> None:
         self._attempt = None
         self.transport.abort()
         attempt.broke(reason, is_stale=False)

@@ -20,11 +20,12 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanKind
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from tierline import __version__, logs
 from tierline.errors import UsageError
+from tierline.metrics import families
 from tierline.router.http.heads import RequestHead
 from tierline.router.tracing.records import (
     SAMPLED,
@@ -91,10 +92,8 @@ class SpanExport(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See :class:`prometheus_client.registry.Collector`."""
-        family = CounterMetricFamily("tierline_router_spans", "Spans by what became of them", labels=("outcome",))
-        for outcome, count in (("exported", self.exported), ("failed", self.failed), ("dropped", self.dropped)):
-            family.add_metric((outcome,), count)
-        yield family
+        outcomes = {"exported": self.exported, "failed": self.failed, "dropped": self.dropped}
+        yield families.counters("tierline_router_spans_total", outcomes)
 
     @property
     def exported(self) -> int:

@@ -94,14 +94,6 @@ class Family(msgspec.Struct, array_like=True):
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
 """A sample's name and labels."""
-TEAM_GAUGES = {"workers": "Workers that serve", "peers": "Other routers that are listened to"}
-TEAM_COUNTERS = {
-    "worker_restarts": "Workers that ended and were started again",
-    "gossip_refused": "Connections and messages of other routers that were not as they have to be",
-    "gossip_untold": "Messages that another router was not told, for want of room or bandwidth",
-    "unshared": "What workers were not told of each other's choices, for want of room",
-}
-"""Metrics of a router of several workers that no worker has alone."""
 _COUNTING = frozenset({"counter", "histogram", "summary"})
 _decode = msgspec.msgpack.Decoder(list[Family]).decode
 

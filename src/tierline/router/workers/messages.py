@@ -99,7 +99,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     """What an operator wants."""
 
     verb: str
-    """``add``, ``drain`` or ``remove`` an endpoint; turn affinity ``off`` or ``on``."""
+    """``add``, ``drain`` or ``remove`` an endpoint, forget what it had (``reset``); turn affinity ``off`` or ``on``."""
     about: str
     """The endpoint's URL; the model's name."""
     spec: bytes = b""

@@ -25,10 +25,11 @@ from typing import Any, Literal
 
 import msgspec
 import uvloop
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from tierline import logs
 from tierline.errors import EnvironmentTooSmall, TierlineError, WireError
+from tierline.metrics import families
 from tierline.proofs import read_secret
 from tierline.router.admin.documents import AffinityState, DecisionList, EndpointList
 from tierline.router.config import RouterConfig
@@ -426,17 +427,12 @@ class Supervisor:
 
     def _metrics(self) -> Iterable[Metric]:
         telling, following = self._telling, self._following
-        gauges = {"workers": sum(seat.ready.is_set() for seat in self.seats), "peers": following.followed}
-        for name, text in gathering.TEAM_GAUGES.items():
-            yield GaugeMetricFamily(f"tierline_router_{name}", text, value=gauges[name])
-        counters = {
-            "worker_restarts": self.restarts,
-            "unshared": self.dropped,
-            "gossip_refused": telling.refused + following.refused,
-            "gossip_untold": telling.untold,
-        }
-        for name, text in gathering.TEAM_COUNTERS.items():
-            yield CounterMetricFamily(f"tierline_router_{name}", text, value=counters[name])
+        yield families.gauge("tierline_router_workers", sum(seat.ready.is_set() for seat in self.seats))
+        yield families.gauge("tierline_router_peers", following.followed)
+        yield families.counter("tierline_router_worker_restarts_total", self.restarts)
+        yield families.counter("tierline_router_unshared_total", self.dropped)
+        yield families.counter("tierline_router_gossip_refused_total", telling.refused + following.refused)
+        yield families.counter("tierline_router_gossip_untold_total", telling.untold)
 
     def _send(self, seat: _Seat, kind: Kind, payload: bytes = b"") -> None:
         if seat.channel is not None:

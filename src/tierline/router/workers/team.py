@@ -293,6 +293,8 @@ class Team:
                 self._membership.drain(endpoint)
             case "remove" if endpoint is not None:
                 self._membership.remove(endpoint)
+            case "reset" if endpoint is not None:
+                self._services.choosing.forget(endpoint)
             case "off":
                 self._services.choosing.turn_off(change.about)
             case "on":

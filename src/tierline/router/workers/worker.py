@@ -17,7 +17,8 @@ import uvloop
 from tierline import logs
 from tierline.errors import TierlineError, UsageError
 from tierline.router.config import RouterConfig
-from tierline.router.server import keep_freed_memory, raise_file_limit, running, within_files
+from tierline.router.process import keep_freed_memory, raise_file_limit
+from tierline.router.server import running, within_files
 from tierline.router.workers.board import Board
 from tierline.router.workers.team import Team
 

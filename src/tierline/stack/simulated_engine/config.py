@@ -6,6 +6,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from tierline.configuration import ProgramConfig
+from tierline.connectors.lmcache.settings import SCHEMES, parse_url, split_urls
 
 
 class SimulatedEngineConfig(ProgramConfig):
@@ -27,9 +28,24 @@ class SimulatedEngineConfig(ProgramConfig):
     max_num_batched_tokens: int = Field(
         default=2048, ge=1, description="tokens of one step; longer prompts are chunked"
     )
+    store: str | None = Field(
+        default=None, description="node store that prefixes are shared through, e.g. http://127.0.0.1:9200"
+    )
     kv_events_endpoint: str | None = Field(
         default=None, description="ZMQ address of KV events, e.g. tcp://*:5557; needs the extra 'simulate'"
     )
+
+    @field_validator("store")
+    @classmethod
+    def _has_hosts(cls, store: str | None) -> str | None:
+        if store is not None and (not store.startswith((*SCHEMES, "http://", "https://")) or not _urls(store)):
+            raise ValueError("http://HOST:PORT, or as LMCache writes it, sagemaker-hyperpod://HOST:PORT[,HOST:PORT…]")
+        return store
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """The HTTP addresses of the node stores."""
+        return _urls(self.store) if self.store is not None else ()
 
     @field_validator("model")
     @classmethod
@@ -37,3 +53,7 @@ class SimulatedEngineConfig(ProgramConfig):
         if "simulated" not in model:
             raise ValueError("a name that contains 'simulated', so that nobody takes its figures for a model's")
         return model
+
+
+def _urls(store: str) -> tuple[str, ...]:
+    return split_urls(parse_url(store, use_https=False))

@@ -36,12 +36,19 @@ class EngineMetrics:
         self._hits = self._family(Counter, "vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.").labels(
             **self._labels
         )
+        self._external_queries = self._family(
+            Counter, "vllm:external_prefix_cache_queries", "Prompt tokens looked up in the caches of others."
+        ).labels(**self._labels)
+        self._external_hits = self._family(
+            Counter, "vllm:external_prefix_cache_hits", "Prompt tokens found in the caches of others."
+        ).labels(**self._labels)
         self._prompt_tokens = self._family(Counter, "vllm:prompt_tokens", "Prompt tokens processed.").labels(
             **self._labels
         )
         by_source = self._family(Counter, "vllm:prompt_tokens_by_source", "Prompt tokens by source.", "source")
         self._computed = by_source.labels(**self._labels, source="local_compute")
         self._local_hits = by_source.labels(**self._labels, source="local_cache_hit")
+        self._transferred = by_source.labels(**self._labels, source="external_kv_transfer")
         self._cached = self._family(
             Counter, "vllm:prompt_tokens_cached", "Cached prompt tokens (local and external)."
         ).labels(**self._labels)
@@ -74,13 +81,17 @@ class EngineMetrics:
         """Count a request that left the queue."""
         self._queue_time.observe(queued_s)
         self._queries.inc(len(request.prompt))
-        self._hits.inc(request.cached)
+        local = request.cached - request.external
+        self._hits.inc(local)
+        self._external_queries.inc(len(request.prompt) - local)
+        self._external_hits.inc(request.external)
 
     def first_token(self, request: Request, ttft_s: float) -> None:
         """Count a prompt that was processed and its first token."""
         self._prompt_tokens.inc(len(request.prompt))
         self._computed.inc(len(request.prompt) - request.cached)
-        self._local_hits.inc(request.cached)
+        self._local_hits.inc(request.cached - request.external)
+        self._transferred.inc(request.external)
         self._cached.inc(request.cached)
         self._generated.inc()
         self._ttft.observe(ttft_s)

@@ -29,8 +29,8 @@ class Request:
         Keeps tenants apart: only equal salts share blocks.
     adapter
         Computes other keys and values than the model and other adapters do: no block is shared with these.
-    is_fetched
-        Another engine has computed the prompt: all of it but the last token is there at once.
+    fetched
+        Tokens at the prompt's beginning that others have computed, and that are there at once.
     """
 
     prompt: list[int]
@@ -38,9 +38,10 @@ class Request:
     finish_reason: Literal["stop", "length"] = "length"
     salt: str = ""
     adapter: str = ""
-    is_fetched: bool = False
+    fetched: int = 0
     computed: int = 0
     cached: int = 0
+    external: int = 0
     generated: int = 0
     holding: Holding | None = None
     prompt_hashes: list[int] = field(default_factory=list)
@@ -148,9 +149,10 @@ class Scheduler:
         if request.holding is None:
             return False
         request.cached = request.computed = matched * BLOCK_TOKENS
-        if request.is_fetched:
-            self._name_full_blocks(request, len(request.prompt) - 1)
-            request.cached = request.computed = len(request.prompt) - 1
+        if request.fetched > request.cached:
+            self._name_full_blocks(request, request.fetched)
+            request.external = request.fetched - request.cached
+            request.cached = request.computed = request.fetched
         self.waiting.popleft()
         for requests in (self.running, admitted, prefilling):
             requests.append(request)

@@ -15,11 +15,12 @@ from aiohttp import web
 
 from tierline import logs
 from tierline.stack.simulated_engine import tokens
-from tierline.stack.simulated_engine.cache import BLOCK_TOKENS, PrefixCache
+from tierline.stack.simulated_engine.cache import BLOCK_TOKENS, PrefixCache, block_hashes
 from tierline.stack.simulated_engine.config import SimulatedEngineConfig
 from tierline.stack.simulated_engine.kv_events import EventBatch, Publisher, ZmqPublisher
 from tierline.stack.simulated_engine.metrics import EngineMetrics
 from tierline.stack.simulated_engine.scheduler import Request, Scheduler
+from tierline.stack.simulated_engine.sharing import SharedPrefixes
 
 NATURAL_ANSWER_TOKENS = 64
 """Where an answer ends by itself, unless the request sets ``ignore_eos``."""
@@ -137,7 +138,13 @@ class Shape:
 
 
 class SimulatedEngine:
-    """Runs the scheduler's steps in real time and hands tokens to whoever waits for them."""
+    """Runs the scheduler's steps in real time and hands tokens to whoever waits for them.
+
+    Attributes
+    ----------
+    shared
+        Where it shares prefixes with other engines; ``None``: nowhere.
+    """
 
     def __init__(self, config: SimulatedEngineConfig, publisher: Publisher | None = None) -> None:
         self.cache = PrefixCache(config.cache_blocks)
@@ -150,9 +157,11 @@ class SimulatedEngine:
         )
         self.metrics = EngineMetrics(config.model, self.scheduler)
         self.max_model_len = config.cache_blocks * BLOCK_TOKENS
+        self.shared: SharedPrefixes | None = None
         self._publisher = publisher
         self._arrivals: dict[Request, float] = {}
         self._tokens: dict[Request, asyncio.Queue[int]] = {}
+        self._keeping: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
 
     async def run(self) -> None:
@@ -182,23 +191,48 @@ class SimulatedEngine:
         arrived = last = now()
         queue: asyncio.Queue[int] = asyncio.Queue()
         self._arrivals[request], self._tokens[request] = arrived, queue
-        self.scheduler.add(request)
-        self._work.set()
         reason = "abort"
         try:
+            await self._fetch(request)
+            self.scheduler.add(request)
+            self._work.set()
+            keeping = None
             for index in range(len(request.answer)):
                 token = await queue.get()
                 if index:
                     self.metrics.next_token(now() - last)
                 else:
                     self.metrics.first_token(request, now() - arrived)
+                    keeping = self._keep(request)
                 last = now()
                 yield token
             reason = request.finish_reason
+            if keeping is not None:  # who has the whole answer finds the prompt at every engine
+                await keeping
         finally:
             self.scheduler.abort(request)
             del self._arrivals[request], self._tokens[request]
             self.metrics.finished(reason, now() - arrived)
+
+    async def _fetch(self, request: Request) -> None:
+        if self.shared is None or request.fetched:
+            return
+        known = self.cache.match(block_hashes(request.prompt, request.salt, request.adapter)) * BLOCK_TOKENS
+        request.fetched = await self.shared.find(request.prompt, known, request.salt, request.adapter)
+
+    def _keep(self, request: Request) -> asyncio.Task[None] | None:
+        if self.shared is None:
+            return None
+        keeping = asyncio.create_task(self.shared.keep(request.prompt, request.fetched, request.salt, request.adapter))
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._keeping.discard)
+        return keeping
+
+    async def close(self) -> None:
+        """Wait for what is being shared, and end the connections."""
+        await asyncio.gather(*self._keeping, return_exceptions=True)
+        if self.shared is not None:
+            await self.shared.close()
 
     def _publish_events(self) -> None:
         if self._publisher is not None and self.cache.events:
@@ -218,10 +252,13 @@ def make_app(config: SimulatedEngineConfig) -> web.Application:
     handlers = _Handlers(config, SimulatedEngine(config, publisher))
 
     async def engine_runs(_: web.Application) -> AsyncIterator[None]:
+        if config.store is not None:
+            handlers.engine.shared = SharedPrefixes(config.stores, config.model)
         running = asyncio.create_task(handlers.engine.run())
         yield
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await handlers.engine.close()
         if publisher is not None:
             publisher.close()
 
@@ -378,8 +415,10 @@ class _Handlers:
             )
         reason: Literal["stop", "length"] = "stop" if ends_by_itself else "length"
         adapter = "" if body.model == self._model else body.model
-        is_fetched = body.kv_transfer_params is not None and body.kv_transfer_params.do_remote_prefill
-        return Request(prompt, tokens.answer(prompt, length), reason, body.cache_salt or "", adapter, is_fetched)
+        # Another engine has computed it: all of the prompt but the last token is there at once.
+        is_handed_over = body.kv_transfer_params is not None and body.kv_transfer_params.do_remote_prefill
+        fetched = len(prompt) - 1 if is_handed_over else 0
+        return Request(prompt, tokens.answer(prompt, length), reason, body.cache_salt or "", adapter, fetched)
 
 
 async def _decode(http: web.Request, kind: type[Body]) -> Body:
