@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 from tests import ports
-from tests.kube import BINARIES
+from tests.kube import BUILT, find
 
 START_SECONDS = 60.0
 
@@ -34,9 +34,9 @@ class Etcd:
         self.folder = folder
         self.port, self._peer_port = ports.free_ports(2)
         self.url = f"{'https' if authority else 'http'}://127.0.0.1:{self.port}"
-        self._program = BINARIES / "etcd" if (BINARIES / "etcd").exists() else shutil.which("etcd")
+        self._program = find("etcd") or shutil.which("etcd")
         if self._program is None:
-            pytest.skip(f"no etcd in {BINARIES} or the PATH: scripts/kube/build.sh, or apt-get install etcd-server")
+            pytest.skip(f"no etcd in {BUILT} or the PATH: scripts/kube/build.sh, or apt-get install etcd-server")
         self._tls: list[str] = []
         self._context: ssl.SSLContext | None = None
         if authority is not None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+_SYSTEM_FOLDERS = "/usr/sbin:/sbin"
+"""Where Debian has them, and a user's ``PATH`` often does not lead."""
 _numbers = itertools.count()
 
 
@@ -26,7 +28,7 @@ class Host:
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs another one on this host."""
-        return ["ip", "netns", "exec", self.name, *argv]
+        return [_program("ip"), "netns", "exec", self.name, *argv]
 
     def cut(self) -> None:
         """Unplug it: what is sent is lost, and nobody is told."""
@@ -38,7 +40,7 @@ class Host:
 
     def slow_to(self, rate: str) -> None:
         """Let it send no more than, say, ``100mbit`` a second."""
-        command = ["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb"]
+        command = [_program("tc"), "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb"]
         subprocess.run(self.enter([*command, "latency", "100ms"]), check=True, capture_output=True)
 
 
@@ -46,8 +48,8 @@ def why_not() -> str:
     """Return why this machine can have no such hosts; empty: it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if shutil.which("ip") is None or shutil.which("tc") is None:
-        return "network namespaces need ip and tc: apt-get install iproute2"
+    if not (_program("ip") and _program("tc")):
+        return f"network namespaces need ip and tc, in PATH or {_SYSTEM_FOLDERS}: apt-get install iproute2"
     try:
         with hosts(1) as [host]:
             host.slow_to("1gbit")
@@ -87,4 +89,9 @@ def hosts(count: int) -> Iterator[list[Host]]:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+    subprocess.run([_program("ip"), *arguments], check=True, capture_output=True)
+
+
+def _program(name: str) -> str:
+    """Return where a program is, by its full path; empty: nowhere."""
+    return shutil.which(name) or shutil.which(name, path=_SYSTEM_FOLDERS) or ""

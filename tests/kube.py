@@ -1,6 +1,8 @@
-"""A real Kubernetes API for tests: etcd and kube-apiserver on free ports, from ``scripts/kube/build.sh``. No nodes.
+"""A real Kubernetes API for tests: etcd and kube-apiserver on free ports, and where a test asks for them, controllers.
 
-Nothing runs pods: a test writes their status itself. A gate stands before the API, so that a test can cut it off.
+The binaries are those of ``KUBEBUILDER_ASSETS``, else what ``scripts/kube/build.sh`` built. Nothing runs pods: a test
+writes their status itself, or has :mod:`tests.kubelet` run them. A gate stands before the API, so that a test can cut
+it off.
 """
 
 import asyncio
@@ -17,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 import trustme
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from tests import ports
+from tests import ports, provided
 
-BINARIES = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tierline/kube/bin"
+ASSETS = "KUBEBUILDER_ASSETS"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tierline"
+BUILT = CACHE / "kube/bin"
 TOKEN = "tests-of-tierline"
 START_SECONDS = 90.0
 
@@ -37,6 +40,29 @@ class Cluster:
     etcd_port: int
     folder: Path
     authority: Path
+    command: list[str] = field(default_factory=list)
+    """Of the API server."""
+    _process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        """Run the API server, and wait until it is ready."""
+        with self.log.open("a") as output:
+            self._process = subprocess.Popen(self.command, stdout=output, stderr=output)
+        until = time.monotonic() + START_SECONDS
+        while not _is_ready(self):
+            log = self.log.read_text()[-2000:]
+            assert self._process.poll() is None, log
+            assert time.monotonic() < until, log
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End the API server's process at once; etcd runs on."""
+        if self._process is not None:
+            _end(self._process)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "kube-apiserver.log"
 
     @property
     def url(self) -> str:
@@ -182,11 +208,12 @@ class Gate:
         self._writers.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_api, to_api = await asyncio.open_connection("127.0.0.1", self.target)
         if not self.is_open:
             writer.transport.abort()
+            to_api.transport.abort()
             return
         self.passed += 1
-        from_api, to_api = await asyncio.open_connection("127.0.0.1", self.target)
         self._writers += [writer, to_api]
         await asyncio.gather(_pump(reader, to_api), _pump(from_api, writer))
 
@@ -215,9 +242,7 @@ async def gate(cluster: Cluster) -> AsyncIterator[Gate]:
 @contextlib.contextmanager
 def running_cluster(folder: Path) -> Iterator[Cluster]:
     """Run etcd and kube-apiserver; skips the test where they were not built."""
-    missing = [name for name in ("etcd", "kube-apiserver") if not (BINARIES / name).exists()]
-    if missing:
-        pytest.skip(f"no {' and '.join(missing)} in {BINARIES}: run scripts/kube/build.sh")
+    etcd, api_server = binaries("etcd", "kube-apiserver")
     etcd_port, peer_port, port = ports.free_ports(3)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -232,48 +257,86 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     (folder / "tokens.csv").write_text(f'{TOKEN},tests,tests,"system:masters"\n')
     etcd_url, peer_url = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
     cluster = Cluster(port, etcd_port, folder, folder / "ca.pem")
-    commands = {
-        "etcd": [
-            f"--data-dir={folder / 'etcd'}", "--unsafe-no-fsync=true",
-            f"--listen-client-urls={etcd_url}", f"--advertise-client-urls={etcd_url}",
-            f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}",
-            f"--initial-cluster=default={peer_url}",
-        ],
-        "kube-apiserver": [
-            f"--etcd-servers={etcd_url}", f"--secure-port={port}",
-            "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--service-cluster-ip-range=10.0.0.0/24",
-            f"--tls-cert-file={folder / 'api.pem'}", f"--tls-private-key-file={folder / 'api.pem'}",
-            f"--token-auth-file={folder / 'tokens.csv'}", "--authorization-mode=RBAC", "--anonymous-auth=false",
-            f"--service-account-key-file={folder / 'accounts.pem'}",
-            f"--service-account-signing-key-file={folder / 'accounts.pem'}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            # Without a controller-manager no namespace has an account for its pods.
-            "--disable-admission-plugins=ServiceAccount",
-            # So that a watch asks etcd, which is told to forget.
-            "--watch-cache=false",
-        ],
-    }  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        for name, options in commands.items():
-            output = stack.enter_context((folder / f"{name}.log").open("w"))
-            process = subprocess.Popen([BINARIES / name, *options], stdout=output, stderr=output)
-            stack.callback(_end, process)
-        _await_ready(cluster, process)
-        yield cluster
+    etcd_options = [
+        f"--data-dir={folder / 'etcd'}", "--unsafe-no-fsync=true",
+        f"--listen-client-urls={etcd_url}", f"--advertise-client-urls={etcd_url}",
+        f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}",
+        f"--initial-cluster=default={peer_url}",
+    ]  # fmt: skip
+    cluster.command = [
+        str(api_server),
+        f"--etcd-servers={etcd_url}", f"--secure-port={port}",
+        "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--service-cluster-ip-range=10.0.0.0/24",
+        f"--tls-cert-file={folder / 'api.pem'}", f"--tls-private-key-file={folder / 'api.pem'}",
+        f"--token-auth-file={folder / 'tokens.csv'}", "--authorization-mode=RBAC", "--anonymous-auth=false",
+        f"--service-account-key-file={folder / 'accounts.pem'}",
+        f"--service-account-signing-key-file={folder / 'accounts.pem'}",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        # Without a controller-manager no namespace has an account for its pods.
+        "--disable-admission-plugins=ServiceAccount",
+        # So that a watch asks etcd, which is told to forget.
+        "--watch-cache=false",
+    ]  # fmt: skip
+    with _running(etcd, etcd_options, folder):
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@contextlib.contextmanager
+def running_controllers(cluster: Cluster) -> Iterator[None]:
+    """Run the controllers and the scheduler: Deployments have pods, pods have machines, what has no owner goes.
+
+    CRDs that are there before are known to the garbage collector at once, later ones half a minute later.
+    """
+    manager, scheduler = binaries("kube-controller-manager", "kube-scheduler")
+    kubeconfig = cluster.kubeconfig("controllers.yaml")
+    common = [f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--port=0", "--secure-port=0"]
+    # Who takes machines away that do not tell of themselves does not run, nor do those that would want a cloud.
+    without = ("nodelifecycle", "nodeipam", "route", "service", "cloud-node-lifecycle", "serviceaccount-token")
+    options = [
+        f"--service-account-private-key-file={cluster.folder / 'accounts.pem'}", f"--root-ca-file={cluster.authority}",
+        "--controllers=*," + ",".join(f"-{name}" for name in without),
+    ]  # fmt: skip
+    with _running(manager, [*common, *options], cluster.folder), _running(scheduler, common, cluster.folder):
+        yield
+
+
+def find(name: str) -> Path | None:
+    """Return where one of the programs is."""
+    return next((folder / name for folder in _folders() if (folder / name).exists()), None)
+
+
+def binaries(*names: str) -> list[Path]:
+    """Return where programs are; skips the test where one is missing."""
+    found = {name: find(name) for name in names}
+    if missing := [name for name, path in found.items() if path is None]:
+        where = " or ".join(map(str, _folders()))
+        provided.lacks(
+            provided.KUBE, f"no {' and '.join(missing)} in {where}: run scripts/kube/build.sh, or set {ASSETS}"
+        )
+    return [path for path in found.values() if path is not None]
+
+
+def _folders() -> list[Path]:
+    return [Path(folder) for folder in [os.environ.get(ASSETS)] if folder] + [BUILT]
+
+
+@contextlib.contextmanager
+def _running(binary: Path, options: Sequence[str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with (folder / f"{binary.name}.log").open("w") as output:
+        process = subprocess.Popen([binary, *options], stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        _end(process)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.kill()
     process.wait()
-
-
-def _await_ready(cluster: Cluster, process: "subprocess.Popen[bytes]") -> None:
-    until = time.monotonic() + START_SECONDS
-    while not _is_ready(cluster):
-        log = (cluster.folder / "kube-apiserver.log").read_text()[-2000:]
-        assert process.poll() is None, log
-        assert time.monotonic() < until, log
-        time.sleep(0.1)
 
 
 def _is_ready(cluster: Cluster) -> bool:

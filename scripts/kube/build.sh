@@ -11,6 +11,8 @@ VERSION=1.20.2
 folder=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/tierline/kube/bin}
 mkdir -p "$folder"
 folder=$(realpath "$folder")
+exec 9>"$folder/.lock"
+flock --nonblock 9 || { echo "== another run builds them: waiting for it"; flock 9; }
 wanted=()
 for program in etcd "${PROGRAMS[@]}"; do [ -x "$folder/$program" ] || wanted+=("$program"); done
 [ ${#wanted[@]} -gt 0 ] || { echo "== all there: $folder"; exit 0; }

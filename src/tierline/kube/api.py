@@ -128,14 +128,27 @@ class KubernetesApi:
             if self._kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
                 self._config.load_incluster_config(client_configuration=configuration)
             else:
-                file = str(self._kubeconfig) if self._kubeconfig is not None else None
-                await self._config.load_kube_config(file, client_configuration=configuration, persist_config=False)
+                await self._config.load_kube_config(
+                    self._file(), client_configuration=configuration, persist_config=False
+                )
         except (self._config.ConfigException, OSError) as error:
             raise UsageError(f"{no_way}: {error}") from error
         except Exception as error:  # noqa: BLE001  (yaml raises what it pleases, and its messages quote the file)
             raise UsageError(f"{no_way}: {type(error).__name__}") from None
         async with self._client.ApiClient(configuration) as connected:
             yield connected
+
+    def current_namespace(self) -> str:
+        """Return the namespace of the file's current context; empty where none is said, or there is no file."""
+        try:
+            _, current = self._config.list_kube_config_contexts(self._file())
+        except (self._config.ConfigException, OSError):
+            return ""  # who connects is told why
+        return str(current["context"].get("namespace") or "")
+
+    def _file(self) -> str | None:
+        """Return what to read; the library itself looks at the environment only when it is imported."""
+        return str(self._kubeconfig) if self._kubeconfig is not None else os.environ.get("KUBECONFIG")
 
     def pods(self, connected: Any, namespace: str) -> Call:
         """Return what lists and watches the pods of a namespace."""
@@ -189,9 +202,19 @@ class Watched(Generic[T]):
         Of labels.
     changed
         Called with all objects, by uid, whenever that is something new.
+    seen
+        Called before that with each object that is new or not as it was, and with each that is gone: with its uid, and
+        what it was and is, ``None`` where it was or is none.
     """
 
-    def __init__(self, what: str, kind: type[T], selector: str, changed: Callable[[Mapping[str, T]], None]) -> None:
+    def __init__(
+        self,
+        what: str,
+        kind: type[T],
+        selector: str,
+        changed: Callable[[Mapping[str, T]], None],
+        seen: Callable[[str, T | None, T | None], None] | None = None,
+    ) -> None:
         self.failures = 0
         """Requests that failed, and objects that could not be read."""
         self.is_behind = True
@@ -200,6 +223,7 @@ class Watched(Generic[T]):
         self._decode = msgspec.json.Decoder(kind).decode
         self._selector = selector
         self._changed = changed
+        self._seen = seen
         self._objects: dict[str, T] = {}
         self._unreadable: dict[str, str] = {}
         """Versions of objects that could not be read, by uid."""
@@ -276,15 +300,20 @@ class Watched(Generic[T]):
             ) as response:
                 body = await response.read()
             if response.status != 200:
-                raise _failure(response.status, body)
+                raise failure(response.status, body)
             page = msgspec.json.decode(body, type=_List)
             for item in page.items or ():
                 self._read(item, found)
             continues = page.metadata.continues
             if not continues:
                 break
-        self._objects, self._version = found, page.metadata.resource_version
+        former, self._objects, self._version = self._objects, found, page.metadata.resource_version
         self._succeeded()
+        if self._seen is not None:
+            for uid in former.keys() | found.keys():
+                was, now = former.get(uid), found.get(uid)
+                if was is not now and was != now:
+                    self._seen(uid, was, now)
         self._changed(self._objects)
 
     async def _watch(self, call: Call) -> None:
@@ -299,7 +328,7 @@ class Watched(Generic[T]):
             _request_timeout=WATCH_SECONDS + ANSWER_SECONDS,
         ) as response:
             if response.status != 200:
-                raise _failure(response.status, await response.read())
+                raise failure(response.status, await response.read())
             self._succeeded()
             unread = bytearray()
             async for data in response.content.iter_any():
@@ -318,12 +347,15 @@ class Watched(Generic[T]):
                 status = msgspec.json.decode(event.object, type=_Status)
                 raise ApiFailure(status.code, status.message)
             who = _identity(event.object)
+            was = self._objects.get(who.uid)
             if event.type == "DELETED":
                 is_changed = self._objects.pop(who.uid, None) is not None or is_changed
                 self._unreadable.pop(who.uid, None)
             elif event.type in ("ADDED", "MODIFIED"):
                 is_changed = self._read(event.object, self._objects) or is_changed
             self._version = who.resource_version
+            if self._seen is not None and (now := self._objects.get(who.uid)) is not was:
+                self._seen(who.uid, was, now)
         if is_changed:
             self._changed(self._objects)
 
@@ -367,7 +399,8 @@ def _identity(item: msgspec.Raw) -> _Identity:
     return msgspec.json.decode(item, type=_Identified).metadata
 
 
-def _failure(status: int, body: bytes) -> ApiFailure:
+def failure(status: int, body: bytes) -> ApiFailure:
+    """Return what an answer says that is none, in the words of the ``Status`` object in it."""
     try:
         message = json.loads(body).get("message", "")
     except (ValueError, AttributeError):

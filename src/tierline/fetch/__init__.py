@@ -1,0 +1,1 @@
+"""A model's files from where they are kept into a folder: resumed where it was interrupted, checked when whole."""

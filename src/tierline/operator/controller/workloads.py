@@ -1,0 +1,91 @@
+"""How far a Deployment's rollout has come, and what holds its pods back. Pure functions of what was seen."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tierline.operator.controller.conditions import Condition
+from tierline.operator.controller.live import Live
+
+_STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+"""Reasons to wait that are none to worry."""
+_MOST_TROUBLES = 3
+
+
+def rollout(kind: str, name: str, live: Live | None, pods: Iterable[Live]) -> Condition:
+    """Return how a Deployment stands: true once all pods have the newest template and are available.
+
+    Parameters
+    ----------
+    kind
+        Of the condition.
+    name
+        Of the Deployment.
+    live
+        As it was seen; ``None``: it is not there.
+    pods
+        Its own.
+    """
+    if live is None:
+        return Condition(kind, "False", "NotMade", f"there is no Deployment {name} yet")
+    status = live.status or {}
+    wanted = 1 if live.replicas is None else live.replicas
+    updated, available, there = (status.get(key, 0) for key in ("updatedReplicas", "availableReplicas", "replicas"))
+    if status.get("observedGeneration", 0) < live.metadata.generation:
+        return Condition(kind, "False", "RollingOut", f"Deployment {name} has a new template that nobody has seen yet")
+    if updated >= wanted and available >= wanted and there <= wanted:
+        if wanted == 0:
+            return Condition(kind, "True", "ScaledToZero", f"Deployment {name} is to have no pods")
+        return Condition(kind, "True", "Available", f"Deployment {name}: {available} of {wanted} available")
+    message = f"Deployment {name}: {updated} of {wanted} up to date, {available} available"
+    if there > updated:
+        message += f", {there - updated} of the former template left"
+    failures = [
+        str(each.get("message") or each.get("reason", ""))
+        for each in status.get("conditions", ())
+        if each.get("type") == "ReplicaFailure" and each.get("status") == "True"
+    ]
+    trouble, texts = troubles(pods)
+    if failures or trouble:
+        reason = trouble or "ReplicaFailure"
+        return Condition(kind, "False", reason, "; ".join([message, *failures, *texts]), is_trouble=True)
+    return Condition(kind, "False", "RollingOut", message)
+
+
+def troubles(pods: Iterable[Live]) -> tuple[str, list[str]]:
+    """Return what keeps pods from starting: a reason, empty for none, and a few of the texts."""
+    found: dict[str, str] = {}
+    for pod in pods:
+        for reason, text in _of_pod(pod.metadata.name, pod.status or {}):
+            found.setdefault(text, reason)
+    return next(iter(found.values()), ""), list(found)[:_MOST_TROUBLES]
+
+
+def init_troubles(pods: Iterable[Live]) -> tuple[str, list[str]]:
+    """Return the same of init containers alone, which fetch models and write what engines read."""
+    found = [
+        each
+        for pod in pods
+        for each in container_troubles(pod.metadata.name, (pod.status or {}).get("initContainerStatuses", ()))
+    ]
+    return next((reason for reason, _ in found), ""), [text for _, text in found][:_MOST_TROUBLES]
+
+
+def _of_pod(name: str, status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for condition in status.get("conditions", ()):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            yield condition.get("reason", "Unschedulable"), f"pod {name}: {condition.get('message', '')}"
+    for key in ("initContainerStatuses", "containerStatuses"):
+        yield from container_troubles(name, status.get(key, ()))
+
+
+def container_troubles(pod: str, statuses: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+    """Yield a reason and a text for each container of a pod that cannot be started."""
+    for container in statuses:
+        waiting = container.get("state", {}).get("waiting", {})
+        reason = waiting.get("reason", "")
+        if not reason or reason in _STARTING:
+            continue
+        last = container.get("lastState", {}).get("terminated", {})
+        ended = f" (it ended last with {last.get('reason', '')} {last.get('exitCode', '')})" if last else ""
+        message = f": {waiting['message']}" if waiting.get("message") else ""
+        yield reason, f"container {container.get('name')} of pod {pod} waits, {reason}{message}{ended}"

@@ -1,0 +1,48 @@
+"""What node stores keep while they run."""
+
+from typing import Any
+
+from tests.endpoints import SPEC, endpoint
+
+from tierline.operator.capabilities import Capabilities
+from tierline.operator.config import OperatorConfig
+from tierline.operator.controller.holding import CAPACITY, held
+from tierline.operator.manifests.desired import removal, shared
+from tierline.operator.manifests.machines import machines_of
+from tierline.operator.manifests.store_removal import settings_of
+
+CACHED = SPEC | {"kvCacheSpec": {"enableL2Cache": True, "l2CacheSpec": {"l2CacheBackend": "tieredstorage"}}}
+
+
+def stores(*sizes: str) -> dict[str, Any]:
+    wanting = [endpoint(CACHED, annotations={"tierline.ai/l2-size": size}) for size in sizes]
+    made = shared(wanting, Capabilities(), OperatorConfig())
+    return next(each for each in made.manifests if each["kind"] == "DaemonSet")
+
+
+def capacity(daemon_set: dict[str, Any]) -> str:
+    variables = daemon_set["spec"]["template"]["spec"]["containers"][0]["env"]
+    return str(next(each["value"] for each in variables if each["name"] == CAPACITY))
+
+
+def memory(daemon_set: dict[str, Any]) -> str:
+    return str(daemon_set["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"])
+
+
+def test_node_stores_that_run_keep_their_size_and_get_the_rest() -> None:
+    small, large = stores("1Gi"), stores("1Gi", "2Gi")
+    assert capacity(small) != capacity(large)
+    large["spec"]["template"]["spec"]["containers"][0]["image"] = "newer"
+    found = held(large, small)
+    assert capacity(found) == capacity(small)
+    assert (memory(small), memory(large), memory(found)) == ("2Gi", "3Gi", "2Gi")
+    assert found["spec"]["template"]["spec"]["containers"][0]["image"] == "newer"
+
+
+def test_node_stores_that_come_back_while_the_former_are_removed_have_the_size_of_those() -> None:
+    removing = removal(OperatorConfig(), machines_of([]), settings_of(stores("1Gi")), None, Capabilities())
+    assert capacity(held(stores("2Gi"), removing)) == capacity(stores("1Gi"))
+
+
+def test_node_stores_that_are_not_there_get_the_size_that_is_asked_for() -> None:
+    assert held(stores("2Gi"), None) == stores("2Gi")

@@ -1,0 +1,338 @@
+"""What a look writes, and what it does not, when the API says no or nobody knows enough; on an API of a few lines."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import pytest
+from tests.integration.operator.controller.operators import PLANNER, resource
+
+from tierline.errors import ClusterRefused
+from tierline.kube.cluster import Cluster, Kind
+from tierline.operator import names
+from tierline.operator.config import OperatorConfig
+from tierline.operator.controller import reconciling
+from tierline.operator.controller.children import Children
+from tierline.operator.controller.events import Events
+from tierline.operator.controller.live import kind_of
+from tierline.operator.controller.reconciling import Key, Reconciler
+from tierline.operator.manifests import desired
+from tierline.operator.manifests.machines import Machines
+from tierline.operator.manifests.manifest import Made
+from tierline.operator.settled import PODS, Pods
+
+NAMESPACE = "default"
+ROOT = f"/apis/{names.API_VERSION}/namespaces/{NAMESPACE}/inferenceendpointconfigs"
+KINDS = (("v1", "Service"), ("v1", "ConfigMap"), ("v1", "Secret"), ("apps/v1", "Deployment"), ("apps/v1", "DaemonSet"))
+
+
+class Answer:
+    status = 200
+
+    def __init__(self, content: object) -> None:
+        self._content = msgspec.json.encode(content)
+
+    async def read(self) -> bytes:
+        return self._content
+
+
+class ApiOfAFewLines(Cluster):
+    """Keeps what it is given; refuses what it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(None, names.FIELD_MANAGER)
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.refusals: dict[str, ClusterRefused] = {}
+        """By the end of a path."""
+        self.reason = "NotFound"
+        self.asked: list[tuple[str, str]] = []
+
+    @contextlib.asynccontextmanager
+    async def answer(self, method: str, path: str, *, body: Any = None, **_: object) -> AsyncIterator[Any]:
+        self.asked.append((method, path))
+        for end, refusal in self.refusals.items():
+            if path.endswith(end) and method != "GET":
+                raise refusal
+        match method:
+            case "GET" if path in self.objects:
+                yield Answer(self.objects[path])
+            case "GET":
+                raise ClusterRefused("there is none", HTTPStatus.NOT_FOUND, self.reason)
+            case "DELETE":
+                yield Answer(self.objects.pop(path))
+            case "POST":
+                yield Answer(self._keep(f"{path}/{body['metadata'].get('name', 'event')}", body))
+            case _:
+                yield Answer(self._keep(path.removesuffix("/status"), body))
+
+    def _keep(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        who = [{"manager": names.FIELD_MANAGER, "operation": "Apply"}]
+        of_the_api = {"resourceVersion": str(len(self.asked)), "generation": 1, "managedFields": who}
+        self.objects[path] = {**body, "metadata": {"uid": path, **body["metadata"], **of_the_api}}
+        return self.objects[path]
+
+    def written(self, path: str) -> int:
+        return sum(method == "PATCH" and asked.endswith(path) for method, asked in self.asked)
+
+    def state(self) -> str:
+        return str(self.objects[f"{ROOT}/demo"].get("status", {}).get("state", ""))
+
+
+@pytest.fixture
+def api() -> ApiOfAFewLines:
+    api = ApiOfAFewLines()
+    put(api, "demo")
+    return api
+
+
+@pytest.fixture
+def children(api: ApiOfAFewLines) -> Children:
+    children = Children(api, lambda _: None, lambda: 0.0)
+    children.served = {
+        (version, name): Kind(version, name, f"{name.lower()}s", is_namespaced=True) for version, name in KINDS
+    }
+    return children
+
+
+@pytest.fixture
+def reconciler(api: ApiOfAFewLines, children: Children) -> Reconciler:
+    return Reconciler(api, children, PLANNER, OperatorConfig(namespace="system"), Events(api, "me"), lambda: None)
+
+
+def key(name: str = "demo") -> Key:
+    return Key("InferenceEndpointConfig", NAMESPACE, name)
+
+
+def put(api: ApiOfAFewLines, name: str, **spec: Any) -> None:
+    wanted = resource(name, **spec)
+    wanted["metadata"] |= {"namespace": NAMESPACE, "uid": f"uid-{name}", "generation": 1, "resourceVersion": "1"}
+    api.objects[f"{ROOT}/{name}"] = wanted
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+async def test_an_api_that_asks_for_patience_is_asked_nothing_more_and_nothing_is_told(
+    api: ApiOfAFewLines, reconciler: Reconciler, status: int
+) -> None:
+    api.refusals["services/demo-service"] = ClusterRefused("not now", status)
+    with pytest.raises(ClusterRefused, match="not now"):
+        await reconciler.reconcile(key())
+    assert (api.state(), api.written("deployments/demo")) == ("", 0)
+
+
+async def test_an_api_that_asks_for_patience_for_long_is_told_of_and_the_rest_is_written(
+    api: ApiOfAFewLines, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "PATIENCE_SECONDS", 0.0)
+    api.refusals["services/demo-service"] = ClusterRefused("failed calling webhook", 500)
+    with pytest.raises(ClusterRefused, match="failed calling"):
+        await reconciler.reconcile(key())
+    assert (api.state(), api.written("deployments/demo")) == ("DeploymentInProgress", 1)
+
+
+SHARED = "/api/v1/namespaces/system/configmaps/shared"
+
+
+def shared(api: ApiOfAFewLines) -> str:
+    return str(api.objects[SHARED]["data"]["endpoints"]) if SHARED in api.objects else ""
+
+
+async def test_what_endpoints_share_is_written_once_all_of_them_were_looked_at(
+    api: ApiOfAFewLines, reconciler: Reconciler
+) -> None:
+    await reconciler.reconcile(key())
+    await reconciler.reconcile_shared([key("other")], is_listed=True)
+    assert shared(api) == ""
+    put(api, "other")
+    await reconciler.reconcile(key("other"))
+    await reconciler.reconcile_shared([], is_listed=True)
+    assert shared(api) == "demo,other"
+
+
+async def test_what_endpoints_share_is_made_but_neither_changed_nor_deleted_while_some_kind_cannot_be_listed(
+    api: ApiOfAFewLines, reconciler: Reconciler
+) -> None:
+    await reconciler.reconcile(key())
+    await reconciler.reconcile_shared([], is_listed=False)
+    assert shared(api) == "demo"
+    put(api, "other")
+    await reconciler.reconcile(key("other"))
+    await reconciler.reconcile_shared([], is_listed=False)
+    assert shared(api) == "demo"
+    for name in ("demo", "other"):
+        del api.objects[f"{ROOT}/{name}"]
+        await reconciler.reconcile(key(name))
+    await reconciler.reconcile_shared([], is_listed=False)
+    assert shared(api) == "demo"
+    await reconciler.reconcile_shared([], is_listed=True)
+    assert shared(api) == ""
+
+
+async def test_what_a_resource_shares_that_is_wrong_since_before_the_start_stays_as_long_as_it_runs(
+    api: ApiOfAFewLines, children: Children, reconciler: Reconciler
+) -> None:
+    put(api, "other")
+    for name in ("demo", "other"):
+        await reconciler.reconcile(key(name))
+    await reconciler.reconcile_shared([], is_listed=True)
+    put(api, "other", modelName="wrong")
+    after = Reconciler(api, children, PLANNER, OperatorConfig(namespace="system"), Events(api, "me"), lambda: None)
+    for name in ("demo", "other"):
+        await after.reconcile(key(name))
+    await after.reconcile_shared([], is_listed=True)
+    assert shared(api) == "demo,other"
+    children.forget("uid-other")
+    for path in [path for path in api.objects if path.endswith(("/other", "/other-service", "/other-token"))]:
+        if not path.startswith(ROOT):
+            gone = api.objects.pop(path)
+            live = msgspec.json.decode(msgspec.json.encode(gone), type=kind_of(gone["kind"]))
+            children.seen(live.metadata.uid, live, None)
+    await after.reconcile_shared([], is_listed=True)
+    assert shared(api) == "demo"
+
+
+async def test_node_stores_stay_on_their_machines_as_long_as_what_removes_what_they_leave_cannot_be_written(
+    api: ApiOfAFewLines, children: Children
+) -> None:
+    def stores(*arguments: Any) -> Made:
+        return Made(tuple(each for each in desired.shared(*arguments).manifests if each["kind"] == "DaemonSet"))
+
+    cached = {"kvCacheSpec": {"enableL2Cache": True, "l2CacheSpec": {"l2CacheBackend": "tieredstorage"}}}
+    planner = replace(PLANNER, shared=stores)
+    reconciler = Reconciler(api, children, planner, OperatorConfig(namespace="system"), Events(api, "me"), lambda: None)
+    for name in ("demo", "other"):
+        put(api, name, instanceType=f"ml.{name}", **cached)
+        await reconciler.reconcile(key(name))
+    await reconciler.reconcile_shared([], is_listed=True)
+    path = "/apis/apps/v1/namespaces/system/daemonsets/tierline-node"
+    before = api.objects[path]
+    del api.objects[f"{ROOT}/demo"]
+    await reconciler.reconcile(key("demo"))
+    api.refusals["tierline-node-removal"] = ClusterRefused("a policy says no", 403)
+    with pytest.raises(ClusterRefused, match="a policy says no"):
+        await reconciler.reconcile_shared([], is_listed=True)
+    assert api.objects[path] == before
+    api.refusals.clear()
+    await reconciler.reconcile_shared([], is_listed=True)
+    assert set(Machines.of(api.objects[path]).types) == {"ml.other", "other"}
+    assert set(Machines.of(api.objects[f"{path}-removal"]).types) == {"ml.demo", "demo"}
+
+
+async def test_node_stores_come_to_further_machines_while_it_is_not_known_what_all_want(
+    api: ApiOfAFewLines, children: Children
+) -> None:
+    def stores(*arguments: Any) -> Made:
+        return Made(tuple(each for each in desired.shared(*arguments).manifests if each["kind"] == "DaemonSet"))
+
+    cached = {"kvCacheSpec": {"enableL2Cache": True, "l2CacheSpec": {"l2CacheBackend": "tieredstorage"}}}
+    planner = replace(PLANNER, shared=stores)
+    before = Reconciler(api, children, planner, OperatorConfig(namespace="system"), Events(api, "me"), lambda: None)
+    put(api, "demo", instanceType="ml.demo", **cached)
+    await before.reconcile(key("demo"))
+    await before.reconcile_shared([], is_listed=True)
+    after = Reconciler(api, children, planner, OperatorConfig(namespace="system"), Events(api, "me"), lambda: None)
+    put(api, "other", instanceType="ml.other", **cached)
+    await after.reconcile(key("other"))
+    await after.reconcile_shared([], is_listed=False)
+    path = "/apis/apps/v1/namespaces/system/daemonsets/tierline-node"
+    assert set(Machines.of(api.objects[path]).types) == {"ml.demo", "demo", "ml.other", "other"}
+
+
+async def test_what_serves_stays_as_long_as_something_of_its_successor_is_refused(
+    api: ApiOfAFewLines, children: Children
+) -> None:
+    def renamed(*arguments: Any) -> Made:
+        made = PLANNER.desired(*arguments)
+        return Made(
+            tuple(
+                each | {"metadata": each["metadata"] | {"name": "successor"}} if each["kind"] == "Deployment" else each
+                for each in made.manifests
+            )
+        )
+
+    config, path = OperatorConfig(namespace="system"), "/apis/apps/v1/namespaces/default/deployments/demo"
+    await Reconciler(api, children, PLANNER, config, Events(api, "me"), lambda: None).reconcile(key())
+    changed = replace(PLANNER, desired=renamed)
+    after = Reconciler(api, children, changed, config, Events(api, "me"), lambda: None)
+    api.refusals["successor"] = ClusterRefused("a policy says no", 403)
+    with pytest.raises(ClusterRefused):
+        await after.reconcile(key())
+    assert path in api.objects
+    api.refusals.clear()
+    await after.reconcile(key())
+    assert path not in api.objects
+
+
+async def test_an_api_that_does_not_know_the_kind_at_the_moment_has_not_lost_its_resources(
+    api: ApiOfAFewLines, reconciler: Reconciler
+) -> None:
+    await reconciler.reconcile(key())
+    gone = api.objects.pop(f"{ROOT}/demo")
+    api.reason = ""  # 404 page not found
+    with pytest.raises(ClusterRefused):
+        await reconciler.reconcile(key())
+    assert key() in reconciler.endpoints
+    api.objects[f"{ROOT}/demo"] = gone
+    await reconciler.reconcile(key())
+    del api.objects[f"{ROOT}/demo"]
+    api.reason = "NotFound"
+    await reconciler.reconcile(key())
+    assert key() not in reconciler.endpoints
+
+
+async def test_a_router_that_is_there_is_not_turned_off_also_where_no_webhook_says_so(
+    api: ApiOfAFewLines, children: Children, reconciler: Reconciler
+) -> None:
+    await reconciler.reconcile(key())
+    deployment = "/apis/apps/v1/namespaces/default/deployments"
+    name = names.router_name("demo", NAMESPACE)
+    router = msgspec.convert(api.objects[f"{deployment}/demo"], dict[str, Any])
+    api.objects[f"{deployment}/{name}"] = router | {"metadata": router["metadata"] | {"name": name, "uid": "2"}}
+    live = msgspec.json.decode(msgspec.json.encode(api.objects[f"{deployment}/{name}"]), type=kind_of("Deployment"))
+    children.seen("2", None, live)
+    await reconciler.reconcile(key())
+    assert api.state() == "DeploymentFailed"
+    conditions = api.objects[f"{ROOT}/demo"]["status"]["conditions"]
+    assert (
+        "spec.intelligentRoutingSpec.enabled"
+        in next(each for each in conditions if each["type"] == "Validated")["message"]
+    )
+    assert f"{deployment}/{name}" in api.objects
+    put(api, "demo", intelligentRoutingSpec={"enabled": True})
+    await reconciler.reconcile(key())
+    assert api.state() == "DeploymentInProgress"
+
+
+async def test_what_was_decided_is_asked_of_the_api_where_it_could_not_be_listed(
+    api: ApiOfAFewLines, children: Children, reconciler: Reconciler
+) -> None:
+    deployment = "/apis/apps/v1/namespaces/default/deployments/demo"
+    pods = Pods(template="of-before", image="ours:1")
+    labels = {names.MANAGED_BY: names.FIELD_MANAGER, names.OWNER_UID: "uid-demo"}
+    who = [{"manager": names.FIELD_MANAGER, "operation": "Apply"}]
+    metadata = {"name": "demo", "namespace": NAMESPACE, "labels": labels, "annotations": {PODS: pods.text()}}
+    api.objects[deployment] = {"kind": "Deployment", "metadata": {**metadata, "uid": "1", "managedFields": who}}
+    reconciler.unlisted = frozenset({"Deployment"})
+    await reconciler.reconcile(key())
+    endpoint = reconciler.endpoints[key()]
+    assert endpoint is not None
+    assert endpoint.settled.pods == pods
+
+
+async def test_nothing_is_remembered_of_resources_that_are_gone(
+    api: ApiOfAFewLines, children: Children, reconciler: Reconciler
+) -> None:
+    for number in range(5):
+        put(api, f"e{number}")
+        await reconciler.reconcile(key(f"e{number}"))
+        del api.objects[f"{ROOT}/e{number}"]
+        await reconciler.reconcile(key(f"e{number}"))
+        for path in [path for path in api.objects if not path.startswith(ROOT)]:
+            gone = api.objects.pop(path)
+            live = msgspec.json.decode(msgspec.json.encode(gone), type=kind_of(gone["kind"]))
+            children.seen(live.metadata.uid, live, None)
+    for holder in (children, reconciler, reconciler.keeper):
+        left = {name for name, value in vars(holder).items() if isinstance(value, dict) and "uid-e" in repr(value)}
+        assert not left, holder
