@@ -27,8 +27,9 @@ from tierline.bench.report import Table
 from tierline.bench.rows import Limit, Rounds, Row, not_measured, percentile
 from tierline.client import CommitEntry, NodeClient, Slot
 from tierline.configuration import format_byte_size
-from tierline.errors import TierlineError
+from tierline.errors import EnvironmentTooSmall, TierlineError
 from tierline.prefix import Shard, block_chain, object_name
+from tierline.stack.machine import available_memory_bytes
 
 MIB = 2**20
 GIB = 2**30
@@ -86,6 +87,13 @@ class Effort:
     prefixes: Sequence[Prefix]
     capacity: int
 
+    @property
+    def memory(self) -> int:
+        """Bytes that everything takes together, about."""
+        stores = 4 * self.capacity  # two nodes, Redis, Mooncake
+        clients = 4 * max(self.clients) * max(self.sizes)
+        return stores + clients + 3 * max(prefix.size for prefix in self.prefixes)
+
 
 FULL = Effort(
     rounds=3,
@@ -111,9 +119,10 @@ def measure(options: BenchOptions, say: Say) -> Findings:
     Raises
     ------
     TierlineError
-        When the pool cannot be started or refuses an operation.
+        When the pool cannot be started or refuses an operation, or memory is short.
     """
     effort = QUICK if options.quick else FULL
+    _require_memory(effort.memory)
     rounds = Rounds()
     cpu: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
@@ -153,6 +162,14 @@ def measure(options: BenchOptions, say: Say) -> Findings:
         *_fetch_rows(effort, rounds),
     ]
     return Findings(rows, _notes(effort), _tables(effort, rounds, cpu, reasons), None)
+
+
+def _require_memory(needed: int) -> None:
+    if needed > (available := available_memory_bytes()):
+        raise EnvironmentTooSmall(
+            f"memory: all that is compared needs about {format_byte_size(needed)} of it, {format_byte_size(available)} "
+            "are available; end other programs, or give --quick"
+        )
 
 
 @dataclass(frozen=True)
@@ -475,7 +492,7 @@ def _notes(effort: Effort) -> list[str]:
         "read is one, and how long it took is in its latency.",
         "Redis has no persistence and is asked by redis-py with hiredis, one value an object, of a prefix eight at a "
         "time; it has no local read, so the same reads stand beside both of ours. Mooncake's clients use registered "
-        "memory (get_into, put_from) and lend none.",
+        "memory (batch_get_into, 256 MiB at a time, and batch_put_from) and lend none.",
         "Processor time is that of servers and clients together, a GiB. Nothing is encrypted.",
         f"A prefix is of Llama-3.1-8B: {BYTES_PER_TOKEN // 1024} KiB a token, blocks of {CHUNK_TOKENS} tokens; where "
         "it says scaled, blocks are that much smaller, for this machine's memory.",

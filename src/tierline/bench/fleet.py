@@ -5,14 +5,16 @@ when its first token comes, when it ends. What an engine holds, the strategy has
 ``kvaware`` gets each engine's KV events, at once and all of them.
 """
 
+import heapq
+import itertools
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from math import inf
 from typing import NamedTuple
 
-from tierline.bench.engine_model import BlockCache, Engine, EngineModel, Job
+from tierline.bench.engine_model import Below, BlockCache, CacheListener, Engine, EngineModel, Job
 from tierline.bench.routing_loads import Arrival
 from tierline.bench.traces import BLOCK_TOKENS, Request, Trace
 from tierline.router.endpoints import Endpoint
@@ -79,68 +81,135 @@ class Fleet:
         Room of each engine's cache, in blocks of the trace.
     model
         Of each engine.
+    below
+        What is below each engine's cache, made for one of them after the other; ``None``: nothing.
+
+    Attributes
+    ----------
+    engines
+        Of each endpoint.
     """
 
-    def __init__(self, strategy: Strategy, endpoints: int, blocks: int, model: EngineModel) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        endpoints: int,
+        blocks: int,
+        model: EngineModel,
+        below: Callable[[int, CacheListener | None], Below] | None = None,
+    ) -> None:
         self._strategy = strategy
-        self._engines = [Engine(model, blocks) for _ in range(endpoints)]
         self._endpoints = [Endpoint(f"http://engine-{position}:8000", position) for position in range(endpoints)]
         for endpoint in self._endpoints:
             endpoint.capacity_blocks, endpoint.block_tokens = blocks, BLOCK_TOKENS
-        self._open: dict[Job, tuple[Decision, int]] = {}
+        self._open: dict[Job, tuple[Decision, int, Arrival]] = {}
         self._tells = isinstance(strategy, KvAware)
-        if isinstance(strategy, KvAware):
-            for endpoint, engine in zip(self._endpoints, self._engines, strict=True):
-                source = EventSource(strategy.blocks.open(), has_replay=False, clock=_no_clock)
-                source.state = SourceState.EXACT
-                strategy.sources[endpoint.url] = [source]
-                engine.cache.listener = _Events(source.blocks)
+        self.engines: list[Engine] = []
+        for endpoint in self._endpoints:
+            source: SourceBlocks | None = None
+            if isinstance(strategy, KvAware):
+                events = EventSource(strategy.blocks.open(), has_replay=False, clock=_no_clock)
+                events.state = SourceState.EXACT
+                strategy.sources[endpoint.url] = [events]
+                source = events.blocks
+            host = _Events(source, "CPU") if source is not None else None
+            engine = Engine(model, blocks, below(endpoint.position, host) if below is not None else None)
+            engine.cache.listener = _Events(source) if source is not None else None
+            self.engines.append(engine)
+        self._wakes: list[tuple[float, int]] = []
+        """Heap of when an engine has to be looked at, and which; an entry that is not its next one is out of date."""
 
-    def serve(self, arrivals: Sequence[Arrival], time_scale: float) -> list[Served]:
-        """Serve a trace with its times multiplied by ``time_scale``; return its requests in their order."""
-        served = []
-        for arrival in arrivals:
-            now = arrival.request.at_s * time_scale
-            self._advance(now)
-            request = RoutingRequest.of_blocks(arrival.hashes, session=arrival.session, now=now)
-            if self._tells:
-                request.tokens = PromptTokens(b"".join(map(_tokens_of, arrival.request.blocks)))
-            decision = self._strategy.choose(request, self._endpoints)
-            self._strategy.placed(request, decision)
-            endpoint, prompt = decision.endpoint, arrival.request
-            job = Job(now, prompt.blocks, len(prompt.blocks) * BLOCK_TOKENS, prompt.output_tokens)
-            self._open[job] = decision, endpoint.begin(decision.uncached_tokens, now)
-            self._engines[endpoint.position].submit(job)
-            served.append(Served(job, endpoint.position))
-        self._advance(inf)
-        return served
+    def serve(
+        self,
+        arrivals: Iterable[Arrival],
+        time_scale: float = 1.0,
+        *,
+        next_of: Callable[[Job, Arrival], Arrival | None] | None = None,
+    ) -> list[Served]:
+        """Serve requests; return them in the order in which they came.
 
-    def _advance(self, until_s: float) -> None:
-        for engine in self._engines:
-            for job in engine.advance(until_s):
-                decision, tokens_before = self._open[job]
-                endpoint = decision.endpoint
-                if job.ended_at_s == inf:
-                    seconds = job.first_token_at_s - job.at_s
-                    endpoint.answered(decision.uncached_tokens, tokens_before, seconds, job.first_token_at_s)
-                else:
-                    endpoint.end(0)
-                    endpoint.cache_told(decision.predicted_cached_tokens, job.cached_tokens)
-                    del self._open[job]
+        Parameters
+        ----------
+        arrivals
+            In the order of their time.
+        time_scale
+            Their times are multiplied by it.
+        next_of
+            What a client sends once its request has ended: not before that, and its time is not scaled.
+        """
+        served: list[Served] = []
+        following: list[tuple[float, int, Arrival]] = []  # when, tie, what
+        ties = itertools.count()
+        arriving = iter(arrivals)
+        coming = next(arriving, None)
+        while True:
+            coming_s = inf if coming is None else coming.request.at_s * time_scale
+            following_s = following[0][0] if following else inf
+            at_s = min(coming_s, following_s)
+            if self._wakes and self._wakes[0][0] <= at_s:
+                for job, arrival in self._wake():
+                    if next_of is not None and (after := next_of(job, arrival)) is not None:
+                        heapq.heappush(following, (after.request.at_s, next(ties), after))
+            elif coming is not None and coming_s <= following_s:
+                served.append(self._submit(coming, at_s))
+                coming = next(arriving, None)
+            elif following:
+                served.append(self._submit(heapq.heappop(following)[2], at_s))
+            else:
+                return served
+
+    def _submit(self, arrival: Arrival, now: float) -> Served:
+        request = RoutingRequest.of_blocks(arrival.hashes, session=arrival.session, now=now)
+        if self._tells:
+            request.tokens = PromptTokens(b"".join(map(_tokens_of, arrival.request.blocks)))
+        decision = self._strategy.choose(request, self._endpoints)
+        self._strategy.placed(request, decision)
+        endpoint, prompt = decision.endpoint, arrival.request
+        job = Job(now, prompt.blocks, len(prompt.blocks) * BLOCK_TOKENS, prompt.output_tokens)
+        self._open[job] = decision, endpoint.begin(decision.uncached_tokens, now), arrival
+        engine = self.engines[endpoint.position]
+        before_s = engine.next_at_s
+        engine.submit(job)
+        if engine.next_at_s != before_s:
+            heapq.heappush(self._wakes, (engine.next_at_s, endpoint.position))
+        return Served(job, endpoint.position)
+
+    def _wake(self) -> Sequence[tuple[Job, Arrival]]:
+        """Let the engine work whose turn is next, and tell its endpoint; return what has ended."""
+        at_s, position = heapq.heappop(self._wakes)
+        engine = self.engines[position]
+        if engine.next_at_s != at_s:
+            return ()
+        ended = []
+        for job in engine.wake():
+            decision, tokens_before, arrival = self._open[job]
+            endpoint = decision.endpoint
+            if job.ended_at_s == inf:
+                seconds = job.first_token_at_s - job.at_s
+                endpoint.answered(decision.uncached_tokens, tokens_before, seconds, job.first_token_at_s)
+            else:
+                endpoint.end(0)
+                endpoint.cache_told(decision.predicted_cached_tokens, job.cached_tokens)
+                del self._open[job]
+                ended.append((job, arrival))
+        if engine.next_at_s < inf:
+            heapq.heappush(self._wakes, (engine.next_at_s, position))
+        return ended
 
 
 class _Events:
-    """An engine's KV events, applied as they come."""
+    """KV events of an engine's cache, or of what is below it, applied as they come."""
 
-    def __init__(self, source: SourceBlocks) -> None:
+    def __init__(self, source: SourceBlocks, medium: str | None = None) -> None:
         self._source = source
+        self._medium = medium
 
     def stored(self, parent: int | None, blocks: Sequence[int]) -> None:
         tokens = [token for block in blocks for token in repeat(block, BLOCK_TOKENS)]
-        self._tell(BlockStored(list(blocks), parent, tokens, BLOCK_TOKENS))
+        self._tell(BlockStored(list(blocks), parent, tokens, BLOCK_TOKENS, medium=self._medium))
 
     def removed(self, block: int) -> None:
-        self._tell(BlockRemoved([block]))
+        self._tell(BlockRemoved([block], medium=self._medium))
 
     def _tell(self, event: Event) -> None:
         self._source.apply(EventBatch(timestamp=0.0, events=[event], rank=None, unknown=0))

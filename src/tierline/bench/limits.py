@@ -88,6 +88,7 @@ class TcpStream:
             self._socket = socket.create_connection(("127.0.0.1", port), timeout=30.0)
         except ConnectionRefusedError:
             return False
+        self._socket.settimeout(None)  # a socket with a timeout is a non-blocking one to sendfile
         return True
 
 

@@ -123,8 +123,8 @@ def command_line(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
 
 
-def free_ports(count: int) -> list[int]:
-    """Return TCP ports of the loopback interface that nothing listens on now.
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Return TCP ports of an address of this machine, where nothing listens on them now.
 
     They lie below the range from which the kernel takes the ports of outgoing connections, so that none is gone when a
     program that starts slowly binds it; each has free neighbours above it for what such a program starts.
@@ -133,7 +133,7 @@ def free_ports(count: int) -> list[int]:
     for port in random.sample(_PORTS, len(_PORTS)):
         if len(found) == count:
             break
-        if all(is_port_free("127.0.0.1", port + step) for step in range(_NEIGHBOURS)):
+        if all(is_port_free(host, port + step) for step in range(_NEIGHBOURS)):
             found.append(port)
     return found
 

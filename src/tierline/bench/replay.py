@@ -7,7 +7,7 @@ is a page; time is the trace's.
 import heapq
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -43,35 +43,59 @@ class PolicyCache:
         Uses of one block within this time count once, as in :class:`StoreLimits`.
     commits_head_first
         Insert a request's new blocks in their order and not, as the node store does, the last one first.
+    on_evicted
+        Is told which block has gone.
     """
 
     def __init__(
-        self, policy: PolicyName, blocks: int, *, touch_window_s: float = 1.0, commits_head_first: bool = False
+        self,
+        policy: PolicyName,
+        blocks: int,
+        *,
+        touch_window_s: float = 1.0,
+        commits_head_first: bool = False,
+        on_evicted: Callable[[int], None] | None = None,
     ) -> None:
         self._policy: EvictionPolicy[int] = POLICIES[policy](blocks)
         self._room = blocks
         self._touch_window_s = touch_window_s
         self._commits_head_first = commits_head_first
+        self._on_evicted = on_evicted
         self._touched_s: dict[int, float] = {}  # of every stored block
 
     def serve(self, request: Request) -> int:
         """Serve a request, and return how many of its blocks were hits."""
-        hits = next(
-            (index for index, block in enumerate(request.blocks) if block not in self._touched_s), len(request.blocks)
-        )
-        leased = request.blocks[:hits]
+        leased = self.lease(request.blocks, self.match(request.blocks), request.at_s)
+        self.write(request.blocks[len(leased) :], request.at_s)
+        self.release(leased)
+        return len(leased)
+
+    def match(self, blocks: Sequence[int]) -> int:
+        """Return how many leading blocks are stored."""
+        return next((index for index, block in enumerate(blocks) if block not in self._touched_s), len(blocks))
+
+    def lease(self, blocks: Sequence[int], count: int, at_s: float) -> Sequence[int]:
+        """Use the first ``count`` blocks, which are stored and not leased, and let none of them go; return them."""
+        leased = blocks[:count]
         for block in leased:
             self._policy.hold_out(block)
-            if request.at_s - self._touched_s[block] >= self._touch_window_s:
-                self._touched_s[block] = request.at_s
+            if at_s - self._touched_s[block] >= self._touch_window_s:
+                self._touched_s[block] = at_s
                 self._policy.use(block)
-        written = [block for block in request.blocks[hits:] if block not in self._touched_s and self._make_room()]
-        for block in written if self._commits_head_first else reversed(written):
-            self._policy.insert(block, 1)
-            self._touched_s[block] = request.at_s
+        return leased
+
+    def release(self, leased: Sequence[int]) -> None:
+        """Let blocks go that were leased."""
         for block in reversed(leased):
             self._policy.put_back(block)
-        return hits
+
+    def write(self, blocks: Sequence[int], at_s: float) -> Sequence[int]:
+        """Store those of a run of blocks that are not stored, as far as there is room; return which."""
+        written = [block for block in blocks if block not in self._touched_s and self._make_room()]
+        for block in written if self._commits_head_first else reversed(written):
+            self._policy.insert(block, 1)
+            self._touched_s[block] = at_s
+        return written
 
     def _make_room(self) -> bool:
         """Take a page for a block to be written; False where all that is stored is leased."""
@@ -81,6 +105,8 @@ class PolicyCache:
         victim = self._policy.victim()
         if victim is not None:
             del self._touched_s[victim]
+            if self._on_evicted is not None:
+                self._on_evicted(victim)
         return victim is not None
 
 

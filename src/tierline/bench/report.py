@@ -184,7 +184,7 @@ def write_markdown(report: Report, path: Path) -> None:
 def markdown(report: Report) -> str:
     """Return the report's tables and notes, with the command that prints them."""
     parts = [f"`{report.command}` · {report.machine} · {report.started} · {report.duration_s:.0f} s"]
-    for table in _tables(report):
+    for table in report_tables(report):
         lines = [f"**{table.title}**", "", _markdown_line(table.header)]
         lines.append("|" + "|".join(" --- " if column == 0 else " ---: " for column in range(len(table.header))) + "|")
         lines.extend(_markdown_line(line) for line in table.lines)
@@ -197,7 +197,7 @@ def markdown(report: Report) -> str:
 def show(report: Report, console: Console) -> None:
     """Print the report's tables and notes."""
     console.print(f"{report.machine}", highlight=False)
-    for table in _tables(report):
+    for table in report_tables(report):
         for columns in _fitting_columns(table, console.width):
             shown = RichTable(title=table.title, title_justify="left", title_style="bold")
             for column in columns:
@@ -296,7 +296,8 @@ def figure_text(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def _tables(report: Report) -> Sequence[Table]:
+def report_tables(report: Report) -> Sequence[Table]:
+    """Return a report's tables; the rows as they are, where it has none."""
     return report.tables or [_table_of_rows(report)]
 
 

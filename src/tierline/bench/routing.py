@@ -100,7 +100,7 @@ class _Replayed:
         self._sizes = _QUICK_SIZES if options.quick else SIZES_PERCENT
         self._figures: dict[tuple[int, str], Figures] = {}
         self.caveats: list[str] = []
-        arriving = arrivals(trace)
+        arriving = list(arrivals(trace))
         for percent in self._sizes:
             setting = Setting.of(trace, percent, options.endpoints, self._model)
             self.caveats += [setting.caveat] if setting.caveat else []

@@ -24,14 +24,12 @@ class Arrival:
     hashes: list[int]
 
 
-def arrivals(trace: Trace) -> list[Arrival]:
-    """Return a trace's requests with what a router reads of them."""
+def arrivals(trace: Trace) -> Iterator[Arrival]:
+    """Yield a trace's requests with what a router reads of them, which is more than they are themselves."""
     hashes_of = _Hashes()
-    sessions = infer_sessions(trace.requests)
-    return [
-        Arrival(request, b"%d" % session, hashes_of(request.blocks))
-        for request, session in zip(trace.requests, sessions, strict=True)
-    ]
+    sessions = infer_sessions(trace.requests) if trace.sessions is None else trace.sessions
+    for request, session in zip(trace.requests, sessions, strict=True):
+        yield Arrival(request, b"%d" % session, hashes_of(request.blocks))
 
 
 def infer_sessions(requests: Sequence[Request]) -> list[int]:

@@ -28,10 +28,17 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Trace:
-    """Requests in the order of their coming."""
+    """Requests in the order of their coming.
+
+    Parameters
+    ----------
+    sessions
+        A number for each one's conversation; ``None``: the trace does not tell.
+    """
 
     name: str
     requests: Sequence[Request]
+    sessions: Sequence[int] | None = None
 
     @property
     def blocks(self) -> int:
@@ -45,7 +52,8 @@ class Trace:
 
     def first(self, requests: int) -> "Trace":
         """Return the beginning of this trace."""
-        return Trace(self.name, self.requests[:requests])
+        sessions = None if self.sessions is None else self.sessions[:requests]
+        return Trace(self.name, self.requests[:requests], sessions)
 
 
 def read_trace(path: Path) -> Trace:

@@ -14,7 +14,21 @@ from typing import Annotated
 import typer
 
 from tierline import __version__
-from tierline.cli import ask, bench, controller, node, router, simulate_engine, up
+from tierline.cli import (
+    ask,
+    bench,
+    collector,
+    controller,
+    endpoint,
+    fetch,
+    node,
+    operator,
+    proxy,
+    router,
+    simulate,
+    simulate_engine,
+    up,
+)
 from tierline.errors import TierlineError, UsageError
 
 app = typer.Typer(
@@ -56,8 +70,14 @@ app.command(short_help="Ask replicas of a running stack for a prompt, and say wh
 app.add_typer(node.app, short_help="A node's store: serve, or ask one that serves.")
 app.add_typer(router.app, short_help="The router in front of replicas: serve, or ask one that serves.")
 app.command(short_help="The index of kvaware as a process of its own, for several routers.")(controller.controller)
+app.add_typer(operator.app, short_help="Endpoints on Kubernetes, from HyperPod's resources.")
+app.add_typer(endpoint.app, short_help="Endpoints in a Kubernetes cluster: bring a model, deploy, watch, ask, remove.")
+app.command(short_help="What stands beside a model in its pod: limits, metrics, records.")(proxy.proxy)
+app.command(short_help="The metrics of a pod's containers, on one page.")(collector.collector)
+app.command(short_help="A model's files into a folder.")(fetch.fetch)
 app.command(short_help="An engine that computes nothing, for tests.")(simulate_engine.simulate_engine)
-app.command(short_help="Measure, beside limits of this machine.")(bench.bench)
+app.add_typer(bench.app, short_help="Measure: any endpoint under load, and our programs beside limits of this machine.")
+app.add_typer(simulate.app, short_help="Clusters that are not here: what clients of them would see.")
 
 
 def main() -> None:

@@ -4,12 +4,21 @@ At a terminal a table is as wide as that; anywhere else it is as wide as its con
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -95,6 +104,14 @@ class Output:
             console=self._errors,
             disable=not self._errors.is_terminal,
         )
+
+    @contextmanager
+    def transfer(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Give what moves a bar of bytes on standard error by so many; it draws itself at a terminal only."""
+        columns = (TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+        with Progress(*columns, console=self._errors, disable=not self._errors.is_terminal) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda size: bar.advance(task, size)
 
 
 def harmless(text: str) -> str:

@@ -38,6 +38,9 @@ def simulate_engine(
     max_num_batched_tokens: Annotated[
         int | None, typer.Option(help="Tokens of one step; longer prompts are chunked.", show_default="2048")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="URL", help="Share prefixes with other engines through this node store.")
+    ] = None,
     kv_events_endpoint: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Send KV events here, e.g. tcp://*:5557 (needs tierline[simulate])."),
@@ -54,6 +57,7 @@ def simulate_engine(
     Examples:
       tierline simulate-engine --port 8001
       tierline simulate-engine --model simulated-70b --prefill-rate 20000 --decode-rate 40 --cache-blocks 30000
+      tierline simulate-engine --port 8001 --store http://127.0.0.1:9200
       tierline simulate-engine --port 8002 --kv-events-endpoint 'tcp://*:5557'
     """
     from tierline.configuration import load
@@ -72,6 +76,7 @@ def simulate_engine(
             "cache_blocks": cache_blocks,
             "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens,
+            "store": store,
             "kv_events_endpoint": kv_events_endpoint,
             "log_level": log_level,
             "log_format": log_format,

@@ -1,0 +1,202 @@
+"""One streaming request of the OpenAI API as a client sees it, every way of failing told apart.
+
+Time to first token ends with the first event *with content*: the event that opens a chat with a role, and those with
+neither text nor reasoning, do not count.
+"""
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import msgspec
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+
+_MOST_OF_A_DETAIL = 200
+_LONGEST_LINE = 8 * 1024 * 1024
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to ask, and how.
+
+    Parameters
+    ----------
+    base_url, endpoint
+        The server and the route.
+    model
+        ``model`` of requests.
+    headers
+        Sent with each request.
+    extra_body
+        Merged into each request's body.
+    ignore_eos
+        Ask for answers of exactly the length that is wanted; servers that do not know the field may refuse it.
+    timeout_s
+        Of a whole request.
+    """
+
+    base_url: str
+    endpoint: str = CHAT
+    model: str
+    headers: Mapping[str, str] = {}
+    extra_body: Mapping[str, Any] = {}
+    ignore_eos: bool = True
+    timeout_s: float = 600.0
+
+
+@dataclass
+class Reply:
+    """What came back; see :class:`~tierline.bench.serving.records.Record` for the fields they share."""
+
+    latency_s: float = 0.0
+    ttft_s: float | None = None
+    gaps_s: list[float] = field(default_factory=list)
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    error: str = ""
+    detail: str = ""
+    endpoint: str = ""
+    is_simulated: bool = False
+    text: str = ""
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+    @property
+    def content(self) -> str:
+        if self.delta is None:
+            return self.text or ""
+        return self.delta.content or self.delta.reasoning_content or self.delta.reasoning or ""
+
+
+class _Event(msgspec.Struct):
+    choices: Sequence[_Choice] = ()
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_EVENTS = msgspec.json.Decoder(_Event)
+
+
+def encode_body(target: Target, messages: Sequence[Mapping[str, str]], output_tokens: int) -> bytes:
+    """Return a request's body; as a completion, what is said becomes one prompt."""
+    asked: dict[str, Any] = {"messages": messages}
+    if not target.endpoint.endswith("/chat/completions"):
+        asked = {"prompt": "\n\n".join(message["content"] for message in messages)}
+    body = {
+        "model": target.model,
+        **asked,
+        "max_tokens": output_tokens,
+        "temperature": 0.0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **({"ignore_eos": True} if target.ignore_eos else {}),
+        **target.extra_body,
+    }
+    return msgspec.json.encode(body)
+
+
+async def ask(http: aiohttp.ClientSession, target: Target, body: bytes) -> Reply:
+    """Send a request and read its answer to the end; whatever goes wrong is in the reply, not raised."""
+    reply = Reply()
+    started = time.perf_counter()
+    try:
+        async with http.post(
+            target.base_url.rstrip("/") + target.endpoint,
+            data=body,
+            headers={"content-type": "application/json", **target.headers},
+            timeout=aiohttp.ClientTimeout(total=target.timeout_s),
+        ) as response:
+            reply.endpoint = response.headers.get("x-tierline-endpoint", "")
+            reply.is_simulated = "x-tierline-simulated" in response.headers
+            if response.status != 200:
+                reply.error = f"HTTP {response.status}"
+                reply.detail = (await response.text(errors="replace"))[:_MOST_OF_A_DETAIL]
+            else:
+                await _read(response, reply, started)
+    except TimeoutError:
+        reply.error = "timeout"
+    except aiohttp.ClientConnectorError as error:
+        reply.error, reply.detail = "cannot connect", str(error)[:_MOST_OF_A_DETAIL]
+    except (aiohttp.ClientError, ConnectionError) as error:
+        reply.error, reply.detail = "connection broken", f"{error or type(error).__name__}"[:_MOST_OF_A_DETAIL]
+    except (msgspec.DecodeError, ValueError) as error:
+        reply.error, reply.detail = "unreadable event", str(error)[:_MOST_OF_A_DETAIL]
+    reply.latency_s = time.perf_counter() - started
+    return reply
+
+
+async def _read(response: aiohttp.ClientResponse, reply: Reply, started: float) -> None:
+    last_s = 0.0
+    is_whole = False
+    text = []
+    async for line in _lines(response):
+        if not line.startswith(b"data:"):
+            continue
+        payload = line[5:].strip()
+        if payload == b"[DONE]":
+            is_whole = True
+            break
+        event = _EVENTS.decode(payload)
+        if event.error is not None:
+            reply.error, reply.detail = "error event", f"{event.error}"[:_MOST_OF_A_DETAIL]
+            return
+        content = "".join(choice.content for choice in event.choices)
+        if content:
+            now_s = time.perf_counter() - started
+            if reply.ttft_s is None:
+                reply.ttft_s = now_s
+            else:
+                reply.gaps_s.append(now_s - last_s)
+            last_s = now_s
+            text.append(content)
+        is_whole = is_whole or any(choice.finish_reason for choice in event.choices)
+        if event.usage is not None:
+            _count(event.usage, reply)
+    reply.text = "".join(text)
+    if not is_whole:
+        reply.error = "ended early"
+    elif reply.ttft_s is None:
+        reply.error = "no content"
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield lines as they come, however long; aiohttp's own reader stops at 128 KiB."""
+    rest = b""
+    async for chunk in response.content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            raise ValueError(f"a line of more than {_LONGEST_LINE} bytes")
+        for line in lines:
+            yield line
+    if rest:
+        yield rest
+
+
+def _count(usage: _Usage, reply: Reply) -> None:
+    reply.prompt_tokens, reply.output_tokens = usage.prompt_tokens, usage.completion_tokens
+    if usage.prompt_tokens_details is not None:
+        reply.cached_tokens = usage.prompt_tokens_details.cached_tokens

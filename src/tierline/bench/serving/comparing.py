@@ -1,0 +1,179 @@
+"""Two results beside each other: how many times the one is the other, and how sure that is.
+
+Confidence intervals are percentile bootstraps (B. Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979):
+each side is drawn again with replacement, by families, because requests that share a prefix are not independent; rates
+by twentieths of the run. An interval that does not contain 1 is a difference. It knows of chance within these two runs
+only, not of what differs from day to day: for that, run more often.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tierline.bench.report import Table, figure_text
+from tierline.bench.rows import percentile
+from tierline.bench.serving.measures import METRICS, duration, samples
+from tierline.bench.serving.records import Record
+from tierline.bench.serving.results import Result
+
+RESAMPLES = 1_000
+LEVEL_PERCENT = 95.0
+PARTS_OF_A_RUN = 20
+
+_COMPARED_PERCENTS = (50.0, 90.0, 99.0)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of two results.
+
+    Parameters
+    ----------
+    name, unit
+        Of the figure.
+    first, second
+        What it was.
+    ratio
+        Second over first.
+    low, high
+        Between these the ratio lies, by the bootstrap.
+    """
+
+    name: str
+    unit: str
+    first: float
+    second: float
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def is_different(self) -> bool:
+        """Whether chance alone would seldom make this."""
+        return not self.low <= 1 <= self.high
+
+
+def compare(first: Result, second: Result, seed: int = 0, resamples: int = RESAMPLES) -> list[Comparison]:
+    """Compare what two results measured, as far as both measured it."""
+    dice = random.Random(seed)
+    found = []
+    for metric in METRICS:
+        sides = [_families(result.measured, metric) for result in (first, second)]
+        if not all(sides):
+            continue
+        for percent in _COMPARED_PERCENTS:
+
+            def figure(values: Sequence[Sequence[float]], percent: float = percent) -> float:
+                return percentile([value for family in values for value in family], percent) * 1000
+
+            found.append(_compared(f"{metric.upper()} P{percent:g}", "ms", sides[0], sides[1], figure, dice, resamples))
+    for name, unit, count in _RATES:
+        sides_of_rate = [_twentieths(result.measured, count) for result in (first, second)]
+        if all(any(side) for side in sides_of_rate):
+            found.append(_compared(name, unit, sides_of_rate[0], sides_of_rate[1], _mean, dice, resamples))
+    return found
+
+
+def comparison_table(found: Sequence[Comparison]) -> Table:
+    """Lay out a comparison."""
+    lines = [
+        (
+            each.name,
+            each.unit,
+            figure_text(each.first),
+            figure_text(each.second),
+            f"{each.ratio:.3f}",
+            f"{each.low:.3f} – {each.high:.3f}",
+            "yes" if each.is_different else "no",
+        )
+        for each in found
+    ]
+    header = ("figure", "unit", "A", "B", "B / A", f"{LEVEL_PERCENT:g} % of bootstraps", "different")
+    return Table("B over A", header, lines)
+
+
+def differences(first: Result, second: Result) -> list[str]:
+    """Say in what the two runs were not alike, and what that makes of their comparison."""
+    notes = []
+    for name in first.settings.__struct_fields__:
+        one, other = getattr(first.settings, name), getattr(second.settings, name)
+        if one != other:
+            notes.append(f"{name} differs: A {one}, B {other}")
+    if first.is_simulated or second.is_simulated:
+        which = [name for name, result in (("A", first), ("B", second)) if result.is_simulated]
+        notes.append(f"simulated engines answered in {' and '.join(which)}: no figure is a real engine's")
+    if first.machine.processor != second.machine.processor:
+        notes.append(f"clients differ: A {first.machine.processor}, B {second.machine.processor}")
+    return notes
+
+
+def _compared(
+    name: str,
+    unit: str,
+    first: Sequence[T],
+    second: Sequence[T],
+    figure: Callable[[Sequence[T]], float],
+    dice: random.Random,
+    resamples: int,
+) -> Comparison:
+    one, other = figure(first), figure(second)
+    ratios = []
+    for _ in range(resamples):
+        base = figure(dice.choices(first, k=len(first)))
+        drawn = figure(dice.choices(second, k=len(second)))
+        if base:
+            ratios.append(drawn / base)
+    tail = (100 - LEVEL_PERCENT) / 2
+    return Comparison(
+        name=name,
+        unit=unit,
+        first=one,
+        second=other,
+        ratio=other / one if one else float("inf"),
+        low=percentile(ratios, tail) if ratios else 0.0,
+        high=percentile(ratios, 100 - tail) if ratios else float("inf"),
+    )
+
+
+def _families(records: Sequence[Record], metric: str) -> list[list[float]]:
+    by_family: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_family[record.family].append(record)
+    families = [samples(family, metric) for family in by_family.values()]
+    return [family for family in families if family]
+
+
+def _twentieths(records: Sequence[Record], count: Callable[[Record], int]) -> list[float]:
+    """Return rates of what ended in each part of the run."""
+    lasts = duration(records)
+    if not lasts:
+        return []
+    start = min(record.sent_s for record in records)
+    part_s = lasts / PARTS_OF_A_RUN
+    counts = [0] * PARTS_OF_A_RUN
+    for record in records:
+        if record.is_good:
+            counts[min(PARTS_OF_A_RUN - 1, int((record.ended_s - start) / part_s))] += count(record)
+    return [each / part_s for each in counts]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _one(_: Record) -> int:
+    return 1
+
+
+def _output(record: Record) -> int:
+    return record.output
+
+
+_RATES: tuple[tuple[str, str, Callable[[Record], int]], ...] = (
+    ("requests", "1/s", _one),
+    ("output tokens", "1/s", _output),
+)

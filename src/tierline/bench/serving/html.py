@@ -1,0 +1,177 @@
+"""A result as one HTML file that needs nothing else: tables, and charts drawn by uPlot, which is in the file.
+
+What comes from servers (models, errors) is text to it, never markup.
+"""
+
+import html
+import importlib.resources
+from collections.abc import Sequence
+
+import msgspec
+
+from tierline.bench.report import Table, report_tables
+from tierline.bench.rows import JsonValue
+from tierline.bench.serving.measures import duration
+from tierline.bench.serving.records import Record
+from tierline.bench.serving.report import report_of
+from tierline.bench.serving.results import Result
+
+_PARTS_OF_A_RUN = 60
+_POINTS_OF_A_CURVE = 200
+
+
+def html_text(result: Result) -> str:
+    """Return a result as a page."""
+    report = report_of(result)
+    label = "Simulated: " if result.is_simulated else ""
+    title = html.escape(f"{label}{result.settings.workload} at {result.settings.model}")
+    uplot = importlib.resources.files("tierline") / "vendored" / "uplot"
+    charts = msgspec.json.encode(_charts(result)).decode().replace("<", "\\u003c")
+    return _PAGE.format(
+        title=title,
+        uplot_style=(uplot / "uPlot.min.css").read_text(),
+        style=_STYLE,
+        subtitle=html.escape(f"{report.started} · {report.command}"),
+        machine=html.escape(f"Client: {report.machine}"),
+        notes="".join(f"<li>{html.escape(note)}</li>" for note in report.notes),
+        tables="".join(map(_table, report_tables(report))),
+        uplot_script=(uplot / "uPlot.iife.min.js").read_text(),
+        charts=charts,
+        script=_SCRIPT,
+    )
+
+
+def _charts(result: Result) -> list[dict[str, JsonValue]]:
+    measured = [record for record in result.measured if record.is_good and record.ttft_s is not None]
+    if not measured:
+        return []
+    return [_moments(measured), _shares(measured), _rates(measured)]
+
+
+def _moments(records: Sequence[Record]) -> dict[str, JsonValue]:
+    """When each request was sent, and how long its first token took."""
+    ordered = sorted(records, key=lambda record: record.sent_s)
+    cold = [record.ttft_s if record.is_cold else None for record in ordered]
+    warm = [None if record.is_cold else record.ttft_s for record in ordered]
+    return {
+        "title": "Time to first token of each request",
+        "x": "seconds since the start",
+        "y": "seconds",
+        "is_points": True,
+        "names": ["cold", "warm"],
+        "data": [[record.sent_s for record in ordered], cold, warm],
+    }
+
+
+def _shares(records: Sequence[Record]) -> dict[str, JsonValue]:
+    """Of how many requests the first token took no longer than that."""
+    sides = [sorted(record.ttft_s or 0.0 for record in records if record.is_cold is cold) for cold in (True, False)]
+    longest = max(record.ttft_s or 0.0 for record in records)
+    ticks = [longest * step / _POINTS_OF_A_CURVE for step in range(_POINTS_OF_A_CURVE + 1)]
+    return {
+        "title": "Share of requests whose first token took at most so long",
+        "x": "seconds",
+        "y": "share",
+        "is_points": False,
+        "names": ["cold", "warm"],
+        "data": [ticks, *([_share_below(side, tick) for tick in ticks] for side in sides)],
+    }
+
+
+def _share_below(ordered: Sequence[float], limit: float) -> float | None:
+    return sum(value <= limit for value in ordered) / len(ordered) if ordered else None
+
+
+def _rates(records: Sequence[Record]) -> dict[str, JsonValue]:
+    """Output tokens a second, by when answers ended."""
+    start = min(record.sent_s for record in records)
+    part_s = duration(records) / _PARTS_OF_A_RUN
+    counts = [0] * _PARTS_OF_A_RUN
+    for record in records:
+        counts[min(_PARTS_OF_A_RUN - 1, int((record.ended_s - start) / part_s))] += record.output
+    return {
+        "title": "Output tokens a second, of answers that ended then",
+        "x": "seconds since the start",
+        "y": "tokens/s",
+        "is_points": False,
+        "names": ["output tokens/s"],
+        "data": [
+            [start + part_s * (part + 0.5) for part in range(_PARTS_OF_A_RUN)],
+            [count / part_s for count in counts],
+        ],
+    }
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
+    lines = "".join(
+        "<tr>"
+        + f'<th scope="row">{html.escape(line[0])}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in line[1:])
+        + "</tr>"
+        for line in table.lines
+    )
+    caption = html.escape(table.title)
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d1d1d; --paper: #fff; --line: #ccc; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181c; --line: #444; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
+  max-width: 62rem; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1.5rem 0; }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+th, td { padding: .15rem .7rem; border-bottom: 1px solid var(--line); text-align: right; font-weight: 400;
+  font-variant-numeric: tabular-nums; }
+th:first-child { text-align: left; }
+thead th { font-weight: 600; }
+figure { margin: 1.5rem 0; }
+figcaption { font-weight: 600; }
+code { overflow-wrap: anywhere; }
+.u-legend { color: var(--ink); }
+"""
+
+_SCRIPT = """
+const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
+const colours = ["#3b6ea5", "#c0702b"];
+for (const chart of JSON.parse(document.getElementById("charts").textContent)) {
+  const figure = document.createElement("figure");
+  const caption = document.createElement("figcaption");
+  caption.textContent = chart.title;
+  figure.append(caption);
+  document.getElementById("figures").append(figure);
+  const axis = label => ({label, stroke: ink, grid: {stroke: "#8884"}, ticks: {stroke: "#8884"}});
+  const series = chart.names.map((name, index) => ({
+    label: name, stroke: colours[index],
+    paths: chart.is_points ? () => null : undefined,
+    points: {show: chart.is_points, size: 5, fill: colours[index]},
+  }));
+  new uPlot({
+    width: Math.min(920, document.body.clientWidth), height: 300, scales: {x: {time: false}},
+    axes: [axis(chart.x), axis(chart.y)], series: [{label: chart.x}, ...series],
+  }, chart.data, figure);
+}
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{uplot_style}{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p><code>{subtitle}</code></p>
+<p>{machine}</p>
+<ul>{notes}</ul>
+<div id="figures"></div>
+{tables}
+<script id="charts" type="application/json">{charts}</script>
+<script>{uplot_script}</script>
+<script>{script}</script>
+</body>
+</html>
+"""

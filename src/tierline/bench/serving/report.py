@@ -1,0 +1,202 @@
+"""A result for people: rows, tables, notes and a chart, in the form that every benchmark's report has."""
+
+from collections.abc import Sequence
+
+from tierline.bench.report import Bar, Chart, Report, Table, figure_text
+from tierline.bench.rows import Row, not_measured
+from tierline.bench.serving.measures import METRICS, Summary, duration
+from tierline.bench.serving.prices import Costs
+from tierline.bench.serving.results import Result, Settings
+
+
+def report_of(result: Result) -> Report:
+    """Return a result as a report."""
+    label = "simulated: " if result.is_simulated else ""
+    parts = {"all": result.summary(), **result.parts()}
+    rows = [row for name, summary in parts.items() for row in _rows(f"{label}{name}", summary)]
+    costs = result.costs()
+    if costs is not None and result.billing is not None:
+        rows += _cost_rows(label, costs, result.billing.prices.currency)
+    tables = [_latencies(label, parts, result.settings.percentiles), _rates(label, parts)]
+    if result.split is not None:
+        tables.append(_tiers(label, result))
+    if costs is not None and result.billing is not None:
+        tables.append(_bill(label, costs, result.billing.prices.currency))
+    return Report(
+        bench="run",
+        command=result.command,
+        started=result.started,
+        duration_s=duration(result.records),
+        machine=result.machine,
+        rows=rows,
+        notes=[*_notes(result), *result.notes],
+        tables=tables,
+        chart=_chart(label, parts),
+    )
+
+
+def _rows(name: str, summary: Summary) -> list[Row]:
+    rows = []
+    for metric, words in METRICS.items():
+        spread = summary.metrics.get(metric)
+        if spread is None:
+            rows.append(not_measured(f"{name}: {metric.upper()}", "ms", f"no answer has a {words}"))
+            continue
+        for percent, value in spread.percentiles.items():
+            rows.append(Row(f"{name}: {metric.upper()} P{percent:g}", value * 1000, "ms", n=spread.n))
+    n = summary.completed
+    if name.endswith("all"):
+        rows.append(Row(f"{name}: requests", summary.requests_per_s, "1/s", n=n))
+        rows.append(Row(f"{name}: output tokens", summary.output_tokens_per_s, "1/s", n=n))
+        rows.append(Row(f"{name}: all tokens", summary.tokens_per_s, "1/s", n=n))
+        if summary.goodput is not None:
+            rows.append(Row(f"{name}: requests that keep the SLOs", summary.goodput, "1/s", n=n))
+    own = summary.own_output_tokens_per_s
+    if own is not None:
+        rows.append(Row(f"{name}: output tokens of one request", own, "1/s", n=n))
+    share = summary.cached_share
+    if share is None:
+        rows.append(not_measured(f"{name}: cached tokens", "share", "the server says nothing of cached tokens"))
+    else:
+        rows.append(Row(f"{name}: cached tokens", share, "share", n=n, note="of the prompts, as `usage` says"))
+    rows += [Row(f"{name}: error, {kind}", float(count), "requests", n=count) for kind, count in summary.errors.items()]
+    return rows
+
+
+def _latencies(label: str, parts: dict[str, Summary], percents: Sequence[float]) -> Table:
+    lines = []
+    for name, summary in parts.items():
+        for metric, spread in summary.metrics.items():
+            cells = [figure_text(spread.percentiles[percent] * 1000) for percent in percents]
+            lines.append((f"{name}: {metric.upper()}", str(spread.n), figure_text(spread.mean * 1000), *cells))
+    header = ("milliseconds", "n", "mean", *(f"P{percent:g}" for percent in percents))
+    return Table(f"{label}How long answers take", header, lines)
+
+
+def _rates(label: str, parts: dict[str, Summary]) -> Table:
+    lines = [
+        (
+            name,
+            str(summary.completed),
+            str(summary.failed),
+            # Those of parts are what the whole run's load was made of; what one request gets can be compared.
+            figure_text(summary.requests_per_s) if name == "all" else "",
+            figure_text(summary.output_tokens_per_s) if name == "all" else "",
+            figure_text(summary.own_output_tokens_per_s),
+            figure_text(summary.goodput) if name == "all" else "",
+            f"{summary.input_tokens:,}",
+            f"{summary.output_tokens:,}",
+            "–" if summary.cached_share is None else f"{summary.cached_share:.1%}",
+        )
+        for name, summary in parts.items()
+    ]
+    header = (
+        "requests",
+        "good",
+        "failed",
+        "per s",
+        "output tokens/s",
+        "of one request",
+        "goodput",
+        "input",
+        "output",
+        "cached",
+    )
+    return Table(f"{label}How much is answered", header, lines)
+
+
+def _tiers(label: str, result: Result) -> Table:
+    split = result.split
+    assert split is not None
+    named = (
+        ("the engine's own cache", split.engine_cache),
+        ("the node store", split.node_store),
+        ("another node", split.other_node),
+        ("computed", split.computed),
+    )
+    lines = [(name, f"{tokens:,}", f"{tokens / split.total:.1%}" if split.total else "–") for name, tokens in named]
+    return Table(f"{label}Who had the prompts' tokens, by the engines' counters", ("tier", "tokens", "share"), lines)
+
+
+def _bill(label: str, costs: Costs, currency: str) -> Table:
+    lines = [
+        ("1,000 input tokens", figure_text(costs.per_1k_input)),
+        ("1,000 output tokens", figure_text(costs.per_1k_output)),
+        ("1,000 tokens of both", figure_text(costs.per_1k_tokens)),
+        ("a request", figure_text(costs.per_request)),
+        ("the measured time", figure_text(costs.whole)),
+    ]
+    return Table(f"{label}Cost", ("of", currency), lines)
+
+
+def _cost_rows(label: str, costs: Costs, currency: str) -> list[Row]:
+    named = {
+        f"{label}cost of 1,000 input tokens": costs.per_1k_input,
+        f"{label}cost of 1,000 output tokens": costs.per_1k_output,
+        f"{label}cost of 1,000 tokens": costs.per_1k_tokens,
+        f"{label}cost of a request": costs.per_request,
+    }
+    return [
+        not_measured(name, currency, "there was nothing to share the bill among")
+        if value is None
+        else Row(name, value, currency)
+        for name, value in named.items()
+    ]
+
+
+def _chart(label: str, parts: dict[str, Summary]) -> Chart | None:
+    bars = [
+        Bar(f"{name} (n={spread.n})", spread.percentiles[50.0], upper=spread.percentiles.get(90.0))
+        for name, summary in parts.items()
+        if (spread := summary.metrics.get("ttft")) is not None and 50.0 in spread.percentiles
+    ]
+    title = f"{label}Time to first token: P50, whisker to P90"
+    return Chart(title, "seconds, logarithmic", bars, is_logarithmic=True) if bars else None
+
+
+def _load(settings: Settings) -> str:
+    """Say how requests came."""
+    if not settings.is_open_loop:
+        return f"closed loop, {settings.max_concurrency} at once"
+    limit = "" if settings.max_concurrency is None else f", at most {settings.max_concurrency} at once"
+    if settings.ramp is not None:
+        return f"open loop, {settings.ramp.start_rps:g} to {settings.ramp.end_rps:g} requests/s{limit}"
+    if settings.request_rate is not None:
+        return f"open loop, {settings.request_rate:g} requests/s{limit}"
+    if settings.trace:
+        return f"open loop, as the trace has it, {settings.trace_speed:g} times as fast{limit}"
+    return f"open loop, all at once{limit}"
+
+
+def _notes(result: Result) -> list[str]:
+    settings, measured = result.settings, result.measured
+    notes = []
+    if result.is_simulated:
+        notes.append("Simulated engines answered: these figures are of a model of an engine, never of a real one.")
+    notes += [f"Not to be published: {doubt}." for doubt in result.doubts]
+    lengths = (
+        f"at most {settings.input_len:,} tokens" if settings.input_len else "lengths as in the trace",
+        f"at most {settings.output_len} tokens" if settings.output_len else "lengths as in the trace",
+    )
+    notes.append(
+        f"{f'{settings.workload} {settings.trace}'.rstrip()}: prompts of {lengths[0]}, answers of {lengths[1]}; "
+        f"{_load(settings)}; {result.tokens_per_word:.2f} tokens a word; model {settings.model} at {settings.base_url}."
+    )
+    if left_out := len(result.records) - len(measured):
+        notes.append(f"{left_out} requests of the ramp are not measured.")
+    if any(record.output_tokens is None for record in measured if record.is_good):
+        notes.append("The server does not count tokens: output tokens are events with content, input is unknown.")
+    late = [record.late_s for record in measured if record.ttft_s is not None]
+    if late:
+        notes.append(f"The client sent at most {max(late) * 1000:.1f} ms late.")
+    if result.billing is not None:
+        prices = result.billing.prices
+        notes.append(
+            f"Prices: {result.billing.instances} × {result.billing.instance_type} at "
+            f"{prices.per_hour[result.billing.instance_type]:g} {prices.currency} an hour, {prices.dated}, "
+            f"{prices.source}. Input is billed for the time until the first token, output for the time after it."
+        )
+    endpoints = {record.endpoint for record in measured if record.endpoint}
+    if endpoints:
+        notes.append(f"The router sent them to {len(endpoints)} endpoints.")
+    return notes

@@ -1,0 +1,353 @@
+"""The result of a run, and the shapes that others read: ours, vLLM's flat names, aiperf's, CSV.
+
+Every view is computed from the same records when it is written, and so is what is merged from several client hosts.
+"""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tierline.bench.report import Machine
+from tierline.bench.rows import TokenSplit, percentile
+from tierline.bench.serving.arrivals import Ramp
+from tierline.bench.serving.measures import Slos, Summary, duration, most_in_flight, samples, summarize
+from tierline.bench.serving.prices import Costs, Fleet, PriceList, costs
+from tierline.bench.serving.records import ClientLoad, Record
+from tierline.errors import UsageError
+
+SCHEMA = "tierline-serving/1"
+
+_AIPERF_PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+_MS = 1000.0
+
+
+class Billing(msgspec.Struct, frozen=True):
+    """Which instances serve, and the price list that says what they cost."""
+
+    prices: PriceList
+    instance_type: str
+    instances: int
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for; two results compare as far as these are equal.
+
+    Infinity has no place in JSON: an open loop without a rate sends all at once, one without a burstiness is steady.
+    """
+
+    base_url: str
+    endpoint: str
+    model: str
+    workload: str
+    trace: str = ""
+    trace_speed: float = 1.0
+    input_len: int
+    output_len: int
+    turns: int
+    prefixes: int
+    requests: int
+    is_open_loop: bool = False
+    request_rate: float | None = None
+    burstiness: float | None = 1.0
+    ramp: Ramp | None = None
+    max_concurrency: int | None = None
+    ramp_s: float = 0.0
+    duration_s: float | None = None
+    warmups: int = 0
+    ignores_eos: bool = True
+    processes: int = 1
+    share: str = "1/1"
+    seed: int = 0
+    goodput_ms: Mapping[str, float] = {}
+    percentiles: tuple[float, ...] = (50.0, 90.0, 95.0, 99.0)
+    metadata: Mapping[str, str] = {}
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a run found.
+
+    Parameters
+    ----------
+    started
+        When, ISO 8601 in UTC.
+    started_s
+        The same in seconds of the Unix epoch: records count from here.
+    machine
+        Of the client.
+    tokens_per_word
+        What the server makes of a word of the run's text.
+    loads
+        Of the client's processes.
+    doubts
+        Why these figures may be the client's and not the server's.
+    records
+        One a request.
+    split
+        Who answered the prompts' tokens, by the engines' counters; ``None``: they were not asked.
+    billing
+        What serves; ``None``: no price list was given.
+    """
+
+    schema: str = SCHEMA
+    version: str
+    command: str
+    started: str
+    started_s: float
+    machine: Machine
+    settings: Settings
+    tokens_per_word: float
+    loads: Sequence[ClientLoad]
+    doubts: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    split: TokenSplit | None = None
+    billing: Billing | None = None
+    records: Sequence[Record]
+
+    @property
+    def measured(self) -> list[Record]:
+        """The records that count."""
+        return [record for record in self.records if record.is_measured]
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether any answer said that no model made it."""
+        return any(record.is_simulated for record in self.records)
+
+    @property
+    def slos(self) -> Slos:
+        """What answers had to keep."""
+        return Slos(self.settings.goodput_ms)
+
+    def summary(self) -> Summary:
+        """Sum up what is measured."""
+        return self._summary(self.measured)
+
+    def parts(self) -> dict[str, Summary]:
+        """Sum up cold and warm requests, as planned, and each group."""
+        measured = self.measured
+        parts = {
+            "cold": [record for record in measured if record.is_cold],
+            "warm": [record for record in measured if not record.is_cold],
+        }
+        for group in sorted({record.group for record in measured if record.group}):
+            parts[group] = [record for record in measured if record.group == group]
+        return {name: self._summary(records) for name, records in parts.items() if records}
+
+    def costs(self) -> Costs | None:
+        """Share out the bill; ``None`` without a price list."""
+        if self.billing is None:
+            return None
+        fleet = Fleet(self.billing.prices, self.billing.instance_type, self.billing.instances)
+        return costs(self.measured, duration(self.measured), fleet)
+
+    def _summary(self, records: Sequence[Record]) -> Summary:
+        # Parts run beside each other, so their rates are over the time of all and add up.
+        return summarize(records, duration(self.measured), self.slos, self.settings.percentiles)
+
+
+def encode(result: Result) -> bytes:
+    """Return a result as JSON; its sums come with it, for whoever reads no records."""
+    document: dict[str, Any] = msgspec.to_builtins(result)
+    records = document.pop("records")
+    document |= {
+        "is_simulated": result.is_simulated,
+        "summary": _summary_document(result.summary()),
+        "parts": {name: _summary_document(part) for name, part in result.parts().items()},
+        "costs": msgspec.to_builtins(result.costs()),
+        "records": records,
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+
+
+def decode(path: Path) -> Result:
+    """Read a result that :func:`encode` wrote.
+
+    Raises
+    ------
+    UsageError
+        When it is something else.
+    """
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=Result)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path}: is no result of `tierline bench run --json`: {error}") from error
+    if result.schema != SCHEMA:
+        raise UsageError(f"{path}: has schema {result.schema!r}; this version reads {SCHEMA!r}")
+    return result
+
+
+def merge(results: Sequence[Result]) -> Result:
+    """Return what several client hosts measured at the same time as one result, on the clock of the first to start.
+
+    Raises
+    ------
+    UsageError
+        When they did not ask the same, or not at the same time.
+    """
+    first = min(results, key=lambda result: result.started_s)
+    records: list[Record] = []
+    for result in results:
+        if _asked(result) != _asked(first):
+            raise UsageError(f"what {result.settings.share} asked for is not what {first.settings.share} asked for")
+        offset = result.started_s - first.started_s
+        if offset > duration(first.records):
+            raise UsageError(
+                f"{result.settings.share} began {offset:.0f} s after {first.settings.share}, when that had ended"
+            )
+        records += [msgspec.structs.replace(record, sent_s=record.sent_s + offset) for record in result.records]
+    shares = sorted({result.settings.share for result in results})
+    if len(shares) != len(results):
+        raise UsageError(f"--merge: {', '.join(shares)}: a share is there twice")
+    splits = [result.split for result in results if result.split is not None]
+    return msgspec.structs.replace(
+        first,
+        settings=msgspec.structs.replace(first.settings, share="+".join(shares)),
+        loads=[load for result in results for load in result.loads],
+        doubts=[f"{result.settings.share}: {doubt}" for result in results for doubt in result.doubts],
+        # Every host reads the same engines' counters over about the same time.
+        split=max(splits, key=lambda split: split.total, default=None),
+        records=sorted(records, key=lambda record: record.sent_s),
+    )
+
+
+def _asked(result: Result) -> Settings:
+    return msgspec.structs.replace(result.settings, share="", metadata={}, processes=0)
+
+
+def _summary_document(summary: Summary) -> dict[str, Any]:
+    return {
+        **msgspec.to_builtins(summary),
+        "metrics": {
+            name: {
+                **{key: value for key, value in msgspec.to_builtins(spread).items() if key != "percentiles"},
+                **{f"p{percent:g}": value for percent, value in spread.percentiles.items()},
+            }
+            for name, spread in summary.metrics.items()
+        },
+        "requests_per_s": summary.requests_per_s,
+        "output_tokens_per_s": summary.output_tokens_per_s,
+        "tokens_per_s": summary.tokens_per_s,
+        "own_output_tokens_per_s": summary.own_output_tokens_per_s,
+        "cached_share": summary.cached_share,
+    }
+
+
+def vllm_document(result: Result, *, is_detailed: bool = False) -> dict[str, Any]:
+    """Return the flat names of ``vllm bench serve --save-result``: milliseconds in sums, seconds in arrays."""
+    summary, settings, measured = result.summary(), result.settings, result.measured
+    document: dict[str, Any] = {
+        "date": result.started.replace("-", "").replace(":", "").replace("T", "-")[:15],
+        "endpoint_type": "openai-chat" if settings.endpoint.endswith("/chat/completions") else "openai",
+        "backend": "openai-chat" if settings.endpoint.endswith("/chat/completions") else "openai",
+        "label": None,
+        "model_id": settings.model,
+        "tokenizer_id": settings.model,
+        "num_prompts": len(measured),
+        **settings.metadata,
+        "request_rate": "inf" if settings.request_rate is None else settings.request_rate,
+        "burstiness": settings.burstiness,
+        "max_concurrency": settings.max_concurrency,
+        "duration": summary.duration_s,
+        "completed": summary.completed,
+        "failed": summary.failed,
+        "total_input_tokens": summary.input_tokens,
+        "total_output_tokens": summary.output_tokens,
+        "request_throughput": summary.requests_per_s,
+        "request_goodput": summary.goodput,
+        "output_throughput": summary.output_tokens_per_s,
+        "total_token_throughput": summary.tokens_per_s,
+        "max_concurrent_requests": most_in_flight(measured),
+        "is_simulated": result.is_simulated,
+    }
+    for metric, spread in summary.metrics.items():
+        document |= {
+            f"mean_{metric}_ms": spread.mean * _MS,
+            f"median_{metric}_ms": spread.median * _MS,
+            f"std_{metric}_ms": spread.std * _MS,
+            **{f"p{percent:g}_{metric}_ms": value * _MS for percent, value in spread.percentiles.items()},
+        }
+    if is_detailed:
+        document |= {
+            "input_lens": [record.prompt_tokens or 0 for record in measured],
+            "output_lens": [record.output for record in measured],
+            "ttfts": [record.ttft_s or 0.0 for record in measured],
+            "itls": [list(record.gaps_s) for record in measured],
+            "latencies": [record.latency_s for record in measured],
+            "start_times": [record.sent_s for record in measured],
+            "queue_times": [record.queued_s for record in measured],
+            "errors": [f"{record.error} {record.detail}".strip() for record in measured],
+        }
+    return document
+
+
+def aiperf_document(result: Result) -> dict[str, Any]:
+    """Return the shape of aiperf's ``profile_export_aiperf.json``; its gap between tokens is a mean of each request."""
+    summary, measured = result.summary(), result.measured
+    good = [record for record in measured if record.is_good]
+    document: dict[str, Any] = {
+        "time_to_first_token": _aiperf_spread("ms", [value * _MS for value in samples(good, "ttft")]),
+        "inter_token_latency": _aiperf_spread("ms", [value * _MS for value in samples(good, "tpot")]),
+        "request_latency": _aiperf_spread("ms", [value * _MS for value in samples(good, "e2el")]),
+        "input_sequence_length": _aiperf_spread("tokens", [float(record.prompt_tokens or 0) for record in good]),
+        "output_sequence_length": _aiperf_spread("tokens", [float(record.output) for record in good]),
+        "usage_prompt_cache_read_tokens": _aiperf_spread(
+            "tokens", [float(record.cached_tokens) for record in good if record.cached_tokens is not None]
+        ),
+        "request_throughput": {"unit": "requests/sec", "avg": summary.requests_per_s},
+        "output_token_throughput": {"unit": "tokens/sec", "avg": summary.output_tokens_per_s},
+        "total_token_throughput": {"unit": "tokens/sec", "avg": summary.tokens_per_s},
+        "request_count": {"unit": "requests", "avg": float(summary.completed)},
+        "error_request_count": {"unit": "requests", "avg": float(summary.failed)},
+        "benchmark_duration": {"unit": "sec", "avg": summary.duration_s},
+    }
+    if summary.goodput is not None:
+        document["goodput"] = {"unit": "requests/sec", "avg": summary.goodput}
+    if summary.cached_share is not None:
+        document["overall_usage_prompt_cache_read_pct"] = {"unit": "%", "avg": 100 * summary.cached_share}
+    present = {name: value for name, value in document.items() if value is not None}
+    return {
+        **present,
+        "error_summary": [{"error_details": {"type": kind}, "count": count} for kind, count in summary.errors.items()],
+        "start_time": result.started,
+        "was_cancelled": False,
+        "is_simulated": result.is_simulated,
+    }
+
+
+def _aiperf_spread(unit: str, values: Sequence[float]) -> dict[str, Any] | None:
+    if not values:
+        return None
+    return {
+        "unit": unit,
+        "avg": statistics.fmean(values),
+        **{f"p{percent}": percentile(values, percent) for percent in _AIPERF_PERCENTS},
+        "min": min(values),
+        "max": max(values),
+        "std": statistics.pstdev(values),
+        "count": len(values),
+        "sum": sum(values),
+    }
+
+
+_COLUMNS = (
+    *("index", "family", "group", "is_cold", "is_measured", "is_simulated", "sent_s", "queued_s", "late_s", "ttft_s"),
+    *("tpot_s", "latency_s", "prompt_tokens", "cached_tokens", "output_tokens", "endpoint", "error", "detail"),
+)
+
+
+def csv_text(result: Result) -> str:
+    """Return a line a request."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(_COLUMNS)
+    for record in result.records:
+        cells = [getattr(record, column) for column in _COLUMNS]
+        lines.writerow(["" if cell is None else cell for cell in cells])
+    return text.getvalue()

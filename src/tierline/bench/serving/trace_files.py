@@ -1,0 +1,192 @@
+"""Traces of real services as plans: when requests came, how long they were, and, where it is told, what they share.
+
+Mooncake's and Bailian's name blocks of prompts by number, where equal numbers are equal prefixes; Azure's and
+BurstGPT's tell lengths only, so their prompts share nothing here. What was said is in none of them, and is made up.
+"""
+
+import csv
+import datetime as dt
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tierline.bench.serving.plan import Message, Planned
+from tierline.bench.serving.text import Piece
+from tierline.errors import ConfigurationError, UsageError
+
+MOONCAKE_BLOCK_TOKENS = 512
+BAILIAN_BLOCK_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A request of a trace.
+
+    Parameters
+    ----------
+    at_s
+        When it came.
+    input_tokens, output_tokens
+        Lengths of prompt and answer.
+    blocks
+        Of the prompt, in order; without any, it shares nothing.
+    block_tokens
+        Length of a block.
+    """
+
+    at_s: float
+    input_tokens: int
+    output_tokens: int
+    blocks: Sequence[int] = ()
+    block_tokens: int = MOONCAKE_BLOCK_TOKENS
+
+
+def read(path: Path) -> list[Traced]:
+    """Read a trace in one of four formats, told apart by their first line; in the order of time, from 0 on.
+
+    Mooncake (repository kvcache-ai/Mooncake), a JSON object a line: ``timestamp`` in ms, ``input_length``,
+    ``output_length``, ``hash_ids`` of 512 tokens each. Bailian (alibaba-edu/qwen-bailian-usagetraces-anon): the same
+    with ``chat_id``, ``timestamp`` in seconds and blocks of 16 tokens. Azure (Azure/AzurePublicDataset), CSV:
+    ``TIMESTAMP``, ``ContextTokens``, ``GeneratedTokens``. BurstGPT (HPMLL/BurstGPT), CSV: ``Timestamp`` in seconds,
+    ``Request tokens``, ``Response tokens``; failed requests, with no response tokens, are left out.
+
+    Raises
+    ------
+    UsageError
+        When the file cannot be read, is empty, or is something else.
+    """
+    try:
+        with path.open(newline="") as lines:
+            traced = list(_requests(path, iter(lines)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--dataset-path: {path}: cannot be read: {error}") from error
+    if not traced:
+        raise UsageError(f"--dataset-path: {path}: has no requests")
+    traced.sort(key=lambda request: request.at_s)
+    start = traced[0].at_s
+    return [
+        Traced(request.at_s - start, request.input_tokens, request.output_tokens, request.blocks, request.block_tokens)
+        for request in traced
+    ]
+
+
+def _requests(path: Path, lines: Iterator[str]) -> Iterator[Traced]:
+    first = next(lines, "")
+    if first.lstrip("\ufeff").startswith("{"):
+        read_line = _bailian if '"chat_id"' in first else _mooncake
+        for number, line in enumerate([first, *lines], start=1):
+            try:
+                yield read_line(json.loads(line))
+            except (ValueError, TypeError, KeyError) as error:
+                raise UsageError(f"--dataset-path: {path}: line {number} is no request: {line[:60]!r}") from error
+        return
+    columns = next(csv.reader([first.lstrip("\ufeff")]), [])
+    read_row = _azure if "ContextTokens" in columns else _burstgpt
+    if "ContextTokens" not in columns and "Request tokens" not in columns:
+        raise UsageError(f"--dataset-path: {path}: is no trace of Mooncake's, Bailian's, Azure's or BurstGPT's")
+    for number, row in enumerate(csv.DictReader(lines, fieldnames=columns), start=2):
+        try:
+            traced = read_row(row)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"--dataset-path: {path}: line {number} is no request") from error
+        if traced.input_tokens > 0 and traced.output_tokens > 0:
+            yield traced
+
+
+def _mooncake(entry: Mapping[str, object]) -> Traced:
+    return _with_blocks(entry, MOONCAKE_BLOCK_TOKENS, ticks_per_s=1000.0)
+
+
+def _bailian(entry: Mapping[str, object]) -> Traced:
+    return _with_blocks(entry, BAILIAN_BLOCK_TOKENS, ticks_per_s=1.0)
+
+
+def _with_blocks(entry: Mapping[str, object], block_tokens: int, ticks_per_s: float) -> Traced:
+    blocks = entry["hash_ids"]
+    if not isinstance(blocks, list):
+        raise TypeError("hash_ids is a list")
+    return Traced(
+        at_s=float(str(entry["timestamp"])) / ticks_per_s,
+        input_tokens=max(1, int(str(entry["input_length"]))),
+        output_tokens=max(1, int(str(entry["output_length"]))),
+        blocks=tuple(map(int, blocks)),
+        block_tokens=block_tokens,
+    )
+
+
+def _azure(row: Mapping[str, str]) -> Traced:
+    # Python reads six digits of a second's fraction, the trace has seven.
+    whole, _, fraction = row["TIMESTAMP"].strip().partition(".")
+    digits = "".join(each for each in fraction if each.isdigit())
+    at = dt.datetime.fromisoformat(whole).replace(tzinfo=dt.UTC).timestamp() + float(f"0.{digits or 0}")
+    return Traced(at, int(row["ContextTokens"]), int(row["GeneratedTokens"]))
+
+
+def _burstgpt(row: Mapping[str, str]) -> Traced:
+    return Traced(float(row["Timestamp"]), int(row["Request tokens"]), int(row["Response tokens"]))
+
+
+def plan(
+    trace: Sequence[Traced],
+    requests: int,
+    speed: float = 1.0,
+    longest_input: int | None = None,
+    longest_output: int = 0,
+) -> list[Planned]:
+    """Return a trace's beginning as a plan of an open loop.
+
+    Parameters
+    ----------
+    requests
+        How many of them.
+    speed
+        How many times faster than they came.
+    longest_input, longest_output
+        Longer prompts and answers are cut to this; ``None`` and 0: none is.
+
+    Raises
+    ------
+    ConfigurationError
+        When ``speed`` is no speed.
+    """
+    if not speed > 0:
+        raise ConfigurationError("--trace-speed", str(speed), "more than 0; 2: twice as fast as they came")
+    planned, seen = [], set[int]()
+    for index, request in enumerate(trace[:requests]):
+        tokens = min(request.input_tokens, longest_input or request.input_tokens)
+        pieces, known = _pieces(index, request, tokens, seen)
+        planned.append(
+            Planned(
+                index=index,
+                # Blocks come back in any order, so what was interrupted is asked again as a whole.
+                family="trace" if request.blocks else f"prompt {index}",
+                messages=(Message("user", pieces),),
+                output_tokens=min(request.output_tokens, longest_output or request.output_tokens),
+                input_tokens=tokens,
+                known_tokens=known,
+                at_s=request.at_s / speed,
+            )
+        )
+    return planned
+
+
+def _pieces(index: int, request: Traced, tokens: int, seen: set[int]) -> tuple[tuple[Piece, ...], int]:
+    if not request.blocks:
+        return (Piece("talk", f"prompt {index}", tokens),), 0
+    pieces, known, left, is_known = [], 0, tokens, True
+    for block in request.blocks:
+        if left <= 0:
+            break
+        length = min(left, request.block_tokens)
+        # A block that is cut is another text than the whole one, as its tokens are.
+        pieces.append(
+            Piece("talk", f"block {block} of {length}" if length < request.block_tokens else f"block {block}", length)
+        )
+        is_known = is_known and block in seen
+        known += length if is_known else 0
+        seen.add(block)
+        left -= length
+    if left > 0:
+        pieces.append(Piece("talk", f"rest of {index}", left))
+    return tuple(pieces), known

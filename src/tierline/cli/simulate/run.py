@@ -1,0 +1,145 @@
+"""``tierline simulate run``: one cluster under one load."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tierline.errors import ConfigurationError
+
+Workload = Literal["chats", "documents", "templates", "questions"]
+Policy = Literal["arc", "lru", "s3fifo", "lfu", "fifo"]
+
+
+def run(
+    coefficients: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="How fast a replica is: one that comes along, or a file.")
+    ] = "llama-3.1-70b-tp8-h100",
+    replicas: Annotated[int, typer.Option(min=1, max=256, help="How many.")] = 7,
+    replicas_per_node: Annotated[int, typer.Option(min=1, help="How many share a node's memory and links.")] = 1,
+    strategy: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the router; or production-stack, to compare with.")
+    ] = "prefixaware",
+    workload: Annotated[Workload, typer.Option(help="What is generated, without --trace.")] = "chats",
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A trace in Mooncake's format instead.", show_default="generated"),
+    ] = None,
+    num_prompts: Annotated[int, typer.Option(min=2, help="Requests at most.")] = 2000,
+    random_input_len: Annotated[
+        int, typer.Option(min=1024, help="questions: tokens of a document and a question.")
+    ] = 8192,
+    random_output_len: Annotated[int, typer.Option(min=1, help="questions: tokens of an answer.")] = 512,
+    questions: Annotated[int, typer.Option(min=1, help="questions: about each document.")] = 4,
+    request_rate: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Requests a second, in the trace's rhythm.", show_default="as they came"),
+    ] = None,
+    max_concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="A closed loop of so many clients instead, each with one session at a time."),
+    ] = None,
+    think_time: Annotated[
+        float, typer.Option(min=0, help="Of those clients between requests, seconds on average.")
+    ] = 0.0,
+    duration: Annotated[
+        float | None, typer.Option(min=0.1, help="End the closed loop after so many seconds.", show_default="requests")
+    ] = None,
+    warmup: Annotated[float, typer.Option(min=0, help="Seconds at the start that are not measured.")] = 0.0,
+    prefix_caching: Annotated[bool, typer.Option(help="Whether engines keep prefixes.")] = True,
+    l1_size: Annotated[str, typer.Option(metavar="SIZE", help="Memory of a node; 0: there is none.")] = "0",
+    l1_bandwidth: Annotated[
+        float,
+        typer.Option(min=0.001, help="From it into a node's engines, GB/s; measured here by `tierline bench store`."),
+    ] = 50.0,
+    l1_latency: Annotated[float, typer.Option(min=0, help="Seconds before the first byte.")] = 0.001,
+    l1_policy: Annotated[Policy, typer.Option(help="What goes when room is needed.")] = "arc",
+    l2_size: Annotated[str, typer.Option(metavar="SIZE", help="Beyond the nodes, all of it; 0: there is none.")] = "0",
+    l2_bandwidth: Annotated[float, typer.Option(min=0.001, help="Of one node's link, GB/s.")] = 11.0,
+    l2_latency: Annotated[float, typer.Option(min=0, help="Seconds before the first byte.")] = 0.002,
+    l2_policy: Annotated[Policy, typer.Option(help="What goes when room is needed.")] = "arc",
+    overhead: Annotated[float, typer.Option(min=0, help="Router, network, tokenizing: seconds a request.")] = 0.0,
+    load_factor: Annotated[
+        float, typer.Option(min=0, help="What a second of computing is worth in seconds of loading.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result.")] = None,
+    output: Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="What is printed.")] = "table",
+) -> None:
+    """Simulate one cluster under one load and say what clients would see.
+
+    The router's strategies, the store's eviction policies and the rule for load or recompute run unmodified; engines,
+    links and time are modelled. Same options, same result.
+
+    \b
+    Examples:
+      tierline simulate run
+      tierline simulate run --replicas 7 --strategy kvaware --l1-size 500GiB --l2-size 4TiB
+      tierline simulate run --trace conversation_trace.jsonl --request-rate 2 --json result.json
+      tierline simulate run --workload questions --random-input-len 65536 --max-concurrency 28 --think-time 10
+    """
+    import datetime as dt
+    from math import inf
+
+    import msgspec
+
+    from tierline.cli.printing import Output
+    from tierline.cli.simulate.showing import show_result
+    from tierline.configuration import parse_byte_size
+    from tierline.simulate import coefficients as known
+    from tierline.simulate.loads import generate, read
+    from tierline.simulate.results import document
+    from tierline.simulate.running import Cluster, Load, simulate
+    from tierline.simulate.tiers import TierModel
+
+    def tier(flag: str, size: str, bandwidth: float, latency: float, policy: Policy) -> TierModel | None:
+        try:
+            size_bytes = parse_byte_size(size)
+        except ValueError as error:
+            raise ConfigurationError(flag, size, str(error)) from None
+        return TierModel(size_bytes, bandwidth * 1e9, latency, policy) if size_bytes else None
+
+    if max_concurrency is None and duration is not None:
+        raise ConfigurationError(
+            "--duration", duration, "only with --max-concurrency: an open loop ends with its requests"
+        )
+    cluster = Cluster(
+        coefficients=known.read(coefficients),
+        replicas=replicas,
+        strategy=strategy,
+        keeps_prefixes=prefix_caching,
+        l1=tier("--l1-size", l1_size, l1_bandwidth, l1_latency, l1_policy),
+        l2=tier("--l2-size", l2_size, l2_bandwidth, l2_latency, l2_policy),
+        replicas_per_node=replicas_per_node,
+        overhead_s=overhead,
+        load_factor=load_factor,
+    )
+    if trace is not None:
+        asked = read(trace, num_prompts)
+    else:
+        asked = generate(
+            workload,
+            seed,
+            num_prompts,
+            questions=questions,
+            prompt_tokens=random_input_len,
+            output_tokens=random_output_len,
+        )
+    load = Load(
+        asked,
+        rate=request_rate,
+        concurrency=max_concurrency,
+        think_s=think_time,
+        measured_from_s=warmup,
+        until_s=inf if duration is None else duration,
+        seed=seed,
+    )
+    printed = Output(is_json=output == "json")
+    started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    result = document(simulate(cluster, load), started)
+    if json is not None:
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    if printed.is_json:
+        printed.document(result)
+    else:
+        show_result(printed, result)

@@ -1,0 +1,172 @@
+"""``tierline bench run`` as a user runs it, against a simulated engine in a process of its own."""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.ports import free_port
+from typer.testing import CliRunner, Result
+
+from tierline.bench.programs import Program, answers, tierline
+from tierline.cli.main import app
+from tierline.errors import ConfigurationError, EngineError, TierlineError, UsageError
+
+SLOW_CLIENT_IS_NO_MATTER = ("--late-limit", "60000")
+"""What these tests assert does not depend on times, and the machine may be busy."""
+SMALL = ("--input-len", "400", "--output-len", "8", "--num-prompts", "16", "--max-concurrency", "4")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = tierline("simulate-engine", "--port", str(port), "--prefill-rate", "20000", "--decode-rate", "40")
+    log = tmp_path_factory.mktemp("engine") / "log"
+    with Program(command, log, is_ready=lambda: answers(f"{url}/health"), ready_within_s=60):
+        yield url
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["bench", "run", *arguments], catch_exceptions=False)
+
+
+def read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def test_a_run_is_in_every_file_that_was_asked_for(engine: str, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("dated: 2026-11-01\nsource: an invoice\ncurrency: EUR\nper_hour: {small: 3.6}\n")
+
+    done = bench(
+        *("--base-url", engine, *SMALL, *SLOW_CLIENT_IS_NO_MATTER, "--metrics-url", engine, "--goodput", "ttft:60000"),
+        *("--prices", str(prices), "--instance-type", "small", "--num-warmups", "1", "--processes", "2"),
+        *("--json", str(tmp_path / "r.json"), "--csv", str(tmp_path / "r.csv"), "--markdown", str(tmp_path / "r.md")),
+        *("--aiperf-json", str(tmp_path / "a.json"), "--save-result", "--result-dir", str(tmp_path)),
+        *("--result-filename", "v.json", "--metadata", "who=me", "--header", "x-key=secret"),
+    )
+
+    assert done.exit_code == 0, done.output
+    ours = read(tmp_path / "r.json")
+    assert (ours["schema"], ours["is_simulated"], ours["doubts"]) == ("tierline-serving/1", True, [])
+    assert (ours["summary"]["completed"], ours["summary"]["failed"], len(ours["records"])) == (16, 0, 16)
+    assert len(ours["loads"]) == 2
+    assert "secret" not in (tmp_path / "r.json").read_text()
+    assert ours["parts"]["cold"]["cached_share"] == 0
+    assert ours["parts"]["warm"]["cached_share"] > 0.7
+    assert ours["split"]["engine_cache"] == ours["summary"]["cached_tokens"]
+    assert sum(ours["split"].values()) == ours["summary"]["input_tokens"]
+    assert abs(ours["summary"]["input_tokens"] / 16 - 400) < 60
+    assert ours["summary"]["output_tokens"] == 16 * 8
+    assert ours["summary"]["goodput"] == ours["summary"]["requests_per_s"]
+    assert ours["costs"]["whole"] == pytest.approx(0.001 * ours["summary"]["duration_s"])
+    assert len(list(csv.DictReader((tmp_path / "r.csv").read_text().splitlines()))) == 16
+    assert "simulated: Cost" in (tmp_path / "r.md").read_text()
+    assert read(tmp_path / "v.json")["who"] == "me"
+    assert read(tmp_path / "v.json")["total_output_tokens"] == 128
+    assert read(tmp_path / "a.json")["request_count"]["avg"] == 16
+    assert not (tmp_path / "r.partial.jsonl").exists()
+
+
+def test_an_open_loop_and_a_trace_send_at_their_times_and_two_results_compare(engine: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    entries = [{"timestamp": 100 * at, "input_length": 600, "output_length": 4, "hash_ids": [0, at]} for at in range(6)]
+    trace.write_text("\n".join(map(json.dumps, entries)))
+
+    open_loop = ("--dataset-name", "independent", *SMALL[:-2], "--request-rate", "40", "--burstiness", "inf")
+    for arguments in (
+        (*open_loop, "--json", str(tmp_path / "a.json")),
+        ("--dataset-name", "trace", "--dataset-path", str(trace), "--json", str(tmp_path / "b.json")),
+    ):
+        done = bench("--base-url", engine, *SLOW_CLIENT_IS_NO_MATTER, *arguments)
+        assert done.exit_code == 0, done.output
+
+    for name, gap_s in (("a.json", 1 / 40), ("b.json", 0.1)):
+        sent = sorted((record["index"], record["sent_s"]) for record in read(tmp_path / name)["records"])
+        assert all(at_s >= index * gap_s for index, at_s in sent)
+    compared = bench("--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    assert compared.exit_code == 0
+    assert "workload differs: A independent, B trace" in compared.output.replace("\n", " ")
+
+
+def test_a_client_that_is_too_slow_publishes_nothing(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(TierlineError, match="nothing is written"):
+        bench("--base-url", engine, *SMALL, "--late-limit", "0", "--json", str(tmp_path / "r.json"))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_interrupted_goes_on_and_is_whole(engine: str, tmp_path: Path) -> None:
+    result, journal = tmp_path / "r.json", tmp_path / "r.partial.jsonl"
+    arguments = (
+        *("--base-url", engine, "--input-len", "400", "--output-len", "16", "--num-prompts", "24"),
+        *("--max-concurrency", "4", *SLOW_CLIENT_IS_NO_MATTER, "--json", str(result)),
+    )
+    command = [sys.executable, "-m", "tierline", "bench", "run", *arguments]
+
+    def has_some() -> bool:
+        return journal.exists() and len(journal.read_bytes().splitlines()) > 8
+
+    with Program(command, tmp_path / "log", is_ready=has_some, ready_within_s=60) as run:
+        assert run.pid
+    assert not result.exists()
+    before = len(journal.read_bytes().splitlines())
+
+    done = bench(*arguments, "--resume")
+
+    assert done.exit_code == 0, done.output
+    whole = read(result)
+    assert before > 8
+    assert sorted(record["index"] for record in whole["records"]) == list(range(24))
+    assert all(record["cached_tokens"] == 0 for record in whole["records"] if record["index"] % 4 == 0)
+    assert any("Interrupted" in note for note in whole["notes"])
+    assert not journal.exists()
+
+
+def test_hosts_share_a_load_and_their_results_are_merged(engine: str, tmp_path: Path) -> None:
+    files = [tmp_path / "1.json", tmp_path / "2.json"]
+    start_at = time.time()
+    for number, file in enumerate(files, start=1):
+        done = bench(
+            *("--base-url", engine, *SMALL, *SLOW_CLIENT_IS_NO_MATTER, "--salt", f"merged at {start_at}"),
+            *("--share", f"{number}/2", "--json", str(file)),
+        )
+        assert done.exit_code == 0, done.output
+    later = read(files[1])
+    later["started_s"] = read(files[0])["started_s"]
+    files[1].write_text(json.dumps(later))
+
+    done = bench("--merge", str(files[0]), "--merge", str(files[1]), "--json", str(tmp_path / "both.json"))
+
+    assert done.exit_code == 0, done.output
+    assert sorted(record["index"] for record in read(tmp_path / "both.json")["records"]) == list(range(16))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--base-url", "http://127.0.0.1:1"), EngineError),
+        (("--resume",), UsageError),
+        (("--share", "1/2"), UsageError),
+        (("--ramp-up-strategy", "linear"), UsageError),
+        (("--goodput", "itl:3"), ConfigurationError),
+        (("--header", "none"), ConfigurationError),
+        (("--extra-body", "[1]"), ConfigurationError),
+        (("--metric-percentiles", "50,200"), ConfigurationError),
+        (("--prices", "missing.yaml"), UsageError),
+        (("--dataset-name", "trace"), ConfigurationError),
+        (("--input-len", "8"), ConfigurationError),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_mistakes_are_told_before_anything_is_sent(
+    engine: str, arguments: tuple[str, ...], error: type[TierlineError]
+) -> None:
+    with pytest.raises(error):
+        bench("--base-url", engine, *arguments)

@@ -1,0 +1,128 @@
+"""Traces of real services in their own formats, and what becomes of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tierline.bench.serving.plan import write_messages
+from tierline.bench.serving.trace_files import Traced, plan, read
+from tierline.errors import ConfigurationError, UsageError
+
+
+def lines(path: Path, entries: Sequence[Mapping[str, object]]) -> Path:
+    path.write_text("\n".join(map(json.dumps, entries)) + "\n")
+    return path
+
+
+def test_mooncakes_traces_count_milliseconds_and_blocks_of_512(tmp_path: Path) -> None:
+    file = lines(
+        tmp_path / "t.jsonl",
+        [
+            {"timestamp": 3000, "input_length": 1030, "output_length": 5, "hash_ids": [0, 1, 2]},
+            {"timestamp": 1500, "input_length": 600, "output_length": 7, "hash_ids": [0, 3]},
+        ],
+    )
+
+    assert read(file) == [Traced(0.0, 600, 7, (0, 3), 512), Traced(1.5, 1030, 5, (0, 1, 2), 512)]
+
+
+def test_bailians_traces_count_seconds_and_blocks_of_16(tmp_path: Path) -> None:
+    entry = {"chat_id": 1, "parent_chat_id": -1, "input_length": 20, "output_length": 3, "type": "text", "turn": 1}
+    file = lines(
+        tmp_path / "t.jsonl",
+        [{**entry, "timestamp": 61.5, "hash_ids": [5, 6]}, {**entry, "timestamp": 63.0, "hash_ids": [5, 7]}],
+    )
+
+    assert read(file) == [Traced(0.0, 20, 3, (5, 6), 16), Traced(1.5, 20, 3, (5, 7), 16)]
+
+
+def test_azures_traces_have_times_of_day_and_lengths(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
+    )
+
+    first, second = read(file)
+
+    assert (first.at_s, first.input_tokens, first.output_tokens, first.blocks) == (0.0, 374, 44, ())
+    assert second.at_s == pytest.approx(4.314579, abs=1e-5)
+
+
+def test_burstgpts_traces_have_seconds_and_failures_that_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+        "5,ChatGPT,472,18,490,Conversation log\n45,ChatGPT,1087,0,1087,Conversation log\n"
+        "118,GPT-4,417,276,693,Conversation log\n"
+    )
+
+    assert read(file) == [Traced(0.0, 472, 18), Traced(113.0, 417, 276)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "hello\n", "a,b\n1,2\n", '{"timestamp": 1}\n', "TIMESTAMP,ContextTokens,GeneratedTokens\nnow,1,1\n", "{\n"],
+)
+def test_a_file_that_is_no_trace_is_a_users_mistake(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t").write_text(text)
+    with pytest.raises(UsageError, match="--dataset-path"):
+        read(tmp_path / "t")
+
+
+def test_a_trace_that_is_not_there_is_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        read(tmp_path / "missing")
+
+
+traces = st.lists(
+    st.builds(
+        lambda at_s, chain, output: Traced(at_s, max(1, len(chain) * 16 - 3), output, tuple(chain), 16),
+        st.floats(0, 100),
+        st.integers(1, 5).map(lambda depth: [7, *range(10 * depth, 10 * depth + depth)]),
+        st.integers(1, 9),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(traces, st.integers(1, 12), st.none() | st.integers(1, 60))
+def test_equal_blocks_are_equal_text_and_a_prompt_is_as_long_as_in_the_trace(
+    trace: list[Traced], count: int, longest: int | None
+) -> None:
+    planned = plan(trace, count, longest_input=longest)
+
+    assert len(planned) == min(count, len(trace))
+    for each, request in zip(planned, trace, strict=False):
+        assert each.input_tokens == min(request.input_tokens, longest or request.input_tokens)
+        (message,) = write_messages(each, "salt", 1.0)
+        assert len(message["content"].split()) == each.input_tokens
+        assert 0 <= each.known_tokens <= each.input_tokens
+    opening = {
+        write_messages(each, "salt", 1.0)[0]["content"].split()[0] for each in planned if each.input_tokens >= 16
+    }
+    assert len(opening) <= 1  # all begin with block 7
+
+
+def test_the_first_to_ask_for_blocks_is_cold_and_who_asks_again_is_warm() -> None:
+    trace = [Traced(float(at), 32, 1, blocks, 16) for at, blocks in enumerate([(1, 2), (1, 2), (1, 3), (4, 2)])]
+
+    planned = plan(trace, 4, speed=2.0)
+
+    assert [each.known_tokens for each in planned] == [0, 32, 16, 16 * 0]
+    assert [each.at_s for each in planned] == [0.0, 0.5, 1.0, 1.5]
+    assert [each.is_cold for each in planned] == [True, False, True, True]
+
+
+def test_a_trace_without_blocks_shares_nothing() -> None:
+    planned = plan([Traced(0.0, 30, 4), Traced(1.0, 30, 400)], 5, longest_output=9)
+
+    assert [each.family for each in planned] == ["prompt 0", "prompt 1"]
+    assert [each.output_tokens for each in planned] == [4, 9]
+    with pytest.raises(ConfigurationError, match="--trace-speed"):
+        plan([Traced(0.0, 30, 4)], 1, speed=0)
