@@ -27,8 +27,12 @@ help: ## List the targets
 up: $(VENV)/engine.stamp $(if $(findstring lmcache,$(ARGS)),$(VENV)/lmcache.stamp) ## Start a node store, two vLLM replicas on this machine's CPU, and the router
 	@$(BIN)/tierline up $(ARGS)
 
-test: $(VENV)/engine.stamp $(VENV)/dev.stamp lint-quietly ## Lint, check types and floors, run every test (real vLLM included)
+test: $(VENV)/engine.stamp $(VENV)/dev.stamp lint-quietly provide-kube ## Lint, check types and floors, run every test (real vLLM included)
 	@$(BIN)/python -m pytest --durations=15 $(ARGS)
+
+.PHONY: provide-kube
+provide-kube: $(VENV)/bin/python
+	@PYTHON=$(abspath $(VENV)/bin/python) scripts/kube/provide
 
 test-fast: $(VENV)/dev.stamp ## Run the tests that need no engine
 	@$(BIN)/python -m pytest -m "not vllm" $(ARGS)
@@ -57,7 +61,7 @@ bench-store: $(VENV)/bench.stamp ## Measure the node store beside memcpy, TCP, R
 	@mkdir -p bench-results
 	@$(BIN)/tierline bench store --json bench-results/store.json --markdown bench-results/store.md $(ARGS)
 
-bench-cluster: $(VENV)/bench.stamp ## Measure two node stores as one pool beside Redis and Mooncake (about 6 minutes)
+bench-cluster: $(VENV)/bench.stamp ## Measure two node stores as one pool beside Redis and Mooncake (about 10 minutes, 20 GiB)
 	@mkdir -p bench-results
 	@$(BIN)/tierline bench cluster --json bench-results/cluster.json --markdown bench-results/cluster.md $(ARGS)
 
@@ -101,7 +105,7 @@ $(VENV)/lmcache.stamp: $(VENV)/bin/python pyproject.toml
 $(VENV)/dev.stamp: $(VENV)/bin/python $(VENV)/lmcache.stamp pyproject.toml
 	@echo "== installing the development tools into $(VENV)"
 	@$(PIP) -e '.[dev,bench]' | $(PROGRESS)
-	@scripts/debian-packages redis-server libibverbs1 librdmacm1 iproute2 etcd-server
+	@scripts/debian-packages redis-server libibverbs1 librdmacm1 iproute2 etcd-server prometheus
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/bin/python pyproject.toml
