@@ -43,8 +43,8 @@ ROUTER = (
     ),
     counter(
         "tierline_router_prefill_fallbacks_total",
-        "Prompts that no prefill endpoint computed though one should have: `no_endpoint`, `connect`, `reset`, "
-        "`malformed`, `timeout`, `overloaded`, or a status",
+        "Prompts that no prefill endpoint computed though one should have: `no_endpoint`, `weights`, `connect`, "
+        "`reset`, `malformed`, `timeout`, `overloaded`, or a status",
         "reason",
     ),
     histogram("tierline_router_prefill_seconds", "Spent on having a prompt computed elsewhere"),

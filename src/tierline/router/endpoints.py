@@ -64,6 +64,8 @@ class Endpoint:
     kv_events, node_events
         Where it publishes KV events, and where the store of its node does, as ZeroMQ writes addresses; ``None`` where
         they do not.
+    weights
+        A name for what its KV is of; ``None`` where nobody says.
     api_key_file
         With the key that it asks of the router; ``None``: the router's setting.
     source
@@ -78,6 +80,7 @@ class Endpoint:
     roles: frozenset[Role] = ROLES
     kv_events: str | None = None
     node_events: str | None = None
+    weights: str | None = None
     api_key_file: Path | None = None
     source: str = "flags"
     joined_at: float = -inf
@@ -154,7 +157,7 @@ class Endpoint:
         """Take over what is said of it from outside."""
         self.weight, self.roles, self.source = spec.weight, spec.roles, source
         self.kv_events, self.node_events = spec.kv_events, spec.node_events
-        self.api_key_file = spec.api_key_file
+        self.weights, self.api_key_file = spec.weights, spec.api_key_file
         if spec.models is not None or self.models_are_given:
             self.models = spec.models
         self.models_are_given = spec.models is not None

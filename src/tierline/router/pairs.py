@@ -4,19 +4,25 @@ The rule: **what pays is decided by what is still to be computed**. A prompt goe
 endpoint would have to compute a threshold of tokens or more; what it has cached, it need not be given. The two are
 introduced to each other by vLLM's ``kv_transfer_params``: the prefill endpoint's answer says where the KV is, the
 decode endpoint's request repeats it. An answer without them is as good where both share a store.
+
+And: **KV is handed only between endpoints of the same weights**. That of others would be decoded into wrong tokens,
+and nobody would notice. Whoever is about to hand some asks :func:`is_of` once more, for pods come and go meanwhile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from tierline.router.endpoints import Endpoint
 from tierline.router.http.splicing import UNREADABLE, Members, Piece, members_of, object_of
 from tierline.router.strategies.base import Decision, RoutingRequest
 
 PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions"})
 ANSWER_BYTES = 4 * 1024**2
 """Most of a prefill endpoint's answer: vLLM names each block of the prompt in it, 8 bytes for 16 tokens or so."""
+OTHER_WEIGHTS = "weights"
+"""Why nobody computed a prompt: those that could are of other weights, or have become so."""
 
 _HANDSHAKE = "kv_transfer_params"
 _TO_PREFILL = msgspec.json.encode(
@@ -94,6 +100,20 @@ def split(
         return Pairing("unsuited", "body")
     why = _unsuited(members)
     return Pairing("unsuited", why) if why else members
+
+
+def partners(endpoints: Sequence[Endpoint], weights: str | None) -> list[Endpoint]:
+    """Return the endpoints whose KV one of ``weights`` may take over."""
+    return [endpoint for endpoint in endpoints if is_of(endpoint, weights)]
+
+
+def is_of(endpoint: Endpoint, weights: str | None) -> bool:
+    """Whether the KV that an endpoint computes and takes over is of ``weights``, as far as is known at this moment.
+
+    Where nothing is said of two endpoints, whoever lists them vouches for them. Where something is said of one of them
+    only, there is a doubt, and they are kept apart.
+    """
+    return endpoint.weights == weights
 
 
 def _tokens_to_compute(request: RoutingRequest, decision: Decision) -> int:

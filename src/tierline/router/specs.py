@@ -17,6 +17,8 @@ from tierline.router.events.addresses import parse_addresses
 MAX_ENDPOINTS = 256
 """Each has a bit in masks that every request computes with."""
 
+MAX_WEIGHTS_LENGTH = 128
+
 Role = Literal["prefill", "decode"]
 ROLES: frozenset[Role] = frozenset({"prefill", "decode"})
 """What an endpoint may do for a request; most do both."""
@@ -39,6 +41,9 @@ class EndpointSpec(BaseModel):
         Where it publishes KV events (:mod:`~tierline.router.events.addresses`).
     node_events
         Where the node store that its engine reads publishes them.
+    weights
+        A name for what its KV is of, the same for endpoints that may take over each other's; ``None``: not known, and
+        then it is taken to be that of the others of which it is not known either.
     api_key_file
         File with the key that it asks of the router; ``None``: the router's setting.
     """
@@ -51,6 +56,7 @@ class EndpointSpec(BaseModel):
     models: frozenset[str] | None = Field(default=None, min_length=1)
     kv_events: str | None = None
     node_events: str | None = None
+    weights: str | None = Field(default=None, min_length=1, max_length=MAX_WEIGHTS_LENGTH)
     api_key_file: Path | None = None
 
     @field_validator("api_key_file")

@@ -13,6 +13,8 @@ from tests.integration.router.backend import (
     DONE,
     EVENT,
     STREAM_HEAD,
+    Backend,
+    Behaviour,
     Received,
     answering,
     backends,
@@ -21,6 +23,7 @@ from tests.integration.router.backend import (
     client,
     router,
     until,
+    until_models_are_known,
     whole,
 )
 from tests.kube import TOKEN, Api, Cluster, gate, running_cluster
@@ -148,6 +151,61 @@ async def test_annotations_are_followed_and_a_wrong_one_changes_nothing(cluster:
         await api.create_pod(namespace, "b", 8002)
         await until(lambda: urls(server) == local(8001, 8002))
         assert endpoint.weight == 3.0
+
+
+async def test_while_pods_roll_to_other_weights_each_is_handed_only_what_its_own_computed(
+    cluster: Cluster, api: Api
+) -> None:
+    namespace = await api.new_namespace()
+
+    def prefilling(weights: str) -> Behaviour:
+        return answering(whole(body=json.dumps({"choices": [], "kv_transfer_params": {"of": weights}}).encode()))
+
+    def handed(backend: Backend) -> set[str | None]:
+        bodies = [json.loads(received.body) for received in backend.requests]
+        return {body.get("kv_transfer_params", {"of": None})["of"] for body in bodies}
+
+    async with backends(prefilling("a"), prefilling("b"), prefilling("c"), *[answering(whole())] * 4) as (
+        pa,
+        pb,
+        moving,
+        da,
+        db,
+        unsure,
+        unsaid,
+    ):
+        pods = {
+            "pa": (pa, "prefill", "a"),
+            "pb": (pb, "prefill", "b"),
+            "moving": (moving, "prefill", "own"),
+            "da": (da, "decode", "a"),
+            "db": (db, "decode", "b"),
+            "unsure": (unsure, "decode", "own"),
+            "unsaid": (unsaid, "decode", None),
+        }
+        for name, (backend, role, weights) in pods.items():
+            said = {"tierline.ai/roles": role} | ({"tierline.ai/weights": weights} if weights is not None else {})
+            await api.create_pod(namespace, name, backend.port, annotations=said)
+        async with (
+            router(
+                kubernetes_pods=(f"{namespace}:app=vllm",),
+                kubeconfig=cluster.kubeconfig("config"),
+                strategy="roundrobin",
+                prefill_threshold=0,
+            ) as server,
+            client(server) as peer,
+        ):
+            await until_models_are_known(server)
+            assert {(await peer.ask(chat())).status for _ in range(8)} == {200}
+            assert [handed(each) for each in (da, db, unsure, unsaid)] == [{"a"}, {"b"}, {None}, {None}]
+            await api.delete_pod(namespace, "pb")
+            await until(lambda: pb.url not in urls(server))
+            db.requests.clear()
+            assert {(await peer.ask(chat())).status for _ in range(8)} == {200}
+            assert handed(db) == {None}, "those that are left are of other weights"
+            assert handed(da) == {"a"}
+            assert 'prefill_fallbacks_total{reason="weights"}' in server.services.metrics.exposition()[0].decode()
+            assert not moving.requests
 
 
 async def test_the_ready_endpoints_of_a_service_are_followed(cluster: Cluster, api: Api) -> None:

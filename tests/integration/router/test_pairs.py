@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.integration.router.backend import (
     DONE,
     EVENT,
@@ -33,6 +36,7 @@ from tests.integration.router.backend import (
 
 from tierline.router.endpoints import FAILURES_BEFORE_EJECTION
 from tierline.router.server import RouterServer
+from tierline.router.specs import EndpointSpec
 
 PROMPT = "once upon a time " * 2000
 """34,000 bytes: 8,500 tokens, as they are estimated."""
@@ -279,6 +283,113 @@ async def test_explain_names_both_endpoints(tmp_path: Path) -> None:
     assert several["pairing"] == "unsuited: n"
     assert {"endpoint": p.url, "why": "only prefills"} in short["passed_over"]
     assert not p.requests
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def of(url: str, role: str, weights: str | None) -> EndpointSpec:
+    return EndpointSpec.model_validate({"url": url, "roles": [role], "weights": weights})
+
+
+async def test_explain_says_that_those_that_prefill_are_of_other_weights(tmp_path: Path) -> None:
+    async with backends(prefilling(), answering(whole())) as (p, d), pairs(tmp_path, [p], [d]) as (server, peer):
+        server.membership.follow("file", [of(p.url, "prefill", "a"), of(d.url, "decode", "b")])
+        asked = request_bytes(chat(PROMPT), path="/admin/explain").replace(b"host: router", b"host: localhost:1")
+        await peer.send(asked)
+        document = json.loads((await peer.answer()).body)
+    assert (document["prefill"], document["pairing"]) == (None, "fallback: weights")
+
+
+async def test_a_decode_endpoint_of_other_weights_has_the_prompt_computed_anew(tmp_path: Path) -> None:
+    async with (
+        backends(prefilling(of="a"), prefilling(of="b"), answering(whole()), answering(whole())) as (pa, pb, gone, d),
+        pairs(tmp_path, [pa, pb], [gone, d], strategy="roundrobin", **SICK) as (server, peer),
+    ):
+        roles = [(pa, "prefill", "a"), (pb, "prefill", "b"), (gone, "decode", "a"), (d, "decode", "b")]
+        server.membership.follow("file", [of(backend.url, role, weights) for backend, role, weights in roles])
+        await gone.kill()
+        answers = [await peer.ask(chat(PROMPT)) for _ in range(2)]
+    assert [answer.fields["x-tierline-prefill-endpoint"] for answer in answers] == [pb.url] * 2
+    assert len(pa.requests) == 1, "for the one that is gone"
+    assert [body_of(received)["kv_transfer_params"]["of"] for received in d.requests] == ["b", "b"]
+
+
+@dataclass
+class Rollout:
+    """What becomes of three endpoints of either role while requests run: weights by turns, ``None`` unsaid."""
+
+    prefill: list[list[str | None]]
+    decode: list[list[str | None]]
+    gone: set[int]
+    """Of those that decode, the ones where nothing listens."""
+    is_told_late: bool
+    """A prompt is computed by what is there already, and the router hears of that only meanwhile."""
+    shares_a_store: bool
+
+    @property
+    def turns(self) -> int:
+        return len(self.prefill[0])
+
+
+@st.composite
+def rollouts(draw: st.DrawFn) -> Rollout:
+    turns = draw(st.integers(2, 5))
+    weights = st.lists(st.sampled_from(["a", "b", None]), min_size=turns, max_size=turns)
+    three = st.lists(weights, min_size=3, max_size=3)
+    return Rollout(
+        draw(three), draw(three), draw(st.sets(st.integers(0, 2), max_size=2)), draw(st.booleans()), draw(st.booleans())
+    )
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rollout=rollouts())
+def test_no_kv_crosses_weights_whatever_becomes_of_endpoints_meanwhile(tmp_path: Path, rollout: Rollout) -> None:
+    """With each prompt that is computed every endpoint may turn into another, at the same address."""
+    asyncio.run(_rolled(tmp_path, rollout))
+
+
+async def _rolled(folder: Path, rollout: Rollout) -> None:
+    turn = 0
+    crossed: list[tuple[str | None, str | None]] = []
+
+    def roll() -> None:
+        nonlocal turn
+        turn = (turn + 1) % rollout.turns
+        server.membership.follow("file", specs())
+
+    def specs() -> list[EndpointSpec]:
+        return [of(p.url, "prefill", w[turn]) for p, w in zip(prefill, rollout.prefill, strict=True)] + [
+            of(d.url, "decode", w[turn]) for d, w in zip(decode, rollout.decode, strict=True)
+        ]
+
+    def computing(number: int) -> Behaviour:
+        async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            before = rollout.prefill[number][turn]
+            roll()
+            computed = rollout.prefill[number][turn] if rollout.is_told_late else before
+            handed = None if rollout.shares_a_store else {"of": computed}
+            writer.write(whole(body=json.dumps({"choices": [], "kv_transfer_params": handed}).encode()))
+
+        return behave
+
+    def taking(number: int) -> Behaviour:
+        async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if not alone(request):
+                crossed.append((body_of(request)["kv_transfer_params"]["of"], rollout.decode[number][turn]))
+            writer.write(whole())
+
+        return behave
+
+    async with backends(*map(computing, range(3)), *map(taking, range(3))) as all_of_them:
+        prefill, decode = all_of_them[:3], all_of_them[3:]
+        async with pairs(folder, prefill, decode, strategy="roundrobin", retries=3, **SICK) as (server, peer):
+            server.membership.follow("file", specs())
+            for number in rollout.gone:
+                await decode[number].kill()
+            answers = [await peer.ask(chat(PROMPT)) for _ in range(6)]
+    assert {answer.status for answer in answers} == {200}
+    assert all(computed == taken for computed, taken in crossed), crossed
 
 
 # Failures -------------------------------------------------------------------------------------------------------------

@@ -121,6 +121,17 @@ def test_annotations_say_what_an_entry_of_the_endpoints_file_would() -> None:
     assert spec.node_events == "tcp://10.1.0.1:5560"
 
 
+def test_pods_of_one_digest_say_the_same_weights_and_those_that_may_have_any_say_their_own() -> None:
+    def weights(said: dict[str, str], uid: str) -> str | None:
+        return pod_spec(pod(said, uid=uid), "8000").weights
+
+    assert weights({}, "1") is None
+    assert weights({"tierline.ai/weights": "f4a080c149d1"}, "1") == "f4a080c149d1"
+    for unknown in ("own", ""):
+        said = {"tierline.ai/weights": unknown}
+        assert len({weights(said, "1"), weights(said, "2"), None, unknown}) == 4
+
+
 def test_an_annotation_names_no_file_of_the_router_s() -> None:
     assert pod_spec(pod({"tierline.ai/api-key-file": "/etc/shadow"}), "8000").api_key_file is None
     assert pod_spec(pod({"tierline.ai/api_key_file": "/etc/shadow"}), "8000").api_key_file is None

@@ -10,7 +10,7 @@ from tests.unit.router.test_salt import objects
 
 from tierline.router.endpoints import Endpoint
 from tierline.router.http.splicing import members_of, object_of
-from tierline.router.pairs import Pairing, decode_body, prefill_body, read_answer, split
+from tierline.router.pairs import Pairing, decode_body, is_of, partners, prefill_body, read_answer, split
 from tierline.router.prompt import read_fields
 from tierline.router.specs import ROLES, Role
 from tierline.router.strategies import RoutingRequest
@@ -97,3 +97,14 @@ def test_a_prompt_is_computed_elsewhere_from_the_threshold_of_tokens_to_compute_
     found = split(RoutingRequest(read_fields(body)), decision, body, threshold)
     kind = found.outcome if isinstance(found, Pairing) else "split" if found is not None else None
     assert kind == outcome
+
+
+WEIGHTS = st.none() | st.sampled_from(["a", "b", "pod 1"])
+
+
+@given(st.lists(WEIGHTS, max_size=6), WEIGHTS)
+def test_only_endpoints_of_the_same_weights_are_partners(those: list[str | None], weights: str | None) -> None:
+    endpoints = [Endpoint(f"http://e:{number}", number, weights=each) for number, each in enumerate(those)]
+    found = partners(endpoints, weights)
+    assert [endpoint.weights for endpoint in found] == [weights] * those.count(weights)
+    assert all(is_of(endpoint, weights) for endpoint in found)

@@ -13,6 +13,7 @@ from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
 from tierline.operator.endpoint import ANNOTATION_PREFIX, Endpoint
 from tierline.operator.manifests import annotations, programs
+from tierline.operator.manifests.buckets import digest, is_pinned
 from tierline.operator.manifests.cache_settings import EXTRA_CONFIG, NODE_IP, PYTHON_PATH, cache_settings, joined
 from tierline.operator.manifests.engines import VLLM, Engine, engine_of, says
 from tierline.operator.manifests.manifest import Made, Manifest, Notice, with_metadata
@@ -30,7 +31,7 @@ from tierline.operator.manifests.volumes import own_volumes, volume_parts
 from tierline.operator.names import COLLECTOR_PORT, USES_STORE
 from tierline.operator.resources.core import Container
 from tierline.operator.settled import PODS, Pods
-from tierline.router.discovery.kubernetes import ROUTABLE
+from tierline.router.discovery.kubernetes import ANNOTATIONS, OWN_WEIGHTS, ROUTABLE, WEIGHTS
 
 _KEPT_REVISIONS = 3
 
@@ -46,6 +47,8 @@ def workers(endpoint: Endpoint, capabilities: Capabilities, config: OperatorConf
     deployments = _deployments(endpoint, capabilities, config)
     told = {PODS: _settled(endpoint, deployments, capabilities, config).text()}
     notices = scheduling_notices(endpoint, capabilities) + sidecar_notices(endpoint) + deployments.notices
+    if endpoint.spec.pd_spec is not None and not is_pinned(endpoint):
+        notices += (_unpaired(),)
     manifests = (with_metadata(each, labels={}, annotations=told) for each in deployments.manifests)
     return Made(tuple(manifests), tuple(dict.fromkeys(notices)))
 
@@ -129,6 +132,8 @@ def _template_metadata(endpoint: Endpoint, group: Group, parts: Parts, config: O
     kubernetes = endpoint.spec.kubernetes
     if kubernetes is not None:
         told |= kubernetes.pod_template_annotations or {}
+    if group.role is not None:  # whatever the user says: it is what keeps KV from replicas with other weights
+        told[f"{ANNOTATIONS}{WEIGHTS}"] = digest(endpoint) if is_pinned(endpoint) else OWN_WEIGHTS
     uses = {USES_STORE: "true"} if wants_store(endpoint, config) else {}
     metadata: Manifest = {"labels": group.labels(endpoint) | uses}
     if told:
@@ -187,6 +192,16 @@ def _engine_container(endpoint: Endpoint, group: Group, arguments: list[str], pa
         "lifecycle": until_idle(),  # vLLM breaks off what it answers when it is told to end
         "volumeMounts": unique(parts.mounts, "mountPath"),
     }
+
+
+def _unpaired() -> Notice:
+    return Notice(
+        "WorkersReady",
+        "RevisionMoves",
+        "without a commitSHA of huggingFaceModel, and where the Hub did not say which commit the main branch is, each "
+        "pod has what that is when it starts: no replica is handed what another computed, and those of "
+        "pdSpec.prefillSpec stay idle; with commitSHA, of a JumpStartModel in its catalogue, they are paired",
+    )
 
 
 def _names(endpoint: Endpoint, engine: Engine) -> Parts:

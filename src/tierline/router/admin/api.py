@@ -194,6 +194,7 @@ class AdminApi:
             models=None if endpoint.models is None else sorted(endpoint.models),
             kv_events=endpoint.kv_events,
             node_events=endpoint.node_events,
+            weights=endpoint.weights,
             joined_s=None if isinf(endpoint.joined_at) else now - endpoint.joined_at,
             ejections=endpoint.ejections,
             ejected_for_s=endpoint.ejected_for_s(now),
@@ -305,10 +306,11 @@ class AdminApi:
             return found
         endpoints = services.endpoints.candidates(request.model or None, now, role="prefill")
         usable = [endpoint for endpoint in endpoints if endpoint.is_usable(now)]
-        if not usable:
-            return Pairing("fallback", "no_endpoint")
+        partners = pairs.partners(usable, decision.endpoint.weights)
+        if not partners:
+            return Pairing("fallback", pairs.OTHER_WEIGHTS if usable else "no_endpoint")
         strategy = services.choosing.arm_of(request).strategy
-        return Pairing("paired", prefill=strategy.choose(request.for_prefill(), usable))
+        return Pairing("paired", prefill=strategy.choose(request.for_prefill(), partners))
 
 
 async def _once_all_have(team: "Team", change: Change, reply: Reply) -> Reply:

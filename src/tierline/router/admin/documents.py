@@ -19,6 +19,8 @@ class EndpointState(msgspec.Struct, kw_only=True):
     """``None``: not known yet."""
     kv_events: str | None
     node_events: str | None = None
+    weights: str | None = None
+    """What its KV is of: it is handed between endpoints that say the same."""
     joined_s: float | None
     """Seconds since it was added; ``None`` for those of the router's start."""
     ejections: int

@@ -30,6 +30,10 @@ ANNOTATIONS = "tierline.ai/"
 ROUTABLE = "tierline.ai/routable"
 """A pod's condition. ``False`` takes it out of the traffic; as one of its readiness gates it must be ``True``, which a
 router says where it is told to."""
+WEIGHTS = "weights"
+"""Annotation, after :data:`ANNOTATIONS`: a name for what a pod's KV is of."""
+OWN_WEIGHTS = "own"
+"""Its value where two pods that are made alike may have other weights each."""
 GATE_SECONDS, GATE_AGAIN_SECONDS = 0.5, 10.0
 """Between two looks at pods that wait to be let in; after the API did not let us."""
 FIRST_SET_SECONDS = 5.0
@@ -248,6 +252,9 @@ def pod_spec(pod: Pod, port: str) -> EndpointSpec:
     content: dict[str, object] = {"url": _url(said.get("scheme", "http"), address, number)}
     if "weight" in said:
         content["weight"] = said["weight"]
+    if WEIGHTS in said:
+        # Its uid is nobody else's: such a pod takes over no KV, and none of its is taken over.
+        content["weights"] = said[WEIGHTS] if said[WEIGHTS] not in ("", OWN_WEIGHTS) else f"pod {pod.metadata.uid}"
     for key in ("roles", "models"):
         if key in said:
             content[key] = [word.strip() for word in said[key].split(",")]

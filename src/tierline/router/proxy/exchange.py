@@ -61,7 +61,8 @@ class Exchange:
       hedged, of which the one whose first byte comes ends the other before that byte is written.
     - ``_prefill`` is set while another endpoint computes the prompt for the open attempt, which is sent after that.
     - ``_is_prefilled`` is set while the prompt's KV is there for whoever decodes, from the end of ``_prefill``. Where
-      that is what ``_handed`` tells, it is so until somebody may have fetched it.
+      that is what ``_handed`` tells, it is so until somebody may have fetched it. It is of ``_weights``, and an
+      endpoint of others is sent nothing of it.
     - ``has_answered`` turns true with the first byte written to the client; from then on no attempt is opened.
     - :meth:`_finish` runs exactly once, whatever happens, and then nothing here refers to a connection or a body.
 
@@ -85,10 +86,10 @@ class Exchange:
         "_alone", "_asking", "_attempts", "_before_last", "_body", "_client", "_events", "_facade", "_failed_with",
         "_handed", "_hedge", "_hedge_timer", "_held_bytes", "_is_paused", "_is_prefilled", "_last", "_may_be_stale",
         "_may_pair", "_may_repeat", "_members", "_pause", "_prefill", "_routing", "_services", "_target", "_ticket",
-        "_tried", "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision", "ended_at",
-        "has_answered", "head", "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s", "pairing",
-        "priority", "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route", "salt", "session",
-        "started_at", "status", "tenant", "tokens_s", "trace", "waited_s", "wants_stream",
+        "_tried", "_weights", "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision",
+        "ended_at", "has_answered", "head", "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s",
+        "pairing", "priority", "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route", "salt",
+        "session", "started_at", "status", "tenant", "tokens_s", "trace", "waited_s", "wants_stream",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +118,7 @@ class Exchange:
         self._members: dict[str, Raw] = {}
         self._handed = b""
         self._is_prefilled = False
+        self._weights: str | None = None
         self._may_pair = True
         self._hedge: Attempt | None = None
         self._hedge_timer: asyncio.TimerHandle | None = None
@@ -307,6 +309,7 @@ class Exchange:
             self.choosing_s = services.clock() - began
         strategy.placed(self._routing, decision)
         self._tried.append(decision.endpoint)
+        self._withhold_from(decision.endpoint)
         if self._is_prefilled:
             self._alone = decision
             self._open(decision._replace(uncached_tokens=0)).send()
@@ -324,6 +327,7 @@ class Exchange:
     def request_of(self, attempt: Attempt) -> tuple[bytes, bytes, tuple[Piece, ...]]:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
         head = self.head
+        self._withhold_from(attempt.decision.endpoint)
         body: tuple[Piece, ...] = (self._body,)
         if self._handed:
             body = pairs.decode_body(self._members, self._handed)
@@ -371,7 +375,8 @@ class Exchange:
         self._alone = decision
         self._open(decision._replace(uncached_tokens=0))
         body = pairs.prefill_body(self._members)
-        self._prefill = Prefill(services, self, self._routing.for_prefill(), body, self._prefilled)
+        weights = decision.endpoint.weights
+        self._prefill = Prefill(services, self, self._routing.for_prefill(), weights, body, self._prefilled)
         self._client.deadline = services.clock() + services.config.prefill_timeout_s
         self._prefill.start()
 
@@ -385,6 +390,7 @@ class Exchange:
         if answer is not None:
             self.pairing = Pairing("paired", "", prefill.decision, prefill.seconds)
             self._handed = answer.handed
+            self._weights = prefill.weights
             self._is_prefilled = True
         else:
             self.pairing = Pairing("fallback", why, prefill.decision, prefill.seconds)
@@ -406,6 +412,17 @@ class Exchange:
         self._may_pair = False
         self._may_be_fetched()
         self._open(self._alone).send()
+
+    def _withhold_from(self, endpoint: Endpoint) -> None:
+        """Before an endpoint is sent anything: of other weights than what was computed, it must know nothing of that.
+
+        Another pod may have got its address while the prompt was being computed, or while a connection was made.
+        """
+        if self._is_prefilled and not pairs.is_of(endpoint, self._weights):
+            assert self.pairing is not None
+            self.pairing = self.pairing._replace(outcome="fallback", why=pairs.OTHER_WEIGHTS)
+            self._handed = b""
+            self._is_prefilled = False
 
     def _may_be_fetched(self) -> None:
         """What was handed over was sent to an endpoint, which may have fetched it: it is nobody else's."""

@@ -37,6 +37,8 @@ class Prefill:
         Where it runs, and for whom: the request's head is made there.
     routing
         What the strategy sees of the request.
+    weights
+        Of the endpoint that is to take over what is computed.
     body
         What is sent.
     ended
@@ -45,7 +47,7 @@ class Prefill:
 
     __slots__ = (
         "_answer", "_attempt", "_began", "_body", "_ended", "_exchange", "_failed_with", "_retries", "_routing",
-        "_services", "_tried", "decision", "trace",
+        "_services", "_tried", "decision", "trace", "weights",
     )  # fmt: skip
 
     def __init__(
@@ -53,12 +55,14 @@ class Prefill:
         services: "Services",
         exchange: "Exchange",
         routing: RoutingRequest,
+        weights: str | None,
         body: tuple[Piece, ...],
         ended: Ended,
     ) -> None:
         self._services = services
         self._exchange = exchange
         self._routing = routing
+        self.weights = weights
         self._body = body
         self._ended = ended
         self._attempt: Attempt | None = None
@@ -99,15 +103,21 @@ class Prefill:
     # Attempts ---------------------------------------------------------------------------------------------------------
 
     def _untried(self) -> list[Endpoint]:
-        """Return the endpoints to choose from; of those believed to be down none, for there is another way."""
-        services = self._services
-        now = services.clock()
-        endpoints = services.endpoints.candidates(self._routing.model or None, now, self._tried, role="prefill")
-        return services.with_room([endpoint for endpoint in endpoints if endpoint.is_usable(now)])
+        """Return the endpoints to choose from."""
+        return self._services.with_room(pairs.partners(self._usable(), self.weights))
+
+    def _usable(self) -> list[Endpoint]:
+        """Return those not tried, whatever their weights; of those believed to be down none: there is another way."""
+        now = self._services.clock()
+        endpoints = self._services.endpoints.candidates(self._routing.model or None, now, self._tried, role="prefill")
+        return [endpoint for endpoint in endpoints if endpoint.is_usable(now)]
 
     def _try(self) -> None:
         endpoints = self._untried()
         if not endpoints:
+            usable = self._usable()
+            if not self._tried and usable and not pairs.partners(usable, self.weights):
+                self._failed_with = pairs.OTHER_WEIGHTS
             self._end(None)
             return
         exchange = self._exchange
@@ -202,6 +212,9 @@ class Prefill:
         if answer is None:
             self._exchange.arm.strategy.withdrawn(self._routing, attempt.decision)
             self._failed_with = "malformed" if status == 200 else str(status)
+        elif not pairs.is_of(endpoint, self.weights):  # another pod has its address by now, and may have answered
+            self._exchange.arm.strategy.withdrawn(self._routing, attempt.decision)
+            self._failed_with, answer = pairs.OTHER_WEIGHTS, None
         elif attempt.decision.total_blocks and answer.cached_tokens is not None:
             endpoint.cache_told(attempt.decision.predicted_cached_tokens, answer.cached_tokens)
         self._end(answer)

@@ -444,6 +444,41 @@ def test_pods_that_may_have_other_files_each_share_no_cache() -> None:
     assert [notice.reason for notice in made(wanted).notices] == ["RevisionMoves"]
 
 
+def weights_of(wanted: Endpoint) -> list[str | None]:
+    """Return what the pods of each Deployment say their KV is of."""
+    templates = [each["spec"]["template"] for each in made(wanted).manifests if each["kind"] == "Deployment"]
+    return [template["metadata"].get("annotations", {}).get("tierline.ai/weights") for template in templates]
+
+
+def test_pods_that_prefill_and_pods_that_decode_say_what_their_kv_is_of() -> None:
+    first, second = weights_of(endpoint(PAIRS))
+    assert first == second != None  # noqa: E711
+    for change in (
+        worker(image="vllm/vllm-openai:v0.14.0"),
+        source(**{**S3, "modelLocation": "models/other"}),
+        {"pdSpec": {**PAIRS["pdSpec"], "decodingSpec": {"args": ["--quantization", "fp8"]}}},
+    ):
+        other, same = weights_of(endpoint(PAIRS | change))
+        assert other == same != first
+    more = {"pdSpec": {**PAIRS["pdSpec"], "decodingSpec": {"replicas": 7}}}
+    assert weights_of(endpoint(PAIRS | more)) == [first, first]
+    assert weights_of(endpoint()) == [None]
+
+
+def test_no_word_of_the_users_makes_pairs_of_pods_with_other_weights() -> None:
+    said = {"kubernetes": {"podTemplateAnnotations": {"tierline.ai/weights": "mine"}}}
+    assert weights_of(endpoint(PAIRS | said)) != ["mine", "mine"]
+
+
+def test_pods_that_may_have_other_files_each_are_not_paired() -> None:
+    wanted = endpoint(PAIRS | MOVING)
+    assert weights_of(wanted) == ["own", "own"]
+    assert ("WorkersReady", "RevisionMoves") in {(each.condition, each.reason) for each in made(wanted).notices}
+    pinned = source(modelSourceType="huggingface", huggingFaceModel=HUGGING_FACE)
+    others = source(modelSourceType="huggingface", huggingFaceModel=HUGGING_FACE | {"commitSHA": SHA[::-1]})
+    assert len({*weights_of(endpoint(PAIRS | pinned)), *weights_of(endpoint(PAIRS | others)), "own"}) == 3
+
+
 def test_pods_that_may_have_other_files_each_are_given_no_redis() -> None:
     wanted = endpoint({"kvCacheSpec": REDIS, **MOVING})
 
