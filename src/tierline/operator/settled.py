@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 PODS = "tierline.ai/settled"
-"""Annotation of the workers' Deployments: :class:`Pods`, as JSON."""
+"""Annotation of the workers' Deployments, and of our own Redis': :class:`Pods`, as JSON."""
 CONTROLLER = "tierline.ai/ingress-controller"
 """Annotation of an Ingress: who serves its class, for a class that is gone says it no more."""
 

@@ -5,7 +5,7 @@ wrote an object are ours still, nobody has written anything else there.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -110,6 +110,11 @@ class Children:
     def of(self, owner: str) -> Mapping[Reference, Live]:
         """Return what an owner has, as it was seen last."""
         return self._by_owner.get(owner, {})
+
+    def all(self, kind: str) -> Iterator[Live]:
+        """Yield all objects of a kind, whoever has them, also those of owners that are gone."""
+        for found in self._by_owner.values():
+            yield from (live for reference, live in found.items() if reference.kind == kind)
 
     def forget(self, owner: str) -> None:
         """Drop what is remembered of an owner that is gone."""

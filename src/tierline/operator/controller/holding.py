@@ -1,7 +1,8 @@
-"""What stays as it is while it runs: node stores have the size that their segments were made with.
+"""What stays as it is while it runs: node stores have the size that their segments were made with, a Redis its image.
 
 A store that starts with another size refuses the segment that the one before has left, for engines may have it mapped:
-the first pod that is rolled would never run, and its machine's engines had no second level.
+the first pod that is rolled would never run, and its machine's engines had no second level. A Redis that starts anew is
+empty, and an operator that comes with a newer image is no reason to lose what it holds.
 """
 
 import copy
@@ -9,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tierline import logs
+from tierline.operator.controller.live import Live
 from tierline.operator.manifests.machines import Machines
 from tierline.operator.manifests.manifest import Manifest
 from tierline.operator.manifests.node_stores import memory_request
 from tierline.operator.manifests.store_removal import settings_of
+from tierline.operator.settled import PODS, read_pods
 
 log = logs.get(__name__)
 
@@ -41,6 +44,19 @@ def grown(manifest: Manifest, live: Mapping[str, Any]) -> Manifest:
     pod = wanted["spec"]["template"]["spec"]
     pod["affinity"] = {key: value for key, value in pod.get("affinity", {}).items() if key != "nodeAffinity"}
     pod["affinity"] |= machines.node_affinity()
+    return wanted
+
+
+def with_the_image_of(manifest: Manifest, live: Live | None) -> Manifest:
+    """Return a Redis as it is wanted, of the image that the one of its name runs; any other manifest as it is."""
+    annotations = (live.metadata.annotations or {}) if live is not None else {}
+    image = read_pods(annotations.get(PODS)).image
+    if manifest["kind"] != "Deployment" or not image:
+        return manifest
+    wanted = copy.deepcopy(manifest)
+    wanted["metadata"]["annotations"][PODS] = annotations[PODS]
+    for container in wanted["spec"]["template"]["spec"]["containers"]:
+        container["image"] = image
     return wanted
 
 

@@ -269,6 +269,7 @@ class Loop:
                 self._seconds.observe(time.monotonic() - started)
 
     async def _look(self, key: Key) -> float | None:
+        self.reconciler.unlisted = frozenset(kind for kind, _ in self._watches.keys() - set(self._listed))
         if key == SHARED_KEY:
             ending = {each for each, state in self.reconciler.states.items() if state == DELETING}
             asking = {each for each in self._keys.values() if each.kind in RESOURCES}
@@ -279,7 +280,6 @@ class Loop:
             is_listed = is_known and all(which in self._listed for which in asked)
             again_s = await self.reconciler.reconcile_shared(unseen, is_listed=is_listed)
             return RESYNC_SECONDS if again_s is None else min(again_s, RESYNC_SECONDS)
-        self.reconciler.unlisted = frozenset(kind for kind, _ in self._watches.keys() - set(self._listed))
         again_s = await self.reconciler.reconcile(key)
         if key not in self.reconciler.endpoints:  # it is gone, or about to be
             return again_s

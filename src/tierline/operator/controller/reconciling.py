@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
+from math import inf
 from typing import Any, NamedTuple
 
 from tierline import logs
@@ -25,7 +26,7 @@ from tierline.operator.controller.capturing import capture_status
 from tierline.operator.controller.children import Children, NameTaken
 from tierline.operator.controller.conditions import Condition
 from tierline.operator.controller.events import Events
-from tierline.operator.controller.holding import grown, held
+from tierline.operator.controller.holding import grown, held, with_the_image_of
 from tierline.operator.controller.keeping import SECRET, Keeper
 from tierline.operator.controller.kinds import POD, Reference, children, newest, reference
 from tierline.operator.controller.leaving import leaving, unfinished
@@ -40,6 +41,7 @@ from tierline.operator.controller.observing import (
 from tierline.operator.controller.planning import Plan, Planner
 from tierline.operator.controller.registering import registration_status, standing
 from tierline.operator.controller.settling import decisive, settle
+from tierline.operator.controller.succeeding import still_needed
 from tierline.operator.endpoint import ANNOTATION_PREFIX, Endpoint
 from tierline.operator.manifests import node_stores, store_removal
 from tierline.operator.manifests.certificates import CERTIFICATE, certificate_secret_name, describe, has_certificate
@@ -57,6 +59,8 @@ PAUSE = f"{ANNOTATION_PREFIX}pause"
 """An annotation; ``true`` leaves all children as they are."""
 DELETING_SECONDS = 1.0
 """Between two looks at a resource whose children are being deleted."""
+SUCCEEDED_SECONDS = 5.0
+"""Between two looks at a Redis that another one succeeds, whether workers use it still."""
 _SERVING = frozenset(
     ("Deployment", "Service", "Ingress", "Gateway", "HTTPRoute", "PersistentVolume", "PersistentVolumeClaim")
 )
@@ -174,10 +178,11 @@ class Reconciler:
             # Whom no webhook has told: clients know the router's address, and keys and limits are its.
             routed = {"spec": {"intelligentRoutingSpec": {"enabled": True}}}
             plan = replace(plan, endpoint=None, problems=(*plan.problems, *map(str, changed(routed, resource))))
-        self._take(key, resource["metadata"]["uid"], plan.endpoint)
+        is_paused = (resource["metadata"].get("annotations") or {}).get(PAUSE) == "true"
+        applied = self._applied(key, plan.endpoint) if is_paused else plan.endpoint
+        self._take(key, resource["metadata"]["uid"], applied)
         if plan.endpoint is None:
             return await self._say(kind, key, resource, plan, [_invalid(plan)], {})
-        is_paused = (resource["metadata"].get("annotations") or {}).get(PAUSE) == "true"
         if is_paused:
             outcome = _Outcome(made, {}, await self._shown(plan.endpoint, {}))
         else:
@@ -207,7 +212,7 @@ class Reconciler:
         made = self._planner.shared(wanted, self.capabilities, self._config)
         stores = await self._daemon_set(node_stores.NAME, made)
         removing = await self._daemon_set(store_removal.NAME, made)
-        made = Made(tuple(held(each, stores or removing) for each in made.manifests), made.notices)
+        made = Made(tuple(self._held(each, stores or removing) for each in made.manifests), made.notices)
         left = None
         if is_known:
             left = leaving(stores, removing, made.manifests, self._config, self.capabilities, datetime.now(UTC))
@@ -218,6 +223,7 @@ class Reconciler:
         )
         failures = dict(kept_secrets.failures)
         keep = {*map(reference, made.manifests)}
+        again_s = max(left.left_s, 0.0) if left is not None else inf
         if left is not None and left.left_s > 0:
             keep.add(reference(left.manifest))
             if refused := await self._bring(SHARED, Made((left.manifest,))):
@@ -236,10 +242,25 @@ class Reconciler:
             keep.update(found for found in self._children.of(SHARED) if found.kind == "Secret")
             if left is not None and left.left_s <= 0 and removing is not None:
                 await self._give_up(removing)
-            await self._children.sweep(SHARED, keep)
+            succeeded = self._still_needed(wanted) - keep
+            await self._children.sweep(SHARED, keep | succeeded)
+            if succeeded:
+                again_s = min(again_s, SUCCEEDED_SECONDS)
         if failures:
             raise ClusterRefused("; ".join(failures.values()), HTTPStatus.UNPROCESSABLE_ENTITY)
-        return max(left.left_s, 0.0) if left is not None else None
+        return again_s if again_s != inf else None
+
+    def _held(self, manifest: Manifest, stores: Manifest | None) -> Manifest:
+        """Return something that endpoints share as it is wanted, with what of it stays while it runs."""
+        if names.REDIS_OF not in manifest["metadata"].get("labels", {}):
+            return held(manifest, stores)
+        if self._config.worker_updates == "at-once":
+            return manifest
+        return with_the_image_of(manifest, self._children.of(SHARED).get(reference(manifest)))
+
+    def _still_needed(self, wanted: Iterable[Endpoint]) -> set[Reference]:
+        pods = None if POD in self.unlisted else self._children.all(POD)
+        return still_needed(self._children.of(SHARED), pods, wanted, self._children.of)
 
     async def _settled(self, endpoint: Endpoint) -> Endpoint:
         """Return an endpoint with what was decided for it; see :func:`~.settling.settle`."""
@@ -433,6 +454,14 @@ class Reconciler:
             listed = await self._cluster.list(kind, within, labels=f"{names.OWNER_UID}={uid}")
             found += [(kind, child) for child in listed if kind.name != "Pod"]
         return found
+
+    def _applied(self, key: Key, endpoint: Endpoint | None) -> Endpoint | None:
+        """Return a paused endpoint if it is known to be as it was applied last; ``None``: what is known of it stays.
+
+        Nobody has looked at it since this operator leads: as its pods stand, nothing was changed that they are made by.
+        """
+        is_known = self.endpoints.get(key) is not None
+        return endpoint if not is_known and endpoint is not None and endpoint.settled.pods.template else None
 
     def _take(self, key: Key, uid: str, endpoint: Endpoint | None) -> None:
         former = self.endpoints.get(key)

@@ -1,6 +1,7 @@
 """Redis of the operator's own, for endpoints that ask for one as their L2 and name none: one for each of their caches.
 
 Redis is one space of keys, and LMCache's keys do not say of which model they are, so that no two caches can be in one.
+Its name says what it holds and how large it is: what changes neither keeps it, and what does has another one beside it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from tierline.operator.manifests import annotations, programs
 from tierline.operator.manifests.buckets import digest, is_pinned
 from tierline.operator.manifests.manifest import Made, Manifest
 from tierline.operator.manifests.sizes import binary_quantity
-from tierline.operator.names import APP, COMPONENT, INSTANCE
+from tierline.operator.names import APP, COMPONENT, INSTANCE, REDIS_OF
+from tierline.operator.settled import PODS, Pods
 
 NAME = "tierline-redis"
 PORT = 6379
@@ -31,8 +33,17 @@ def wants_redis(endpoint: Endpoint) -> bool:
 
 
 def redis_name(endpoint: Endpoint) -> str:
-    """Return the name of its objects: another one, and so an empty one, as soon as the cache means something else."""
-    return f"{NAME}-{digest(endpoint)}"
+    """Return the name of its objects: another one, and so an empty one, as soon as the cache means something else.
+
+    So it is with another size: one that is made anew in its place would be empty for all workers at once.
+
+    Raises
+    ------
+    ConfigurationError
+        Annotation ``l2-size`` is no size.
+    """
+    name, size_bytes = f"{NAME}-{digest(endpoint)}", _size_bytes(endpoint)
+    return name if size_bytes == DEFAULT_BYTES else f"{name}-{size_bytes}"
 
 
 def redis_url(endpoint: Endpoint, config: OperatorConfig) -> str:
@@ -51,11 +62,15 @@ def redis(endpoints: Sequence[Endpoint], capabilities: Capabilities, config: Ope
             server = _Server(
                 name=redis_name(endpoint),
                 endpoint=endpoint,
-                size_bytes=annotations.size(endpoint, "l2-size") or DEFAULT_BYTES,
+                size_bytes=_size_bytes(endpoint),
                 config=config,
             )
             made += Made((_service(server), _deployment(server), _network_policy(server)))
     return made
+
+
+def _size_bytes(endpoint: Endpoint) -> int:
+    return annotations.size(endpoint, "l2-size") or DEFAULT_BYTES
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,8 @@ class _Server:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return {"name": self.name, "namespace": self.config.namespace, "labels": self.labels}
+        labels = {**self.labels, REDIS_OF: self.endpoint.uid}
+        return {"name": self.name, "namespace": self.config.namespace, "labels": labels}
 
 
 def _service(server: _Server) -> Manifest:
@@ -117,7 +133,7 @@ def _deployment(server: _Server) -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": server.metadata,
+        "metadata": {**server.metadata, "annotations": {PODS: Pods(image=server.config.redis_image).text()}},
         "spec": {
             "replicas": 1,
             "strategy": {"type": "Recreate"},

@@ -22,13 +22,14 @@ from tierline.operator.manifests.node_stores import wants_store
 from tierline.operator.manifests.pairs import Group, groups
 from tierline.operator.manifests.parts import Parts, unique
 from tierline.operator.manifests.probes import probes
+from tierline.operator.manifests.redis import redis_name, wants_redis
 from tierline.operator.manifests.routing import is_routed
 from tierline.operator.manifests.scheduling import scheduling, scheduling_notices
 from tierline.operator.manifests.sidecars import LEAVING_SECONDS, sidecar_notices, sidecars, until_idle
 from tierline.operator.manifests.sizes import accelerators, resources_of
 from tierline.operator.manifests.sources import s3_way, source_parts
 from tierline.operator.manifests.volumes import own_volumes, volume_parts
-from tierline.operator.names import COLLECTOR_PORT, USES_STORE
+from tierline.operator.names import COLLECTOR_PORT, USES_REDIS, USES_STORE
 from tierline.operator.resources.core import Container
 from tierline.operator.settled import PODS, Pods
 from tierline.router.discovery.kubernetes import ANNOTATIONS, OWN_WEIGHTS, ROUTABLE, WEIGHTS
@@ -135,6 +136,8 @@ def _template_metadata(endpoint: Endpoint, group: Group, parts: Parts, config: O
     if group.role is not None:  # whatever the user says: it is what keeps KV from replicas with other weights
         told[f"{ANNOTATIONS}{WEIGHTS}"] = digest(endpoint) if is_pinned(endpoint) else OWN_WEIGHTS
     uses = {USES_STORE: "true"} if wants_store(endpoint, config) else {}
+    if wants_redis(endpoint):
+        uses[USES_REDIS] = redis_name(endpoint)
     metadata: Manifest = {"labels": group.labels(endpoint) | uses}
     if told:
         metadata["annotations"] = told

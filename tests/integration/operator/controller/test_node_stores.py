@@ -1,5 +1,6 @@
 """Node stores on a real API: what they leave on machines is removed before it is forgotten where they were."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 from aiohttp import web
 from tests.integration.operator.controller.operators import (
     DAEMON_SETS,
+    MERGE,
     PLANNER,
     RESOURCES,
+    condition,
     eventually,
     names_at,
     operator,
@@ -19,6 +22,8 @@ from tests.kube import Api, Cluster
 from tests.reading_gate import Asked, Rule, reading_gate
 
 from tierline.operator.controller import leaving, looping
+from tierline.operator.controller.reconciling import PAUSE, SHARED_KEY
+from tierline.operator.controller.server import OperatorServer
 from tierline.operator.manifests import desired
 from tierline.operator.manifests.machines import Machines
 from tierline.operator.manifests.store_removal import SINCE
@@ -126,8 +131,68 @@ async def test_machines_that_do_not_answer_are_named_when_they_are_given_up(
         assert told.startswith("1 machine was not reached, or a store runs there: that of pod away.")
 
 
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["same operator", "another operator"])
+async def test_a_paused_endpoint_keeps_the_stores_that_it_had_whatever_its_spec_says_meanwhile(
+    cluster: Cluster, api: Api, namespace: str, is_restarted: bool
+) -> None:
+    async with contextlib.AsyncExitStack() as running:
+        server = await running.enter_async_context(operator(cluster, namespace, WITH_STORES))
+        await make(api, namespace, "demo", "ml.a")
+        await make(api, namespace, "other", "ml.b")
+        await eventually(lambda: is_at(api, namespace, STORES, {"a", "ml.a", "b", "ml.b"}))
+        await change(api, namespace, "demo", {"metadata": {"annotations": {PAUSE: "true"}}})
+        await change(api, namespace, "demo", {"spec": {"instanceType": "ml.c", "kvCacheSpec": None}})
+        if is_restarted:
+            await running.aclose()
+            server = await running.enter_async_context(operator(cluster, namespace, WITH_STORES))
+        await make(api, namespace, "third", "ml.d")
+        await eventually(lambda: is_at(api, namespace, STORES, {"a", "ml.a", "b", "ml.b", "d", "ml.d"}))
+        await looked_again(server)
+        await has(api, namespace, STORES)
+        await change(api, namespace, "demo", {"metadata": {"annotations": {PAUSE: None}}})
+        await eventually(lambda: is_at(api, namespace, STORES, {"b", "ml.b", "d", "ml.d"}))
+
+
+async def test_an_endpoint_that_is_paused_before_anything_was_made_of_it_has_no_stores(
+    cluster: Cluster, api: Api, namespace: str
+) -> None:
+    async with operator(cluster, namespace, WITH_STORES) as server:
+        paused = resource("demo", instanceType="ml.a", **CACHED)
+        paused["metadata"]["annotations"] = {PAUSE: "true"}
+        await api.ask("POST", RESOURCES.format(namespace), paused)
+        await make(api, namespace, "other", "ml.b")
+        await eventually(lambda: is_at(api, namespace, STORES, {"b", "ml.b"}))
+        await eventually(lambda: condition(api, namespace, "demo", "Paused"))
+        await looked_again(server)
+        assert await is_at(api, namespace, STORES, {"b", "ml.b"})
+        await end(api, namespace, "other")
+        await has(api, namespace, REMOVAL)
+
+
 async def make(api: Api, namespace: str, name: str, instance_type: str) -> None:
     await api.ask("POST", RESOURCES.format(namespace), resource(name, instanceType=instance_type, **CACHED))
+
+
+async def change(api: Api, namespace: str, name: str, change: dict[str, Any]) -> None:
+    """Change a resource, and wait until that was looked at."""
+    path = f"{RESOURCES.format(namespace)}/{name}"
+    wanted = (await api.ask("PATCH", path, change, MERGE))["metadata"]
+
+    async def is_told() -> bool:
+        found = await api.ask("GET", path)
+        is_paused = PAUSE in wanted.get("annotations", {})
+        has_said = bool(await condition(api, namespace, name, "Paused")) == is_paused
+        return has_said and bool(found["status"]["observedGeneration"] == wanted["generation"])
+
+    await eventually(is_told)
+
+
+async def looked_again(server: OperatorServer) -> None:
+    """Wait until what endpoints share was looked at once more."""
+    assert server.loop is not None
+    loop, before = server.loop, server.loop.looks["", "done"]
+    loop.queue.add(SHARED_KEY)
+    await eventually(lambda: loop.looks["", "done"] > before)
 
 
 async def end(api: Api, namespace: str, name: str) -> None:

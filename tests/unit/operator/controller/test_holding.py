@@ -1,4 +1,4 @@
-"""What node stores keep while they run."""
+"""What node stores and a Redis keep while they run."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ from tests.endpoints import SPEC, endpoint
 
 from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
-from tierline.operator.controller.holding import CAPACITY, held
+from tierline.operator.controller.holding import CAPACITY, held, with_the_image_of
+from tierline.operator.controller.live import Live, LiveMetadata
 from tierline.operator.manifests.desired import removal, shared
 from tierline.operator.manifests.machines import machines_of
 from tierline.operator.manifests.store_removal import settings_of
@@ -46,3 +47,19 @@ def test_node_stores_that_come_back_while_the_former_are_removed_have_the_size_o
 
 def test_node_stores_that_are_not_there_get_the_size_that_is_asked_for() -> None:
     assert held(stores("2Gi"), None) == stores("2Gi")
+
+
+def redis(image: str) -> dict[str, Any]:
+    l2 = {"enableL2Cache": True, "l2CacheSpec": {"l2CacheBackend": "redis"}}
+    made = shared([endpoint({"kvCacheSpec": l2})], Capabilities(), OperatorConfig(redis_image=image))
+    return next(each for each in made.manifests if each["kind"] == "Deployment")
+
+
+def test_a_redis_that_runs_keeps_its_image_and_with_it_what_it_holds() -> None:
+    runs = redis("valkey:8")
+    live = Live(LiveMetadata(runs["metadata"]["name"], annotations=runs["metadata"]["annotations"]))
+    assert with_the_image_of(redis("valkey:9"), live) == runs
+
+
+def test_a_redis_that_is_not_there_has_the_image_that_is_asked_for() -> None:
+    assert with_the_image_of(redis("valkey:9"), None) == redis("valkey:9")
