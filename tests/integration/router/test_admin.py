@@ -153,6 +153,7 @@ async def test_endpoints_are_listed_with_what_is_known_of_them() -> None:
         "models": ["m"],
         "kv_events": None,
         "node_events": None,
+        "weights": None,
         "joined_s": None,
         "ejections": 0,
         "ejected_for_s": 0.0,
