@@ -41,6 +41,10 @@ def simulate_engine(
     store: Annotated[
         str | None, typer.Option(metavar="URL", help="Share prefixes with other engines through this node store.")
     ] = None,
+    store_bucket: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Bucket of the node store for them.", show_default="lmcache"),
+    ] = None,
     kv_events_endpoint: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Send KV events here, e.g. tcp://*:5557 (needs tierline[simulate])."),
@@ -77,6 +81,7 @@ def simulate_engine(
             "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens,
             "store": store,
+            "store_bucket": store_bucket,
             "kv_events_endpoint": kv_events_endpoint,
             "log_level": log_level,
             "log_format": log_format,

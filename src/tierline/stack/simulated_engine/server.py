@@ -253,7 +253,7 @@ def make_app(config: SimulatedEngineConfig) -> web.Application:
 
     async def engine_runs(_: web.Application) -> AsyncIterator[None]:
         if config.store is not None:
-            handlers.engine.shared = SharedPrefixes(config.stores, config.model)
+            handlers.engine.shared = SharedPrefixes(config.stores, config.model, config.store_bucket)
         running = asyncio.create_task(handlers.engine.run())
         yield
         running.cancel()

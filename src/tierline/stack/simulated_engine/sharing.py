@@ -32,11 +32,13 @@ class SharedPrefixes:
         The node stores' HTTP addresses.
     model
         Which model's prefixes these are.
+    bucket
+        The stores' bucket for them.
     """
 
-    def __init__(self, urls: Sequence[str], model: str) -> None:
+    def __init__(self, urls: Sequence[str], model: str, bucket: str = Settings.bucket) -> None:
         self.not_as_stored = 0
-        self._nodes = Nodes(Settings(urls=tuple(urls)))
+        self._nodes = Nodes(Settings(urls=tuple(urls), bucket=bucket))
         self._model = model
 
     async def find(self, prompt: Sequence[int], known: int, salt: str, adapter: str) -> int:

@@ -1,5 +1,6 @@
 """What the images of the tests' pods run here: ours themselves, vLLM's as a simulated engine."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,12 +13,14 @@ def simulated_vllm(container: Container) -> list[str]:
     """Return an engine that takes the names, the port and the cache of vLLM's command line and LMCache's variables."""
     names = _values(container.words, "--served-model-name") or _values(container.words, "--model")
     store = container.environment.get("LMCACHE_REMOTE_URL")
+    bucket = json.loads(container.environment.get("LMCACHE_EXTRA_CONFIG", "{}")).get("sagemaker_hyperpod_bucket")
     command = [
         *("tierline", "simulate-engine", "--host", container.address),
         *("--port", next(iter(_values(container.words, "--port")), VLLM_PORT)),
         *("--prefill-rate", "100000", "--decode-rate", "1000"),
         *(part for name in names for part in ("--adapter", name)),
         *(("--store", store) if store is not None else ()),
+        *(("--store-bucket", bucket) if bucket is not None else ()),
     ]
     return as_it_says(replace(container, argv=command))
 

@@ -41,9 +41,14 @@ def others(world: World) -> Iterator[list[tuple[str, str]]]:
     fallback = reference(name="fallback")
     del fallback["spec"]["instanceType"], fallback["spec"]["kvCacheSpec"], fallback["spec"]["intelligentRoutingSpec"]
     fallback["spec"]["instanceTypes"] = ["ml.p5.48xlarge", OTHER_INSTANCE_TYPE]
-    for manifest in (fallback, jump_start("small"), jump_start("gated")):
+    # At the node store of the first one's machine, whose accelerators are all taken.
+    neighbour = reference(name="neighbour")
+    del neighbour["spec"]["intelligentRoutingSpec"]
+    neighbour["spec"]["worker"]["resources"] = {"requests": {"cpu": "1", "memory": "4Gi"}}
+    for manifest in (fallback, neighbour, jump_start("small"), jump_start("gated")):
         world.apply(manifest)
-    applied = [("inferenceendpointconfigs", "fallback"), ("jumpstartmodels", "small"), ("jumpstartmodels", "gated")]
+    applied = [("inferenceendpointconfigs", "fallback"), ("inferenceendpointconfigs", "neighbour")]
+    applied += [("jumpstartmodels", "small"), ("jumpstartmodels", "gated")]
     yield applied
     delete(world, applied)
 
@@ -135,6 +140,16 @@ def test_what_the_first_replica_computed_the_second_finds_in_the_node_store(worl
     assert cached_tokens(answer) == DOCUMENT_TOKENS // 256 * 256
     [store] = world.ready_pods("tierline-node", 1, SYSTEM)
     assert store["status"]["podIP"] == second["status"]["hostIP"]
+
+
+def test_another_endpoint_at_the_same_store_finds_nothing_of_it(
+    world: World, demo: str, others: list[tuple[str, str]]
+) -> None:
+    """Both are asked for a model of one name, from one path; only their buckets are not the same."""
+    world.settled("neighbour")
+    [neighbour], [first, _] = world.ready_pods("neighbour", 1), world.ready_pods(demo, 2)
+    assert neighbour["status"]["hostIP"] == first["status"]["hostIP"]
+    assert cached_tokens(ask(f"http://{neighbour['status']['podIP']}:{PROXY_PORT}", DOCUMENT)) == 0
 
 
 def test_another_image_is_rolled_out_where_all_accelerators_are_taken_and_every_request_is_answered(
