@@ -19,7 +19,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Without its requirements, which bring CUDA; what it imports is in the extra lmcache-cpu.
 LMCACHE := lmcache==0.5.6
 
-.PHONY: help up test test-fast lint format bench bench-store bench-cluster bench-router docs clean
+.PHONY: help up test test-fast lint format bench bench-document bench-store bench-cluster bench-router docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,7 +53,11 @@ lint-quietly: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	@$(BIN)/ruff format src tests
 
-bench: $(VENV)/engine.stamp $(VENV)/bench.stamp ## Measure TTFT cold, warm, on the other replica and after a restart
+bench: $(VENV)/engine.stamp $(VENV)/bench.stamp ## Compare each feature on and off: TTFT, throughput, cost (about 15 minutes)
+	@$(BIN)/tierline bench compare-features --prices benchmarks/prices-example.yaml --instance-type m7g.large \
+	  --result-dir bench-results/features $(ARGS)
+
+bench-document: $(VENV)/engine.stamp $(VENV)/bench.stamp ## Measure TTFT cold, warm, on the other replica and after a restart
 	@mkdir -p bench-results
 	@$(BIN)/tierline bench document --json bench-results/document.json --markdown bench-results/document.md --plot bench-results/document.png $(ARGS)
 

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -39,6 +39,8 @@ class Program:
         Asked every 50 ms until it says yes.
     ready_within_s
         How long that may take.
+    environment
+        What the program gets besides our own environment.
 
     Raises
     ------
@@ -47,12 +49,22 @@ class Program:
     """
 
     def __init__(
-        self, argv: Sequence[str], log: Path, is_ready: Callable[[], bool], ready_within_s: float = 30.0
+        self,
+        argv: Sequence[str],
+        log: Path,
+        is_ready: Callable[[], bool],
+        ready_within_s: float = 30.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
             )
         self.pid = self._process.pid
         try:

@@ -144,7 +144,7 @@ def run_bench(
     machine = Machine.here()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.monotonic()
-    with _ended_in_order():
+    with ended_in_order():
         findings = measure(options, lambda line: console.print(line, style="dim", highlight=False, markup=False))
     report = Report(
         bench=name,
@@ -166,7 +166,7 @@ def run_bench(
 
 
 @contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
+def ended_in_order() -> Iterator[None]:
     """Leave by an exception on SIGTERM too, so that measured programs and segments do not outlive the benchmark."""
 
     def leave(number: int, _frame: FrameType | None) -> None:

@@ -20,6 +20,7 @@ from tierline.bench.rows import FIXED, Direction, JsonValue, Row
 from tierline.errors import UsageError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SCHEMA = "tierline-bench/1"
@@ -88,6 +89,13 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class ChartGrid:
+    """Charts of the same things in several units, two in a line."""
+
+    charts: Sequence[Chart]
+
+
+@dataclass(frozen=True)
 class Curve:
     """One line through points of x and y; ``is_bound`` draws it as what cannot be exceeded."""
 
@@ -147,7 +155,7 @@ class Report:
     rows: Sequence[Row]
     notes: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    chart: Chart | CurveChart | None = None
+    chart: Chart | ChartGrid | CurveChart | None = None
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the document that ``--json`` writes."""
@@ -220,16 +228,39 @@ def plot(report: Report, path: Path) -> None:
     require_plotting()
     if report.chart is None:
         raise UsageError(f"--plot: tierline bench {report.bench} has nothing to draw")
-    figure = _draw_curves(report.chart) if isinstance(report.chart, CurveChart) else _draw_bars(report.chart)
+    if isinstance(report.chart, CurveChart):
+        figure = _draw_curves(report.chart)
+    elif isinstance(report.chart, ChartGrid):
+        figure = _draw_grid(report.chart)
+    else:
+        figure = _draw_bars(report.chart)
     figure.savefig(path, dpi=150)
+
+
+def _draw_grid(grid: ChartGrid) -> "Figure":
+    from matplotlib.figure import Figure
+
+    lines = -(-len(grid.charts) // 2)
+    tallest = max(len(chart.bars) for chart in grid.charts)
+    figure = Figure(figsize=(15, lines * (1.2 + 0.36 * tallest)), layout="constrained")
+    places = figure.subplots(lines, 2, squeeze=False).flatten()
+    for axes, chart in zip(places, grid.charts, strict=False):
+        _draw_bars_on(axes, chart)
+    for axes in places[len(grid.charts) :]:
+        axes.set_visible(False)
+    return figure
 
 
 def _draw_bars(chart: Chart) -> "Figure":
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(9, 1.2 + 0.42 * len(chart.bars)), layout="constrained")
+    _draw_bars_on(figure.subplots(), chart)
+    return figure
+
+
+def _draw_bars_on(axes: "Axes", chart: Chart) -> None:
     bars = list(reversed(chart.bars))  # matplotlib counts from the bottom
-    figure = Figure(figsize=(9, 1.2 + 0.42 * len(bars)), layout="constrained")
-    axes = figure.subplots()
     for index, bar in enumerate(bars):
         axes.barh(index, bar.value, color="#3b6ea5")
         if bar.upper is not None:
@@ -249,7 +280,6 @@ def _draw_bars(chart: Chart) -> "Figure":
     axes.margins(x=0.12)
     if chart.is_logarithmic:
         axes.set_xscale("log")
-    return figure
 
 
 def _draw_curves(chart: CurveChart) -> "Figure":

@@ -38,6 +38,9 @@ def simulate_engine(
     max_num_batched_tokens: Annotated[
         int | None, typer.Option(help="Tokens of one step; longer prompts are chunked.", show_default="2048")
     ] = None,
+    enable_prefix_caching: Annotated[
+        bool | None, typer.Option(help="Find what earlier prompts left.", show_default="on")
+    ] = None,
     store: Annotated[
         str | None, typer.Option(metavar="URL", help="Share prefixes with other engines through this node store.")
     ] = None,
@@ -80,6 +83,7 @@ def simulate_engine(
             "cache_blocks": cache_blocks,
             "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens,
+            "enable_prefix_caching": enable_prefix_caching,
             "store": store,
             "store_bucket": store_bucket,
             "kv_events_endpoint": kv_events_endpoint,

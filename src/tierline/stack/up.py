@@ -7,7 +7,6 @@ ready (:mod:`tierline.stack.running`). A UNIX socket, open to this user only, ta
 import asyncio
 import json
 import os
-import secrets
 import shlex
 import signal
 from collections.abc import AsyncIterator, Coroutine
@@ -23,9 +22,7 @@ from tierline import logs
 from tierline.configuration import format_byte_size
 from tierline.errors import EngineError
 from tierline.stack.config import UpConfig
-from tierline.stack.lmcache import MEMORY_PREFIX as LMCACHE_MEMORY_PREFIX
-from tierline.stack.machine import SHARED_MEMORY
-from tierline.stack.nodes import POOL_TOKEN
+from tierline.stack.leftovers import remove_leftovers, write_pool_token
 from tierline.stack.plan import PlannedChild, StackPlan, make_plan
 from tierline.stack.processes import Child
 from tierline.stack.running import DESCRIPTION, RunningChild, RunningNode, RunningReplica, RunningStack, encode
@@ -77,9 +74,9 @@ class Stack:
             When a child ends or is not ready in time.
         """
         self.plan.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._remove_leftovers()  # of a supervisor that was killed; the ports are free, so its children are gone too
+        remove_leftovers(self.plan)  # of a supervisor that was killed; the ports are free, so its children are gone too
         if len(self.plan.nodes) > 1:
-            self._write_pool_token()
+            write_pool_token(self.plan)
         for child in self._children.values():
             child.log.unlink(missing_ok=True)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -128,7 +125,7 @@ class Stack:
         """Stop the children, those that depend on others first, and remove what only running children need."""
         for stage in ([self.plan.router], self.plan.replicas, self.plan.caches, self.plan.stores):
             await asyncio.gather(*(self._children[planned.name].stop() for planned in stage))
-        self._remove_leftovers()
+        remove_leftovers(self.plan)
 
     def describe(self) -> RunningStack:
         """Return what runs."""
@@ -177,23 +174,6 @@ class Stack:
         child = self._children[planned.name]
         node = nodes[index % len(nodes)].name if nodes else ""
         return RunningReplica(planned.name, planned.url, child.pid, child.log, node)
-
-    def _write_pool_token(self) -> None:
-        file = self.plan.folder / POOL_TOKEN
-        file.touch(mode=0o600, exist_ok=False)
-        file.write_text(secrets.token_urlsafe(32))
-
-    def _remove_leftovers(self) -> None:
-        """Remove the description and what node stores keep for their next start: a stack has stores of its own."""
-        leftovers = [self.plan.folder / DESCRIPTION, self.plan.folder / POOL_TOKEN]
-        patterns = (self.plan.segment, f"{self.plan.segment}.*", f"{LMCACHE_MEMORY_PREFIX}{self.plan.segment}.*")
-        for pattern in patterns:
-            leftovers += SHARED_MEMORY.glob(pattern)
-        for ending in ("events", "replay"):  # vLLM leaves its sockets behind
-            leftovers += self.plan.control.parent.glob(f"{self.plan.segment}-*.{ending}")
-        leftovers += [node.socket for node in self.plan.nodes]  # they are still there if the stores were killed
-        for leftover in leftovers:
-            leftover.unlink(missing_ok=True)
 
 
 async def _supervise(plan: StackPlan, console: Console) -> None:

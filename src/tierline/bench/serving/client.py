@@ -15,6 +15,9 @@ import msgspec
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 
+NOT_SAID = -1.0
+"""For how far ahead of the next best a token was, where the server does not say."""
+
 _MOST_OF_A_DETAIL = 200
 _LONGEST_LINE = 8 * 1024 * 1024
 
@@ -36,6 +39,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         Ask for answers of exactly the length that is wanted; servers that do not know the field may refuse it.
     timeout_s
         Of a whole request.
+    session_header
+        Header that names what a request belongs to (a document, a chat), for routers that route by it; empty: none.
+    cache_salt
+        ``cache_salt`` of each request; empty: none.
+    shares_nothing
+        Each request has a ``cache_salt`` of its own, so that it finds nothing in any cache.
+    keeps_answers
+        Ask for the tokens of answers and how far ahead of the next best each was, and keep both.
     """
 
     base_url: str
@@ -45,6 +56,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     extra_body: Mapping[str, Any] = {}
     ignore_eos: bool = True
     timeout_s: float = 600.0
+    session_header: str = ""
+    cache_salt: str = ""
+    shares_nothing: bool = False
+    keeps_answers: bool = False
 
 
 @dataclass
@@ -62,6 +77,8 @@ class Reply:
     endpoint: str = ""
     is_simulated: bool = False
     text: str = ""
+    tokens: list[str] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
 
 
 class _Details(msgspec.Struct):
@@ -80,10 +97,30 @@ class _Delta(msgspec.Struct):
     reasoning: str | None = None
 
 
+class _Candidate(msgspec.Struct):
+    logprob: float
+
+
+class _Token(msgspec.Struct):
+    token: str
+    top_logprobs: Sequence[_Candidate] = ()
+
+    @property
+    def margin(self) -> float:
+        """By how many nats the best token was ahead of the next; negative where the server does not say."""
+        best = sorted((candidate.logprob for candidate in self.top_logprobs), reverse=True)
+        return best[0] - best[1] if len(best) > 1 else NOT_SAID
+
+
+class _Tokens(msgspec.Struct):
+    content: Sequence[_Token] | None = None
+
+
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+    logprobs: Any = None
 
     @property
     def content(self) -> str:
@@ -101,7 +138,9 @@ class _Event(msgspec.Struct):
 _EVENTS = msgspec.json.Decoder(_Event)
 
 
-def encode_body(target: Target, messages: Sequence[Mapping[str, str]], output_tokens: int) -> bytes:
+def encode_body(
+    target: Target, messages: Sequence[Mapping[str, str]], output_tokens: int, cache_salt: str = ""
+) -> bytes:
     """Return a request's body; as a completion, what is said becomes one prompt."""
     asked: dict[str, Any] = {"messages": messages}
     if not target.endpoint.endswith("/chat/completions"):
@@ -114,12 +153,16 @@ def encode_body(target: Target, messages: Sequence[Mapping[str, str]], output_to
         "stream": True,
         "stream_options": {"include_usage": True},
         **({"ignore_eos": True} if target.ignore_eos else {}),
+        **({"cache_salt": cache_salt} if cache_salt else {}),
+        **({"logprobs": True, "top_logprobs": 2} if target.keeps_answers else {}),
         **target.extra_body,
     }
     return msgspec.json.encode(body)
 
 
-async def ask(http: aiohttp.ClientSession, target: Target, body: bytes) -> Reply:
+async def ask(
+    http: aiohttp.ClientSession, target: Target, body: bytes, headers: Mapping[str, str] | None = None
+) -> Reply:
     """Send a request and read its answer to the end; whatever goes wrong is in the reply, not raised."""
     reply = Reply()
     started = time.perf_counter()
@@ -127,7 +170,7 @@ async def ask(http: aiohttp.ClientSession, target: Target, body: bytes) -> Reply
         async with http.post(
             target.base_url.rstrip("/") + target.endpoint,
             data=body,
-            headers={"content-type": "application/json", **target.headers},
+            headers={"content-type": "application/json", **target.headers, **(headers or {})},
             timeout=aiohttp.ClientTimeout(total=target.timeout_s),
         ) as response:
             reply.endpoint = response.headers.get("x-tierline-endpoint", "")
@@ -136,7 +179,7 @@ async def ask(http: aiohttp.ClientSession, target: Target, body: bytes) -> Reply
                 reply.error = f"HTTP {response.status}"
                 reply.detail = (await response.text(errors="replace"))[:_MOST_OF_A_DETAIL]
             else:
-                await _read(response, reply, started)
+                await _read(response, reply, started, keeps_tokens=target.keeps_answers)
     except TimeoutError:
         reply.error = "timeout"
     except aiohttp.ClientConnectorError as error:
@@ -149,7 +192,7 @@ async def ask(http: aiohttp.ClientSession, target: Target, body: bytes) -> Reply
     return reply
 
 
-async def _read(response: aiohttp.ClientResponse, reply: Reply, started: float) -> None:
+async def _read(response: aiohttp.ClientResponse, reply: Reply, started: float, *, keeps_tokens: bool) -> None:
     last_s = 0.0
     is_whole = False
     text = []
@@ -173,6 +216,8 @@ async def _read(response: aiohttp.ClientResponse, reply: Reply, started: float) 
                 reply.gaps_s.append(now_s - last_s)
             last_s = now_s
             text.append(content)
+            if keeps_tokens:
+                _keep_tokens(event, content, reply)
         is_whole = is_whole or any(choice.finish_reason for choice in event.choices)
         if event.usage is not None:
             _count(event.usage, reply)
@@ -194,6 +239,19 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield line
     if rest:
         yield rest
+
+
+def _keep_tokens(event: _Event, content: str, reply: Reply) -> None:
+    """Keep an event's tokens; its text as one, where the server tells none."""
+    told = [token for choice in event.choices for token in _tokens_of(choice)] or [_Token(content)]
+    reply.tokens += [token.token for token in told]
+    reply.margins += [token.margin for token in told]
+
+
+def _tokens_of(choice: _Choice) -> Sequence[_Token]:
+    if choice.logprobs is None:
+        return ()
+    return msgspec.convert(choice.logprobs, _Tokens).content or ()
 
 
 def _count(usage: _Usage, reply: Reply) -> None:

@@ -1,15 +1,15 @@
-"""A result as one HTML file that needs nothing else: tables, and charts drawn by uPlot, which is in the file.
+"""A report as one HTML file that needs nothing else: tables, and charts drawn by uPlot, which is in the file.
 
 What comes from servers (models, errors) is text to it, never markup.
 """
 
 import html
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tierline.bench.report import Table, report_tables
+from tierline.bench.report import Report, Table, report_tables
 from tierline.bench.rows import JsonValue
 from tierline.bench.serving.measures import duration
 from tierline.bench.serving.records import Record
@@ -22,13 +22,27 @@ _POINTS_OF_A_CURVE = 200
 
 def html_text(result: Result) -> str:
     """Return a result as a page."""
-    report = report_of(result)
     label = "Simulated: " if result.is_simulated else ""
-    title = html.escape(f"{label}{result.settings.workload} at {result.settings.model}")
+    title = f"{label}{result.settings.workload} at {result.settings.model}"
+    return page_text(title, report_of(result), _charts(result))
+
+
+def page_text(title: str, report: Report, charts: Sequence[Mapping[str, JsonValue]]) -> str:
+    """Return a report as a page.
+
+    Parameters
+    ----------
+    title
+        As text.
+    report
+        Whose tables and notes it has.
+    charts
+        Each with ``title``, the names of its axes ``x`` and ``y``, of its series, ``names``, and their ``data``, x
+        first; ``kind`` is ``line``, ``points`` or ``bars``, and bars stand at 0, 1, … for their ``labels``.
+    """
     uplot = importlib.resources.files("tierline") / "vendored" / "uplot"
-    charts = msgspec.json.encode(_charts(result)).decode().replace("<", "\\u003c")
     return _PAGE.format(
-        title=title,
+        title=html.escape(title),
         uplot_style=(uplot / "uPlot.min.css").read_text(),
         style=_STYLE,
         subtitle=html.escape(f"{report.started} · {report.command}"),
@@ -36,7 +50,7 @@ def html_text(result: Result) -> str:
         notes="".join(f"<li>{html.escape(note)}</li>" for note in report.notes),
         tables="".join(map(_table, report_tables(report))),
         uplot_script=(uplot / "uPlot.iife.min.js").read_text(),
-        charts=charts,
+        charts=msgspec.json.encode(charts).decode().replace("<", "\\u003c"),
         script=_SCRIPT,
     )
 
@@ -57,7 +71,7 @@ def _moments(records: Sequence[Record]) -> dict[str, JsonValue]:
         "title": "Time to first token of each request",
         "x": "seconds since the start",
         "y": "seconds",
-        "is_points": True,
+        "kind": "points",
         "names": ["cold", "warm"],
         "data": [[record.sent_s for record in ordered], cold, warm],
     }
@@ -72,7 +86,7 @@ def _shares(records: Sequence[Record]) -> dict[str, JsonValue]:
         "title": "Share of requests whose first token took at most so long",
         "x": "seconds",
         "y": "share",
-        "is_points": False,
+        "kind": "line",
         "names": ["cold", "warm"],
         "data": [ticks, *([_share_below(side, tick) for tick in ticks] for side in sides)],
     }
@@ -93,7 +107,7 @@ def _rates(records: Sequence[Record]) -> dict[str, JsonValue]:
         "title": "Output tokens a second, of answers that ended then",
         "x": "seconds since the start",
         "y": "tokens/s",
-        "is_points": False,
+        "kind": "line",
         "names": ["output tokens/s"],
         "data": [
             [start + part_s * (part + 0.5) for part in range(_PARTS_OF_A_RUN)],
@@ -142,14 +156,23 @@ for (const chart of JSON.parse(document.getElementById("charts").textContent)) {
   figure.append(caption);
   document.getElementById("figures").append(figure);
   const axis = label => ({label, stroke: ink, grid: {stroke: "#8884"}, ticks: {stroke: "#8884"}});
+  const isBars = chart.kind === "bars";
+  const paths = {points: () => null, bars: uPlot.paths.bars({size: [0.6, 80]})}[chart.kind];
   const series = chart.names.map((name, index) => ({
-    label: name, stroke: colours[index],
-    paths: chart.is_points ? () => null : undefined,
-    points: {show: chart.is_points, size: 5, fill: colours[index]},
+    label: name, stroke: colours[index], paths, fill: isBars ? colours[index] : undefined,
+    points: {show: chart.kind === "points", size: 5, fill: colours[index]},
   }));
+  const named = (_, places) => places.map(place => chart.labels[place] ?? "");
+  const x = {...axis(chart.x)}, first = {label: chart.x}, scales = {x: {time: false}};
+  if (isBars) {
+    Object.assign(x, {label: undefined, values: named, splits: () => chart.data[0], rotate: -35, size: 130});
+    first.value = (_, place) => chart.labels[place] ?? "";
+    scales.x.range = [-0.6, chart.labels.length - 0.4];
+    scales.y = {range: (_, low, high) => [0, high * 1.1]};
+  }
   new uPlot({
-    width: Math.min(920, document.body.clientWidth), height: 300, scales: {x: {time: false}},
-    axes: [axis(chart.x), axis(chart.y)], series: [{label: chart.x}, ...series],
+    width: Math.min(920, document.body.clientWidth), height: isBars ? 400 : 300, scales,
+    axes: [x, axis(chart.y)], series: [first, ...series],
   }, chart.data, figure);
 }
 """

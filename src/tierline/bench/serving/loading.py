@@ -107,7 +107,7 @@ class Loader:
         planned = ready.planned
         body = self._bodies.pop(planned.index, None) or self._body(planned)
         sent_s = self._now()
-        reply = await ask(http, self._assignment.target, body)
+        reply = await ask(http, self._assignment.target, body, self._headers(planned))
         self._told(self._record(ready, sent_s, reply))
         if planned.index in self._remembered:
             self._said[planned.index].append({"role": "assistant", "content": reply.text})
@@ -128,7 +128,12 @@ class Loader:
             messages = self._said.pop(planned.after) + messages
         if planned.index in self._remembered:
             self._said[planned.index] = messages.copy()
-        return encode_body(asked.target, messages, planned.output_tokens)
+        salt = f"{asked.target.cache_salt} {asked.salt} {planned.index}" if asked.target.shares_nothing else ""
+        return encode_body(asked.target, messages, planned.output_tokens, salt or asked.target.cache_salt)
+
+    def _headers(self, planned: Planned) -> dict[str, str]:
+        header = self._assignment.target.session_header
+        return {header: f"{self._assignment.salt} {planned.family}"} if header else {}
 
     def _record(self, ready: Ready, sent_s: float, reply: Reply) -> Record:
         planned = ready.planned
@@ -151,6 +156,8 @@ class Loader:
             endpoint=reply.endpoint,
             is_simulated=reply.is_simulated,
             is_measured=sent_s >= self._assignment.ramp_s,
+            answer=reply.tokens,
+            margins=reply.margins,
         )
 
     def _unsent(self, planned: Planned) -> Record:

@@ -1,6 +1,7 @@
 """What is kept of every request: times as the client saw them, tokens as the server counts them, how it went wrong.
 
-Times are seconds since the run's start unless a name says otherwise. Nothing of prompts or answers is kept.
+Times are seconds since the run's start unless a name says otherwise. Nothing of prompts is kept, and nothing of answers
+unless they are to be compared.
 """
 
 from collections.abc import Sequence
@@ -44,6 +45,9 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
         The answer says that no model made it.
     is_measured
         Whether it counts: not while places are still being opened.
+    answer, margins
+        Where answers are compared: its tokens, and by how many nats each was ahead of the next best, negative where the
+        server does not say.
     """
 
     index: int
@@ -64,6 +68,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     endpoint: str = ""
     is_simulated: bool = False
     is_measured: bool = True
+    answer: Sequence[str] = ()
+    margins: Sequence[float] = ()
 
     @property
     def is_good(self) -> bool:

@@ -65,6 +65,8 @@ class Run:
         Where records are kept while the run goes on; ``None``: nowhere.
     resumes
         Go on where the journal ends.
+    tokens_per_word
+        What the server makes of a word; ``None``: it is asked first. Runs with the same text give the same.
     """
 
     settings: Settings
@@ -77,6 +79,7 @@ class Run:
     start_at_s: float | None = None
     journal: Path | None = None
     resumes: bool = False
+    tokens_per_word: float | None = None
 
 
 @dataclass
@@ -153,7 +156,9 @@ async def run(given: Run, watcher: Watcher | None = None) -> Result:
     text_salt = salt if earlier is None else f"{salt}+{earlier.attempts}"
     left = _timed(given, whole if earlier is None else earlier.left(whole))
     async with aiohttp.ClientSession() as http:
-        tokens_per_word, notes = await _tokens_per_word(http, given.target, settings.workload)
+        tokens_per_word, notes = given.tokens_per_word, list[str]()
+        if tokens_per_word is None:
+            tokens_per_word, notes = await _tokens_per_word(http, given.target, settings.workload)
         await _warm_up(http, given, tokens_per_word, watcher)
         before = await _split(http, given.metrics_urls)
         wait_s = 0.0 if given.start_at_s is None else given.start_at_s - time.time()

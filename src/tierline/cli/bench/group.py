@@ -2,7 +2,7 @@
 
 import typer
 
-from tierline.cli.bench import here, running
+from tierline.cli.bench import comparing, here, running
 
 app = typer.Typer(
     name="bench",
@@ -27,6 +27,9 @@ def bench() -> None:
 
 
 app.command(short_help="Load on any endpoint of the OpenAI API: latencies, rates, goodput, cost.")(running.run)
+app.command(short_help="The same load with each feature on and off: the vendor's four charts, for this machine.")(
+    comparing.compare_features
+)
 app.command(short_help="Time to first token of a long document: cold, warm here, warm elsewhere, after a restart.")(
     here.document
 )

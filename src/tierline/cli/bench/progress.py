@@ -1,7 +1,9 @@
 """How a run goes, on standard error: a bar with the latest percentiles at a terminal, a line now and then elsewhere."""
 
+import contextlib
 import time
 from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -15,6 +17,13 @@ from tierline.bench.serving.running import Watcher
 _LATEST = 200
 _BETWEEN_S = 0.5
 _BETWEEN_LINES_S = 10.0
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[Watcher]:
+    """Show how a run goes, and yield who is told of it."""
+    with Progress() as progress:
+        yield progress.watcher
 
 
 class Progress:

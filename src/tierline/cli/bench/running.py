@@ -250,7 +250,7 @@ def run(
             trace_path=dataset_path,
             salt=salt or "",
             metrics_urls=metrics_url or (),
-            billing=_billing(prices, instance_type, instances),
+            billing=billing_of(prices, instance_type, instances),
             late_limit_ms=late_limit,
             start_at_s=start_at,
             journal=journal,
@@ -294,7 +294,8 @@ def _ramp(strategy: Literal["linear", "exponential"] | None, start: float | None
     return Ramp(strategy, start, end)
 
 
-def _billing(prices: Path | None, instance_type: str | None, instances: int) -> "Billing | None":
+def billing_of(prices: Path | None, instance_type: str | None, instances: int) -> "Billing | None":
+    """Return what serves, and what it costs; ``None`` where neither flag was given."""
     from tierline.bench.serving.prices import Fleet, read_prices
     from tierline.bench.serving.results import Billing
     from tierline.errors import UsageError

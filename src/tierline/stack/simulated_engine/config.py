@@ -24,6 +24,9 @@ class SimulatedEngineConfig(ProgramConfig):
     )
     decode_rate: float = Field(default=50.0, gt=0, description="tokens generated per second, by each sequence")
     cache_blocks: int = Field(default=4096, ge=1, description="blocks of 16 tokens in the KV cache")
+    enable_prefix_caching: bool = Field(
+        default=True, description="find what earlier prompts left; `--no-enable-prefix-caching` computes all"
+    )
     max_num_seqs: int = Field(default=64, ge=1, description="sequences that run at once; more of them queue")
     max_num_batched_tokens: int = Field(
         default=2048, ge=1, description="tokens of one step; longer prompts are chunked"

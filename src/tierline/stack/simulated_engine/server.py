@@ -324,6 +324,7 @@ class _Handlers:
         self.engine = engine
         self._model = config.model
         self._adapters = config.adapters
+        self._caches_prefixes = config.enable_prefix_caching
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
         body = await _decode(http, ChatRequest)
@@ -418,7 +419,9 @@ class _Handlers:
         # Another engine has computed it: all of the prompt but the last token is there at once.
         is_handed_over = body.kv_transfer_params is not None and body.kv_transfer_params.do_remote_prefill
         fetched = len(prompt) - 1 if is_handed_over else 0
-        return Request(prompt, tokens.answer(prompt, length), reason, body.cache_salt or "", adapter, fetched)
+        # What is under a salt of its own finds nothing, and is found by nobody.
+        salt = (body.cache_salt or "") if self._caches_prefixes else uuid.uuid4().hex
+        return Request(prompt, tokens.answer(prompt, length), reason, salt, adapter, fetched)
 
 
 async def _decode(http: web.Request, kind: type[Body]) -> Body:
