@@ -58,5 +58,5 @@ def test_features_are_compared_and_cells_that_are_done_stay_done(tmp_path: Path)
 
 
 def test_a_server_that_is_not_there_is_named_and_so_is_what_it_cannot_switch(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no cell could be measured.*cannot be switched"):
+    with pytest.raises(UsageError, match=r"no cell could be measured.*cannot be switched"):
         compare(tmp_path, "--base-url", "http://127.0.0.1:9", "--cells", "off,l1")
