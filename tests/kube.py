@@ -299,6 +299,7 @@ def running_controllers(cluster: Cluster) -> Iterator[None]:
     options = [
         f"--service-account-private-key-file={cluster.folder / 'accounts.pem'}", f"--root-ca-file={cluster.authority}",
         "--controllers=*," + ",".join(f"-{name}" for name in without),
+        "--horizontal-pod-autoscaler-sync-period=1s",
     ]  # fmt: skip
     with _running(manager, [*common, *options], cluster.folder), _running(scheduler, common, cluster.folder):
         yield

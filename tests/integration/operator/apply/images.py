@@ -7,6 +7,8 @@ from dataclasses import replace
 from tests.kubelet import Container, Program, as_it_says
 
 VLLM_PORT = "8000"
+DECODE_RATE = "SIMULATED_DECODE_RATE"
+"""A variable of the engine's container: tokens generated per second, where answers are to take their time."""
 
 
 def simulated_vllm(container: Container) -> list[str]:
@@ -17,7 +19,7 @@ def simulated_vllm(container: Container) -> list[str]:
     command = [
         *("tierline", "simulate-engine", "--host", container.address),
         *("--port", next(iter(_values(container.words, "--port")), VLLM_PORT)),
-        *("--prefill-rate", "100000", "--decode-rate", "1000"),
+        *("--prefill-rate", "100000", "--decode-rate", container.environment.get(DECODE_RATE, "1000")),
         *(part for name in names for part in ("--adapter", name)),
         *(("--store", store) if store is not None else ()),
         *(("--store-bucket", bucket) if bucket is not None else ()),
