@@ -152,6 +152,7 @@ class Job:
     cached_tokens: int = 0
     """Of all caches."""
     prefill_left: int = 0
+    block_tokens: int = BLOCK_TOKENS
     admitted_at_s: float = inf
     first_token_at_s: float = inf
     ended_at_s: float = inf
@@ -159,7 +160,7 @@ class Job:
     @property
     def answer_blocks(self) -> int:
         """Blocks that its answer takes."""
-        return -(-self.output_tokens // BLOCK_TOKENS)
+        return -(-self.output_tokens // self.block_tokens)
 
     @property
     def uncached_tokens(self) -> int:
@@ -364,7 +365,7 @@ class Engine:
                 self._ready_at.update(dict.fromkeys(coming, loaded_at_s))
                 ready_at_s = max(ready_at_s, loaded_at_s)
         # A model must compute one token at least to say what comes next.
-        known = (job.cached_blocks + sum(job.loaded_blocks)) * BLOCK_TOKENS
+        known = (job.cached_blocks + sum(job.loaded_blocks)) * job.block_tokens
         job.cached_tokens = min(known, job.prompt_tokens - 1)
         job.prefill_left = job.uncached_tokens
         return ready_at_s

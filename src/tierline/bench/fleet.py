@@ -8,11 +8,11 @@ when its first token comes, when it ends. What an engine holds, the strategy has
 import heapq
 import itertools
 from array import array
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tierline.bench.engine_model import Below, BlockCache, CacheListener, Engine, EngineModel, Job
 from tierline.bench.routing_loads import Arrival
@@ -68,8 +68,29 @@ class Served(NamedTuple):
     position: int
 
 
+class Scaler(Protocol):
+    """Says how many endpoints there should be.
+
+    Attributes
+    ----------
+    every_s
+        Between two looks.
+    start_s
+        From being wanted until an endpoint serves.
+    """
+
+    every_s: float
+    start_s: float
+
+    def wanted(self, now_s: float, under_way: int, replicas: int) -> int:
+        """Return how many, where there are so many, those that start among them, and so many requests under way."""
+
+
 class Fleet:
     """Endpoints with an engine each.
+
+    Endpoints that a scaler adds begin with empty caches. One that it takes away gets no more requests, and ends with
+    those that it has; its place may be another's then.
 
     Parameters
     ----------
@@ -81,13 +102,21 @@ class Fleet:
         Room of each engine's cache, in blocks of the trace.
     model
         Of each engine.
+    block_tokens
+        Of each of these.
     below
         What is below each engine's cache, made for one of them after the other; ``None``: nothing.
+    scaler
+        Adds endpoints and takes them away; ``None``: there are always ``endpoints``.
+    gone
+        Told of the place of each endpoint that has ended.
 
     Attributes
     ----------
     engines
-        Of each endpoint.
+        All that there have been, in the order of their coming.
+    counts
+        When there were how many that serve.
     """
 
     def __init__(
@@ -97,25 +126,26 @@ class Fleet:
         blocks: int,
         model: EngineModel,
         below: Callable[[int, CacheListener | None], Below] | None = None,
+        block_tokens: int = BLOCK_TOKENS,
+        scaler: Scaler | None = None,
+        gone: Callable[[int], None] | None = None,
     ) -> None:
         self._strategy = strategy
-        self._endpoints = [Endpoint(f"http://engine-{position}:8000", position) for position in range(endpoints)]
-        for endpoint in self._endpoints:
-            endpoint.capacity_blocks, endpoint.block_tokens = blocks, BLOCK_TOKENS
+        self._blocks, self._block_tokens = blocks, block_tokens
+        self._model = model
+        self._below = below
+        self._scaler = scaler
+        self._gone = gone
         self._open: dict[Job, tuple[Decision, int, Arrival]] = {}
         self._tells = isinstance(strategy, KvAware)
         self.engines: list[Engine] = []
-        for endpoint in self._endpoints:
-            source: SourceBlocks | None = None
-            if isinstance(strategy, KvAware):
-                events = EventSource(strategy.blocks.open(), has_replay=False, clock=_no_clock)
-                events.state = SourceState.EXACT
-                strategy.sources[endpoint.url] = [events]
-                source = events.blocks
-            host = _Events(source, "CPU") if source is not None else None
-            engine = Engine(model, blocks, below(endpoint.position, host) if below is not None else None)
-            engine.cache.listener = _Events(source) if source is not None else None
-            self.engines.append(engine)
+        self.counts: list[tuple[float, int]] = [(0.0, endpoints)]
+        self._engine_at: dict[int, Engine] = {}
+        self._leaving: set[int] = set()
+        self._starting: deque[float] = deque()
+        """When those serve that were wanted and do not yet, the next one first."""
+        self._looks_s = inf if scaler is None else scaler.every_s
+        self._endpoints = [self._new_endpoint() for _ in range(endpoints)]
         self._wakes: list[tuple[float, int]] = []
         """Heap of when an engine has to be looked at, and which; an entry that is not its next one is out of date."""
 
@@ -146,7 +176,10 @@ class Fleet:
             coming_s = inf if coming is None else coming.request.at_s * time_scale
             following_s = following[0][0] if following else inf
             at_s = min(coming_s, following_s)
-            if self._wakes and self._wakes[0][0] <= at_s:
+            wakes_s = self._wakes[0][0] if self._wakes else inf
+            if (scales_s := self._scales_s()) <= min(at_s, wakes_s) < inf:
+                self._scale(scales_s)
+            elif self._wakes and wakes_s <= at_s:
                 for job, arrival in self._wake():
                     if next_of is not None and (after := next_of(job, arrival)) is not None:
                         heapq.heappush(following, (after.request.at_s, next(ties), after))
@@ -161,13 +194,21 @@ class Fleet:
     def _submit(self, arrival: Arrival, now: float) -> Served:
         request = RoutingRequest.of_blocks(arrival.hashes, session=arrival.session, now=now)
         if self._tells:
-            request.tokens = PromptTokens(b"".join(map(_tokens_of, arrival.request.blocks)))
+            request.tokens = PromptTokens(
+                b"".join(_tokens_of(block, self._block_tokens) for block in arrival.request.blocks)
+            )
         decision = self._strategy.choose(request, self._endpoints)
         self._strategy.placed(request, decision)
         endpoint, prompt = decision.endpoint, arrival.request
-        job = Job(now, prompt.blocks, len(prompt.blocks) * BLOCK_TOKENS, prompt.output_tokens)
+        job = Job(
+            now,
+            prompt.blocks,
+            len(prompt.blocks) * self._block_tokens,
+            prompt.output_tokens,
+            block_tokens=self._block_tokens,
+        )
         self._open[job] = decision, endpoint.begin(decision.uncached_tokens, now), arrival
-        engine = self.engines[endpoint.position]
+        engine = self._engine_at[endpoint.position]
         before_s = engine.next_at_s
         engine.submit(job)
         if engine.next_at_s != before_s:
@@ -177,8 +218,8 @@ class Fleet:
     def _wake(self) -> Sequence[tuple[Job, Arrival]]:
         """Let the engine work whose turn is next, and tell its endpoint; return what has ended."""
         at_s, position = heapq.heappop(self._wakes)
-        engine = self.engines[position]
-        if engine.next_at_s != at_s:
+        engine = self._engine_at.get(position)
+        if engine is None or engine.next_at_s != at_s:
             return ()
         ended = []
         for job in engine.wake():
@@ -192,21 +233,84 @@ class Fleet:
                 endpoint.cache_told(decision.predicted_cached_tokens, job.cached_tokens)
                 del self._open[job]
                 ended.append((job, arrival))
+                if position in self._leaving and not endpoint.inflight:
+                    self._end(endpoint)
         if engine.next_at_s < inf:
             heapq.heappush(self._wakes, (engine.next_at_s, position))
         return ended
+
+    def _scales_s(self) -> float:
+        """Return when somebody looks at the load next, or an endpoint comes."""
+        return min(self._looks_s, self._starting[0]) if self._starting else self._looks_s
+
+    def _scale(self, now: float) -> None:
+        """Let those come whose time it is; look, and do what the scaler wants."""
+        while self._starting and self._starting[0] <= now:
+            self._starting.popleft()
+            endpoint = self._new_endpoint()
+            endpoint.cold_since = now
+            self._endpoints.append(endpoint)
+        if self._scaler is not None and self._looks_s <= now:
+            self._looks_s += self._scaler.every_s
+            there = len(self._endpoints) + len(self._starting)
+            wanted = self._scaler.wanted(now, len(self._open), there)
+            self._starting.extend([now + self._scaler.start_s] * (wanted - there))
+            for _ in range(there - wanted):  # those that do not serve yet first, then the latest
+                if self._starting:
+                    self._starting.pop()
+                else:
+                    self._take_away(self._endpoints.pop())
+        if self.counts[-1][1] != len(self._endpoints):
+            self.counts.append((now, len(self._endpoints)))
+
+    def _new_endpoint(self) -> Endpoint:
+        """Return one with an empty engine, at the lowest place that nobody has."""
+        position = next(place for place in itertools.count() if place not in self._engine_at)
+        endpoint = Endpoint(f"http://engine-{position}:8000", position)
+        endpoint.capacity_blocks, endpoint.block_tokens = self._blocks, self._block_tokens
+        source: SourceBlocks | None = None
+        if isinstance(self._strategy, KvAware):
+            events = EventSource(self._strategy.blocks.open(), has_replay=False, clock=_no_clock)
+            events.state = SourceState.EXACT
+            self._strategy.sources[endpoint.url] = [events]
+            source = events.blocks
+        host = _Events(source, self._block_tokens, "CPU") if source is not None else None
+        below = self._below(position, host) if self._below is not None else None
+        engine = self._engine_at[position] = Engine(self._model, self._blocks, below)
+        engine.cache.listener = _Events(source, self._block_tokens) if source is not None else None
+        self.engines.append(engine)
+        return endpoint
+
+    def _take_away(self, endpoint: Endpoint) -> None:
+        self._strategy.forget(endpoint)
+        self._leaving.add(endpoint.position)
+        if not endpoint.inflight:
+            self._end(endpoint)
+
+    def _end(self, endpoint: Endpoint) -> None:
+        """Its last request has ended: nothing is left of it."""
+        position = endpoint.position
+        self._leaving.discard(position)
+        engine = self._engine_at.pop(position)
+        engine.cache.listener = None
+        if isinstance(self._strategy, KvAware):
+            for events in self._strategy.sources.pop(endpoint.url, ()):
+                self._strategy.blocks.close(events.blocks)
+        if self._gone is not None:
+            self._gone(position)
 
 
 class _Events:
     """KV events of an engine's cache, or of what is below it, applied as they come."""
 
-    def __init__(self, source: SourceBlocks, medium: str | None = None) -> None:
+    def __init__(self, source: SourceBlocks, block_tokens: int, medium: str | None = None) -> None:
         self._source = source
+        self._block_tokens = block_tokens
         self._medium = medium
 
     def stored(self, parent: int | None, blocks: Sequence[int]) -> None:
-        tokens = [token for block in blocks for token in repeat(block, BLOCK_TOKENS)]
-        self._tell(BlockStored(list(blocks), parent, tokens, BLOCK_TOKENS, medium=self._medium))
+        tokens = [token for block in blocks for token in repeat(block, self._block_tokens)]
+        self._tell(BlockStored(list(blocks), parent, tokens, self._block_tokens, medium=self._medium))
 
     def removed(self, block: int) -> None:
         self._tell(BlockRemoved([block], medium=self._medium))
@@ -215,9 +319,9 @@ class _Events:
         self._source.apply(EventBatch(timestamp=0.0, events=[event], rank=None, unknown=0))
 
 
-def _tokens_of(block: int) -> bytes:
+def _tokens_of(block: int, count: int) -> bytes:
     """Return tokens for a block of a trace, which has none: its number, over and over."""
-    return array("I", [block]).tobytes() * BLOCK_TOKENS
+    return array("I", [block]).tobytes() * count
 
 
 def _no_clock() -> float:

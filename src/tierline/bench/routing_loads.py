@@ -11,8 +11,14 @@ import xxhash
 from tierline.bench.traces import BLOCK_TOKENS, Request, Trace
 from tierline.router.prompt import BLOCK_BYTES, BYTES_PER_TOKEN
 
-ROUTER_BLOCKS = BLOCK_TOKENS * BYTES_PER_TOKEN // BLOCK_BYTES
-"""Blocks of the router's in one of a trace."""
+
+def router_blocks(block_tokens: int) -> int:
+    """Return how many blocks of the router's are in one of a trace."""
+    return block_tokens * BYTES_PER_TOKEN // BLOCK_BYTES
+
+
+ROUTER_BLOCKS = router_blocks(BLOCK_TOKENS)
+"""In one of the usual length."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Arrival:
 
 def arrivals(trace: Trace) -> Iterator[Arrival]:
     """Yield a trace's requests with what a router reads of them, which is more than they are themselves."""
-    hashes_of = _Hashes()
+    hashes_of = _Hashes(router_blocks(trace.block_tokens))
     sessions = infer_sessions(trace.requests) if trace.sessions is None else trace.sessions
     for request, session in zip(trace.requests, sessions, strict=True):
         yield Arrival(request, b"%d" % session, hashes_of(request.blocks))
@@ -57,7 +63,8 @@ def infer_sessions(requests: Sequence[Request]) -> list[int]:
 class _Hashes:
     """Numbers of a trace's blocks as hashes of the router's; both stand for the whole prefix."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts: int) -> None:
+        self._parts = parts
         self._known: dict[int, list[int]] = {}
 
     def __call__(self, blocks: Sequence[int]) -> list[int]:
@@ -65,7 +72,7 @@ class _Hashes:
         for block in blocks:
             known = self._known.get(block)
             if known is None:
-                known = [xxhash.xxh3_64_intdigest(b"%d" % block, part) for part in range(ROUTER_BLOCKS)]
+                known = [xxhash.xxh3_64_intdigest(b"%d" % block, part) for part in range(self._parts)]
                 self._known[block] = known
             hashes += known
         return hashes

@@ -8,7 +8,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +34,14 @@ class Trace:
     ----------
     sessions
         A number for each one's conversation; ``None``: the trace does not tell.
+    block_tokens
+        Of each block: a multiple of the 64 that a router tells apart.
     """
 
     name: str
     requests: Sequence[Request]
     sessions: Sequence[int] | None = None
+    block_tokens: int = BLOCK_TOKENS
 
     @property
     def blocks(self) -> int:
@@ -53,7 +56,7 @@ class Trace:
     def first(self, requests: int) -> "Trace":
         """Return the beginning of this trace."""
         sessions = None if self.sessions is None else self.sessions[:requests]
-        return Trace(self.name, self.requests[:requests], sessions)
+        return replace(self, requests=self.requests[:requests], sessions=sessions)
 
 
 def read_trace(path: Path) -> Trace:

@@ -24,6 +24,7 @@ _FOLDER = "tierline.simulate.coefficient_files"
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Deviation = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -74,7 +75,35 @@ class Accuracy(BaseModel):
             )
             if median is not None
         ]
-        return ", ".join(parts) + "; queueing, hits and tails are not validated by that"
+        return ", ".join(parts)
+
+
+class Validation(_Part):
+    """How far simulations with these coefficients were from what a real endpoint did under the same load.
+
+    Parameters
+    ----------
+    workload
+        In words; the calibration did not have it.
+    ttft_p50_percent, ttft_p90_percent, throughput_percent
+        How much above the measured figure the simulated one was, or below it.
+    hit_rate_points
+        The same of the share of prompt tokens that were cached; ``None``: the endpoint does not say.
+    """
+
+    date: dt.date
+    workload: Text
+    ttft_p50_percent: Deviation
+    ttft_p90_percent: Deviation
+    throughput_percent: Deviation
+    hit_rate_points: Deviation | None = None
+
+    def __str__(self) -> str:
+        hits = "" if self.hit_rate_points is None else f", cached tokens {self.hit_rate_points:+.1f} points"
+        return (
+            f"{self.date}, simulated against measured: TTFT P50 {self.ttft_p50_percent:+.1f} %, P90 "
+            f"{self.ttft_p90_percent:+.1f} %, output tokens/s {self.throughput_percent:+.1f} %{hits} ({self.workload})"
+        )
 
 
 class Coefficients(_Part):
@@ -107,6 +136,7 @@ class Coefficients(_Part):
     prefill: PrefillCoefficients
     decode: DecodeCoefficients
     observations: Observations = Observations()
+    validation: Validation | None = None
 
     @property
     def accuracy(self) -> Accuracy:
@@ -151,6 +181,21 @@ class Coefficients(_Part):
             sequences=self.sequences,
             prompts_a_step=self.sequences,
         )
+
+
+def provenance(place: str, known: Coefficients) -> dict[str, str]:
+    """Return what every result says of its coefficients: the file, where its figures are from, how far they are off."""
+    validation = "never: queueing, hits and tails were not held against a real endpoint"
+    return {
+        "file": place,
+        "model": known.model,
+        "hardware": known.hardware,
+        "engine": known.engine,
+        "source": " ".join(known.source.split()),
+        "date": known.date.isoformat(),
+        "fit": str(known.accuracy),
+        "validation": validation if known.validation is None else str(known.validation),
+    }
 
 
 def shipped() -> list[str]:
@@ -204,9 +249,15 @@ def parse(text: str, where: str) -> Coefficients:
         raise ConfigurationError(f"{where}: {key}", problem["input"], allowed) from None
 
 
+def check_place(flag: str, path: Path) -> None:
+    """Raise :class:`ConfigurationError` where :func:`write` would not know what to write."""
+    if path.suffix not in _SUFFIXES:
+        raise ConfigurationError(flag, str(path), f"a file that ends in {', '.join(_SUFFIXES)}")
+
+
 def write(coefficients: Coefficients, path: Path) -> None:
     """Write a file that :func:`read` reads."""
-    content = coefficients.model_dump(mode="json", by_alias=True)
+    content = coefficients.model_dump(mode="json", by_alias=True, exclude_none=True)
     try:
         if path.suffix == ".json":
             path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")

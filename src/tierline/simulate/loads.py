@@ -71,6 +71,11 @@ def sharing_nothing(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
         yield replace(arrival, request=arrival.request._replace(blocks=blocks))
 
 
+def starts(dice: random.Random, clients: int, think_s: float) -> list[float]:
+    """Return when each client of a closed loop asks first: within one pause of each other, or a second."""
+    return sorted(dice.uniform(0.0, max(1.0, think_s)) for _ in range(clients))
+
+
 class Clients:
     """A closed loop: so many clients, each asking what a session asks, one request after the other, then another's.
 
@@ -111,10 +116,8 @@ class Clients:
         """What is left of a session of which a request is being answered."""
 
     def first(self) -> list[Arrival]:
-        """Return what each client asks first: they begin within one pause of each other, or a second."""
-        within_s = max(1.0, self._think_s)
-        starts = sorted(self._dice.uniform(0.0, within_s) for _ in range(self._clients))
-        asked = (self._ask(deque(), at_s) for at_s in starts)
+        """Return what each client asks first."""
+        asked = (self._ask(deque(), at_s) for at_s in starts(self._dice, self._clients, self._think_s))
         return [arrival for arrival in asked if arrival is not None]
 
     def next_of(self, job: Job, arrival: Arrival) -> Arrival | None:

@@ -9,11 +9,12 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from tierline import __version__
 from tierline.bench.engine_model import GAP_GRAIN, Job
 from tierline.bench.rows import JsonValue, percentile
-from tierline.bench.traces import BLOCK_TOKENS
+from tierline.simulate.coefficients import provenance
 from tierline.simulate.running import Cluster, Outcome
 from tierline.simulate.tiers import TIERS, TierModel
 
@@ -21,8 +22,8 @@ SCHEMA = "tierline-simulate/1"
 PERCENTS = (50, 90, 95, 99)
 
 
-def document(outcome: Outcome, started: str) -> dict[str, JsonValue]:
-    """Return the document that ``--json`` writes."""
+def document(outcome: Outcome, started: str, place: str) -> dict[str, JsonValue]:
+    """Return the document that ``--json`` writes; ``place`` is where the coefficients are from."""
     load, jobs = outcome.load, [job for job, _ in outcome.measured]
     coefficients = outcome.cluster.coefficients
     return {
@@ -41,7 +42,7 @@ def document(outcome: Outcome, started: str) -> dict[str, JsonValue]:
         "seed": load.seed,
         **figures(outcome),
         "cluster": _cluster(outcome.cluster),
-        "accuracy": str(coefficients.accuracy),
+        "coefficients": provenance(place, coefficients),
     }
 
 
@@ -74,7 +75,7 @@ def figures(outcome: Outcome) -> dict[str, float]:
             made[f"median_{name}_ms"] = 1000 * percentile(seconds, 50)
             made[f"std_{name}_ms"] = 1000 * statistics.pstdev(seconds)
             made |= {f"p{percent}_{name}_ms": 1000 * percentile(seconds, percent) for percent in PERCENTS}
-    return made | _between_tokens(outcome.gaps) | _shares(jobs)
+    return made | _between_tokens(outcome.gaps) | _shares(jobs) | _replicas(outcome)
 
 
 def cached_tokens(job: Job) -> list[int]:
@@ -82,7 +83,7 @@ def cached_tokens(job: Job) -> list[int]:
     parts = [job.cached_blocks, *(job.loaded_blocks or [0] * len(TIERS))]
     left, read = job.cached_tokens, []
     for blocks in parts:
-        tokens = min(left, blocks * BLOCK_TOKENS)
+        tokens = min(left, blocks * job.block_tokens)
         read.append(tokens)
         left -= tokens
     return read
@@ -94,6 +95,21 @@ def _shares(jobs: Sequence[Job]) -> dict[str, float]:
     read = [sum(column) / asked for column in zip(*map(cached_tokens, jobs), strict=True)]
     names = ("engine", *TIERS)
     return {"hit_rate": sum(read)} | {f"hit_rate_{name}": share for name, share in zip(names, read, strict=True)}
+
+
+def _replicas(outcome: Outcome) -> dict[str, float]:
+    """Return how many replicas served in the time that is measured: on average, which is what they cost, at most."""
+    counts = outcome.replica_counts
+    ends = [at_s for at_s, _ in counts[1:]] + [math.inf]
+    lasted = [
+        (min(end_s, outcome.last_s) - max(at_s, outcome.first_s), count)
+        for (at_s, count), end_s in zip(counts, ends, strict=True)
+        if at_s < outcome.last_s and end_s > outcome.first_s
+    ]
+    return {
+        "mean_replicas": sum(seconds * count for seconds, count in lasted) / (outcome.last_s - outcome.first_s),
+        "most_replicas": max(count for _, count in lasted),
+    }
 
 
 def _between_tokens(gaps: Counter[int]) -> dict[str, float]:
@@ -131,15 +147,12 @@ def _cluster(cluster: Cluster) -> dict[str, JsonValue]:
         "replicas_per_node": cluster.replicas_per_node,
         "strategy": cluster.strategy,
         "prefix_caching": cluster.keeps_prefixes,
-        "hardware": coefficients.hardware,
-        "engine": coefficients.engine,
-        "coefficients_source": coefficients.source,
-        "coefficients_date": coefficients.date.isoformat(),
         "kv_tokens": coefficients.kv_tokens,
         "l1": _tier(cluster.l1),
         "l2": _tier(cluster.l2),
         "overhead_s": cluster.overhead_s,
         "load_factor": cluster.load_factor,
+        "autoscaling": None if cluster.autoscaling is None else asdict(cluster.autoscaling),
     }
 
 

@@ -10,12 +10,13 @@ from math import inf
 
 from tierline.bench.engine_model import Job
 from tierline.bench.fleet import Fleet, Served
-from tierline.bench.routing_loads import ROUTER_BLOCKS, arrivals
-from tierline.bench.traces import BLOCK_TOKENS, Trace
+from tierline.bench.routing_loads import arrivals, router_blocks
+from tierline.bench.traces import Trace
 from tierline.errors import ConfigurationError
 from tierline.router.index import PLACEMENT_BYTES
 from tierline.router.strategies import STRATEGIES, Strategy, build_strategy
 from tierline.router.strategies.kvaware import KV_INDEX_BYTES
+from tierline.simulate.autoscaling import Autoscaler, Autoscaling
 from tierline.simulate.coefficients import Coefficients
 from tierline.simulate.loads import Clients, sharing_nothing
 from tierline.simulate.published import PublishedPrefixAware
@@ -34,7 +35,7 @@ class Cluster:
     coefficients
         Of each replica.
     replicas
-        How many.
+        How many; with autoscaling, how many at the beginning.
     strategy
         A name of the router's, or :data:`PUBLISHED`.
     keeps_prefixes
@@ -47,6 +48,8 @@ class Cluster:
         What router, network and tokenizing add to each request, beside what the coefficients say of that.
     load_factor
         Of load or recompute.
+    autoscaling
+        By what replicas come and go; ``None``: they do not.
     """
 
     coefficients: Coefficients
@@ -58,8 +61,16 @@ class Cluster:
     replicas_per_node: int = 1
     overhead_s: float = 0.0
     load_factor: float = 1.0
+    autoscaling: Autoscaling | None = None
+
+    @property
+    def most_replicas(self) -> int:
+        """How many there may be."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.most
 
     def __post_init__(self) -> None:
+        if self.most_replicas < self.replicas:
+            raise ConfigurationError("--max-replicas", self.most_replicas, f"at least --replicas, {self.replicas}")
         if self.strategy not in STRATEGIES and self.strategy != PUBLISHED:
             raise ConfigurationError("--strategy", self.strategy, ", ".join([*STRATEGIES, PUBLISHED]))
         if not self.keeps_prefixes and (self.l1 or self.l2):
@@ -118,6 +129,8 @@ class Outcome:
         As of :class:`~tierline.bench.engine_model.Engine`, of all of them.
     refused_blocks
         Of each tier, blocks that were there and not worth loading.
+    replica_counts
+        When there were how many replicas that serve.
     """
 
     cluster: Cluster
@@ -128,6 +141,7 @@ class Outcome:
     last_s: float
     gaps: Counter[int] = field(default_factory=Counter)
     refused_blocks: Sequence[int] = ()
+    replica_counts: Sequence[tuple[float, int]] = ()
 
     @property
     def overhead_s(self) -> float:
@@ -151,19 +165,20 @@ def simulate(cluster: Cluster, load: Load) -> Outcome:
     ConfigurationError
         A prompt is longer than an engine's cache.
     """
-    blocks = cluster.coefficients.kv_tokens // BLOCK_TOKENS
-    largest = max(len(request.blocks) - (-request.output_tokens // BLOCK_TOKENS) for request in load.trace.requests)
+    block_tokens = load.trace.block_tokens
+    blocks = cluster.coefficients.kv_tokens // block_tokens
+    largest = max(len(request.blocks) - (-request.output_tokens // block_tokens) for request in load.trace.requests)
     if largest > blocks:
         raise ConfigurationError(
             "--coefficients",
             f"kv_tokens: {cluster.coefficients.kv_tokens}",
-            f"{largest * BLOCK_TOKENS} or more: so long is a request",
+            f"{largest * block_tokens} or more: so long is a request",
         )
     tiers = Tiers(
         cluster.l1,
         cluster.l2,
-        block_bytes=block_bytes(cluster.coefficients.kv_bytes_per_token),
-        prefill=cluster.coefficients.prefill_cost.of_blocks(BLOCK_TOKENS),
+        block_bytes=block_bytes(cluster.coefficients.kv_bytes_per_token, block_tokens),
+        prefill=cluster.coefficients.prefill_cost.of_blocks(block_tokens),
         replicas_per_node=cluster.replicas_per_node,
         load_factor=cluster.load_factor,
     )
@@ -174,6 +189,9 @@ def simulate(cluster: Cluster, load: Load) -> Outcome:
         blocks,
         cluster.coefficients.engine_model(),
         tiers.below if has_tiers else None,
+        block_tokens,
+        None if cluster.autoscaling is None else Autoscaler(cluster.autoscaling),
+        tiers.gone if has_tiers else None,
     )
     coming = arrivals(load.trace)
     if not cluster.keeps_prefixes:
@@ -211,11 +229,12 @@ def simulate(cluster: Cluster, load: Load) -> Outcome:
         last_s=min(load.until_s, max(job.ended_at_s for job, _ in measured)),
         gaps=gaps,
         refused_blocks=refused,
+        replica_counts=fleet.counts,
     )
 
 
 def _strategy(cluster: Cluster, load: Load, blocks: int) -> Strategy:
     if cluster.strategy == PUBLISHED:
         return PublishedPrefixAware(load.seed)
-    index_bytes = 2 * cluster.replicas * blocks * ROUTER_BLOCKS * PLACEMENT_BYTES
-    return build_strategy(cluster.strategy, cluster.replicas, index_bytes, KV_INDEX_BYTES)
+    index_bytes = 2 * cluster.most_replicas * blocks * router_blocks(load.trace.block_tokens) * PLACEMENT_BYTES
+    return build_strategy(cluster.strategy, cluster.most_replicas, index_bytes, KV_INDEX_BYTES)

@@ -20,6 +20,21 @@ RATE_A_REPLICA = 6.0
 """Requests a second: busy, and not beyond what a replica can."""
 
 
+_LEAST_REPLICAS, _LEAST_REQUESTS = 8, 10_000
+
+
+class Limit(NamedTuple):
+    """What simulating a size may take at most."""
+
+    replicas: int
+    requests: int
+    seconds: float
+    peak_bytes: int
+
+
+LIMIT = Limit(64, 100_000, 600.0, 4 * 2**30)
+
+
 class Point(NamedTuple):
     """One size, and what simulating it took on this machine; times are the machine's."""
 
@@ -34,13 +49,26 @@ class Point(NamedTuple):
 
 
 def sizes(replicas: int, requests: int) -> list[tuple[int, int]]:
-    """Return what is measured to see growth: an eighth of it, a half as many replicas, as many requests, all of it."""
+    """Return what is measured to see growth: up to so many, in steps of eight times the replicas, ten the requests."""
     return [
-        (max(1, replicas // 8), max(2, requests // 8)),
-        (max(1, replicas // 8), requests),
-        (replicas, max(2, requests // 8)),
-        (replicas, requests),
+        (of_replicas, of_requests)
+        for of_requests in _steps(requests, 10, _LEAST_REQUESTS)
+        for of_replicas in _steps(replicas, 8, _LEAST_REPLICAS)
     ]
+
+
+def _steps(most: int, factor: int, least: int) -> list[int]:
+    steps = [most]
+    while steps[0] // factor >= least:
+        steps.insert(0, steps[0] // factor)
+    return steps
+
+
+def keeps_limit(point: Point) -> bool | None:
+    """Say whether a size is simulated within :data:`LIMIT`; ``None`` of a size that it is not about."""
+    if (point.replicas, point.requests) != (LIMIT.replicas, LIMIT.requests):
+        return None
+    return point.seconds <= LIMIT.seconds and point.peak_bytes <= LIMIT.peak_bytes
 
 
 def measure(replicas: int, requests: int, strategy: str, seed: int) -> Point:

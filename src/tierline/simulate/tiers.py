@@ -97,16 +97,23 @@ class Tiers:
         node = self._nodes.get(number)
         if node is None:
             node = self._nodes[number] = _Node(self._l1, self._l2, self._block_bytes)
-        if listener is not None:
-            node.listeners.append(listener)
+        node.replicas[position] = listener
         return NodeTiers(node, self._pool, self._block_bytes, self._prefill, self._load_factor)
+
+    def gone(self, position: int) -> None:
+        """The engine at that position is no more; with its last one a node is given back, and its memory with it."""
+        number = position // self._replicas_per_node
+        del self._nodes[number].replicas[position]
+        if not self._nodes[number].replicas:
+            del self._nodes[number]
 
 
 class _Node:
     """A node's memory, and its links to that and to what lies beyond."""
 
     def __init__(self, l1: TierModel | None, l2: TierModel | None, block_bytes: int) -> None:
-        self.listeners: list[CacheListener] = []
+        self.replicas: dict[int, CacheListener | None] = {}
+        """The engines here, by position, and who is told of the node's memory for each."""
         self.l1: PolicyCache | None = None
         self.l1_link = self.l2_link = Link(1.0, 0.0)
         if l1 is not None:
@@ -120,20 +127,24 @@ class _Node:
         if self.l1 is None:
             return
         written = set(self.l1.write(blocks, now_s))
-        if not written or not self.listeners:
+        listeners = self._listeners()
+        if not written or not listeners:
             return
         start: int | None = None
         for place, block in enumerate([*blocks, None]):
             if block in written:
                 start = place if start is None else start
             elif start is not None:
-                for listener in self.listeners:
+                for listener in listeners:
                     listener.stored(blocks[start - 1] if start else None, blocks[start:place])
                 start = None
 
     def _evicted(self, block: int) -> None:
-        for listener in self.listeners:
+        for listener in self._listeners():
             listener.removed(block)
+
+    def _listeners(self) -> list[CacheListener]:
+        return [listener for listener in self.replicas.values() if listener is not None]
 
 
 class NodeTiers:
@@ -197,6 +208,6 @@ class NodeTiers:
         return self._now_s
 
 
-def block_bytes(kv_bytes_per_token: int) -> int:
+def block_bytes(kv_bytes_per_token: int, block_tokens: int = BLOCK_TOKENS) -> int:
     """Return what a block of a trace takes."""
-    return kv_bytes_per_token * BLOCK_TOKENS
+    return kv_bytes_per_token * block_tokens

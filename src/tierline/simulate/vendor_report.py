@@ -31,8 +31,7 @@ def document(studies: Sequence[Study], levels: Sequence[Level], *, started: str,
         "version": __version__,
         "date": started,
         "command": command,
-        "coefficients": {"name": COEFFICIENTS, "source": known.source, "date": known.date.isoformat()},
-        "accuracy": str(known.accuracy),
+        "coefficients": coefficients.provenance(COEFFICIENTS, known),
         "assumptions": [
             {
                 "name": each.name,

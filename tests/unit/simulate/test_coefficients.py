@@ -118,6 +118,21 @@ def test_a_file_without_observations_says_that_its_accuracy_is_not_known() -> No
     assert str(coefficients.parse(TEXT, "toy.yaml").accuracy).startswith("not known")
 
 
+def test_every_file_says_where_it_is_from_how_far_it_is_off_and_whether_it_was_validated() -> None:
+    never = coefficients.provenance("toy.yaml", coefficients.parse(TEXT, "toy.yaml"))
+    assert (never["file"], never["source"], never["date"]) == ("toy.yaml", "a test", "2026-01-02")
+    assert never["validation"].startswith("never")
+    text = TEXT + (
+        "validation: {date: 2026-01-03, workload: two readers, ttft_p50_percent: -3.0, ttft_p90_percent: 12.0, "
+        "throughput_percent: 4.0, hit_rate_points: 0.5}"
+    )
+    known = coefficients.provenance("toy.yaml", coefficients.parse(text, "toy.yaml"))
+    assert known["validation"] == (
+        "2026-01-03, simulated against measured: TTFT P50 -3.0 %, P90 +12.0 %, output tokens/s +4.0 %, cached tokens "
+        "+0.5 points (two readers)"
+    )
+
+
 @pytest.mark.parametrize(("place", "kind"), [("nobody", ConfigurationError), ("/nowhere/a.yaml", UsageError)])
 def test_a_file_that_is_not_there_is_refused(place: str, kind: type[UsageError]) -> None:
     with pytest.raises(kind, match="--coefficients"):

@@ -217,7 +217,7 @@ def test_the_same_is_simulated_each_time() -> None:
         load = Load(
             generate("chats", seed, 300, questions=1, prompt_tokens=1, output_tokens=1), concurrency=6, think_s=2.0
         )
-        return document(simulate(Cluster(LARGE, replicas=3, l1=memory(500), l2=memory(900)), load), "today")
+        return document(simulate(Cluster(LARGE, replicas=3, l1=memory(500), l2=memory(900)), load), "today", "a-name")
 
     assert once(1) == once(1) != once(2)
 

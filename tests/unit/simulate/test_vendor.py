@@ -75,6 +75,8 @@ def test_the_report_says_what_was_assumed_tried_and_found(tmp_path: Path) -> Non
     study = a_study(tried("off", -40, -75, 30, -23), tried("on", 5, -20, -1, 1))
     result = document([study], [], started="today", command="tierline simulate vendor")
     assert all(f"'name': '{each.name}'" in str(result["assumptions"]) for each in ASSUMPTIONS)
+    assert "'file': 'llama-3.1-70b-tp8-h100'" in str(result["coefficients"])
+    assert "'validation': 'never" in str(result["coefficients"])
     assert table_lines(study)[1][:3] == ("TTFT P50", "-72 %", "-70 %")
     assert swing_lines(study)[0] == ("clients", "2, 8 a replica", "-30 … -10", "-70 … -60", "+5 … +20")
     assert len(sentences(study)) == 3

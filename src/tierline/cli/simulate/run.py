@@ -62,8 +62,30 @@ def run(
     load_factor: Annotated[
         float, typer.Option(min=0, help="What a second of computing is worth in seconds of loading.")
     ] = 1.0,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Let an autoscaler add replicas, up to so many.", show_default="as many as there are"
+        ),
+    ] = None,
+    target_requests: Annotated[
+        float, typer.Option(min=0.1, help="Autoscaler: requests under way that each replica should have.")
+    ] = 8.0,
+    scale_interval: Annotated[float, typer.Option(min=1, help="Autoscaler: seconds between two looks.")] = 30.0,
+    start_delay: Annotated[
+        float, typer.Option(min=0, help="Autoscaler: seconds until a replica that is wanted serves.")
+    ] = 180.0,
+    cool_down: Annotated[
+        float, typer.Option(min=0, help="Autoscaler: seconds that fewer must do before replicas go.")
+    ] = 300.0,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures.")] = None,
+    result: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write every request as tierline bench run does, for its --compare."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write that report as one page.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write that report for a README.")] = None,
     output: Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="What is printed.")] = "table",
 ) -> None:
     """Simulate one cluster under one load and say what clients would see.
@@ -77,19 +99,25 @@ def run(
       tierline simulate run --replicas 7 --strategy kvaware --l1-size 500GiB --l2-size 4TiB
       tierline simulate run --trace conversation_trace.jsonl --request-rate 2 --json result.json
       tierline simulate run --workload questions --random-input-len 65536 --max-concurrency 28 --think-time 10
+      tierline simulate run --replicas 2 --max-replicas 12 --l2-size 4TiB --request-rate 8 --num-prompts 20000
     """
     import datetime as dt
+    import shlex
+    import sys
     from math import inf
 
     import msgspec
 
+    from tierline.cli.bench.writing import Files
     from tierline.cli.printing import Output
     from tierline.cli.simulate.showing import show_result
     from tierline.configuration import parse_byte_size
     from tierline.simulate import coefficients as known
+    from tierline.simulate.autoscaling import Autoscaling
     from tierline.simulate.loads import generate, read
     from tierline.simulate.results import document
     from tierline.simulate.running import Cluster, Load, simulate
+    from tierline.simulate.serving import result_of
     from tierline.simulate.tiers import TierModel
 
     def tier(flag: str, size: str, bandwidth: float, latency: float, policy: Policy) -> TierModel | None:
@@ -113,6 +141,9 @@ def run(
         replicas_per_node=replicas_per_node,
         overhead_s=overhead,
         load_factor=load_factor,
+        autoscaling=Autoscaling(replicas, max_replicas, target_requests, scale_interval, start_delay, cool_down)
+        if max_replicas is not None
+        else None,
     )
     if trace is not None:
         asked = read(trace, num_prompts)
@@ -135,11 +166,25 @@ def run(
         seed=seed,
     )
     printed = Output(is_json=output == "json")
-    started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    result = document(simulate(cluster, load), started)
+    files = None
+    if result is not None or html is not None or markdown is not None:
+        files = Files(json=result, html=html, markdown=markdown)
+    started = dt.datetime.now(dt.UTC)
+    outcome = simulate(cluster, load)
+    told = document(outcome, started.isoformat(timespec="seconds"), coefficients)
+    if files is not None:
+        command = shlex.join(["tierline", *sys.argv[1:]])
+        made = result_of(
+            outcome,
+            coefficients,
+            started=started.isoformat(timespec="seconds"),
+            started_s=started.timestamp(),
+            command=command,
+        )
+        files.write(made)
     if json is not None:
-        json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
     if printed.is_json:
-        printed.document(result)
+        printed.document(told)
     else:
-        show_result(printed, result)
+        show_result(printed, told)

@@ -15,7 +15,7 @@ def show_result(printed: Output, result: Mapping[str, Any]) -> None:
     """Print what came of a run, and how far it is to be believed."""
     cluster = result["cluster"]
     printed.line(
-        f"Simulated: {cluster['replicas']} replicas of {result['model_id']} on {cluster['hardware']}, "
+        f"Simulated: {_replicas(result)} of {result['model_id']} on {result['coefficients']['hardware']}, "
         f"{cluster['strategy']}; {result['label']}, {result['completed']:,} requests in {result['duration']:,.0f} s"
     )
     ranks = ("mean", "median", "p90", "p95", "p99")
@@ -31,10 +31,27 @@ def show_result(printed: Output, result: Mapping[str, Any]) -> None:
             ("prompt tokens cached", percentage(result["hit_rate"], 1)),
             ("  by the engine", percentage(result["hit_rate_engine"], 1)),
             ("  L1, L2", f"{percentage(result['hit_rate_l1'], 1)}, {percentage(result['hit_rate_l2'], 1)}"),
-            ("coefficients", f"{cluster['coefficients_date']}: {' '.join(cluster['coefficients_source'].split())}"),
-            ("accuracy", result["accuracy"]),
         ]
     )
+    show_provenance(printed, result["coefficients"])
+
+
+def show_provenance(printed: Output, known: Mapping[str, str]) -> None:
+    """Print where a result's coefficients are from, and how far they are to be believed."""
+    printed.facts(
+        [
+            ("coefficients", f"{known['file']}: {known['model']} on {known['hardware']}, {known['engine']}"),
+            ("source", f"{known['date']}: {known['source']}"),
+            ("fit", known["fit"]),
+            ("validated", known["validation"]),
+        ]
+    )
+
+
+def _replicas(result: Mapping[str, Any]) -> str:
+    if result["cluster"]["autoscaling"] is None:
+        return f"{result['cluster']['replicas']} replicas"
+    return f"{result['mean_replicas']:.1f} replicas on average, {result['most_replicas']} at most,"
 
 
 def _milliseconds(value: float | None) -> str:

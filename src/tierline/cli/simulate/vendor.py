@@ -33,9 +33,10 @@ def vendor(
 
     from tierline.bench.report import require_plotting
     from tierline.cli.printing import Output
-    from tierline.cli.simulate.showing import show_assumptions, show_levels, show_study
+    from tierline.cli.simulate.showing import show_assumptions, show_levels, show_provenance, show_study
+    from tierline.simulate.coefficients import provenance, read
     from tierline.simulate.levels import LEVELS, climb, contenders
-    from tierline.simulate.vendor import ASSUMPTIONS, TABLE, study
+    from tierline.simulate.vendor import ASSUMPTIONS, COEFFICIENTS, TABLE, study
     from tierline.simulate.vendor_report import document, draw
 
     if plot is not None:
@@ -64,4 +65,5 @@ def vendor(
         show_study(printed, each)
     show_assumptions(printed)
     show_levels(printed, levels)
-    printed.line(f"Coefficients: {result['accuracy']}")
+    printed.line("")
+    show_provenance(printed, provenance(COEFFICIENTS, read(COEFFICIENTS)))
