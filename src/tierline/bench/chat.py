@@ -1,7 +1,7 @@
 """One chat request as a client sees it: when the first text came, which tokens, and what the counters say about it.
 
 Time to first token is the time from sending the request to the first event *with text*; the role-only event that
-servers send first does not count.
+servers send first does not count. An answer that is all special tokens has no text: then its first token counts.
 """
 
 import asyncio
@@ -96,6 +96,7 @@ class Chat:
             if response.status != 200:
                 raise EngineError(f"{url} answered {response.status}: {(await response.text())[:300]}")
             first_text: float | None = None
+            first_token: float | None = None
             tokens: list[int | str] = []
             logprobs: list[float] = []
             usage: dict[str, Any] = {}
@@ -105,15 +106,18 @@ class Chat:
                     text = choice["delta"].get("content") or ""
                     if text and first_text is None:
                         first_text = time.perf_counter()
+                    if choice.get("token_ids") and first_token is None:
+                        first_token = time.perf_counter()
                     tokens.extend(choice.get("token_ids") or ([text] if text else []))
                     logprobs.extend(entry["logprob"] for entry in (choice.get("logprobs") or {}).get("content") or ())
             ended = time.perf_counter()
             endpoint = response.headers.get("x-tierline-endpoint", "")
-        if first_text is None:
+        first = first_token if first_text is None else first_text
+        if first is None:
             raise EngineError(f"{url} ended a stream without any text")
         details = usage.get("prompt_tokens_details") or {}
         return Answer(
-            ttft_s=first_text - sent,
+            ttft_s=first - sent,
             duration_s=ended - sent,
             tokens=tuple(tokens),
             logprobs=tuple(logprobs),

@@ -3,16 +3,18 @@
 Prompts of several lengths are asked for alone, each new (salted, so that no cache has it), and again with more behind
 what is cached by then, which tells what attention costs. Then answers are decoded, some at once, with short and with
 long contexts. What the server says of a prompt's tokens and of those that were cached is believed; an endpoint that
-says nothing of caching is taken to have none. Each time is the median of several: a machine has other things to do.
+says nothing of caching is taken to have none. Each time is the median of several rounds, for a machine has other things
+to do; a round asks for everything once, so that what disturbs one of them disturbs all lengths alike.
 """
 
 import asyncio
 import datetime as dt
 import random
-import statistics
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import aiohttp
 
@@ -32,6 +34,7 @@ _PROBE_WORDS = 200
 _STEPS = (1, 2, 4, 8)
 """Shares of the longest prompt that are asked for, as divisors."""
 _SHORT_TOKENS = 64
+_Seen = TypeVar("_Seen", PrefillSeen, DecodeSeen)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Design:
     concurrency
         The most sequences that are decoded at once.
     repeats
-        Of each measurement.
+        How many rounds.
     """
 
     most_tokens: int
@@ -97,17 +100,26 @@ async def calibrate(url: str, described: Described, design: Design, say: Callabl
     """
     try:
         async with aiohttp.ClientSession() as http:
-            observer = _Observer(http, url, described.model, design, say)
-            prefill, decode = await observer.observe()
+            observer = Observer(http, url, described.model, design, say)
+            await observer.learn_words()
+            for _ in range(design.repeats):
+                await observer.observe()
     except aiohttp.ClientError as error:
         raise EngineError(f"{url}: {error or type(error).__name__}") from error
+    return fitted(observer, described)
+
+
+def fitted(observer: "Observer", described: Described) -> Coefficients:
+    """Return the coefficients that come nearest to what was observed; raises as :func:`calibrate` does."""
+    prefill, decode = observer.seen()
     fitted_prefill, fitted_decode = fit_prefill(prefill), fit_decode(decode)
+    measurements = observer.rounds * (len(prefill) + len(decode))
     return Coefficients(
         schema=SCHEMA,
         model=described.model,
         hardware=described.hardware,
         engine=described.engine,
-        source=f"tierline simulate calibrate: {design.measurements} measurements, medians of {design.repeats}",
+        source=f"tierline simulate: {measurements} measurements of an endpoint, medians of {observer.rounds}",
         date=dt.datetime.now(dt.UTC).date(),
         kv_bytes_per_token=described.kv_bytes_per_token,
         kv_tokens=described.kv_tokens,
@@ -119,8 +131,14 @@ async def calibrate(url: str, described: Described, design: Design, say: Callabl
     )
 
 
-class _Observer:
-    """Asks, and takes the times."""
+class Observer:
+    """Asks, and takes the times.
+
+    Attributes
+    ----------
+    rounds
+        How often all was asked for.
+    """
 
     def __init__(
         self, http: aiohttp.ClientSession, url: str, model: str, design: Design, say: Callable[[str], None]
@@ -133,17 +151,25 @@ class _Observer:
         self._dice = random.Random(0)
         self._tokens_a_word = 1.0
         self._overhead_tokens = 0
+        self._prefills: dict[tuple[int, int], list[PrefillSeen]] = defaultdict(list)
+        self._decodes: dict[tuple[int, int], list[DecodeSeen]] = defaultdict(list)
+        self.rounds = 0
 
-    async def observe(self) -> tuple[list[PrefillSeen], list[DecodeSeen]]:
-        """Return all that was seen."""
-        await self._learn_words()
-        prefill = []
+    async def observe(self) -> None:
+        """Ask for everything once."""
         for tokens in self._design.prompts:
-            prefill += await self._prompts(tokens)
-        decode = [await self._batch(count, tokens) for count, tokens in self._design.batches]
-        return prefill, decode
+            new, more = await self._prompt(tokens)
+            self._prefills[tokens, 0].append(new)
+            self._prefills[tokens // 2, tokens].append(more)
+        for count, tokens in self._design.batches:
+            self._decodes[count, tokens].append(await self._batch(count, tokens))
+        self.rounds += 1
 
-    async def _learn_words(self) -> None:
+    def seen(self) -> tuple[list[PrefillSeen], list[DecodeSeen]]:
+        """Return the medians of what was seen."""
+        return [_middle(each) for each in self._prefills.values()], [_middle(each) for each in self._decodes.values()]
+
+    async def learn_words(self) -> None:
         """Find how many tokens a word is, and how many a prompt without words has; the first answer warms up."""
         await self._one.ask(self._url, self._text(_PROBE_WORDS))
         one, two = [
@@ -157,32 +183,30 @@ class _Observer:
         self._tokens_a_word = (two - one) / _PROBE_WORDS
         self._overhead_tokens = max(0, round(2 * one - two))
 
-    async def _prompts(self, tokens: int) -> list[PrefillSeen]:
-        """Compute prompts that nobody has, then the same with half as much behind them."""
-        new, more = [], []
-        for _ in range(self._design.repeats):
-            text = self._text(self._words(tokens))
-            self._say(f"a prompt of {tokens} tokens")
-            new.append(await self._one.ask(self._url, text))
-            self._say(f"{tokens // 2} tokens behind one of {tokens}")
-            more.append(await self._one.ask(self._url, f"{text} {self._plain(self._words(tokens // 2))}"))
-        return [_seen(new), _seen(more)]
+    async def _prompt(self, tokens: int) -> tuple[PrefillSeen, PrefillSeen]:
+        """Compute a prompt that nobody has, then the same with half as much behind it."""
+        text = self._text(self._words(tokens))
+        self._say(f"a prompt of {tokens} tokens")
+        new = await self._one.ask(self._url, text)
+        self._say(f"{tokens // 2} tokens behind one of {tokens}")
+        more = await self._one.ask(self._url, f"{text} {self._plain(self._words(tokens // 2))}")
+        return _seen(new), _seen(more)
 
     async def _batch(self, count: int, tokens: int) -> DecodeSeen:
         """Decode so many answers at once; their prompts are computed before, where the endpoint keeps them."""
-        gaps, contexts = [], []
-        for _ in range(self._design.repeats):
-            self._say(f"{count} answers at once behind {tokens} tokens")
-            texts = [self._text(self._words(tokens)) for _ in range(count)]
-            for text in texts:
-                await self._one.ask(self._url, text)
-            answers = await asyncio.gather(*(self._long.ask(self._url, text) for text in texts))
-            last = max(answers, key=lambda answer: answer.ttft_s)  # all decode while it does
-            if len(last.tokens) < 2:
-                raise EngineError(f"{self._url} ended an answer after {len(last.tokens)} tokens")
-            gaps.append((last.duration_s - last.ttft_s) / (len(last.tokens) - 1))
-            contexts.append(sum(answer.prompt_tokens + len(answer.tokens) // 2 for answer in answers))
-        return DecodeSeen(count, round(statistics.median(contexts)), statistics.median(gaps))
+        self._say(f"{count} answers at once behind {tokens} tokens")
+        texts = [self._text(self._words(tokens)) for _ in range(count)]
+        for text in texts:
+            await self._one.ask(self._url, text)
+        answers = await asyncio.gather(*(self._long.ask(self._url, text) for text in texts))
+        last = max(answers, key=lambda answer: answer.ttft_s)  # all decode while it does
+        if len(last.tokens) < 2:
+            raise EngineError(f"{self._url} ended an answer after {len(last.tokens)} tokens")
+        return DecodeSeen(
+            count,
+            sum(answer.prompt_tokens + len(answer.tokens) // 2 for answer in answers),
+            (last.duration_s - last.ttft_s) / (len(last.tokens) - 1),
+        )
 
     def _words(self, tokens: int) -> int:
         return max(1, round((tokens - self._overhead_tokens) / self._tokens_a_word))
@@ -196,7 +220,10 @@ class _Observer:
         return " ".join(self._dice.choices(_WORDS, k=words))
 
 
-def _seen(answers: Sequence[Answer]) -> PrefillSeen:
-    """Return the median of times of like prompts, with what the server said of the one in the middle."""
-    middle = sorted(answers, key=lambda answer: answer.ttft_s)[len(answers) // 2]
-    return PrefillSeen(max(1, middle.prompt_tokens - middle.cached_tokens), middle.cached_tokens, middle.ttft_s)
+def _seen(answer: Answer) -> PrefillSeen:
+    return PrefillSeen(max(1, answer.prompt_tokens - answer.cached_tokens), answer.cached_tokens, answer.ttft_s)
+
+
+def _middle(seen: Sequence[_Seen]) -> _Seen:
+    """Return the one whose time is in the middle: the median, with what the server said of it."""
+    return sorted(seen, key=lambda each: each.seconds)[(len(seen) - 1) // 2]

@@ -40,10 +40,9 @@ def calibrate(
     from tierline.errors import ConfigurationError
     from tierline.simulate.calibrating import Described, Design
     from tierline.simulate.calibrating import calibrate as measure
-    from tierline.simulate.coefficients import write
+    from tierline.simulate.coefficients import check_place, write
 
-    if output.suffix not in (".yaml", ".yml", ".json"):
-        raise ConfigurationError("--output", str(output), "a file that ends in .yaml, .yml or .json")
+    check_place("--output", output)
     if max_concurrency > sequences:
         raise ConfigurationError("--max-concurrency", max_concurrency, f"at most --sequences, {sequences}")
     printed = Output(is_json=False)
