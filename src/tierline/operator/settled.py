@@ -50,6 +50,8 @@ class Pods(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename
         What the main branch of a repository on the Hub was.
     repository
         Which one.
+    routing
+        Whether ``intelligentRoutingSpec`` was enabled as they were made, which it stays.
     """
 
     template: str = ""
@@ -58,6 +60,7 @@ class Pods(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename
     s3: Literal["", "mounted", "copied"] = ""
     commit: str = ""
     repository: str = ""
+    routing: Literal["", "enabled", "disabled"] = ""
 
     def text(self) -> str:
         """Return it as :data:`PODS` has it."""

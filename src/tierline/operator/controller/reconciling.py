@@ -48,10 +48,10 @@ from tierline.operator.manifests.certificates import CERTIFICATE, certificate_se
 from tierline.operator.manifests.desired import owner_labels, owner_reference
 from tierline.operator.manifests.machines import Machines
 from tierline.operator.manifests.manifest import Made, Manifest
-from tierline.operator.manifests.routing import entrance_namespace, is_routed
+from tierline.operator.manifests.routing import entrance_namespace, routing_is_enabled
 from tierline.operator.manifests.secrets import Content
 from tierline.operator.publishing import Published, Publisher, is_wanted
-from tierline.operator.validation.changes import changed
+from tierline.operator.validation.changes import routing_changed
 
 log = logs.get(__name__)
 
@@ -174,10 +174,8 @@ class Reconciler:
                 made = self._planner.desired(plan.endpoint, self.capabilities, self._config)
             except ConfigurationError as error:
                 plan = replace(plan, endpoint=None, problems=(*plan.problems, str(error)))
-        if plan.endpoint is not None and not is_routed(plan.endpoint) and self._has_router(plan.endpoint):
-            # Whom no webhook has told: clients know the router's address, and keys and limits are its.
-            routed = {"spec": {"intelligentRoutingSpec": {"enabled": True}}}
-            plan = replace(plan, endpoint=None, problems=(*plan.problems, *map(str, changed(routed, resource))))
+        if plan.endpoint is not None and (problems := _turned(plan.endpoint)):
+            plan = replace(plan, endpoint=None, problems=(*plan.problems, *problems))
         is_paused = (resource["metadata"].get("annotations") or {}).get(PAUSE) == "true"
         applied = self._applied(key, plan.endpoint) if is_paused else plan.endpoint
         self._take(key, resource["metadata"]["uid"], applied)
@@ -269,12 +267,6 @@ class Reconciler:
                 await self._children.look_up(endpoint.uid, child)
         live = self._children.of(endpoint.uid).values()
         return await settle(endpoint, live, self._planner.stands, self.capabilities, self._config, self._commits)
-
-    def _has_router(self, endpoint: Endpoint) -> bool:
-        """Whether a router was asked for; one between prefill and decode goes with them."""
-        found = {each.name for each in self._children.of(endpoint.uid) if each.kind == "Deployment"}
-        router = names.router_name(endpoint.name, endpoint.namespace)
-        return router in found and names.prefill_name(endpoint.name) not in found
 
     async def _daemon_set(self, name: str, made: Made) -> Manifest | None:
         """Return a DaemonSet as it is in the cluster, where it is wanted or was seen."""
@@ -610,6 +602,17 @@ class Reconciler:
 
 def _invalid(plan: Plan) -> Condition:
     return Condition(conditions.VALIDATED, "False", "Invalid", "; ".join(plan.problems), is_trouble=True)
+
+
+def _turned(endpoint: Endpoint) -> tuple[str, ...]:
+    """Return what is wrong where routing is turned on or off, which no webhook may have refused.
+
+    Clients know the address of a router, or of the workers, and keys and limits are the router's.
+    """
+    settled = endpoint.settled.pods.routing
+    if not settled:
+        return ()
+    return tuple(map(str, routing_changed(was=settled == "enabled", is_now=routing_is_enabled(endpoint))))
 
 
 def _valid(plan: Plan) -> Condition:

@@ -67,7 +67,8 @@ async def settle(
 ) -> Endpoint:
     """Return an endpoint with what was decided for it.
 
-    As long as its pods can stay, everything about them stays; where something else replaces them, all is decided anew.
+    As long as its pods can stay, everything about them stays; where something else replaces them, all is decided anew
+    but for routing.
 
     Raises
     ------
@@ -79,9 +80,10 @@ async def settle(
     if found.pods.template and stands(standing, capabilities, config):
         return standing
     model = endpoint.hub_model
+    routing = found.pods.routing
     if model is None or model.commit_sha is not None:
-        return replace(standing, settled=replace(found, pods=Pods()))
+        return replace(standing, settled=replace(found, pods=Pods(routing=routing)))
     former = found.pods.commit if found.pods.repository == model.model_id else ""
     commit = await commits.of(endpoint) or former  # a Hub that is silent now has said it before
-    pods = Pods(commit=commit, repository=model.model_id if commit else "")
+    pods = Pods(commit=commit, repository=model.model_id if commit else "", routing=routing)
     return replace(standing, settled=replace(found, pods=pods))

@@ -12,8 +12,13 @@ MOST_REPLICAS = 100
 
 def is_routed(endpoint: Endpoint) -> bool:
     """Whether a router is between clients and workers; with prefill and decode apart there always is one."""
+    return endpoint.spec.pd_spec is not None or routing_is_enabled(endpoint)
+
+
+def routing_is_enabled(endpoint: Endpoint) -> bool:
+    """Whether the endpoint asks for a router by itself, which it does from its beginning or never."""
     routing = endpoint.spec.intelligent_routing_spec
-    return endpoint.spec.pd_spec is not None or (routing is not None and routing.enabled)
+    return routing is not None and routing.enabled
 
 
 def entrance_namespace(endpoint: Endpoint, config: OperatorConfig) -> str:

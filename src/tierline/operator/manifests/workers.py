@@ -23,7 +23,7 @@ from tierline.operator.manifests.pairs import Group, groups
 from tierline.operator.manifests.parts import Parts, unique
 from tierline.operator.manifests.probes import probes
 from tierline.operator.manifests.redis import redis_name, wants_redis
-from tierline.operator.manifests.routing import is_routed
+from tierline.operator.manifests.routing import is_routed, routing_is_enabled
 from tierline.operator.manifests.scheduling import scheduling, scheduling_notices
 from tierline.operator.manifests.sidecars import LEAVING_SECONDS, sidecar_notices, sidecars, until_idle
 from tierline.operator.manifests.sizes import accelerators, resources_of
@@ -77,6 +77,7 @@ def _settled(endpoint: Endpoint, deployments: Made, capabilities: Capabilities, 
         s3=s3_way(endpoint, capabilities, config),
         commit=endpoint.settled.pods.commit,
         repository=endpoint.settled.pods.repository,
+        routing="enabled" if routing_is_enabled(endpoint) else "disabled",
     )
 
 

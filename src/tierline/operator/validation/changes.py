@@ -13,10 +13,16 @@ def changed(previous: Mapping[str, Any], object_: Mapping[str, Any]) -> Iterator
 
     Routing decides who answers at the endpoint's address, and HyperPod's operator makes it once.
     """
-    was, is_ = _is_routed(previous), _is_routed(object_)
-    if was != is_:
-        what = "cannot be turned off" if was else "cannot be turned on"
-        yield error(_ROUTING, f"{what} later; delete the resource and create it anew")
+    yield from routing_changed(was=_is_routed(previous), is_now=_is_routed(object_))
+
+
+def routing_changed(*, was: bool, is_now: bool) -> Iterator[Finding]:
+    """Yield that routing was turned on or off, where it was."""
+    if was != is_now:
+        what = "off" if was else "on"
+        as_it_was = str(was).lower()
+        message = f"cannot be turned {what} later; leave it {as_it_was}, or delete the resource and create it anew"
+        yield error(_ROUTING, message)
 
 
 def _is_routed(object_: Mapping[str, Any]) -> bool:

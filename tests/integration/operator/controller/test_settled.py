@@ -13,6 +13,7 @@ from tests.integration.operator.controller.operators import (
     MERGE,
     RESOURCES,
     SECRETS,
+    Kinds,
     condition,
     names_at,
     resource,
@@ -25,6 +26,7 @@ from tierline.operator.controller.planning import planner
 from tierline.operator.controller.server import OperatorServer
 from tierline.operator.manifests.entrance import ALB_CONTROLLER
 from tierline.operator.manifests.sources import S3_DRIVER
+from tierline.operator.names import OWNER_UID
 from tierline.operator.settled import PODS
 
 INGRESSES = "/apis/networking.k8s.io/v1/namespaces/{}/ingresses"
@@ -269,3 +271,26 @@ async def test_without_the_hub_each_pod_has_a_cache_of_its_own(cluster: Cluster,
         assert fetched(found) == "hf://org/model@main"
         assert "$(TIERLINE_POD_UID)" in bucket(found)
         assert "the Hub did not say" in (await condition(api, namespace, "demo", "CacheReady"))["message"]
+
+
+@pytest.mark.parametrize("was", [True, False])
+async def test_routing_stays_as_it_was_where_no_webhook_refuses_another_and_is_told(
+    cluster: Cluster, api: Api, namespace: str, was: bool
+) -> None:
+    def routing(is_enabled: bool) -> dict[str, Any]:
+        return {"intelligentRoutingSpec": {"enabled": is_enabled}}
+
+    async with operator(cluster, namespace):
+        await make(api, namespace, **routing(was))
+    kinds = await Kinds.of(cluster, api)
+    uid = (await api.ask("GET", f"{RESOURCES.format(namespace)}/demo"))["metadata"]["uid"]
+    made = await kinds.labelled(f"{OWNER_UID}={uid}")
+    assert made
+    async with operator(cluster, namespace):
+        await change(api, namespace, routing(not was))
+        validated = await condition(api, namespace, "demo", "Validated")
+        assert await kinds.labelled(f"{OWNER_UID}={uid}") == made
+        await change(api, namespace, routing(was))
+        assert (await condition(api, namespace, "demo", "Validated"))["status"] == "True"
+    assert (validated["status"], validated["reason"]) == ("False", "Invalid")
+    assert f"spec.intelligentRoutingSpec.enabled: cannot be turned {'off' if was else 'on'}" in validated["message"]

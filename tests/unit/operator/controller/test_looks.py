@@ -282,25 +282,24 @@ async def test_an_api_that_does_not_know_the_kind_at_the_moment_has_not_lost_its
     assert key() not in reconciler.endpoints
 
 
-async def test_a_router_that_is_there_is_not_turned_off_also_where_no_webhook_says_so(
-    api: ApiOfAFewLines, children: Children, reconciler: Reconciler
+@pytest.mark.parametrize(("was", "is_enabled", "why"), [("enabled", False, "off"), ("disabled", True, "on")])
+async def test_routing_is_not_turned_on_or_off_also_where_no_webhook_says_so(
+    api: ApiOfAFewLines, children: Children, reconciler: Reconciler, was: str, is_enabled: bool, why: str
 ) -> None:
-    await reconciler.reconcile(key())
-    deployment = "/apis/apps/v1/namespaces/default/deployments"
-    name = names.router_name("demo", NAMESPACE)
-    router = msgspec.convert(api.objects[f"{deployment}/demo"], dict[str, Any])
-    api.objects[f"{deployment}/{name}"] = router | {"metadata": router["metadata"] | {"name": name, "uid": "2"}}
-    live = msgspec.json.decode(msgspec.json.encode(api.objects[f"{deployment}/{name}"]), type=kind_of("Deployment"))
-    children.seen("2", None, live)
+    path = "/apis/apps/v1/namespaces/default/deployments/demo"
+    labels = {names.MANAGED_BY: names.FIELD_MANAGER, names.OWNER_UID: "uid-demo"}
+    metadata = {"name": "demo", "namespace": NAMESPACE, "uid": "1", "labels": labels}
+    metadata |= {"annotations": {PODS: msgspec.json.encode({"template": "of-before", "routing": was}).decode()}}
+    who = [{"manager": names.FIELD_MANAGER, "operation": "Apply"}]
+    found = {"kind": "Deployment", "metadata": {**metadata, "managedFields": who}}
+    children.seen("1", None, msgspec.json.decode(msgspec.json.encode(found), type=kind_of("Deployment")))
+    put(api, "demo", intelligentRoutingSpec={"enabled": is_enabled})
     await reconciler.reconcile(key())
     assert api.state() == "DeploymentFailed"
-    conditions = api.objects[f"{ROOT}/demo"]["status"]["conditions"]
-    assert (
-        "spec.intelligentRoutingSpec.enabled"
-        in next(each for each in conditions if each["type"] == "Validated")["message"]
-    )
-    assert f"{deployment}/{name}" in api.objects
-    put(api, "demo", intelligentRoutingSpec={"enabled": True})
+    [validated] = [each for each in api.objects[f"{ROOT}/demo"]["status"]["conditions"] if each["type"] == "Validated"]
+    assert validated["message"].startswith(f"spec.intelligentRoutingSpec.enabled: cannot be turned {why} later; leave")
+    assert not api.written(path)
+    put(api, "demo", intelligentRoutingSpec={"enabled": not is_enabled})
     await reconciler.reconcile(key())
     assert api.state() == "DeploymentInProgress"
 
