@@ -44,7 +44,7 @@ class Link:
             done.set()
 
         self._loop.call_soon_threadsafe(reset)
-        done.wait(5)
+        done.wait(60)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -121,7 +121,7 @@ def link_to(target: int) -> Iterator[Link]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
-    assert ready.wait(5)
+    assert ready.wait(60)
     try:
         yield link
     finally:

@@ -19,7 +19,7 @@ from tierline.store.journal import RecordState
 
 JOURNAL_HEADER_BYTES = 4096
 RECORD_BYTES = 64
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 
 class KillPoints:

@@ -109,7 +109,7 @@ def test_a_put_under_way_may_end_while_the_node_stops(node: NodeProcess) -> None
         time.sleep(0.2)
         http.send(content[MIB:])
         assert http.receive()[0] == 200
-    assert node.process.wait(20) == 0
+    assert node.process.wait(60) == 0
     node.start()
     with node.connect() as client:
         assert load(client, "last") == content

@@ -116,7 +116,7 @@ def names_of(what: str, count: int = 1) -> list[str]:
     return [f"{what}-{uuid.uuid4().hex[:8]}-{number}" for number in range(count)]
 
 
-def soon(is_so: Callable[[], bool], within_s: float = 30.0) -> bool:
+def soon(is_so: Callable[[], bool], within_s: float = 60.0) -> bool:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         if is_so():

@@ -93,7 +93,7 @@ def test_a_node_that_never_answered_is_an_error_and_no_view(run: Command) -> Non
 def test_q_ends_the_view_and_the_terminal_is_as_before(screen: Screen) -> None:
     screen.shows("hit rate")
     screen.press("q")
-    assert screen.process.wait(20) == 0
+    assert screen.process.wait(60) == 0
     assert termios.tcgetattr(screen.slave) == screen.settings
     assert b"\x1b[?1049l" in screen.written  # the screen of before is shown again
 
@@ -101,7 +101,7 @@ def test_q_ends_the_view_and_the_terminal_is_as_before(screen: Screen) -> None:
 def test_ctrl_c_is_a_wanted_end(screen: Screen) -> None:
     screen.shows("hit rate")
     screen.process.send_signal(signal.SIGINT)
-    assert screen.process.wait(20) == 0
+    assert screen.process.wait(60) == 0
     assert b"Traceback" not in screen.written
 
 
@@ -126,7 +126,7 @@ def test_the_view_outlives_a_restart_of_its_node(tmp_path: Path) -> None:
         node.start()
         wait_until(lambda: printed.read_text().rpartition("unreachable")[2].count("SINCE THE START") >= 2)
         top.send_signal(signal.SIGTERM)
-        assert top.wait(20) == 0
+        assert top.wait(60) == 0
     finally:
         top.kill()
         top.wait()

@@ -33,7 +33,7 @@ async def page(server: CollectorServer) -> str:
 async def line(server: CollectorServer, name: str, **labels: str) -> str:
     """Return the line of a sample, once it is there."""
     parts = [f'{label}="{value}"' for label, value in labels.items()]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             for each in (await page(server)).splitlines():
                 if each.startswith(f"{name}{{") and all(part in each for part in parts):
@@ -42,7 +42,7 @@ async def line(server: CollectorServer, name: str, **labels: str) -> str:
 
 
 async def is_up(server: CollectorServer, target: str, value: float) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             if (await line(server, "tierline_collector_target_up", metric_source=target)).endswith(f" {value}"):
                 return

@@ -20,7 +20,7 @@ from tests.ports import free_port
 from tierline.client import CommitEntry, NodeClient, Slot
 
 MIB = 1024 * 1024
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 
 def wait_until(condition: Callable[[], bool], within_s: float = WITHIN_S) -> None:

@@ -62,7 +62,7 @@ class Listener:
         return lookup.held_tokens(self.source.blocks, frozenset({model}), adapter)[0]
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not (self.source.is_exact and is_so()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -175,7 +175,7 @@ async def test_a_node_that_is_killed_and_adopts_is_listed_anew(tmp_path: Path) -
             store_all(client, names())
             await before.until(lambda: before.held() == 5 * CHUNK)
         node.kill()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while before.source.state is not SourceState.LOST:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await asyncio.to_thread(node.start)
@@ -210,7 +210,7 @@ async def test_what_is_no_question_is_not_answered(node: NodeProcess) -> None:
         for frames in ([b""], [b"", b"short"], [b"", b"", b"", b""], [b"", bytes(8)], [b"", b"\xff" * 8]):
             await asking.send_multipart(frames)
         numbers: list[bytes] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while numbers.count(END_OF_REPLAY) < 2:
                 numbers.append((await asking.recv_multipart())[-2])
     context.term()

@@ -30,7 +30,7 @@ from tierline.operator.webhook import serving
 
 PLURALS = {kind.kind: kind.plural for kind in KINDS}
 PLACES = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 VOLUMES = [{"name": "model-weights", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "s", "secret": {"secretName": "s"}}]
 
 

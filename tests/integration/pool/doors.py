@@ -83,7 +83,7 @@ def certificate(folder: Path, authority: trustme.CA, *names: str) -> MutualCerti
     return MutualCertificate(chain, key, authorities, option="pool_tls")
 
 
-async def until(condition: object, within_s: float = 10.0) -> None:
+async def until(condition: object, within_s: float = 60.0) -> None:
     """Wait for a condition, called again and again."""
     assert callable(condition)
     async with asyncio.timeout(within_s):

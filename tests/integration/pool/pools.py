@@ -164,7 +164,7 @@ class Cluster:
         )
 
 
-async def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
+async def until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait for something to hold."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110  (it has many parts)

@@ -97,7 +97,7 @@ def sentinel(folder: Path) -> Iterator[tuple[int, Sequence[Program], Sequence[in
             yield watch, (first, second), (master, replica)
 
 
-def until(holds: "object", within_s: float = 20.0) -> None:
+def until(holds: "object", within_s: float = 60.0) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + within_s
     while not holds():  # type: ignore[operator]

@@ -16,7 +16,7 @@ from tierline.pool.handshake import Credentials, Hello, Purpose, greet
 from tierline.pool.listening import DoorLimits, bind_door
 from tierline.pool.members import Member
 
-WITHIN_S = 5.0
+WITHIN_S = 60.0
 OPEN, WITH_TOKEN = Credentials(), Credentials(TOKEN)
 AUTHORITY = trustme.CA()
 
@@ -143,7 +143,7 @@ async def test_who_does_not_go_on_is_turned_away_and_others_come_in_meanwhile(be
         for _, writer in slow:
             writer.write(greet(purpose, is_tls=False).raw if purpose else b"T")
         (await bulk(at.member, WITH_TOKEN)).close()
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(60):
             for reader, writer in slow:
                 await reader.read()
                 writer.close()
@@ -155,7 +155,7 @@ async def test_a_caller_that_drips_is_turned_away_when_its_time_is_over() -> Non
         reader, writer = await asyncio.open_connection(*at.member.address)
         writer.write(greet(Purpose.BULK, is_tls=False).raw)
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(10.0):
+            async with asyncio.timeout(60):
                 while at.door.refused == 0:
                     writer.write(b"\x50\x00" if reader.at_eof() else b"\x20")
                     await asyncio.sleep(0.1)

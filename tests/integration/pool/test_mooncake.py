@@ -38,7 +38,7 @@ async def test_a_pool_that_is_not_there_yet_is_joined_when_it_is_and_missed_when
         assert await look(tier, stored) == []
         assert await store(tier, memory, stored) == [False] * 3
         with mooncake_servers.master(tmp_path, port, metrics), mooncake_servers.lender(tmp_path, port):
-            for _ in range(300):
+            for _ in range(600):
                 if all(await store(tier, memory, stored)):
                     break
                 await asyncio.sleep(0.1)

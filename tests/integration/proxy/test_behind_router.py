@@ -114,6 +114,6 @@ async def test_a_client_that_leaves_the_router_makes_the_model_stop() -> None:
         async with client(server) as peer:
             await peer.send(b"POST /v1/completions HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{}")
             await until(lambda: one.services.metrics.concurrent == 1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await model.left.wait()
         await until(lambda: one.services.metrics.concurrent == 0)

@@ -161,7 +161,7 @@ async def router(*endpoints: Backend | str, **settings: object) -> AsyncIterator
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  (what is awaited is another program's state)
             await asyncio.sleep(0.005)
 
@@ -198,7 +198,7 @@ class Client:
         return await self.answer()
 
     async def head(self) -> Answer:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             raw = await self.reader.readuntil(b"\r\n\r\n")
         first, *lines = raw[:-4].decode().split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -206,7 +206,7 @@ class Client:
 
     async def answer(self) -> Answer:
         answer = await self.head()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             if answer.fields.get("transfer-encoding") == "chunked":
                 while size := int(await self.reader.readline(), 16):
                     answer.body += (await self.reader.readexactly(size + 2))[:-2]
@@ -218,7 +218,7 @@ class Client:
         return answer
 
     async def rest(self) -> bytes:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.reader.read()
 
 

@@ -127,7 +127,7 @@ async def test_a_pod_whose_readiness_waits_for_the_router_is_let_in_once_it_is_h
             kubernetes_pods=(f"{namespace}:app=vllm",), kubernetes_readiness_gate=True, health_interval_s=0.1
         ) as server:
             assert len(urls(server)) == 2
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await api.conditions(namespace, "good")).get(ROUTABLE) != "True":  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             assert "tierline.ai/routable" not in await api.conditions(namespace, "down")

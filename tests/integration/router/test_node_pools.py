@@ -51,7 +51,7 @@ class World:
 
     async def until_told(self, tiers: dict[str, int], place: int | None = None) -> dict[str, Any]:
         """Return the choice, once it is made with this prediction, and is this endpoint's."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 choice = await self.explain()
                 if choice["predicted_by_tier"] == tiers and (
@@ -61,7 +61,7 @@ class World:
                 await asyncio.sleep(0.02)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not is_so():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

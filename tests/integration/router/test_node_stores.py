@@ -65,7 +65,7 @@ class World:
             return choice
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not is_so():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -108,7 +108,7 @@ async def test_streams_and_their_failures_are_the_same_under_tls(tmp_path: Path)
         async with client(server, trusting()) as peer:
             await peer.send(request_bytes(chat()))
             await until(lambda: len(backend.requests) == 3)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await backend.left.wait()
         backend.behave = answering(whole())
         async with client(server, trusting()) as peer:

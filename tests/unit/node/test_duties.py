@@ -99,7 +99,7 @@ async def test_a_node_that_can_take_in_nobody_any_more_ends_and_says_why(
         serving = asyncio.create_task(node.serve_until(asyncio.Event()))
         _, writer = await asyncio.open_connection("127.0.0.1", config.port)
         with pytest.raises(ValueError, match="a bug"):
-            await asyncio.wait_for(serving, 20)
+            await asyncio.wait_for(serving, 60)
         writer.close()
 
 

@@ -57,7 +57,7 @@ async def source(publisher: EventPublisher, tmp_path: Path) -> AsyncIterator[Eve
 
 
 async def until(source: EventSource[StoreBlocks], objects: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not source.is_exact or len(source.blocks) != objects:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -178,7 +178,7 @@ async def test_who_takes_nothing_holds_up_neither_the_store_nor_for_long_the_oth
     stalled.connect(f"ipc://{tmp_path}/events.replay")
     for _ in range(10):
         stalled.send_multipart([b"", bytes(8)])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not publisher.replays["given_up"]:
             store(service, 1000)
             service.store.delete(ObjectKey("b", name(1000)))

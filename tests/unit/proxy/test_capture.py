@@ -259,6 +259,6 @@ async def test_names_lead_nowhere_else() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  (what is awaited is another task's doing)
             await asyncio.sleep(0.005)

@@ -261,7 +261,7 @@ async def test_a_server_that_ends_each_watch_at_once_is_not_asked_without_a_paus
             return await session.get(url, params={"watch": "1"} if "watch" in options else {})
 
         following = asyncio.create_task(Watched("pods", Pod, "", lambda _: None).follow([call]))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await watched.wait()
         await asyncio.sleep(0.3)
         following.cancel()
@@ -283,7 +283,7 @@ async def test_an_object_that_cannot_be_read_keeps_nobody_from_the_others() -> N
         return _Answer(b"" if "watch" in options else msgspec.json.encode(page))
 
     following = asyncio.create_task(watched.follow([call]))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not seen:  # noqa: ASYNC110  (what is followed says nothing else)
             await asyncio.sleep(0.01)
     following.cancel()

@@ -68,7 +68,7 @@ async def _is_served(api: Api) -> bool:
         return answer.status == 200 and len((await answer.json())["resources"]) >= len(CRDS)
 
 
-async def eventually(holds: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+async def eventually(holds: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Wait for something to be so; return what it is then."""
     async with asyncio.timeout(timeout_s):
         while True:

@@ -83,9 +83,9 @@ async def test_a_leader_whose_work_fails_leaves_the_lease_to_another(cluster: Cl
         first, second = (Leadership(Asked(connected, "tests"), namespace, time.monotonic, terms) for _ in range(2))
         duties = Duties(["leading"])
         failing = asyncio.create_task(duties.keep_up("leading", lambda: first.lead(fails)))
-        await asyncio.wait_for(has_led.wait(), 30)
+        await asyncio.wait_for(has_led.wait(), 60)
         other = asyncio.create_task(second.lead(goes_on))
-        await asyncio.wait_for(leads.wait(), 30)
+        await asyncio.wait_for(leads.wait(), 60)
         assert duties.failures["leading"] > 0
         assert not first.is_leader
         for task in (failing, other):
