@@ -73,7 +73,7 @@ def essence(record: Record) -> tuple[RecordState, ObjectKey, int, tuple[Run, ...
 
 
 @given(bucket=NAMES, name=NAMES, size=st.integers(1, 2**63), checksum=st.integers(0, 2**64 - 1), data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_what_is_committed_is_read_back(
     files: Files, bucket: str, name: str, size: int, checksum: int, data: st.DataObject
 ) -> None:
@@ -219,7 +219,7 @@ def test_a_header_that_is_not_understood_is_refused(files: Files, offset: int, w
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
 def test_damage_loses_records_and_never_changes_one(shared_memory: Path, data: st.DataObject) -> None:
     files = Files(shared_memory)
     for number in range(12):

@@ -39,7 +39,7 @@ def stored_blocks(store: Store) -> list[int]:
     reads=st.lists(st.tuples(st.integers(1, BLOCKS), st.floats(0, 6), st.booleans()), max_size=8),
     fillers=st.lists(st.integers(0, 30), min_size=30, max_size=60),
 )
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_head_of_a_prefix_outlives_its_tail(
     name: PolicyName,
     open_store: OpenStore,
