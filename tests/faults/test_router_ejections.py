@@ -97,7 +97,7 @@ async def test_work_beside_serving_that_fails_is_counted_and_ends_nothing_else(m
     def failing(*_: object) -> None:
         raise ValueError("a bug")
 
-    async with backends(answering(whole())) as (backend,), router(backend, idle_timeout_s=0.1) as server:
+    async with backends(answering(whole())) as (backend,), router(backend, idle_timeout_s=0.5) as server:
         monkeypatch.setattr(server.outliers, "sweep", failing)
         monkeypatch.setattr(server.services.endpoints.all[0].__class__, "checked", failing)
         failures = server.services.metrics.failed_duties

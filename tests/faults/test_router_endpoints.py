@@ -35,6 +35,7 @@ from tierline.router.proxy.services import RETRIES_EARNED, RETRIES_RESERVE
 from tierline.router.strategies import RoutingRequest
 
 RESETTING = answering_then_closing(b"")
+WAITED_S = 0.5
 SICK = {"health_interval_s": 1000}  # the router learns of the fault from the request itself
 
 
@@ -228,7 +229,7 @@ async def test_a_status_is_told_even_if_the_next_endpoint_cannot_be_reached() ->
 
 async def test_waiting_for_an_endpoint_that_breaks_is_no_overhead_of_the_router() -> None:
     async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(WAITED_S)
         writer.transport.abort()
 
     async with (
@@ -239,7 +240,7 @@ async def test_waiting_for_an_endpoint_that_breaks_is_no_overhead_of_the_router(
         assert (await peer.ask(chat())).status == 200
         overhead = server.services.metrics._overhead
         assert len(endpoints[0].requests) == 1
-        assert 0 <= overhead.total < 0.1
+        assert 0 <= overhead.total < WAITED_S
 
 
 async def test_a_second_retry_comes_after_a_pause_and_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +302,7 @@ async def test_a_request_has_its_time_and_no_more_however_well_it_goes(is_stream
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    async with backends(drip) as (backend,), router(backend, total_timeout_s=0.2) as server, client(server) as peer:
+    async with backends(drip) as (backend,), router(backend, total_timeout_s=1.0) as server, client(server) as peer:
         await peer.send(request_bytes(chat(stream=is_stream)))
         if is_stream:
             answer = await peer.answer()
@@ -318,15 +319,15 @@ async def test_a_request_has_its_time_and_no_more_however_well_it_goes(is_stream
 async def test_a_request_that_nobody_answers_has_its_time_and_no_more() -> None:
     async with backends(answering(b"")) as (hanging,):
         hanging.behave = hanging.hanging
-        async with router(hanging, total_timeout_s=0.1) as server, client(server) as peer:
+        async with router(hanging, total_timeout_s=0.5) as server, client(server) as peer:
             assert (await peer.ask(chat())).status == 504
-            await asyncio.wait_for(hanging.left.wait(), 10)
+            await asyncio.wait_for(hanging.left.wait(), 60)
 
 
 async def test_an_endpoint_that_hangs_costs_a_timeout() -> None:
     async with backends(answering(b"")) as (hanging,):
         hanging.behave = hanging.hanging
-        async with router(hanging, response_timeout_s=0.1) as server, client(server) as peer:
+        async with router(hanging, response_timeout_s=0.5) as server, client(server) as peer:
             answer = await peer.ask(chat())
             assert (answer.status, json.loads(answer.body)["error"]["code"]) == (504, "endpoint_timeout")
             await hanging.left.wait()
@@ -415,15 +416,17 @@ async def test_an_answer_before_the_request_was_out_ends_the_connection() -> Non
         await reader.readuntil(b"\r\n\r\n")
         writer.write(whole(413))
         await writer.drain()
-        await asyncio.sleep(0.2)
+        await is_seen.wait()
         writer.close()
 
+    is_seen = asyncio.Event()
     early = await asyncio.start_server(serve, "127.0.0.1", 0, limit=4096)
     url = f"http://127.0.0.1:{early.sockets[0].getsockname()[1]}"
     async with router(url, **SICK) as server, client(server) as peer:
         answer = await peer.ask(chat("x" * 2**24))
         assert answer.status == 413
         assert len(server.services.pools[0]) == 0
+        is_seen.set()
     early.close()
 
 
@@ -523,7 +526,7 @@ async def test_a_health_check_that_times_out_leaves_what_is_known_of_the_cache()
 
     slow = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{slow.sockets[0].getsockname()[1]}"
-    async with router(url, health_timeout_s=0.1) as server:
+    async with router(url, health_timeout_s=0.5) as server:
         await until_models_are_known(server)
         strategy, endpoints = server.services.choosing.default.main.strategy, server.services.endpoints.all
         request = RoutingRequest(read_fields(chat(prompt)))
@@ -550,7 +553,7 @@ async def test_a_client_that_leaves_ends_the_request_at_the_endpoint(is_stream: 
             async with client(server) as peer:
                 await peer.send(request_bytes(chat(stream=is_stream)))
                 await until(lambda: len(backend.requests) == 1)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await backend.left.wait()
             await until(lambda: server.services.endpoints.all[0].inflight == 0)
             assert 'aborts_total{side="client"} 1.0' in server.services.metrics.exposition()[0].decode()
@@ -573,7 +576,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it_at_the_end
         async with client(server) as peer:
             await peer.send(request_bytes(chat(stream=True)))
             await peer.reader.readuntil(EVENT)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await left.wait()
         await until(lambda: server.services.endpoints.all[0].inflight == 0)
 
@@ -587,7 +590,7 @@ async def test_a_client_that_stops_reading_is_given_up() -> None:
 
     async with backends(flood) as (backend,), router(backend, stream_timeout_s=0.3) as server, client(server) as peer:
         await peer.send(request_bytes(chat(stream=True)))
-        await until(lambda: server.services.endpoints.all[0].inflight == 1)
+        await until(lambda: bool(backend.requests))
         await until(lambda: not server.services.clients)
         assert server.services.endpoints.all[0].inflight == 0
 

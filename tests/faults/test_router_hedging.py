@@ -94,7 +94,7 @@ async def test_the_first_endpoint_answers_after_all_and_the_second_is_told() -> 
             await until(lambda: bool(second.requests))
             go_on.set()
             answer = await asking
-            await asyncio.wait_for(second.left.wait(), 10)
+            await asyncio.wait_for(second.left.wait(), 60)
             assert counted(server, 'hedges_total{outcome="lost"}') == 1
             assert is_idle(server)
     assert answer.fields["x-tierline-endpoint"] == first.url
@@ -141,12 +141,12 @@ async def test_nothing_is_hedged_unless_configured_and_nothing_that_answers_in_t
 async def test_once_a_byte_was_sent_no_other_endpoint_is_asked() -> None:
     async with (
         backends(silent_after(STREAM_HEAD + chunk(EVENT)), answering(STREAM)) as (slow, other),
-        router(slow, other, **HEDGED) as server,
+        router(slow, other, **HEDGED | {"hedge_after": "0.5"}) as server,
         client(server) as peer,
     ):
         await peer.send(request_bytes(chat(stream=True)))
         assert (await peer.head()).status == 200
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.8)
     assert not other.requests
 
 
@@ -239,7 +239,7 @@ async def test_both_endpoints_are_told_when_nobody_waits_any_more(leaves: str) -
     async with backends(answering(b""), answering(b"")) as endpoints:
         for backend in endpoints:
             backend.behave = backend.hanging
-        settings = HEDGED | ({"response_timeout_s": 0.3} if leaves == "time" else {})
+        settings = HEDGED | ({"response_timeout_s": 1.0} if leaves == "time" else {})
         async with router(*endpoints, **settings) as server:
             await until_models_are_known(server)
             async with client(server) as peer:
@@ -248,7 +248,7 @@ async def test_both_endpoints_are_told_when_nobody_waits_any_more(leaves: str) -
                 if leaves == "time":
                     assert (await peer.answer()).status == 504
             for backend in endpoints:
-                await asyncio.wait_for(backend.left.wait(), 10)
+                await asyncio.wait_for(backend.left.wait(), 60)
             await until(lambda: counted(server, 'hedges_total{outcome="unanswered"}') == 1)
             assert is_idle(server)
 
@@ -257,13 +257,13 @@ async def test_an_endpoint_without_room_is_not_asked_too() -> None:
     go_on = asyncio.Event()
     async with (
         backends(after(go_on, whole()), after(go_on, whole())) as endpoints,
-        router(*endpoints, **HEDGED, max_inflight_per_endpoint=1, max_queued=9) as server,
+        router(*endpoints, **HEDGED | {"hedge_after": "0.5"}, max_inflight_per_endpoint=1, max_queued=9) as server,
         client(server) as peer,
         client(server) as other,
     ):
         asking = [asyncio.create_task(one.ask(chat())) for one in (peer, other)]
         await until(lambda: all(backend.requests for backend in endpoints))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.8)
         go_on.set()
         assert [(await task).status for task in asking] == [200, 200]
         assert counted(server, "hedges_total") == 0

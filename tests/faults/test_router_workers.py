@@ -30,7 +30,7 @@ async def rest_of(peer: Client) -> bytes:
     """Return what still comes of a stream, to its last chunk or the end of the connection."""
     received = b""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not received.endswith(b"0\r\n\r\n"):
                 data = await peer.reader.read(65536)
                 if not data:
@@ -139,7 +139,7 @@ async def test_a_router_that_is_told_to_stop_lets_what_runs_come_to_its_end() ->
         running.process.send_signal(signal.SIGTERM)
         await until(lambda: running.events("worker stops") == 2)
         refused = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while refused < 10:  # in a row: each goes to the socket of one worker, if there is one
                 try:
                     _, late = await asyncio.open_connection("127.0.0.1", running.port)
@@ -151,7 +151,7 @@ async def test_a_router_that_is_told_to_stop_lets_what_runs_come_to_its_end() ->
         release.set()
         received = await asyncio.gather(*map(rest_of, peers))
         assert all(data.endswith(chunk(DONE) + b"0\r\n\r\n") for data in received)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await running.process.wait() == 0
         assert running.events(ENDED) == 0
 
@@ -172,7 +172,7 @@ async def test_workers_end_with_their_supervisor_and_leave_nothing(
 async def test_a_worker_that_hangs_is_killed_and_started_again() -> None:
     async with (
         backends(answering(whole())) as (backend,),
-        started(backend, settings={"worker_timeout_s": 2}) as running,
+        started(backend, settings={"worker_timeout_s": 5}) as running,
     ):
         hung, other = running.workers
         os.kill(hung, signal.SIGSTOP)
@@ -196,7 +196,7 @@ async def test_a_worker_that_is_told_to_end_alone_leaves_new_clients_to_the_othe
 
     async with (
         backends(behave) as (backend,),
-        started(backend, settings={"shutdown_timeout_s": 20}) as running,
+        started(backend, settings={"shutdown_timeout_s": 60}) as running,
         clients(running) as peers,
     ):
         for peer in peers:

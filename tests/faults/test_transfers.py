@@ -230,7 +230,7 @@ async def test_a_member_that_falls_silent_is_given_up_before_the_time_is_over() 
         yield from ()
 
     async with liar(silent) as member, open_transfers(limits=ReceivingLimits(silence_s=0.1)) as transfers:
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(60):
             arrivals = await fetch_all(transfers, member, [expect("object", 1000, 1)], 600.0)
         assert arrivals[0].checksum is None
         assert transfers.failures == {"silent": 1}
@@ -247,7 +247,7 @@ async def test_a_member_that_drips_has_the_time_that_was_given_and_no_more() -> 
 
     expected = expect("object", MIB, 1)
     async with liar(drip) as member, open_transfers() as transfers:
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(60):
             arrivals = await fetch_all(transfers, member, [expected], 0.3)
         before = content_of(expected)
         await asyncio.sleep(0.1)
@@ -258,7 +258,7 @@ async def test_a_member_that_drips_has_the_time_that_was_given_and_no_more() -> 
 
 async def test_a_host_that_does_not_answer_is_waited_for_as_long_as_was_given() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        async with open_transfers() as transfers, asyncio.timeout(10.0):
+        async with open_transfers() as transfers, asyncio.timeout(60):
             member = Member("deaf", *deaf.getsockname())
             arrivals = await fetch_all(transfers, member, [expect("object", 1000, 1)], 0.2)
     assert arrivals == [(0, None, "deaf")]
@@ -284,17 +284,16 @@ async def test_a_receiver_that_takes_nothing_or_says_nothing_is_dropped(reads: b
         expected = holder.put("object", bytes(16 * MIB))
         with await connected(holder.member) as sock:
             ask(sock, 0, expected)
-            await until(lambda: holder.leases == 1)
             if reads:
                 await asyncio.to_thread(receive, sock, HEAD_BYTES + expected.size)
+            await until(lambda: holder.sender.dropped == 1)
             await until(lambda: holder.leases == 0 and holder.door.inside.total() == 0)
-            assert holder.sender.dropped == 1
 
 
 async def test_a_receiver_that_asks_for_nothing_is_let_go() -> None:
     async with open_holder(limits=IMPATIENT) as holder:
-        with await connected(holder.member):
-            await until(lambda: holder.door.inside.total() == 1)
+        with await connected(holder.member) as sock:
+            assert await asyncio.to_thread(sock.recv, 1) == b""
             await until(lambda: holder.door.inside.total() == 0)
             assert holder.sender.dropped == 0
 

@@ -105,7 +105,7 @@ def test_a_client_that_is_too_slow_publishes_nothing(engine: str, tmp_path: Path
 def test_a_run_that_is_interrupted_goes_on_and_is_whole(engine: str, tmp_path: Path) -> None:
     result, journal = tmp_path / "r.json", tmp_path / "r.partial.jsonl"
     arguments = (
-        *("--base-url", engine, "--input-len", "400", "--output-len", "16", "--num-prompts", "24"),
+        *("--base-url", engine, "--input-len", "400", "--output-len", "32", "--num-prompts", "24"),
         *("--max-concurrency", "4", *SLOW_CLIENT_IS_NO_MATTER, "--json", str(result)),
     )
     command = [sys.executable, "-m", "tierline", "bench", "run", *arguments]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.node.processes import MIB, NodeProcess, head, load, store, wait_until
+from tests.integration.node.processes import MIB, WITHIN_S, NodeProcess, head, load, store, wait_until
 
 from tierline.client import AsyncNodeClient, CommitEntry, NodeClient, Refusal, Slot
 from tierline.errors import ChecksumMismatch, NodeUnavailable, SegmentError, UnknownLease, WireError
@@ -224,7 +224,7 @@ def test_a_call_ends_in_time_where_the_node_does_not_answer_and_its_late_reply_l
                 client.prefix_lease("b", ["late"], 30, timeout_s=0.1)
             with pytest.raises(NodeUnavailable):
                 client.grant(MIB, 3, timeout_s=0.1)
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < WITHIN_S / 2
             node.process.send_signal(signal.SIGCONT)
             assert client.is_connected
             wait_until(lambda: (client.stats()["store"]["slots"], client.stats()["store"]["leases"]) == (0, 0))
@@ -280,7 +280,7 @@ async def test_the_asyncio_client_gives_back_what_comes_too_late(node: NodeProce
     async with await AsyncNodeClient.connect(node.socket, writer=True, timeout_s=10) as client:
         with pytest.raises(NodeUnavailable):
             await client.grant(MIB, 2, timeout_s=0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await client.stats())["store"]["slots"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

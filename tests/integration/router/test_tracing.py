@@ -237,7 +237,7 @@ async def test_an_endpoint_that_does_not_answer_in_time_a_client_that_leaves_and
 
     async with backends(answering(b"")) as (backend,):
         backend.behave = backend.hanging
-        async with router(backend, opentelemetry=True, response_timeout_s=0.3) as server:
+        async with router(backend, opentelemetry=True, response_timeout_s=1.0) as server:
             async with client(server) as peer:
                 assert (await peer.ask(chat())).status == 504
             request, attempt = await received(collected, 2)

@@ -36,7 +36,7 @@ async def listed(peer: Client) -> list[str]:
 
 
 async def until_all_explain(peers: list[Client], body: bytes, reason: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for peer in peers:
             while await explained(peer, body) != reason:  # noqa: ASYNC110  (another program's state)
                 await asyncio.sleep(0.01)
@@ -86,7 +86,7 @@ async def test_what_one_worker_places_all_find_and_together_they_tell_of_it() ->
             assert answer.fields["x-tierline-endpoint"] == third.url
             assert await listed(peer) == [third.url]
         assert (await ask(peers[3], f"/admin/endpoints/drain?url={third.url}", "POST"))[0] == 200
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await listed(peers[4]):  # noqa: ASYNC110  (another program's state)
                 await asyncio.sleep(0.02)
 
@@ -130,8 +130,10 @@ async def test_what_a_key_spends_at_one_worker_it_has_spent_at_all(tmp_path: Pat
         clients(running) as peers,
     ):
         assert (await peers[0].ask(chat(max_tokens=100_000), fields=fields)).status == 200
-        await asyncio.sleep(0.5)  # a batch is told of after five milliseconds
-        assert {(await peer.ask(chat(max_tokens=1), fields=fields)).status for peer in peers} == {429}
+        answered: set[int] = set()
+        async with asyncio.timeout(60):
+            while answered != {429}:  # the others are told some milliseconds later
+                answered = {(await peer.ask(chat(max_tokens=1), fields=fields)).status for peer in peers}
 
 
 async def test_sessions_stay_where_another_worker_sent_them() -> None:
@@ -152,7 +154,7 @@ async def test_sessions_stay_where_another_worker_sent_them() -> None:
         home = (await peers[0].ask(chat(), fields=fields)).fields["x-tierline-endpoint"]
         (other,) = {backend.url for backend in both} - {home}
         blocked = [asyncio.create_task(peer.ask(chat("wait"), fields=fields)) for peer in peers[1:]]
-        async with asyncio.timeout(20):  # as the home has more than its part of the load, it spills
+        async with asyncio.timeout(60):  # as the home has more than its part of the load, it spills
             while (answer := await peers[0].ask(chat(), fields=fields)).fields["x-tierline-reason"] == "session":
                 blocked.append(asyncio.create_task(_ask_anew(running, fields)))
                 await asyncio.sleep(0.02)
@@ -160,7 +162,7 @@ async def test_sessions_stay_where_another_worker_sent_them() -> None:
         hanging.set()
         await asyncio.gather(*blocked)
         found: set[str] = set()
-        async with clients(running) as others, asyncio.timeout(20):
+        async with clients(running) as others, asyncio.timeout(60):
             while found != {"spilled"}:  # a worker is told some milliseconds later
                 found = {(await peer.ask(chat(), fields=fields)).fields["x-tierline-reason"] for peer in others}
 
@@ -179,7 +181,7 @@ async def test_workers_ask_one_process_with_the_exact_index(tmp_path: Path) -> N
         assert len(running.workers) == 3
         peers = await stack.enter_async_context(clients(running, 8))
         cold = await peers[0].ask(body, path="/v1/completions")
-        async with asyncio.timeout(30):  # until both engines have been heard of
+        async with asyncio.timeout(60):  # until both engines have been heard of
             while await predictions(peers, body) != {192}:  # noqa: ASYNC110  (another program's state)
                 await asyncio.sleep(0.05)
         for peer in peers:

@@ -149,7 +149,7 @@ async def test_a_client_that_goes_away_ends_its_request(simulated_engine: Start)
 
 
 async def test_more_requests_than_it_takes_wait_in_line(simulated_engine: Start) -> None:
-    url = simulated_engine("--max-num-seqs", "2", "--decode-rate", "5")
+    url = simulated_engine("--max-num-seqs", "2", "--decode-rate", "0.1")
     async with client_of(url) as client:
         requests = [
             asyncio.create_task(client.completions.create(model=MODEL, prompt=f"{number}", max_tokens=10))
@@ -174,25 +174,26 @@ async def test_its_cache_can_be_emptied(simulated_engine: Start) -> None:
 
 async def test_kv_events_carry_the_tokens_of_each_new_block(simulated_engine: Start, tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/events"
-    url = simulated_engine(*FAST, "--cache-blocks", "64", "--kv-events-endpoint", endpoint)
+    url = simulated_engine(*FAST, "--cache-blocks", "1024", "--kv-events-endpoint", endpoint)
     context = zmq.Context()
     with context, context.socket(zmq.SUB) as subscriber:
         subscriber.setsockopt(zmq.LINGER, 0)
-        subscriber.setsockopt(zmq.RCVTIMEO, 10_000)
         subscriber.subscribe(b"")
         subscriber.connect(endpoint)
-        await asyncio.sleep(0.3)  # a subscription that is under way misses what is sent
+        prompts: list[list[int]] = []
         async with client_of(url) as client:
-            await client.completions.create(model=MODEL, prompt=list(range(100)), max_tokens=1)
+            while not subscriber.poll(300):  # a subscription that is under way misses what is sent
+                prompts.append([len(prompts), *range(1, 100)])
+                await client.completions.create(model=MODEL, prompt=prompts[-1], max_tokens=1)
         topic, sequence, payload = subscriber.recv_multipart()
     timestamp, (stored,), rank = msgspec.msgpack.decode(payload)
-    assert (topic, int.from_bytes(sequence, "big")) == (b"", 0)
-    assert (timestamp > 0, rank) == (True, 0)
+    prompt = prompts[int.from_bytes(sequence, "big")]
+    assert (topic, timestamp > 0, rank) == (b"", True, 0)
     assert stored == {
         "type": "BlockStored",
-        "block_hashes": block_hashes(list(range(96))),
+        "block_hashes": block_hashes(prompt[:96]),
         "parent_block_hash": None,
-        "token_ids": list(range(96)),
+        "token_ids": prompt[:96],
         "block_size": 16,
         "lora_id": None,
         "medium": "GPU",

@@ -1,6 +1,7 @@
 """The router benchmark's own load and engines: what they count must be what was answered."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,11 +12,22 @@ from tierline.bench.responders import MODEL, serve_engines, serve_splice
 from tierline.errors import TierlineError
 
 
+async def until_listening(port: int) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 async def ports() -> AsyncIterator[tuple[int, int]]:
     engine, splice = free_ports(2)
     tasks = [asyncio.create_task(serve_engines([engine])), asyncio.create_task(serve_splice(splice, [engine]))]
-    await asyncio.sleep(0.05)
+    for port in (engine, splice):
+        await until_listening(port)
     yield engine, splice
     for task in tasks:
         task.cancel()

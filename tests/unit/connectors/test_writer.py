@@ -23,7 +23,7 @@ from tierline.prefix import Shard
 from tierline.wire.messages import CommitEntry, Extent, Refusal, Slot
 
 SEGMENT_BYTES = 1024 * 1024
-WITHIN_S = 2.0
+WITHIN_S = 60.0
 
 
 class Node:
@@ -93,7 +93,7 @@ def test_blocks_are_free_at_once_while_the_node_store_is_slow_to_grant(setup: Si
     assert setup.node.is_asked.wait(WITHIN_S)
     started = time.monotonic()
     setup.writer.fence({0, 1})
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < WITHIN_S / 2, "it waited for the grant"
     setup.node.may_grant.set()
     setup.writer.store([ChunkStore(b"b" * 32, (2, 3))], None)
     wait_for_commits(setup.node, 1)

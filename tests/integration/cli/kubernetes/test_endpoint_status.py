@@ -1,7 +1,6 @@
 """``tierline endpoint prepare``, ``deploy`` and ``status``: against a real API, with pods that a test speaks for."""
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +135,25 @@ def test_a_crashed_container_whose_log_cannot_be_had_is_told_by_its_status(
     assert "container demo: it ended with status 3" in run("endpoint", "status", "demo", "-n", deployed).output
 
 
-def test_waiting_ends_once_the_endpoint_is_ready(kube: Kube, run: Command, deployed: str) -> None:
+def test_waiting_ends_once_the_endpoint_is_ready(
+    kube: Kube, run: Command, deployed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_seen, look = threading.Event(), standing.standing
+
+    async def looked(*arguments: Any, **more: Any) -> standing.Standing:
+        stands = await look(*arguments, **more)
+        if stands.state == "DeploymentInProgress":
+            is_seen.set()
+        return stands
+
     def operator() -> None:
         own = Kube(kube.cluster)  # a connection is one thread's
-        time.sleep(0.3)
         own.set_status(resource(deployed), state="DeploymentInProgress", conditions=[condition("Ready", "False")])
-        time.sleep(1.5)
+        assert is_seen.wait(60)
         own.set_status(resource(deployed), state="DeploymentComplete", conditions=[condition("Ready", "True")])
         own.close()
 
+    monkeypatch.setattr(standing, "standing", looked)
     speaking = threading.Thread(target=operator)
     speaking.start()
     ended = run("endpoint", "status", "demo", "-n", deployed, "--wait", "--timeout", 60)

@@ -249,12 +249,12 @@ async def test_who_waits_for_the_last_answers_does_not_ask_again_and_again(monke
         return take(sending, now_s)
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.7)
         return await stream_of(LAST, USAGE, DONE)(request)
 
     monkeypatch.setattr(Sending, "take", counted)
     async with serving(handler) as url:
-        records = await load(url, "independent", 500, concurrency=2, duration_s=0.1)
+        records = await load(url, "independent", 500, concurrency=2, duration_s=0.4)
 
     assert [record.error for record in records] == ["", ""]
     assert asked_for < 20
