@@ -1,6 +1,7 @@
 """Real programs on free ports; every fixture ends what it started."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -33,8 +34,8 @@ def free_port() -> Callable[[], int]:
 class Tierline:
     """A running ``tierline`` command and what it printed."""
 
-    def __init__(self, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
-        self.output_file = folder / "output"
+    def __init__(self, arguments: list[str], output_file: Path, environment: dict[str, str]) -> None:
+        self.output_file = output_file
         with self.output_file.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tierline", *arguments],
@@ -75,11 +76,13 @@ class Tierline:
 @pytest.fixture
 def tierline(tmp_path: Path) -> Iterator[Callable[..., Tierline]]:
     """Start ``tierline …`` with folders of its own; stopped at the end of the test."""
+    numbers = itertools.count()
     with contextlib.ExitStack() as stack:
 
         def start(*arguments: str, **environment: str) -> Tierline:
             folders = {"XDG_STATE_HOME": str(tmp_path / "state")}
-            program = Tierline(list(arguments), tmp_path, {**folders, **environment})
+            output_file = tmp_path / f"output-{next(numbers)}"
+            program = Tierline(list(arguments), output_file, {**folders, **environment})
             stack.callback(program.close)
             return program
 
