@@ -31,7 +31,6 @@ class _Usage(msgspec.Struct):
 
 class _Report(msgspec.Struct):
     engine: int
-    node: str
     loaded: dict[str, int]
 
 

@@ -133,11 +133,12 @@ def fastest_dtype() -> str:
     return "auto" if machine.computes_bfloat16() else "float32"
 
 
-def simulated_command(*, model: str, port: int, kv_events: EventAddresses | None) -> EngineCommand:
-    """Return how to start a simulated engine; it publishes KV events once, and has no replay."""
+def simulated_command(*, model: str, port: int, store: str | None, kv_events: EventAddresses | None) -> EngineCommand:
+    """Return how to start a simulated engine, joined to a node store; it publishes KV events without a replay."""
     argv = [sys.executable, "-m", "tierline", "simulate-engine", "--host", ENGINE_HOST, "--port", str(port)]
     published = ["--kv-events-endpoint", kv_events.events] if kv_events is not None else []
-    return EngineCommand([*argv, "--model", model, *published], {})
+    joined = ["--store", store] if store is not None else []
+    return EngineCommand([*argv, "--model", model, *joined, *published], {})
 
 
 def weights_bytes(model: Path) -> int:

@@ -119,7 +119,7 @@ def make_plan(config: UpConfig, say: model.Say) -> StackPlan:
     if ports.caches:
         transfers = [lmcache.kv_transfer_config(port) for port in ports.caches]
     events = [_events(config, number) if strategy == "kvaware" else None for number in range(len(ports.replicas))]
-    replicas = _replicas(config, name, chosen, ports.replicas, transfers, events)
+    replicas = _replicas(config, name, chosen, ports.replicas, nodes, transfers, events)
     return StackPlan(
         config=config,
         folder=folder,
@@ -212,6 +212,7 @@ def _replicas(
     name: str | None,
     folder: Path | None,
     ports: Sequence[int],
+    nodes: Sequence[PlannedNode],
     transfers: Sequence[Mapping[str, object] | None],
     events: Sequence[engines.EventAddresses | None],
 ) -> list[PlannedChild]:
@@ -220,7 +221,8 @@ def _replicas(
     planned = []
     for number, (port, transfer, published) in enumerate(zip(ports, transfers, events, strict=True), start=1):
         if folder is None:
-            command = engines.simulated_command(model=str(name), port=port, kv_events=published)
+            store = nodes[(number - 1) % len(nodes)].url if nodes else None
+            command = engines.simulated_command(model=str(name), port=port, store=store, kv_events=published)
         else:
             command = engines.vllm_cpu_command(
                 model=folder,

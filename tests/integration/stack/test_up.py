@@ -1,6 +1,7 @@
 """``tierline up`` with simulated engines: what it starts, what it says, and that nothing is left of it."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -50,7 +51,7 @@ def simulated_stack(up: Start) -> Start:
 
     def start(*arguments: str) -> tuple[Any, RunningStack]:
         program, port = up("--engine", "simulated", *arguments)
-        program.wait_for(lambda: find_stack(port) is not None)
+        program.wait_for(lambda: find_stack(port) is not None and "stop   Ctrl-C" in program.output)
         stack = find_stack(port)
         assert stack is not None
         return program, stack
@@ -248,12 +249,25 @@ def test_replicas_are_spread_over_several_nodes_and_nothing_is_left_of_any(
     token = stack.router.log.parent / "pool.token"
     assert token.stat().st_mode & 0o777 == 0o600
     port = stack.router.url.rpartition(":")[2]
-    asked = tierline("ask", "--port", port, "--replica", "1", "--replica", "3", "--replica", "1", "the quick fox " * 40)
-    assert asked.wait_for_exit() == 0
-    rows = [line.split() for line in asked.output.splitlines()[1:]]
-    assert [row[:2] for row in rows] == [["replica-1", "node-1"], ["replica-3", "node-1"], ["replica-1", "node-1"]]
-    assert int(rows[0][2]) == int(rows[0][6]) > int(rows[2][6]), "the last finds it in its own cache"
-    assert [row[3:6] for row in rows] == [["?", "?", "?"]] * 3, "a simulated engine joins no node store"
+    prompts = (f"{number:03} the quick fox jumps over it " * 40 for number in itertools.count())
+
+    def asked(*replicas: int) -> list[list[str]]:
+        """Ask replicas for a prompt that is new; return what is said of each."""
+        given = tierline(
+            "ask", "--port", port, *(f"--replica={each}" for each in replicas), next(prompts), COLUMNS="200"
+        )
+        assert given.wait_for_exit() == 0
+        return [re.split(r"  +", line.strip()) for line in given.output.splitlines()[1:]]
+
+    first, neighbour, again = asked(1, 3, 1)
+    assert [each[:2] for each in (first, neighbour, again)] == [[f"replica-{n}", "node-1"] for n in (1, 3, 1)]
+    assert first[2:7] == [first[2], "0", "0", "0", first[2]]
+    assert neighbour[3:7] == ["0", "256", "0", str(int(first[2]) - 256)]
+    assert int(again[3]) > int(first[2]) - 17, "what it has itself is not asked for"
+    # A node waits a quarter of a second for what another has; on a busy machine that may be over.
+    program.wait_for(
+        lambda: asked(1, 2)[1][:6] == ["replica-2", "node-2", first[2], "0", "0", "256 tieredstorage:node-1"]
+    )
     assert program.interrupt() == 0
     assert leftovers(stack) == []
     assert not token.exists()

@@ -53,9 +53,9 @@ def test_a_replica_publishes_kv_events_where_it_is_told() -> None:
         "endpoint": "ipc:///run/a.events",
         "replay_endpoint": "ipc:///run/a.replay",
     }
-    assert value_after("--kv-events-endpoint", engines.simulated_command(model="m", port=1, kv_events=events).argv) == (
-        "ipc:///run/a.events"
-    )
+    assert value_after(
+        "--kv-events-endpoint", engines.simulated_command(model="m", port=1, store=None, kv_events=events).argv
+    ) == ("ipc:///run/a.events")
 
 
 def test_the_engine_s_cache_is_rounded_up_to_whole_gibibytes() -> None:

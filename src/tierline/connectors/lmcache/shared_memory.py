@@ -80,7 +80,7 @@ class SharedMemoryWay:
             place: Found(names[place], item.size, item.checksum, item.extents)
             for place, item in zip(places, leased.objects, strict=True)
         }
-        return Holding(self, found, leased.lease, asked + leased.ttl_s)
+        return Holding(self, found, leased.lease, asked + leased.ttl_s, sources=leased.sources)
 
     async def read(self, found: Found, header_bytes: int, prepare: Prepare) -> bool:
         """Copy out of the segment in a thread; what arrived is summed."""

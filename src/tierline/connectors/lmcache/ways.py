@@ -4,7 +4,7 @@ Rule: a way raises what went wrong (:class:`~tierline.errors.TierlineError`, ``O
 uses it turns that into a miss.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol, TypeAlias
@@ -61,6 +61,8 @@ class Holding:
         End of the lease, by the event loop's clock.
     taken
         How many hold an object of it; the lease goes with the last.
+    sources
+        How many of the objects came from below the node's memory, by who answered; empty over HTTP, which does not say.
     """
 
     way: "Way"
@@ -68,6 +70,7 @@ class Holding:
     lease: str = ""
     until: float = float("inf")
     taken: int = 0
+    sources: Mapping[str, int] = field(default_factory=dict)
 
 
 class Way(Protocol):

@@ -6,7 +6,7 @@ is no preemption.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,6 +31,8 @@ class Request:
         Computes other keys and values than the model and other adapters do: no block is shared with these.
     fetched
         Tokens at the prompt's beginning that others have computed, and that are there at once.
+    loaded
+        Which of them were loaded from node stores, by who had them.
     """
 
     prompt: list[int]
@@ -39,6 +41,7 @@ class Request:
     salt: str = ""
     adapter: str = ""
     fetched: int = 0
+    loaded: Mapping[str, int] = field(default_factory=dict)
     computed: int = 0
     cached: int = 0
     external: int = 0

@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from tierline import logs
+from tierline.connectors.vllm.launch import REPORT
 from tierline.stack.simulated_engine import tokens
 from tierline.stack.simulated_engine.cache import BLOCK_TOKENS, PrefixCache, block_hashes
 from tierline.stack.simulated_engine.config import SimulatedEngineConfig
@@ -36,10 +37,11 @@ class StreamOptions(msgspec.Struct):
 
 
 class Transfer(msgspec.Struct):
-    """``kv_transfer_params`` of vLLM's NIXL connector, as far as this engine acts on them."""
+    """``kv_transfer_params`` of vLLM's NIXL connector and of ours, as far as this engine acts on them."""
 
     do_remote_prefill: bool = False
     do_remote_decode: bool = False
+    tierline_report: bool = False
 
 
 class GenerationRequest(msgspec.Struct, kw_only=True):
@@ -218,7 +220,8 @@ class SimulatedEngine:
         if self.shared is None or request.fetched:
             return
         known = self.cache.match(block_hashes(request.prompt, request.salt, request.adapter)) * BLOCK_TOKENS
-        request.fetched = await self.shared.find(request.prompt, known, request.salt, request.adapter)
+        prefix = await self.shared.find(request.prompt, known, request.salt, request.adapter)
+        request.fetched, request.loaded = prefix.tokens, prefix.loaded
 
     def _keep(self, request: Request) -> asyncio.Task[None] | None:
         if self.shared is None:
@@ -376,8 +379,8 @@ class _Handlers:
         if not body.stream:
             text = tokens.decode([token async for token in stream])
             answer = shape.whole(text, request.finish_reason, _usage(request))
-            if body.kv_transfer_params is not None and body.kv_transfer_params.do_remote_decode:
-                answer["kv_transfer_params"] = {"do_remote_prefill": True, "do_remote_decode": False}
+            if handed := self._handed_back(body.kv_transfer_params or Transfer(), request):
+                answer["kv_transfer_params"] = handed
             return web.json_response(answer)
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         await response.prepare(http)
@@ -395,6 +398,16 @@ class _Handlers:
             await response.write(_event(shape.closing(_usage(request))))
         await response.write(b"data: [DONE]\n\n")
         return response
+
+    def _handed_back(self, asked: Transfer, request: Request) -> dict[str, Any]:
+        """Return what an answer says of its prompt's KV: that another engine may have it, and who had it."""
+        handed: dict[str, Any] = {}
+        if asked.do_remote_decode:
+            handed |= {"do_remote_prefill": True, "do_remote_decode": False}
+        if asked.tierline_report and self.engine.shared is not None:
+            loaded = request.loaded if request.external else {}
+            handed[REPORT] = {"engine": request.cached - request.external, "loaded": loaded}
+        return handed
 
     def _admissible(self, body: GenerationRequest, prompt: list[int], wanted: int | None) -> Request:
         if body.model not in (self._model, *self._adapters):

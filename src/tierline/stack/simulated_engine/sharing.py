@@ -5,13 +5,16 @@ they must be: others would be another prompt's KV, and are computed instead of u
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from blake3 import blake3
 
 from tierline import logs
 from tierline.connectors.lmcache.nodes import Grip, Nodes
 from tierline.connectors.lmcache.settings import Settings
+from tierline.connectors.vllm.launch import IN_MEMORY
 from tierline.prefix import CHUNK_TOKENS, PrefixIdentity, Shard, block_chain, object_name, tenant_field
 
 log = logs.get(__name__)
@@ -19,6 +22,22 @@ log = logs.get(__name__)
 OBJECT_BYTES = 16 * 1024
 """Of an object; a model's would be megabytes."""
 _SHARD = Shard(kv_dtype="simulated", layout="simulated-1")
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The beginning of a prompt that others have computed.
+
+    Parameters
+    ----------
+    tokens
+        Its length.
+    loaded
+        Tokens that were loaded for it, by who had them: the node's memory, or a tier below it and its node.
+    """
+
+    tokens: int = 0
+    loaded: Mapping[str, int] = field(default_factory=dict)
 
 
 class SharedPrefixes:
@@ -41,8 +60,8 @@ class SharedPrefixes:
         self._nodes = Nodes(Settings(urls=tuple(urls), bucket=bucket))
         self._model = model
 
-    async def find(self, prompt: Sequence[int], known: int, salt: str, adapter: str) -> int:
-        """Return how many tokens at the beginning of a prompt need not be computed.
+    async def find(self, prompt: Sequence[int], known: int, salt: str, adapter: str) -> "Prefix":
+        """Return what of a prompt's beginning need not be computed.
 
         Parameters
         ----------
@@ -57,14 +76,14 @@ class SharedPrefixes:
         names = self._names(prompt[:-1], salt, adapter)
         first = known // CHUNK_TOKENS
         if first >= len(names):
-            return 0
+            return Prefix()
         found = await self._nodes.find(names[first:], across_gaps=False)
         try:
             are_read = await asyncio.gather(*(self._read(grip) for _, grip in sorted(found.items())))
         finally:
             self._nodes.let_go(found.values())
         run = next((place for place, is_read in enumerate(are_read) if not is_read), len(are_read))
-        return (first + run) * CHUNK_TOKENS if run else 0
+        return _prefix(first, run, list(found.values())) if run else Prefix()
 
     async def keep(self, prompt: Sequence[int], known: int, salt: str, adapter: str) -> None:
         """Store what was computed of a prompt, from where it was ``known``."""
@@ -90,6 +109,15 @@ class SharedPrefixes:
         root = PrefixIdentity(model=f"simulated {self._model}", adapter=adapter, tenant=salt).root()
         chain = block_chain(root, [token & 0xFFFFFFFF for token in tokens])
         return [object_name(key, _SHARD, tenant_field(salt)) for key in chain]
+
+
+def _prefix(first: int, run: int, grips: Sequence[Grip]) -> Prefix:
+    """Return what a run of objects from the ``first`` on is, and who had it."""
+    below: Counter[str] = Counter()
+    for holding in {id(grip.holding): grip.holding for grip in grips}.values():
+        below.update(holding.sources)
+    objects = Counter({IN_MEMORY: run - below.total()}) + below
+    return Prefix((first + run) * CHUNK_TOKENS, {source: count * CHUNK_TOKENS for source, count in objects.items()})
 
 
 def _content(name: str) -> bytes:
