@@ -60,7 +60,7 @@ class SharedPrefixes:
         self._nodes = Nodes(Settings(urls=tuple(urls), bucket=bucket))
         self._model = model
 
-    async def find(self, prompt: Sequence[int], known: int, salt: str, adapter: str) -> "Prefix":
+    async def find(self, prompt: Sequence[int], known: int, salt: str, adapter: str) -> Prefix:
         """Return what of a prompt's beginning need not be computed.
 
         Parameters
