@@ -7,6 +7,7 @@ asked again, later each time, and nobody is told that there is nothing.
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -205,6 +206,13 @@ class Watched(Generic[T]):
     seen
         Called before that with each object that is new or not as it was, and with each that is gone: with its uid, and
         what it was and is, ``None`` where it was or is none.
+    clock
+        Seconds, monotonic; by it, a watch that does not move any more is known.
+
+    Attributes
+    ----------
+    what
+        As given.
     """
 
     def __init__(
@@ -214,12 +222,13 @@ class Watched(Generic[T]):
         selector: str,
         changed: Callable[[Mapping[str, T]], None],
         seen: Callable[[str, T | None, T | None], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.what = what
         self.failures = 0
         """Requests that failed, and objects that could not be read."""
         self.is_behind = True
         """What is known may be old: nothing was read yet, or the last request failed."""
-        self._what = what
         self._decode = msgspec.json.Decoder(kind).decode
         self._selector = selector
         self._changed = changed
@@ -231,6 +240,13 @@ class Watched(Generic[T]):
         """Where a watch can go on; empty when it cannot."""
         self._failures_in_row = 0
         self._warn_again_at = 0.0
+        self._clock = clock
+        self._stirred_at = clock()
+
+    @property
+    def still_s(self) -> float:
+        """Seconds since the last step: a request that began, anything that came, a failure."""
+        return self._clock() - self._stirred_at
 
     async def follow(self, calls: Sequence[Call]) -> None:
         """Follow them until something fails that a new connection might better; 410 is no such thing.
@@ -244,6 +260,7 @@ class Watched(Generic[T]):
         clock = asyncio.get_running_loop().time
         while True:
             next_at = clock() + WATCHES_APART_SECONDS
+            self._stirred_at = self._clock()
             try:
                 if call is None or not self._version:
                     call = await self._list_by_any(calls)
@@ -251,25 +268,26 @@ class Watched(Generic[T]):
             except ApiFailure as failure:
                 if failure.status != _GONE:
                     raise
-                log.info("watch is too far behind and begins anew", what=self._what)
+                log.info("watch is too far behind and begins anew", what=self.what)
                 self._version = ""
             await asyncio.sleep(max(0.0, next_at - clock()))
 
     async def failed(self, why: str) -> None:
         """Note that following failed, and wait before it is tried again."""
         self.failures += 1
+        self._stirred_at = self._clock()
         self.is_behind = True
         now = asyncio.get_running_loop().time()
         if now >= self._warn_again_at:
             self._warn_again_at = now + _WARNED_EVERY_SECONDS
-            log.warning("Kubernetes cannot be asked; what is known stays in force", what=self._what, why=why)
+            log.warning("Kubernetes cannot be asked; what is known stays in force", what=self.what, why=why)
         step = min(self._failures_in_row, len(BACKOFF_SECONDS) - 1)
         self._failures_in_row += 1
         await asyncio.sleep(BACKOFF_SECONDS[step] * uniform(0.5, 1.0))  # not all programs come back at once
 
     def _succeeded(self) -> None:
         if self.is_behind and self._failures_in_row:
-            log.info("Kubernetes answers again", what=self._what)
+            log.info("Kubernetes answers again", what=self.what)
             self._warn_again_at = 0.0
         self.is_behind = False
         self._failures_in_row = 0
@@ -299,6 +317,7 @@ class Watched(Generic[T]):
                 _request_timeout=ANSWER_SECONDS,
             ) as response:
                 body = await response.read()
+            self._stirred_at = self._clock()
             if response.status != 200:
                 raise failure(response.status, body)
             page = msgspec.json.decode(body, type=_List)
@@ -332,6 +351,7 @@ class Watched(Generic[T]):
             self._succeeded()
             unread = bytearray()
             async for data in response.content.iter_any():
+                self._stirred_at = self._clock()
                 unread += data
                 *lines, rest = unread.split(b"\n")
                 if lines:
@@ -373,7 +393,7 @@ class Watched(Generic[T]):
             if self._unreadable.get(who.uid) != who.resource_version:  # else it has been said
                 self._unreadable[who.uid] = who.resource_version
                 self.failures += 1
-                log.error("an object cannot be read", what=self._what, object=who.name, why=str(error))
+                log.error("an object cannot be read", what=self.what, object=who.name, why=str(error))
             return False
         self._unreadable.pop(who.uid, None)
         return True

@@ -6,7 +6,7 @@ Rule: an answer is what was asked for, or :class:`~tierline.errors.ClusterRefuse
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -62,11 +62,14 @@ class Cluster:
         A client of ``kubernetes_asyncio``.
     field_manager
         As whom fields are applied.
+    stirred
+        Called when a request begins, and when it has ended, however it did.
     """
 
-    def __init__(self, connected: Any, field_manager: str) -> None:
+    def __init__(self, connected: Any, field_manager: str, stirred: Callable[[], None] = lambda: None) -> None:
         self._connected = connected
         self._field_manager = field_manager
+        self._stirred = stirred
         self._kinds: dict[str, dict[str, Kind]] = {}
 
     @property
@@ -221,6 +224,7 @@ class Cluster:
             if silence_s is None
             else aiohttp.ClientTimeout(total=None, connect=ANSWER_SECONDS, sock_read=silence_s)
         )
+        self._stirred()
         try:
             reply = await self._connected.call_api(
                 path,
@@ -240,6 +244,8 @@ class Cluster:
             raise ClusterUnavailable(f"{self.server}: the Kubernetes API did not answer in time") from error
         except aiohttp.ClientError as error:
             raise ClusterUnavailable(f"{self.server}: the Kubernetes API cannot be reached: {error}") from error
+        finally:
+            self._stirred()
 
     def _refusal(self, reply: aiohttp.ClientResponse, body: bytes, method: str, path: str) -> ClusterRefused:
         status, asked = reply.status, reply.headers.get("Retry-After", "")

@@ -61,16 +61,22 @@ class Leadership:
         self._cluster = cluster
         self._namespace = namespace
         self._clock = clock
-        self._terms = terms or Terms()
+        self.terms = terms or Terms()
+        self._tried_at = clock()
         self._seen: tuple[str, float] = ("", 0.0)
         """Version of the Lease that was seen last, and when it was seen first."""
         self._warn_again_at = float("-inf")
+
+    @property
+    def still_s(self) -> float:
+        """Seconds since the Lease was last asked for, or was being asked for."""
+        return self._clock() - self._tried_at
 
     async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do endless work whenever the Lease is ours; give it up where the work fails or we are told to end."""
         while True:
             while not await self._try():  # noqa: ASYNC110  (what ends the wait is elsewhere)
-                await asyncio.sleep(self._terms.every_s)
+                await asyncio.sleep(self.terms.every_s)
             log.info("this operator leads", identity=self.identity)
             self.is_leader = True
             task = asyncio.ensure_future(work())
@@ -80,7 +86,7 @@ class Leadership:
                 await self._give_up(task)
                 if isinstance(end, Exception):
                     # Another operator may fare better: each asks for the Lease in the time that this one keeps away.
-                    await asyncio.sleep(2 * self._terms.every_s)
+                    await asyncio.sleep(2 * self.terms.every_s)
                 raise
             await self._stopped(task)
             log.warning("this operator leads no longer", identity=self.identity)
@@ -88,11 +94,11 @@ class Leadership:
     async def _keep(self, task: "asyncio.Future[None]") -> None:
         """Renew until that cannot be done in time; what the work ends with is raised."""
         renewed_at = self._clock()
-        while self._clock() - renewed_at < self._terms.renew_within_s:
-            done, _ = await asyncio.wait({task}, timeout=self._terms.every_s)
+        while self._clock() - renewed_at < self.terms.renew_within_s:
+            done, _ = await asyncio.wait({task}, timeout=self.terms.every_s)
             if done:
                 task.result()
-            left_s = self._terms.renew_within_s - (self._clock() - renewed_at)
+            left_s = self.terms.renew_within_s - (self._clock() - renewed_at)
             try:
                 async with asyncio.timeout(max(left_s, 0.0)):
                     if await self._try():
@@ -102,6 +108,7 @@ class Leadership:
 
     async def _try(self) -> bool:
         """Take or renew the Lease if that can be; return whether it is ours."""
+        self._tried_at = self._clock()
         try:
             found = await self._cluster.get(_LEASE, self._namespace, NAME)
             if found is None:
@@ -128,13 +135,13 @@ class Leadership:
         version, now = lease["metadata"]["resourceVersion"], self._clock()
         if self._seen[0] != version:
             self._seen = (version, now)
-        return now - self._seen[1] > float(spec.get("leaseDurationSeconds") or self._terms.valid_s)
+        return now - self._seen[1] > float(spec.get("leaseDurationSeconds") or self.terms.valid_s)
 
     def _said(self, *, taken: int, is_new: bool) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         said = {
             "holderIdentity": self.identity,
-            "leaseDurationSeconds": max(1, round(self._terms.valid_s)),
+            "leaseDurationSeconds": max(1, round(self.terms.valid_s)),
             "renewTime": now,
         }
         return said | ({"acquireTime": now, "leaseTransitions": taken + 1} if is_new else {})

@@ -8,6 +8,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,7 @@ from tierline.operator.config import OperatorConfig
 from tierline.operator.controller.children import Children
 from tierline.operator.controller.discovering import Discovery
 from tierline.operator.controller.events import Events
+from tierline.operator.controller.health import stuck
 from tierline.operator.controller.kinds import FOLLOWED, RESOURCES, children, newest
 from tierline.operator.controller.live import SHARED, Live, kind_of
 from tierline.operator.controller.planning import Planner
@@ -39,6 +41,8 @@ FIRST_LISTS_SECONDS = 15.0
 """So long, what cannot be listed is waited for: without it, nothing of its kind is swept up."""
 FIRST_LOOKS_APART_SECONDS = 2.0
 RESYNC_SECONDS = 600.0
+_LOOKED_AT: ContextVar[Key | None] = ContextVar("looked_at", default=None)
+"""What the worker looks at whose task this is, or on whose behalf."""
 _SELECTOR = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
 
 
@@ -108,6 +112,14 @@ class Loop:
     def watch_failures(self) -> int:
         """Requests of watches that failed, and objects that could not be read."""
         return sum(watched.failures for watched, _ in self._watches.values())
+
+    @property
+    def stuck(self) -> str:
+        """What does not move any more, and why that is thought; empty: all does."""
+        followed = [watched for watched, _ in self._watches.values()]
+        ended = [watched.what for watched, task in self._watches.values() if task.done()]
+        workers = self._config.workers if self.is_synced else 0
+        return stuck(self.queue, workers, followed, ended)
 
     @property
     def is_behind(self) -> bool:
@@ -251,6 +263,7 @@ class Loop:
     async def _work(self) -> None:
         while True:
             key = await self.queue.take()
+            _LOOKED_AT.set(key)
             started = time.monotonic()
             try:
                 again_s = await self._look(key)
@@ -286,7 +299,12 @@ class Loop:
         return RESYNC_SECONDS if again_s is None else min(again_s, RESYNC_SECONDS)
 
     def _cluster_of(self, connected: Any) -> Cluster:
-        return Cluster(connected, names.FIELD_MANAGER)
+        return Cluster(connected, names.FIELD_MANAGER, self._stirred)
+
+    def _stirred(self) -> None:
+        """Take in that a request began or has ended, of whichever worker's look it is, if of any."""
+        if (key := _LOOKED_AT.get()) is not None:
+            self.queue.stirred(key)
 
 
 def _named(key: Key) -> dict[str, str]:

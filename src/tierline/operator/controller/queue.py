@@ -28,7 +28,8 @@ class Queue(Generic[Key]):
         """A heap; what it says of a key counts only where ``_due`` says the same."""
         self._added = 0
         self._at_work: dict[Key, float] = {}
-        """Since when."""
+        """When its worker took the last step."""
+        self._taken_at = clock()
         self._failures: dict[Key, int] = {}
         self._changed = asyncio.Event()
 
@@ -41,9 +42,20 @@ class Queue(Generic[Key]):
         return len(self._at_work)
 
     @property
-    def longest_s(self) -> float:
-        """Seconds for which the worker that has been at its key for longest has been so."""
+    def still_s(self) -> float:
+        """Seconds for which the worker that has been still for longest has taken no step with its key."""
         return max((self._clock() - since for since in self._at_work.values()), default=0.0)
+
+    @property
+    def unattended_s(self) -> float:
+        """Seconds for which a key has been due that no worker has, and no key was taken or given back."""
+        due = min((at for key, at in self._due.items() if key not in self._at_work), default=float("inf"))
+        return max(0.0, self._clock() - max(due, self._taken_at))
+
+    def stirred(self, key: Key) -> None:
+        """Note that a worker has taken a step with its key."""
+        if key in self._at_work:
+            self._at_work[key] = self._clock()
 
     def add(self, key: Key, after_s: float = 0.0) -> None:
         """Have a key looked at, at the latest after so long."""
@@ -78,7 +90,7 @@ class Queue(Generic[Key]):
                 heapq.heappush(self._order, each)
             if found is not None:
                 del self._due[found]
-                self._at_work[found] = self._clock()
+                self._at_work[found] = self._taken_at = self._clock()
                 return found
             try:
                 async with asyncio.timeout(wait_s):
@@ -106,4 +118,5 @@ class Queue(Generic[Key]):
 
     def _give_back(self, key: Key) -> None:
         self._at_work.pop(key, None)
+        self._taken_at = self._clock()
         self._changed.set()

@@ -22,6 +22,7 @@ from tierline.operator.catalogue import CatalogueFiles
 from tierline.operator.config import OperatorConfig
 from tierline.operator.controller.admitting import admit
 from tierline.operator.controller.discovering import Discovery
+from tierline.operator.controller.health import STUCK_SECONDS
 from tierline.operator.controller.leading import Leadership, Terms
 from tierline.operator.controller.looping import Loop
 from tierline.operator.controller.metrics import OperatorMetrics
@@ -30,8 +31,6 @@ from tierline.operator.controller.planning import Planner
 log = logs.get(__name__)
 
 DUTIES = ("leading", "discovery", "reconciling", "admission")
-STUCK_SECONDS = 900.0
-"""Longer than a look in which every request takes as long as it may."""
 _LOOK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -146,8 +145,10 @@ class OperatorServer:
     async def _healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002
         if self._leading is None or self._leading.done():
             return web.Response(status=503, text="nothing is done any more\n")
-        if self.loop is not None and self.loop.queue.longest_s > STUCK_SECONDS:
-            return web.Response(status=503, text="a look at a resource does not end\n")
+        if self.leadership.still_s > STUCK_SECONDS + self.leadership.terms.every_s * 2:
+            return web.Response(status=503, text="nobody asks for the Lease any more\n")
+        if self.loop is not None and (what := self.loop.stuck):
+            return web.Response(status=503, text=f"{what}\n")
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:  # noqa: ARG002

@@ -73,9 +73,29 @@ async def test_a_worker_that_does_not_come_back_is_known() -> None:
     clock = Clock()
     queue: Queue[str] = Queue(clock)
     queue.add("a")
-    assert queue.longest_s == 0.0
+    assert queue.still_s == 0.0
     await queue.take()
     clock.now = 1000.0
-    assert queue.longest_s == 1000.0
+    assert queue.still_s == 1000.0
+    queue.stirred("a")
+    clock.now = 1001.0
+    assert queue.still_s == 1.0
     queue.done("a")
-    assert queue.longest_s == 0.0
+    assert queue.still_s == 0.0
+
+
+async def test_a_key_that_is_due_and_that_nobody_takes_is_known() -> None:
+    clock = Clock()
+    queue: Queue[str] = Queue(clock)
+    queue.add("later", 100.0)
+    clock.now = 90.0
+    assert queue.unattended_s == 0.0, "it is not due"
+    clock.now = 130.0
+    assert queue.unattended_s == 30.0
+    queue.add("now")
+    assert await queue.take() == "later"
+    clock.now = 140.0
+    assert queue.unattended_s == 10.0, "one was taken meanwhile, and the other waits"
+    assert await queue.take() == "now"
+    clock.now = 200.0
+    assert queue.unattended_s == 0.0, "all are with workers"
