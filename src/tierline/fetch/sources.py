@@ -16,9 +16,10 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from tierline.errors import SourceError, UsageError
+from tierline.errors import SourceError
 from tierline.fetch.addresses import BucketSource, FolderSource, HubSource, Source
 from tierline.fetch.files import Checksum, RemoteFile, without
+from tierline.s3 import BucketSettings, open_bucket, said
 
 PIECE_BYTES = 4 * 1024**2
 """Written at once: each piece costs a thread's turn."""
@@ -29,6 +30,8 @@ _OTHER_FORMATS = ("*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.ot", "*.onnx
 _STATUS = re.compile(r"status code: (\d{3})")
 _SIGNED_FOR = timedelta(minutes=5)
 _CONNECT_S = 10.0
+_PART_S = 86_400.0
+"""Of a whole part: who fetches it watches that bytes come."""
 
 
 class OpenSource(Protocol):
@@ -50,7 +53,13 @@ class OpenSource(Protocol):
 def open_source(
     source: Source, *, s3_endpoint: str | None, s3_region: str | None, hf_endpoint: str, hf_token: str, timeout_s: float
 ) -> OpenSource:
-    """Return what can be asked for a source's files; raises :class:`UsageError` where obstore is missing."""
+    """Return what can be asked for a source's files.
+
+    Raises
+    ------
+    UsageError
+        A package is missing, or an address is not allowed.
+    """
     match source:
         case BucketSource():
             return Bucket(source, s3_endpoint, s3_region, timeout_s)
@@ -64,23 +73,18 @@ class Bucket:
     """Objects of S3, or of what speaks its protocol."""
 
     def __init__(self, source: BucketSource, endpoint: str | None, region: str | None, timeout_s: float) -> None:
-        try:
-            from obstore.store import S3Store  # not loaded where it is not used
-        except ImportError:
-            raise UsageError("SOURCE: s3:// needs obstore: pip install 'tierline[s3]'") from None
-        given = {name: value for name, value in (("endpoint", endpoint), ("region", region)) if value}
         self._source = source
-        self._store = S3Store(
-            source.bucket,
-            prefix=source.prefix.rstrip("/") or None,
-            client_options={
-                "connect_timeout": timedelta(seconds=min(_CONNECT_S, timeout_s)),
-                "timeout": timedelta(days=1),  # of a whole part: who fetches it watches that bytes come
-                "allow_http": bool(endpoint and endpoint.startswith("http://")),
-            },
-            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=timeout_s)},
-            **given,
+        settings = BucketSettings(
+            bucket=source.bucket,
+            prefix=source.prefix,
+            endpoint=endpoint,
+            region=region,
+            timeout_s=_PART_S,
+            connect_timeout_s=min(_CONNECT_S, timeout_s),
+            retries=0,
+            retry_s=timeout_s,
         )
+        self._store = open_bucket(settings, "SOURCE")
 
     async def files(self) -> list[RemoteFile]:
         """See :class:`OpenSource`."""
@@ -140,14 +144,14 @@ class Bucket:
         except (exceptions.BaseError, FileNotFoundError, PermissionError) as error:
             raise _fault(error, where) from None
         except aiohttp.ClientError as error:
-            raise OSError(_first_line(error)) from None
+            raise OSError(said(error)) from None
 
 
 def _fault(error: Exception, where: str) -> Exception:
     """Return what an error of obstore's is to whoever fetches; of a listing, only its text says the status."""
     from obstore import exceptions
 
-    why = _first_line(error)
+    why = said(error)
     found = _STATUS.search(why)
     status = int(found[1]) if found is not None else 0
     is_denied = isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError))
@@ -276,7 +280,7 @@ def _hub_faults() -> Iterator[None]:
     try:
         yield
     except aiohttp.ClientError as error:
-        raise OSError(_first_line(error) or type(error).__name__) from None
+        raise OSError(said(error) or type(error).__name__) from None
 
 
 class Folder:
@@ -329,7 +333,3 @@ class Folder:
 
 def _version(described: os.stat_result) -> str:
     return f"{described.st_size}-{described.st_mtime_ns}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:300]

@@ -6,18 +6,18 @@ Only certificates are written, never a key. Credentials come from the environmen
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from math import inf
 from urllib.parse import urlsplit
 
-from tierline.errors import NotPublished
+from tierline.errors import NotPublished, UsageError
 from tierline.operator.endpoint import Endpoint
 from tierline.operator.manifests.certificates import AUTHORITY, CERTIFICATE
+from tierline.s3 import BucketSettings, open_bucket, said
 
 _PUBLIC = (CERTIFICATE, AUTHORITY)
 AGAIN_SECONDS = 300.0
 """After what could not be written."""
-_TIMEOUT = timedelta(seconds=10)
+_TIMEOUT_S = 10.0
 _CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -136,33 +136,32 @@ async def publish(
     NotPublished
         The bucket cannot be written, or the package for it is not there.
     """
-    try:
-        import obstore
-        from obstore.exceptions import BaseError
-        from obstore.store import S3Store
-    except ImportError:
-        raise NotPublished("certificates cannot be written to S3 without obstore: pip install tierline[s3]") from None
     tls = endpoint.spec.tls_config
     assert tls is not None
     parts = urlsplit(tls.tls_certificate_output_s3_uri or "")
-    given = {"endpoint": s3_endpoint, "region": _region(endpoint, s3_region)}
+    settings = BucketSettings(
+        bucket=parts.netloc,
+        endpoint=s3_endpoint,
+        region=_region(endpoint, s3_region),
+        timeout_s=_TIMEOUT_S,
+        retries=1,
+        retry_s=_TIMEOUT_S,
+    )
+    try:
+        store = open_bucket(settings, "the certificate cannot be written")
+    except UsageError as error:
+        raise NotPublished(str(error)) from None
+    import obstore
+    from obstore.exceptions import BaseError
+
     folder = "/".join(filter(None, (parts.path.strip("/"), endpoint.namespace, endpoint.name)))
     wanted = {f"{folder}/{name}": secret[name] for name in _PUBLIC if name in secret}
     try:
-        store = S3Store(
-            parts.netloc,
-            client_options={
-                "timeout": _TIMEOUT,
-                "allow_http": s3_endpoint is not None and s3_endpoint.startswith("http://"),
-            },
-            retry_config={"max_retries": 1, "retry_timeout": _TIMEOUT},
-            **{key: value for key, value in given.items() if value},
-        )
         for key, content in wanted.items():
             await obstore.put_async(store, key, content)
     except (BaseError, OSError) as error:
-        first, *_ = str(error).splitlines() or [type(error).__name__]
-        raise NotPublished(f"s3://{parts.netloc}/{folder}: the certificate cannot be written: {first[:300]}") from None
+        why = said(error) or type(error).__name__
+        raise NotPublished(f"s3://{parts.netloc}/{folder}: the certificate cannot be written: {why}") from None
     return Published(parts.netloc, tuple(wanted))
 
 

@@ -7,15 +7,14 @@ and removed, and until then a GET that finds nothing is a miss.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, unquote
 
 import obstore
 import xxhash
 from obstore.exceptions import BaseError
-from obstore.store import S3Store
 
+from tierline import s3
 from tierline.pool.cold import ColdSettings, ColdTier, DepotFault, NotThere
 from tierline.pool.coldindex import Held
 from tierline.pool.header import HEADER_BYTES, Header
@@ -43,24 +42,22 @@ def open_bucket(url: TierUrl) -> ColdTier:
     """
     list_every_s = url.take("list-every", number(0, 7 * 86_400), 600.0)
     settings = ColdSettings.from_url(url, streams=8, list_every_s=list_every_s)
-    timeout = timedelta(seconds=url.take("timeout", number(0.1, 300), 10.0))
+    timeout_s = url.take("timeout", number(0.1, 300), 10.0)
     region, endpoint = url.take("region", str, None), url.take("endpoint", _endpoint, None)
     url.require_all_taken()
     if not url.host or url.username:
         raise url.refused("s3://BUCKET/PREFIX; credentials come from the environment, as AWS' tools take them")
-    given = {name: value for name, value in (("region", region), ("endpoint", endpoint)) if value is not None}
-    store = S3Store(
-        url.host,
-        prefix=url.path.strip("/") or None,
-        client_options={
-            "timeout": timeout,
-            "connect_timeout": min(timeout, timedelta(seconds=_CONNECT_S)),
-            "allow_http": bool(endpoint and endpoint.startswith("http://")),
-        },
-        retry_config={"max_retries": _RETRIES, "retry_timeout": timeout},
-        **given,
+    bucket = s3.BucketSettings(
+        bucket=url.host,
+        prefix=url.path,
+        endpoint=endpoint,
+        region=region,
+        timeout_s=timeout_s,
+        connect_timeout_s=min(timeout_s, _CONNECT_S),
+        retries=_RETRIES,
+        retry_s=timeout_s,
     )
-    return ColdTier("s3", url.shown, Bucket(store), settings)
+    return ColdTier("s3", url.shown, Bucket(s3.open_bucket(bucket, url.shown)), settings)
 
 
 class Bucket:
@@ -200,4 +197,4 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
-        raise DepotFault(str(error).partition("\n")[0][:300]) from None
+        raise DepotFault(s3.said(error)) from None

@@ -1,7 +1,6 @@
 """Where files of records go: a folder, or a bucket of S3 and what speaks its protocol."""
 
 import asyncio
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -9,8 +8,9 @@ from urllib.parse import unquote, urlsplit
 from tierline.errors import UsageError
 from tierline.proxy.capture import Destination
 from tierline.proxy.config import ProxyConfig
+from tierline.s3 import BucketSettings, open_bucket, said
 
-_TIMEOUT = timedelta(seconds=30)
+_TIMEOUT_S = 30.0
 
 
 def destination_of(config: ProxyConfig) -> Destination:
@@ -24,24 +24,17 @@ def destination_of(config: ProxyConfig) -> Destination:
     parts = urlsplit(config.capture_uri or "")
     if parts.scheme == "file":
         return FolderDestination(Path(unquote(parts.path)))
-    try:
-        from obstore.store import S3Store  # not loaded where it is not used
-    except ImportError:
-        raise UsageError("--capture-uri: S3 needs obstore: pip install 'tierline[s3]'") from None
-    given = {"region": config.s3_region, "endpoint": config.s3_endpoint}
-    if config.capture_kms_key:
-        given |= {"aws_server_side_encryption": "aws:kms", "aws_sse_kms_key_id": config.capture_kms_key}
-    store = S3Store(
-        parts.netloc,
-        prefix=parts.path.strip("/") or None,
-        client_options={
-            "timeout": _TIMEOUT,
-            "allow_http": bool(config.s3_endpoint and config.s3_endpoint.startswith("http://")),
-        },
-        retry_config={"max_retries": 1, "retry_timeout": _TIMEOUT},
-        **{key: value for key, value in given.items() if value},
+    settings = BucketSettings(
+        bucket=parts.netloc,
+        prefix=parts.path,
+        endpoint=config.s3_endpoint,
+        region=config.s3_region,
+        timeout_s=_TIMEOUT_S,
+        retries=1,
+        retry_s=_TIMEOUT_S,
+        kms_key=config.capture_kms_key,
     )
-    return BucketDestination(store)
+    return BucketDestination(open_bucket(settings, "--capture-uri"))
 
 
 class FolderDestination:
@@ -92,4 +85,4 @@ class BucketDestination:
         try:
             await obstore.put_async(self._store, name, content)
         except BaseError as error:
-            raise OSError(str(error).partition("\n")[0][:300]) from None
+            raise OSError(said(error)) from None

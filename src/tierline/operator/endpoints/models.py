@@ -18,11 +18,13 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from tierline.errors import BucketRefused, UsageError
+from tierline.s3 import BucketSettings, open_bucket, said
 
 PART_BYTES = 16 * 1024 * 1024
 MOST_PARTS = 9_000
 """S3 takes 10,000."""
 STREAMS = 4
+_PART_S = 600.0
 _LAST = ("config.json", "params.json", "model_index.json")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _INDEX = "*.index.json"
@@ -116,22 +118,15 @@ def open_store(place: Place) -> Any:
     UsageError
         A package is missing, or the place is not allowed.
     """
-    try:
-        from obstore.exceptions import BaseError
-        from obstore.store import S3Store
-    except ImportError:
-        raise UsageError("models in S3 need a package: pip install 'tierline[s3]'") from None
-    given: dict[str, Any] = {"credential_provider": _provider()}
-    given |= {"region": place.region, "endpoint": place.endpoint}
-    try:
-        return S3Store(
-            place.bucket,
-            prefix=place.prefix,
-            client_options={"allow_http": (place.endpoint or "").startswith("http://"), "timeout": "10m"},
-            **{name: value for name, value in given.items() if value is not None},
-        )
-    except (BaseError, ValueError) as error:
-        raise UsageError(f"{place}: {_first_line(error)}") from error
+    settings = BucketSettings(
+        bucket=place.bucket,
+        prefix=place.prefix,
+        endpoint=place.endpoint,
+        region=place.region,
+        timeout_s=_PART_S,
+        has_profiles=True,
+    )
+    return open_bucket(settings, str(place))
 
 
 def to_send(store: Any, place: Place, files: Sequence[ModelFile], *, is_all: bool) -> list[ModelFile]:
@@ -235,17 +230,6 @@ def _is_bucket(client: Any, bucket: str) -> bool:
     return True
 
 
-def _provider() -> Any:
-    """Return AWS' own search for credentials, in its files too, where its package is there; else the environment's."""
-    try:
-        from boto3 import Session
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError:
-        return None
-    session = Session()
-    return Boto3CredentialProvider(session) if session.get_credentials() is not None else None
-
-
 def _send(store: Any, place: Place, file: ModelFile, sent: Callable[[int], None]) -> None:
     import obstore
 
@@ -300,12 +284,12 @@ def _refusals(place: Place) -> Iterator[None]:
     try:
         yield
     except (BaseError, FileNotFoundError, PermissionError) as error:
-        said = _first_line(error)
+        why = said(error)
         for sign, what in _TOLD:
             if sign in str(error):
-                said = f"{what} ({said})"
+                why = f"{what} ({why})"
                 break
-        raise BucketRefused(f"{place}: {said}") from error
+        raise BucketRefused(f"{place}: {why}") from error
 
 
 _TOLD = (
@@ -319,7 +303,3 @@ _TOLD = (
     ("ExpiredToken", "the credentials have expired"),
     ("PermanentRedirect", "the bucket is in another region; name it with --s3-region"),
 )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]
