@@ -17,8 +17,9 @@ from types import SimpleNamespace
 from tierline.router.endpoints import Endpoints
 from tierline.router.http.heads import RequestHead
 from tierline.router.strategies.base import Decision
-from tierline.router.tracing.export import SpanExport
-from tierline.router.tracing.records import TRACEPARENT, TRACESTATE
+from tierline.router.tracing.requests import SERVICE_NAME, RequestTracing
+from tierline.tracing.context import TRACEPARENT, TRACESTATE
+from tierline.tracing.tracer import open_tracer
 
 COLLECTOR = """
 import http.server
@@ -49,18 +50,20 @@ def main() -> None:
         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{collector.stdout.readline().strip()}"
         os.environ["OTEL_BSP_MAX_QUEUE_SIZE"] = str(4 * requests)
         try:
-            measure(SpanExport(time.monotonic), requests)
+            tracer = open_tracer(SERVICE_NAME, None, to_collector=True)
+            assert tracer is not None
+            measure(RequestTracing(tracer, time.monotonic), requests)
         finally:
             collector.terminate()
 
 
-def measure(export: SpanExport, requests: int) -> None:
+def measure(tracing: RequestTracing, requests: int) -> None:
     """Print what each kind of request costs."""
     (endpoint,) = Endpoints(["http://127.0.0.1:8001"]).all
     decision = Decision(endpoint, "prefix", 0)
 
     def trace(head: RequestHead) -> None:
-        record = export.begin(head)
+        record = tracing.begin(head)
         if record is None:
             return
         now = time.monotonic()
@@ -84,7 +87,7 @@ def measure(export: SpanExport, requests: int) -> None:
             answered_at=now,
             ended_at=now,
         )
-        export.ended(record, exchange)  # type: ignore[arg-type]
+        tracing.ended(record, exchange)  # type: ignore[arg-type]
 
     print(f"processor time a request, in µs, over {requests} requests")
     for name, field, work in (
@@ -92,19 +95,21 @@ def measure(export: SpanExport, requests: int) -> None:
         ("not sampled", PARENT % b"00", trace),
         ("sampled", PARENT % b"01", trace),
     ):
-        own_s, all_s = cost(HEAD % field, work, requests, export)
+        own_s, all_s = cost(HEAD % field, work, requests, tracing)
         print(f"{name:28} {own_s * 1e6:7.1f} of the event loop's thread, {all_s * 1e6:7.1f} of all threads")
-    print(f"spans: {export.exported} exported, {export.failed} failed, {export.dropped} dropped")
+    print("spans:", ", ".join(f"{count} {outcome}" for outcome, count in tracing.tracer.outcomes().items()))
 
 
-def cost(raw: bytes, work: Callable[[RequestHead], None], requests: int, export: SpanExport) -> tuple[float, float]:
+def cost(
+    raw: bytes, work: Callable[[RequestHead], None], requests: int, tracing: RequestTracing
+) -> tuple[float, float]:
     """Return the seconds of processor time that each request takes: of this thread, and of all."""
     wanted = (TRACEPARENT, TRACESTATE)
     own, every = time.thread_time(), time.process_time()
     for _ in range(requests):
         work(RequestHead(raw, wanted))
     own = time.thread_time() - own
-    while export.waiting:
+    while tracing.tracer.waiting:
         time.sleep(0.05)
     return own / requests, (time.process_time() - every) / requests
 

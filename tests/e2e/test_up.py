@@ -21,9 +21,11 @@ from tierline.prefix import CHUNK_TOKENS
 from tierline.router.config import RouterConfig
 from tierline.router.server import running
 from tierline.stack.running import RunningStack, restart_replica
+from tierline.tracing.reading import read_traces
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
+TRACES = "traces.jsonl"
 DOCUMENT = "".join(f"Line {number}: item {number} has colour {number * 7 % 13}. " for number in range(40))
 
 
@@ -31,9 +33,12 @@ DOCUMENT = "".join(f"Line {number}: item {number} has colour {number * 7 % 13}. 
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
     """Run ``tierline up`` with the default model; every process ends with the test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for program in ("NODE", "ROUTER"):
+        monkeypatch.setenv(f"TIERLINE_{program}_TRACES_FILE", str(tmp_path / TRACES))
     port, node_port = free_ports(2)
     # A machine that runs tests may be too busy to look a prefix up in the usual time.
     transfer = kv_transfer_config(default_socket_path(node_port), lookup_budget_ms=1000)
+    transfer["kv_connector_extra_config"] |= {"tierline.traces_file": str(tmp_path / TRACES)}  # type: ignore[operator]
     arguments = ["--node-port", str(node_port), "--cache-size", "256MiB", "--strategy", "kvaware"]
     arguments += ["--engine-argument", f"--kv-transfer-config={json.dumps(transfer)}"]
     with running_up(port, arguments, tmp_path / "output") as ready:
@@ -69,6 +74,7 @@ def test_what_one_replica_computed_is_a_hit_on_the_other_and_after_both_were_res
         assert predicted_and_cached(answer) == (2 * CHUNK_TOKENS, 2 * CHUNK_TOKENS)
         assert answer.headers["x-tierline-predicted-by-tier"] == f"host={2 * CHUNK_TOKENS}"
         assert sum(loaded_from_host(url) for url in (first, second)) == 2 * CHUNK_TOKENS
+    wait_until_traced(tmp_path / TRACES, answer.headers["x-request-id"])
     for url in (first, second, stack.router.url):
         through, cached = ask(url, stack)
         assert through == text
@@ -90,6 +96,26 @@ def test_what_one_replica_computed_is_a_hit_on_the_other_and_after_both_were_res
     prefill, decode = asyncio.run(computed_by_one_and_decoded_by_the_other(stack, tmp_path))
     assert prefill == stack.replicas[0].url
     assert decode == 2 * CHUNK_TOKENS
+
+
+def wait_until_traced(file: Path, request_id: str) -> None:
+    """Wait until the spans of a request that loaded its prompt are written: by router, connector and node store."""
+    expected = {
+        ("tierline-router", "POST /v1/completions"),
+        ("tierline-connector", "lookup"),
+        ("tierline-connector", "copy"),
+        ("tierline-node", "prefix lease"),
+    }
+    deadline = time.monotonic() + 60
+    while True:
+        traces = [trace for trace in read_traces([file]).traces if trace.is_called(request_id)]
+        found = {(span.service, span.name) for trace in traces for span in trace.spans}
+        if expected <= found:
+            assert len(traces) == 1
+            assert len(traces[0].roots()) == 1
+            return
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
 
 
 async def computed_by_one_and_decoded_by_the_other(stack: RunningStack, folder: Path) -> tuple[str, int]:

@@ -134,6 +134,13 @@ def test_any_page_of_metrics_is_shown_whole_or_refused(data: bytes) -> None:
 
 
 @LONG
+@given(data=mutants(SEEDS["traces"]))
+@FUZZED
+def test_any_file_of_spans_is_drawn_or_refused_in_one_line(data: bytes) -> None:
+    run("traces", data)
+
+
+@LONG
 @given(data=framed_mutants(SEEDS["frames"]))
 @FUZZED
 def test_any_frames_of_a_socket_connection_do_no_harm(data: bytes) -> None:

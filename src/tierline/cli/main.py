@@ -27,6 +27,7 @@ from tierline.cli import (
     router,
     simulate,
     simulate_engine,
+    trace,
     up,
 )
 from tierline.errors import TierlineError, UsageError
@@ -76,6 +77,7 @@ app.command(short_help="What stands beside a model in its pod: limits, metrics, 
 app.command(short_help="The metrics of a pod's containers, on one page.")(collector.collector)
 app.command(short_help="A model's files into a folder.")(fetch.fetch)
 app.command(short_help="An engine that computes nothing, for tests.")(simulate_engine.simulate_engine)
+app.add_typer(trace.app, short_help="Traces that programs wrote into files.")
 app.add_typer(bench.app, short_help="Measure: any endpoint under load, and our programs beside limits of this machine.")
 app.add_typer(simulate.app, short_help="Clusters that are not here: what clients of them would see.")
 

@@ -1,6 +1,7 @@
 """One function a verb: builds the request and knows the reply that belongs to it. Both clients speak through these.
 
-A call is a value: nothing here sends, waits or remembers.
+A call is a value: nothing here sends, waits or remembers. Those that a request is behind say which, as far as whoever
+makes them does (:func:`tierline.tracing.context.working_for`).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import msgspec
 
 from tierline import errors
 from tierline.loading import PrefillCost
+from tierline.tracing.context import current
 from tierline.wire import messages
 from tierline.wire.messages import CommitEntry, Leased, Refusal, Slot
 
@@ -64,9 +66,21 @@ def prefix_lease(
 ) -> Call[Leased]:
     """Lease the longest leading run, or all that is there."""
     first_s, growth_s = prefill or _UNKNOWN_COST
+    origin = current()
     return Call(
         lambda number: messages.PrefixLease(
-            number, bucket, list(names), ttl_s, group_size, across_gaps, wait_s, anchor, first_s, growth_s
+            number,
+            bucket,
+            list(names),
+            ttl_s,
+            group_size,
+            across_gaps,
+            wait_s,
+            anchor,
+            first_s,
+            growth_s,
+            origin.request_id,
+            origin.traceparent,
         ),
         lambda reply: reply if isinstance(reply, Leased) else None,
     )
@@ -100,8 +114,9 @@ def grant(size: int, count: int) -> Call[list[Slot]]:
 
 def commit(bucket: str, entries: Sequence[CommitEntry]) -> Call[list[Refusal | None]]:
     """Publish written slots."""
+    origin = current()
     return Call(
-        lambda number: messages.Commit(number, bucket, list(entries)),
+        lambda number: messages.Commit(number, bucket, list(entries), origin.request_id, origin.traceparent),
         lambda reply: reply.outcomes if isinstance(reply, messages.Committed) else None,
     )
 

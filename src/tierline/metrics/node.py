@@ -202,6 +202,12 @@ NODE = (
         "tierline_node_certificate_expiry_seconds",
         "Until when the certificate is valid, in seconds since 1970; only with one",
     ),
+    counter(
+        "tierline_node_spans_total",
+        "Spans, with `opentelemetry` or `traces_file`: `exported`: a collector took them, or the file has them; "
+        "`failed`: neither; `dropped`: the queue was full",
+        "outcome",
+    ),
     counter("tierline_node_tls_failed_handshakes_total", "TLS handshakes that came to nothing"),
     counter("tierline_node_limits_reached_total", "Requests and connections that a limit ended, by its key", "limit"),
     gauge("tierline_node_segment_named", "1 while the segment can be opened by its names, 0 while they are lost"),

@@ -360,6 +360,13 @@ class NodeConfig(ProgramConfig):
         description="ZeroMQ address that events of blocks are published at, such as tcp://127.0.0.1:5560; unset: none",
     )
 
+    opentelemetry: bool = Field(
+        default=False, description="send spans of what is done for traced requests by OTLP, as the OTEL_* variables say"
+    )
+    traces_file: Path | None = Field(
+        default=None, description="file that such spans are appended to, for tierline trace show; unset: none"
+    )
+
     max_connections: int = Field(default=2048, ge=1, description="HTTP connections served at once")
     max_connections_per_address: int | None = Field(
         default=None, ge=1, description="most of them from one address; unset: three quarters of max_connections"

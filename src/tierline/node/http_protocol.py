@@ -9,6 +9,7 @@ writes ends with it. Every phase but a pause between requests has a deadline tha
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -36,10 +37,14 @@ from tierline.node.turns import ReceivingTurns
 from tierline.node.upload import RECEIVE_BYTES, Upload
 from tierline.node.waiting import within
 from tierline.store import Leased, ObjectKey, Owner
+from tierline.tracing.context import NOWHERE, Origin, working_for
+from tierline.tracing.spans import Attributes
+from tierline.tracing.tracer import OpenSpan
 from tierline.wire import http, routes
 from tierline.wire.http import HttpRefusal, RequestHead
 
 log = logs.get(__name__)
+_logger = logging.getLogger(__name__)
 
 READS_ALONE = 4
 """Filled reads in a row while nobody else has anything for the loop; else a connection's turn ends after one."""
@@ -105,6 +110,10 @@ _Bodiless = (
     | routes.Metrics
     | routes.AdminRoute
 )
+
+
+_TRACED = routes.GetObject | routes.PutObject | routes.AcquireLease
+"""Routes that have a span; a prefix lease has one of its own, as it has over the UNIX socket."""
 
 
 class Pages(Protocol):
@@ -197,6 +206,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._route_name = ""
         self._started = 0.0
         self._received_bytes = 0
+        self._origin = NOWHERE  # of the request under way: whose work it is
+        self._span: OpenSpan | None = None
         self._upload: Upload | None = None
         self._document = bytearray()
         self._after_document: Callable[[], None] | None = None
@@ -389,6 +400,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._received_bytes = 0
         self._route_name = ""
         self._head = None
+        self._origin = NOWHERE
         if self._empty_lines > MOST_EMPTY_LINES:
             self._refuse(HttpRefusal(HTTPStatus.BAD_REQUEST, "empty lines where a request was expected"), close=True)
             return True
@@ -408,7 +420,12 @@ class HttpConnection(asyncio.BufferedProtocol):
         try:
             head = self._head = http.parse_head(self._view[:end])
             self._consume(end)
-            self._dispatch(head)
+            if head.request_id or head.traceparent:
+                self._origin = Origin.read(head.request_id, head.traceparent)
+                with working_for(self._origin):
+                    self._dispatch(head)
+            else:
+                self._dispatch(head)
         except HttpRefusal as refusal:
             self._refuse(refusal, close=self._head is None)
         return True
@@ -423,6 +440,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         # Anybody can say any name; not so a token's, or an address.
         self._client = f"http:{head.client}" if head.client else self._peer
         self._payer = f"token:{grant.name}" if grant.is_known else self._peer
+        if self._service.tracer is not None and isinstance(route, _TRACED):
+            self._span = self._service.tracer.open(f"{head.method} {self._route_name}", "server", self._origin.trace)
         if isinstance(route, routes.PutObject):
             self._start_upload(ObjectKey(route.bucket, route.name), head, route.anchor)
         elif isinstance(route, routes.LeasePrefix):
@@ -495,7 +514,11 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _act_behind_body(self, act: Callable[[], None]) -> None:
         try:
-            act()
+            if self._origin is NOWHERE:
+                act()
+            else:
+                with working_for(self._origin):
+                    act()
         except HttpRefusal as refusal:
             self._refuse(refusal)
 
@@ -768,6 +791,27 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._observer.http_request(
             self._route_name, status, time.monotonic() - self._started, self._received_bytes, sent
         )
+        if self._origin is not NOWHERE:
+            self._tell(status, sent)
+
+    def _tell(self, status: HTTPStatus, sent: int) -> None:
+        """Say for which request this was, where anybody listens."""
+        if self._span is not None:
+            attributes: Attributes = {
+                "http.response.status_code": int(status),
+                "tierline.bytes": self._received_bytes or sent,
+            }
+            self._span.end(attributes, is_error=status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._span = None
+        if self._origin.request_id and _logger.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "request",
+                request_id=self._origin.request_id,
+                route=self._route_name,
+                status=int(status),
+                received=self._received_bytes,
+                sent=sent,
+            )
 
     def _next_request(self) -> None:
         transport = self._require_transport()

@@ -6,6 +6,7 @@ Requests are carried out in the order they came, in steps, and the loop gets its
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
@@ -34,11 +35,14 @@ from tierline.node.segments import ServedSegment
 from tierline.node.service import Verdict
 from tierline.node.waiting import KeyWaiters
 from tierline.store import PAGE_BYTES, ObjectKey, Owner, Slot
+from tierline.tracing.context import Origin, working_for
+from tierline.tracing.spans import Attributes, bucket_digest
 from tierline.wire import messages
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import Extent, Failed, Hello, LeasedObject, Refusal, Reply, Request
 
 log = logs.get(__name__)
+_logger = logging.getLogger(__name__)
 
 TURN_S = 0.001
 """A connection lets others have their turn after so long."""
@@ -319,6 +323,12 @@ class LocalConnection(asyncio.Protocol):
                 return messages.Description(request.id, self._stats(self._rights.grant))
 
     def _prefix_lease(self, request: messages.PrefixLease, received: float) -> Steps | Reply | None:
+        if not (request.request_id or request.traceparent):
+            return self._lease_run(request, received)
+        with working_for(Origin.read(request.request_id, request.traceparent)):
+            return self._lease_run(request, received)
+
+    def _lease_run(self, request: messages.PrefixLease, received: float) -> Steps | Reply | None:
         run = PrefixRun(
             self._service,
             self.holder,
@@ -389,6 +399,9 @@ class LocalConnection(asyncio.Protocol):
         self._require_writer()
         _require_short([request.bucket, *(entry.name for entry in request.entries)])
         outcomes: list[Refusal | None] = []
+        tracer = self._service.tracer
+        origin = Origin.read(request.request_id, request.traceparent)
+        span = tracer.open("commit", "server", origin.trace) if tracer is not None else None
         for entry in reversed(
             request.entries
         ):  # the head of a prefix is then its youngest block, and outlives the rest
@@ -402,6 +415,10 @@ class LocalConnection(asyncio.Protocol):
                 outcomes.append(None)
             yield
         outcomes.reverse()
+        if span is not None:
+            span.end(_committed(request, outcomes))
+        if origin.request_id and _logger.isEnabledFor(logging.DEBUG):
+            log.debug("committed", request_id=origin.request_id, objects=outcomes.count(None), of=len(outcomes))
         return messages.Committed(request.id, outcomes)
 
     def _abort(self, request: messages.Abort) -> Steps:
@@ -546,6 +563,17 @@ class _Reservation:
     def reply(self) -> Reply:
         """Return what has come of it."""
         return messages.Reserved(self._request.id, self._outcomes)
+
+
+def _committed(request: messages.Commit, outcomes: list[Refusal | None]) -> Attributes:
+    """Return what a span says of a commit."""
+    entries = zip(request.entries, outcomes, strict=True)
+    return {
+        "tierline.bucket_digest": bucket_digest(request.bucket),
+        "tierline.objects": outcomes.count(None),
+        "tierline.refused": len(outcomes) - outcomes.count(None),
+        "tierline.bytes": sum(entry.size for entry, outcome in entries if outcome is None),
+    }
 
 
 def _require_short(names: Iterable[str]) -> None:

@@ -139,6 +139,10 @@ class NodeMetrics:
         """Count one answered request of the UNIX socket."""
         self._socket.add(verb, outcome, seconds)
 
+    def show_spans(self, outcomes: Callable[[], dict[str, int]]) -> None:
+        """Have the page say what became of spans, too."""
+        self._registry.register(_SpansCollector(outcomes))
+
     def exposition(self, *, with_buckets: bool = True) -> tuple[bytes, str]:
         """Return the text of ``GET /metrics`` and its content type; without buckets, no name of one is in it."""
         text = exposition.generate_latest(self._registry)
@@ -344,6 +348,16 @@ class _NodeCollector(Collector):
             yield families.gauge("tierline_node_certificate_expiry_seconds", expires)
         http, unix = self._open_connections()
         yield families.gauges("tierline_node_connections", {"http": http, "socket": unix})
+
+
+class _SpansCollector(Collector):
+    """Says what became of spans."""
+
+    def __init__(self, outcomes: Callable[[], dict[str, int]]) -> None:
+        self._outcomes = outcomes
+
+    def collect(self) -> Iterator[Metric]:
+        yield families.counters("tierline_node_spans_total", self._outcomes())
 
 
 class _EventsCollector(Collector):

@@ -4,15 +4,23 @@ The rule inside: **the lease holds exactly the objects gathered**; whoever gives
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import repeat
 from math import inf
 
+from tierline import logs
 from tierline.errors import WireError
 from tierline.loading import PrefillCost
 from tierline.node.service import NodeService, Verdict
 from tierline.store import Leased, ObjectKey
+from tierline.tracing.context import NOWHERE, Origin, current, working_for
+from tierline.tracing.spans import Attributes, bucket_digest
+from tierline.tracing.tracer import OpenSpan
+
+log = logs.get(__name__)
+_logger = logging.getLogger(__name__)
 
 KEYS_PER_STEP = 64
 MOST_SOUGHT = 8192
@@ -69,10 +77,12 @@ class PrefixRun:
         "_is_cut",
         "_names",
         "_next",
+        "_origin",
         "_prefill",
         "_service",
         "_since",
         "_slice",
+        "_span",
         "_store",
         "_verifies_later",
         "granted_s",
@@ -120,6 +130,11 @@ class PrefixRun:
         self.objects: list[Leased] = []
         self.places: list[int] = []
         """Across gaps: the index of each object's name."""
+        self._origin = origin = current()
+        self._span: OpenSpan | None = None
+        if service.tracer is not None and (span := service.tracer.open("prefix lease", "server", origin.trace)):
+            self._span = span
+            self._origin = Origin(origin.request_id, span.context)
 
     def gather(self) -> bool:
         """Gather the next few objects; returns whether to go on, once others have had their turn."""
@@ -154,13 +169,14 @@ class PrefixRun:
     def seek_ahead(self) -> None:
         """Have fetched what is missing, for the next who asks."""
         if self._service.below is not None and self._lacks_some() and self._awaited() is None:
-            self._service.below.seek_ahead(
-                self._missing(),
-                self._anchor,
-                group_size=self._group_size,
-                prefill=self._prefill,
-                start=len(self.objects) // self._group_size,
-            )
+            with working_for(self._origin):
+                self._service.below.seek_ahead(
+                    self._missing(),
+                    self._anchor,
+                    group_size=self._group_size,
+                    prefill=self._prefill,
+                    start=len(self.objects) // self._group_size,
+                )
 
     def sources(self) -> dict[str, int]:
         """Count the objects of the run that were brought from below for it, or meanwhile, by who brought them."""
@@ -218,6 +234,8 @@ class PrefixRun:
 
     def finish(self) -> str:
         """Return the lease's id; a lease on nothing is released, and its id empty."""
+        if self._origin is not NOWHERE:
+            self._tell()
         if not self.objects:
             self.release()
             return ""
@@ -228,6 +246,28 @@ class PrefixRun:
     def release(self) -> None:
         """Give up: release what was gathered."""
         self._store.release(self.lease)
+
+    def _tell(self) -> None:
+        """Say for which request this was, where anybody listens."""
+        if self._span is not None:
+            attributes: Attributes = {
+                "tierline.bucket_digest": bucket_digest(self._bucket),
+                "tierline.asked_objects": len(self._names),
+                "tierline.blocks": len(self.objects) // self._group_size,
+                "tierline.bytes": sum(leased.size for leased in self.objects),
+            }
+            for source, count in self.sources().items():
+                attributes[f"tierline.from.{source}"] = count
+            self._span.end(attributes)
+            self._span = None
+        if self._origin.request_id and _logger.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "prefix leased",
+                request_id=self._origin.request_id,
+                asked=len(self._names),
+                found=len(self.objects),
+                sources=self.sources(),
+            )
 
     def _could_be_below(self) -> bool:
         """Whether tiers could have what is missing; they are asked once in a run, and not across gaps."""
@@ -251,14 +291,15 @@ class PrefixRun:
         assert below is not None, "somebody looked before"
         self._has_sought = True
         self._store.renew(self.lease, self._store.limits.max_ttl_s)
-        sought = await below.seek(
-            self._missing(),
-            self._anchor,
-            group_size=self._group_size,
-            within_s=within_s,
-            prefill=self._prefill,
-            start=len(self.objects) // self._group_size,
-        )
+        with working_for(self._origin):
+            sought = await below.seek(
+                self._missing(),
+                self._anchor,
+                group_size=self._group_size,
+                within_s=within_s,
+                prefill=self._prefill,
+                start=len(self.objects) // self._group_size,
+            )
         return sought == "coming"
 
     def _awaited(self) -> ObjectKey | None:

@@ -53,6 +53,7 @@ from tierline.node.segments import Segments, ServedSegment
 from tierline.node.service import NodeService
 from tierline.node.turns import ReceivingTurns
 from tierline.store import NO_PID, PAGE_BYTES, SegmentOptions, Store, StoreLimits
+from tierline.tracing.tracer import open_tracer
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.messages import FRAME_HEADER_BYTES, MAX_NAME_BYTES, PROTOCOL_VERSION, Failed, Hello, Welcome
 
@@ -74,6 +75,7 @@ DUTIES = (
     "keep",
 )
 """What a node has to do beside serving requests."""
+SERVICE_NAME = "tierline-node"
 EXPIRE_INTERVAL_S = 0.25
 WATCH_INTERVAL_S = 1.0
 HANDSHAKE_TIMEOUT_S = 5.0
@@ -232,6 +234,11 @@ class Node:
         self._turns = ReceivingTurns()
         self._tasks: set[asyncio.Task[None]] = set()
         self._greeting = 0
+        self._tracer = open_tracer(SERVICE_NAME, config.traces_file, to_collector=config.opentelemetry)
+        for segment in self.segments:
+            segment.service.tracer = self._tracer
+        if self._tracer is not None:
+            self._metrics.show_spans(self._tracer.outcomes)
         self._name_troubles: dict[str, str] = {}
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -317,6 +324,8 @@ class Node:
         for local_connection in list(self._local_connections):
             local_connection.close()
         await asyncio.sleep(0)  # lets the transports say that they are closed
+        if self._tracer is not None:
+            await self._tracer.close()
         if held:
             raise SegmentHeld(f"{', '.join(held)}: a call of a tier does not end, and may still write to its pages")
 

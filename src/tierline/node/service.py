@@ -23,6 +23,7 @@ from tierline.store import Leased, ObjectKey, Owner, Slot, Store
 
 if TYPE_CHECKING:  # it is made of a service
     from tierline.node.tiering import Tiering
+    from tierline.tracing.tracer import Tracer
 
 log = logs.get(__name__)
 
@@ -81,6 +82,8 @@ class NodeService:
         """False while the segment's names do not lead to it, so that nobody can open it by them."""
         self.lag_s = 0.0
         """How late the loop served a timer last, worst of the last second."""
+        self.tracer: Tracer | None = None
+        """Who is told of what is done for traced requests; ``None``: nobody."""
         self._connections = itertools.count(1)
         self._verifying: dict[tuple[ObjectKey, int], asyncio.Task[Verdict]] = {}
         self._background: set[asyncio.Task[None]] = set()

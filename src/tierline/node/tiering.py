@@ -22,6 +22,8 @@ from tierline.pool.local import Offered
 from tierline.pool.slots import slot_of, slot_of_name
 from tierline.pool.tier import Arrival, Found, Wanted
 from tierline.store import Leased, ObjectKey, Owner, Slot, Store
+from tierline.tracing.context import current
+from tierline.tracing.spans import Attributes, bucket_digest
 
 FETCHES_AT_ONCE = 8
 """Of one segment; those behind them begin in the order in which they were asked for."""
@@ -344,6 +346,9 @@ class Tiering:
         missing = dict(enumerate(coming))
         held = _Held(self._store)
         received = 0
+        brought: Counter[str] = Counter()
+        tracer, origin = self._service.tracer, current()
+        span = tracer.open(f"fetch {use.tier.name}", "client", origin.trace) if tracer is not None else None
         loop = asyncio.get_running_loop()
         since = loop.time()
         try:
@@ -360,7 +365,9 @@ class Tiering:
                             if (each := missing.pop(arrival.index, None)) is None:
                                 use.figures.failures["claim"] += 1  # said twice, or never asked for
                                 continue
-                            received += self._take(use, owner, each, arrival)
+                            taken = self._take(use, owner, each, arrival)
+                            received += taken
+                            brought[use.label(arrival.source)] += taken > 0
                             if each.is_transit:
                                 self._fetching_bytes += held.add(each, loop.time())
         except TimeoutError:
@@ -370,6 +377,8 @@ class Tiering:
             self._give_up(owner, list(missing.values()))
             self._fetching_bytes -= held.release()
             use.figures.fetched(received, loop.time() - since)
+            if span is not None:
+                span.end(_fetched(coming, brought, received), is_error=bool(missing))
 
     def _take(self, use: TierUse, owner: Owner, each: _Coming, arrival: Arrival) -> int:
         """Commit an object whose bytes are in its slot, or give the slot up; returns how many bytes came."""
@@ -453,6 +462,19 @@ class Tiering:
     def used(self, leased: Sequence[Leased]) -> None:
         """Take note that objects that were here were asked for."""
         self.writes.used(leased)
+
+
+def _fetched(coming: Sequence[_Coming], brought: Counter[str], received: int) -> Attributes:
+    """Return what a span says of a fetch."""
+    attributes: Attributes = {
+        "tierline.bucket_digest": bucket_digest(coming[0].key.bucket),
+        "tierline.asked_objects": len(coming),
+        "tierline.objects": brought.total(),
+        "tierline.bytes": received,
+    }
+    if brought:
+        attributes["tierline.tier"] = ",".join(sorted(brought))
+    return attributes
 
 
 class _Held:

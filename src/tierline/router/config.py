@@ -182,6 +182,9 @@ class RouterConfig(ProgramConfig):
         validate_default=True,
         description="send a span of each request and of each attempt by OTLP, as the OTEL_* variables say",
     )
+    traces_file: Path | None = Field(
+        default=None, description="file that spans are appended to, for tierline trace show"
+    )
     api_keys_file: Path | None = Field(
         default=None, description="file with the API keys that requests must show; read again when it changes"
     )

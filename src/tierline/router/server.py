@@ -3,18 +3,15 @@
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import uvloop
 
 from tierline import logs
 from tierline.duties import Duties
-from tierline.errors import UsageError
 from tierline.router.admin.access import AdminAccess
 from tierline.router.admin.api import AdminApi
 from tierline.router.choosing import Choosing
@@ -34,11 +31,10 @@ from tierline.router.proxy.dispatch import dispatch
 from tierline.router.proxy.services import Services
 from tierline.router.proxy.upstream import UpstreamPool
 from tierline.router.specs import MAX_ENDPOINTS
+from tierline.router.tracing.requests import SERVICE_NAME, RequestTracing
 from tierline.router.workers import supervisor
 from tierline.router.workers.team import Team
-
-if TYPE_CHECKING:
-    from tierline.router.tracing.export import SpanExport
+from tierline.tracing.tracer import open_tracer
 
 log = logs.get(__name__)
 
@@ -112,7 +108,7 @@ class RouterServer:
             pool.close()
         await asyncio.sleep(0)  # connections are lost in the next turn of the loop
         if services.spans is not None:
-            await services.spans.close()
+            await services.spans.tracer.close()
 
     async def _sweep(self) -> None:
         services = self.services
@@ -202,8 +198,11 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
         membership.companions += (exact.follower, exact.stores)
         metrics.show(exact.follower)
         metrics.show(exact.stores)
-    if config.opentelemetry and not _is_switched_off(os.environ):
-        services.spans = _span_export(services.clock)
+    tracer = open_tracer(
+        SERVICE_NAME, config.traces_file, to_collector=config.opentelemetry, share=config.trace_share or 1.0
+    )
+    if tracer is not None:
+        services.spans = RequestTracing(tracer, services.clock)
         metrics.show(services.spans)
     discovery = Discovery(sources, membership, duties)
     services.admin = AdminApi(AdminAccess(config.admin_token_file, config.host), services, membership)
@@ -231,21 +230,6 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
     await health.start()
     await discovery.start()
     return RouterServer(services, listener, health, membership, discovery, duties, exact)
-
-
-def _span_export(clock: Callable[[], float]) -> "SpanExport":
-    try:
-        from tierline.router.tracing.export import SpanExport  # not loaded where it is not used: it takes 0.4 s
-    except ImportError:
-        raise UsageError("--opentelemetry needs OpenTelemetry: pip install 'tierline[otel]'") from None
-    return SpanExport(clock)
-
-
-def _is_switched_off(environment: Mapping[str, str]) -> bool:
-    """Whether OpenTelemetry's own variables say that there shall be no spans."""
-    return environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or (
-        environment.get("OTEL_TRACES_EXPORTER", "").lower() == "none"
-    )
 
 
 @contextlib.asynccontextmanager

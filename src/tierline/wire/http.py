@@ -73,6 +73,8 @@ class RequestHead(NamedTuple):
         The header of that name.
     client
         ``X-Tierline-Client``: who leases; empty where no header says it.
+    request_id, traceparent
+        Whose work it is; empty where no header says it. They are for logs and spans alone, and never refused.
     """
 
     method: str
@@ -83,6 +85,8 @@ class RequestHead(NamedTuple):
     expects_continue: bool
     authorization: bytes | None = None
     client: str = ""
+    request_id: str = ""
+    traceparent: bytes = b""
 
 
 def parse_head(head: bytes | bytearray | memoryview) -> RequestHead:
@@ -109,7 +113,7 @@ _MOST_BYTES_REMEMBERED = 1024
 
 
 @lru_cache(maxsize=1024)
-def _parse_headers(headers: bytes) -> tuple[int | None, bool, bool, bool, bytes | None, str]:
+def _parse_headers(headers: bytes) -> tuple[int | None, bool, bool, bool, bytes | None, str, str, bytes]:
     """Return what the headers of an HTTP/1.1 request say: the fields of :class:`RequestHead` but for the first two."""
     return _parse_whole_head(b"GET / HTTP/1.1\r\n" + headers)[2:]
 
@@ -135,6 +139,8 @@ def _parse_whole_head(head: bytes | bytearray | memoryview) -> RequestHead:
         expects_continue=collector.expects_continue,
         authorization=collector.authorization,
         client="" if collector.client is None else _client_name(collector.client),
+        request_id=collector.request_id.decode("latin-1"),
+        traceparent=collector.traceparent,
     )
 
 
@@ -258,7 +264,9 @@ class _HeadCollector:
         "is_complete",
         "keep_alive",
         "parser",
+        "request_id",
         "target",
+        "traceparent",
     )
 
     def __init__(self) -> None:
@@ -270,6 +278,8 @@ class _HeadCollector:
         self.expects_continue = False
         self.authorization: bytes | None = None
         self.client: bytes | None = None
+        self.request_id = b""
+        self.traceparent = b""
         self.is_complete = False
 
     def on_url(self, url: bytes) -> None:
@@ -287,6 +297,10 @@ class _HeadCollector:
                 self.authorization = value
             case b"x-tierline-client":
                 self.client = value
+            case b"x-request-id":
+                self.request_id = value
+            case b"traceparent":
+                self.traceparent = value
 
     def on_headers_complete(self) -> None:
         assert self.parser is not None

@@ -31,6 +31,10 @@ Size = Annotated[int, msgspec.Meta(ge=1)]
 Index = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Wait = Annotated[float, msgspec.Meta(ge=0)]
+RequestId = Annotated[str, msgspec.Meta(max_length=256)]
+"""``x-request-id`` of the request that this is done for; empty where there is none. It is for logs and spans alone."""
+Traceparent = Annotated[str, msgspec.Meta(max_length=256)]
+"""As the header of that name (W3C Trace Context); empty outside of any trace, and what is none counts as empty."""
 Checksum = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_NAMES_PER_REQUEST)]
 
@@ -105,6 +109,8 @@ class PrefixLease(Message, frozen=True):
     anchor: Anchor = ""
     prefill_s: Wait = 0.0
     prefill_growth_s: Wait = 0.0
+    request_id: RequestId = ""
+    traceparent: Traceparent = ""
 
 
 class Renew(Message, frozen=True):
@@ -167,6 +173,8 @@ class Commit(Message, frozen=True):
     id: int
     bucket: Name
     entries: Annotated[list[CommitEntry], msgspec.Meta(max_length=MAX_NAMES_PER_REQUEST)]
+    request_id: RequestId = ""
+    traceparent: Traceparent = ""
 
 
 class Abort(Message, frozen=True):

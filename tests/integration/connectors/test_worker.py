@@ -7,6 +7,7 @@ pytest.importorskip("vllm")
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from tests.e2e.node_stores import NodeStore, wait_until
@@ -24,6 +25,9 @@ from tierline.connectors.vllm.plan import ChunkLoad, ChunkStore, RequestLoad, St
 from tierline.connectors.vllm.worker import WorkerHalf
 from tierline.connectors.vllm.writer import NodeWriter
 from tierline.prefix import CHUNK_TOKENS, PrefixIdentity, Shard
+from tierline.tracing.context import NOWHERE, SAMPLED, Origin, TraceContext
+from tierline.tracing.reading import Trace, TraceTree, read_traces
+from tierline.tracing.tracer import Tracer, open_tracer
 
 NUM_BLOCKS, BLOCKS_PER_CHUNK, LAYERS = 32, 2, 3
 SHARD = Shard(kv_dtype="float32", layout="test")
@@ -33,7 +37,9 @@ BUDGET_S = 5.0
 class Joined:
     """A worker half and a lookup thread on one node store, as one engine has them."""
 
-    def __init__(self, node: NodeStore, seed: int, *, loads_between_steps: bool = False) -> None:
+    def __init__(
+        self, node: NodeStore, seed: int, *, loads_between_steps: bool = False, tracer: Tracer | None = None
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.kv = [torch.randn(NUM_BLOCKS, 4, 16, 8, generator=generator) for _ in range(LAYERS)]
         self.counters = Counters()
@@ -49,8 +55,9 @@ class Joined:
             Breaker(time.monotonic),
             warnings,
             self.counters,
+            tracer,
         )
-        self.worker = WorkerHalf(copier, 0, loads_between_steps, self.writer, warnings, self.counters)
+        self.worker = WorkerHalf(copier, 0, loads_between_steps, self.writer, warnings, self.counters, tracer)
         self.lookups = LookupThread(
             lambda: AsyncNodeClient.connect(node.socket, timeout_s=BUDGET_S),
             [SHARD],
@@ -62,15 +69,17 @@ class Joined:
             self.breaker,
             warnings,
             self.counters,
+            tracer,
         )
 
-    def store(self, keys: RequestKeys, blocks: list[list[int]]) -> None:
+    def store(self, keys: RequestKeys, blocks: list[list[int]], origin: Origin = NOWHERE) -> None:
         chains = keys.leading(len(blocks))
-        stores = [ChunkStore(chain, tuple(ids), keys.tenant) for chain, ids in zip(chains, blocks, strict=True)]
+        pairs = zip(chains, blocks, strict=True)
+        stores = [ChunkStore(chain, tuple(ids), keys.tenant, origin=origin) for chain, ids in pairs]
         self.worker.store(StepPlan(stores=stores))
 
-    def ask(self, keys: RequestKeys, chunks: int) -> Lookup:
-        lookup = self.lookups.start(keys, chunks)
+    def ask(self, keys: RequestKeys, chunks: int, origin: Origin = NOWHERE) -> Lookup:
+        lookup = self.lookups.start(keys, chunks, None, origin)
         assert lookup is not None
         wait_until(lambda: lookup.is_answered, "the lookup is answered")
         return lookup
@@ -89,7 +98,9 @@ class Joined:
             ChunkLoad(chain, objects, tuple(ids), lookup.keys.tenant)
             for chain, objects, ids in zip(lookup.chains[: len(blocks)], lookup.answer.objects, blocks, strict=True)
         ]
-        self.worker.load(StepPlan(loads=[RequestLoad("request", lookup.answer.node_epoch, tuple(chunks))]))
+        self.worker.load(
+            StepPlan(loads=[RequestLoad("request", lookup.answer.node_epoch, tuple(chunks), lookup.origin)])
+        )
 
     def close(self) -> None:
         self.worker.close()
@@ -123,6 +134,50 @@ def keys(request: pytest.FixtureRequest) -> RequestKeys:
     tokens = list(range(4 * CHUNK_TOKENS))
     prompt = Request("request", tokens, SamplingParams(max_tokens=1), None, cache_salt=request.node.name)
     return RequestKeys(PrefixIdentity(model="test", tenant=request.node.name).root(), prompt)
+
+
+def drawn(tree: TraceTree) -> list[object]:
+    return [f"{tree.span.service} {tree.span.name}", *map(drawn, tree.children)]
+
+
+def test_what_is_done_for_a_traced_request_is_told_as_spans_of_the_connector_and_of_the_store(
+    tmp_path: Path, keys: RequestKeys
+) -> None:
+    files = [tmp_path / "connector.jsonl", tmp_path / "node.jsonl"]
+    node = NodeStore(tmp_path, "traced", "16MiB")
+    node.start(traces_file=str(files[1]))
+    tracer = open_tracer("tierline-connector", files[0], to_collector=False)
+    assert tracer is not None
+    joined = Joined(node, seed=3, tracer=tracer)
+    traced = Origin("an id", TraceContext(0xABC, 0xDEF, SAMPLED))
+    unsampled = Origin("another id", TraceContext(0xFED, 0xCBA, 0))
+    joined.store(keys, [[1, 2], [3, 4]], traced)
+    wait_until(lambda: joined.has_stored(keys, 2), "both chunks are stored")
+    lookup, other = joined.ask(keys, 2, traced), joined.ask(keys, 2, unsampled)
+    joined.load(lookup, [[9, 8], [7, 6]])
+    for each in (lookup, other):
+        joined.lookups.drop(each)
+    joined.close()
+    tracer.close_blocking()
+
+    def spans() -> int:
+        return sum(len(trace.spans) for trace in read_traces(files).traces)
+
+    wait_until(lambda: spans() == 6, "all spans are written")
+    node.remove()
+    (trace,) = read_traces(files).traces
+    assert {tree.span.parent_id for tree in trace.roots()} == {f"{0xDEF:016x}"}
+    assert [drawn(tree) for tree in trace.roots()] == [
+        ["tierline-connector save", ["tierline-node commit"]],
+        ["tierline-connector lookup", ["tierline-node prefix lease"]],
+        ["tierline-connector load", ["tierline-connector copy"]],
+    ]
+    told = attributes_of(trace, "tierline.bytes")
+    assert told["save"] == told["commit"] == told["lookup"] == told["prefix lease"] == told["copy"] > 0
+
+
+def attributes_of(trace: Trace, name: str) -> dict[str, int]:
+    return {span.name: int(span.attributes[name]) for span in trace.spans}
 
 
 def test_what_one_worker_stores_another_loads(first: Joined, second: Joined, keys: RequestKeys) -> None:

@@ -343,8 +343,7 @@ async def test_what_the_router_cannot_do_is_refused_at_the_start(
 
 async def test_without_the_packages_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    monkeypatch.delitem(sys.modules, "tierline.router.tracing.export", raising=False)
-    monkeypatch.delitem(sys.modules, "tierline.router.tracing.spans", raising=False)
+    monkeypatch.delitem(sys.modules, "tierline.tracing.collector", raising=False)
     config = RouterConfig.model_validate({"port": 0, "endpoints": ("http://127.0.0.1:9",), "opentelemetry": True})
     with pytest.raises(UsageError, match="pip install 'tierline\\[otel\\]'"):
         await start(config)

@@ -9,6 +9,7 @@ from tierline.metrics import CATALOGUE, PROGRAMS
 NOT_HERE = {
     "tierline_node_certificate_expiry_seconds": "no node has a certificate",
     "tierline_router_spans_total": "no router sends spans",
+    "tierline_node_spans_total": "no node sends spans",
     "tierline_controller_lmcache_state": "no worker of LMCache tells",
     "tierline_controller_lmcache_chunks": "no worker of LMCache tells",
     "tierline_controller_lmcache_messages_total": "no worker of LMCache tells",

@@ -27,6 +27,7 @@ from tierline.connectors.vllm.scheduler import (
 )
 from tierline.loading import PrefillCost
 from tierline.prefix import CHUNK_TOKENS, UNSHARED_SALT
+from tierline.tracing.context import NOWHERE, Origin
 from tierline.wire.messages import Extent, LeasedObject
 
 BLOCK = 128
@@ -44,10 +45,12 @@ class Lookups:
     def is_suspended(self) -> bool:
         return self.is_open
 
-    def start(self, keys: RequestKeys, chunks: int, cost: PrefillCost | None = None) -> Lookup | None:
+    def start(
+        self, keys: RequestKeys, chunks: int, cost: PrefillCost | None = None, origin: Origin = NOWHERE
+    ) -> Lookup | None:
         if self.is_open:
             return None
-        self.asked.append(Lookup(keys, chunks, cost, chains=keys.leading(chunks)))
+        self.asked.append(Lookup(keys, chunks, cost, origin, chains=keys.leading(chunks)))
         return self.asked[-1]
 
     def drop(self, lookup: Lookup) -> None:

@@ -29,6 +29,7 @@ def metrics(service: NodeService, events: EventPublisher) -> NodeMetrics:
     metrics.http_request("PutObject", HTTPStatus.OK, 0.01, 1000, 0)
     metrics.http_request("", HTTPStatus.BAD_REQUEST, 0.01, 0, 50)
     metrics.socket_request("PrefixLease", "ok", 0.001)
+    metrics.show_spans(lambda: {"exported": 1})
     return metrics
 
 

@@ -57,6 +57,13 @@ def node(
         str | None,
         typer.Option(metavar="ADDRESS", help="Publish events of blocks at, e.g., tcp://127.0.0.1:5560."),
     ] = None,
+    opentelemetry: Annotated[
+        bool | None,
+        typer.Option("--opentelemetry", help="Send spans by OTLP, as the OTEL_* variables say."),
+    ] = None,
+    traces_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Append spans here, for tierline trace show.")
+    ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -101,6 +108,8 @@ def node(
             "write_policy": write_policy,
             "promote": promote,
             "kv_events": kv_events,
+            "opentelemetry": opentelemetry,
+            "traces_file": traces_file,
             "log_level": log_level,
             "log_format": log_format,
         },

@@ -166,6 +166,9 @@ def router(
         bool | None,
         typer.Option("--opentelemetry", help="Send spans of requests by OTLP, as the OTEL_* variables say."),
     ] = None,
+    traces_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Append spans of requests here, for tierline trace show.")
+    ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -228,6 +231,7 @@ def router(
             "tls_key": tls_key,
             "endpoint_api_key_file": endpoint_api_key_file,
             "opentelemetry": opentelemetry,
+            "traces_file": traces_file,
             "log_level": log_level,
             "log_format": log_format,
         },

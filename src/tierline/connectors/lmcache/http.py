@@ -17,6 +17,7 @@ from yarl import URL
 from tierline.connectors.lmcache.settings import Settings
 from tierline.connectors.lmcache.ways import Found, Holding, Prepare, Written
 from tierline.errors import AccessDenied, NodeUnavailable, StoreError, WireError
+from tierline.tracing.context import NOWHERE, current
 from tierline.wire.http import PrefixLeaseReply, PrefixLeaseRequest
 
 _MESSAGE_CHARACTERS = 200
@@ -61,7 +62,7 @@ class HttpWay:
         lease = PrefixLeaseRequest(list(names), self._settings.lease_ttl_s, across_gaps=across_gaps)
         async with (
             self._requests,
-            self._session.post(self._leases_url, data=msgspec.json.encode(lease), headers=self._headers) as reply,
+            self._session.post(self._leases_url, data=msgspec.json.encode(lease), headers=self._sent()) as reply,
         ):
             if reply.status != HTTPStatus.OK:
                 _raise_for_node(reply)
@@ -79,7 +80,7 @@ class HttpWay:
 
     async def read(self, found: Found, header_bytes: int, prepare: Prepare) -> bool:
         """``GET`` into the destination, summed as it comes."""
-        async with self._requests, self._session.get(self._object_url(found.name), headers=self._headers) as reply:
+        async with self._requests, self._session.get(self._object_url(found.name), headers=self._sent()) as reply:
             if reply.status != HTTPStatus.OK or reply.content_length is None or _checksum(reply) is None:
                 _raise_for_node(reply)
                 return False
@@ -109,7 +110,7 @@ class HttpWay:
         """The session belongs to the caller."""
 
     async def _put(self, name: str, parts: Sequence[memoryview]) -> Written:
-        headers = {"Content-Length": str(sum(part.nbytes for part in parts)), **self._headers}
+        headers = {"Content-Length": str(sum(part.nbytes for part in parts)), **self._sent()}
         body = _pieces(parts, self._settings.put_stream_chunk_bytes)
         async with self._requests, self._session.put(self._object_url(name), data=body, headers=headers) as reply:
             if reply.status == HTTPStatus.OK:
@@ -118,6 +119,11 @@ class HttpWay:
                 return Written.ALREADY_THERE
             _raise_for_node(reply)
             return Written.REFUSED
+
+    def _sent(self) -> dict[str, str]:
+        """Return the headers of a request: who sends it, and whose work it is."""
+        origin = current()
+        return self._headers if origin is NOWHERE else self._headers | origin.headers()
 
     def _object_url(self, name: str) -> URL:
         return URL(f"{self._bucket_url}/{quote(name, safe='')}", encoded=True)

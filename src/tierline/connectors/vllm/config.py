@@ -36,6 +36,10 @@ class ConnectorConfig(msgspec.Struct, frozen=True, kw_only=True):
         What a second of computing is worth in seconds of loading: what takes longer to load is computed.
     lease_ttl_s
         Time to live of a lease; leases of waiting requests are renewed three times in it.
+    traces_file
+        File that spans of traced requests are appended to, for ``tierline trace show``; none by default.
+    opentelemetry
+        Send them by OTLP, as the ``OTEL_*`` variables say.
     """
 
     socket: str
@@ -46,6 +50,8 @@ class ConnectorConfig(msgspec.Struct, frozen=True, kw_only=True):
     l2_wait_ms: float = 1000.0
     load_factor: float = 1.0
     lease_ttl_s: float = 30.0
+    traces_file: str | None = None
+    opentelemetry: bool = False
 
     def token(self) -> str:
         """Return the bearer token as it is in its file now; empty where none is set.

@@ -7,6 +7,7 @@ is a connector of our own: docs/decisions/joining-vllm.md.
 import logging
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,7 @@ from tierline.connectors.vllm.worker import WorkerHalf
 from tierline.connectors.vllm.writer import NodeWriter
 from tierline.errors import EngineError
 from tierline.prefix import Shard
+from tierline.tracing.tracer import open_tracer
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 # Under vLLM's logger, so that messages appear where and how vLLM's do.
 _LOGGER = logging.getLogger("vllm.tierline")
+SERVICE_NAME = "tierline-connector"
 _SHORTEST_LOOKUP_TIMEOUT_S = 0.5
 _WRITER_TIMEOUT_S = 5.0
 
@@ -69,6 +72,8 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
         self._counters = Counters()
         self._warnings = Warnings(_LOGGER, time.monotonic)
         self._breaker = Breaker(time.monotonic)
+        file = self._config.traces_file
+        self._tracer = open_tracer(SERVICE_NAME, Path(file) if file else None, to_collector=self._config.opentelemetry)
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
         self._shard: Shard | None = None
@@ -92,9 +97,18 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
             self._breaker,
             self._warnings,
             self._counters,
+            self._tracer,
         )
         rank = self._shard.pipeline_rank * self._shape.tensor_size + self._shard.tensor_rank
-        self._worker = WorkerHalf(copier, rank, self._shape.loads_between_steps, writer, self._warnings, self._counters)
+        self._worker = WorkerHalf(
+            copier,
+            rank,
+            self._shape.loads_between_steps,
+            writer,
+            self._warnings,
+            self._counters,
+            self._tracer,
+        )
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata:
         """Tell the scheduler's process how this worker's KV is laid out."""
@@ -163,6 +177,7 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
             self._breaker,
             self._warnings,
             self._counters,
+            self._tracer,
         )
         hash_tokens = self._kv_cache_config.hash_block_size or self._shape.block_tokens
         self._scheduler = SchedulerHalf(
@@ -241,6 +256,8 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
             self._scheduler.close()
         if self._worker is not None:
             self._worker.close()
+        if self._tracer is not None:
+            self._tracer.close_blocking()
 
     @property
     def _schedulers_half(self) -> SchedulerHalf:

@@ -21,6 +21,9 @@ from tierline.connectors.vllm.metrics import Counters
 from tierline.errors import TierlineError, WireError
 from tierline.loading import PrefillCost
 from tierline.prefix import Shard, object_name
+from tierline.tracing.context import NOWHERE, Origin, working_for
+from tierline.tracing.spans import Attributes, bucket_digest
+from tierline.tracing.tracer import OpenSpan, Tracer
 from tierline.wire.messages import MAX_FRAME_BYTES, MAX_NAMES_PER_REQUEST, Leased, LeasedObject
 
 RENEWALS_IN_TTL = 3
@@ -61,6 +64,8 @@ class Lookup:
         The request's keys, and how many leading chunks are asked for.
     cost
         What computing a chunk takes; ``None`` where it is not known.
+    origin
+        Whose work it is.
     is_dropped
         Nobody waits for an answer any more.
     is_answered
@@ -84,6 +89,7 @@ class Lookup:
     keys: RequestKeys
     chunks: int
     cost: PrefillCost | None = None
+    origin: Origin = NOWHERE
     is_dropped: bool = False
     is_answered: bool = False
     answer: Answer | None = None
@@ -119,6 +125,8 @@ class LookupThread:
         Opened by failures; while it is open no question is asked.
     warnings, counters
         Where trouble is told and counted.
+    tracer
+        Who is told of lookups of traced requests; ``None``: nobody.
     """
 
     def __init__(
@@ -133,6 +141,7 @@ class LookupThread:
         breaker: Breaker,
         warnings: Warnings,
         counters: Counters,
+        tracer: Tracer | None = None,
     ) -> None:
         self._connect = connect
         self._shards = shards
@@ -144,6 +153,7 @@ class LookupThread:
         self._breaker = breaker
         self._warnings = warnings
         self._counters = counters
+        self._tracer = tracer
         self._client: AsyncNodeClient | None = None
         self._leased: set[Lookup] = set()
         self._asking: dict[Lookup, asyncio.Task[None]] = {}
@@ -159,12 +169,14 @@ class LookupThread:
         """Whether the node store failed too often to be counted on."""
         return self._breaker.is_open
 
-    def start(self, keys: RequestKeys, chunks: int, cost: PrefillCost | None = None) -> Lookup | None:
+    def start(
+        self, keys: RequestKeys, chunks: int, cost: PrefillCost | None = None, origin: Origin = NOWHERE
+    ) -> Lookup | None:
         """Ask for leading chunks; ``None`` means that the node store is not to be asked at present."""
         if not self._breaker.allows():
             self._counters.add("lookups_skipped")
             return None
-        lookup = Lookup(keys, min(chunks, MOST_NAMES // len(self._shards)), cost)
+        lookup = Lookup(keys, min(chunks, MOST_NAMES // len(self._shards)), cost, origin)
         self._tell(self._begin, lookup)
         return lookup
 
@@ -254,9 +266,9 @@ class LookupThread:
         try:
             await self._ask(lookup)
         except TierlineError as error:
-            await self._fail("lookups fail, prompts are computed", error)
+            await self._fail(_said_of(lookup, "lookups fail, prompts are computed"), error)
         except Exception as error:  # noqa: BLE001  (it is told and counted; the prompt is computed)
-            await self._fail("a lookup broke down", error)
+            await self._fail(_said_of(lookup, "a lookup broke down"), error)
 
     async def _ask(self, lookup: Lookup) -> None:
         lookup.chains = lookup.keys.leading(lookup.chunks)
@@ -287,15 +299,24 @@ class LookupThread:
         """Take a lease; its objects are the answer where they are more than were known."""
         started = time.monotonic()
         ranks = len(self._shards)
-        reply = await client.prefix_lease(
-            self._bucket,
-            names,
-            self._ttl_s,
-            ranks,
-            wait_s=wait_s,
-            anchor=lookup.chains[0].hex(),
-            prefill=lookup.cost,
-        )
+        reply: Leased | None = None
+        span: OpenSpan | None = None
+        if self._tracer is not None:
+            span = self._tracer.open("fetch" if wait_s else "lookup", "client", lookup.origin.trace)
+        try:
+            with working_for(lookup.origin if span is None else Origin(lookup.origin.request_id, span.context)):
+                reply = await client.prefix_lease(
+                    self._bucket,
+                    names,
+                    self._ttl_s,
+                    ranks,
+                    wait_s=wait_s,
+                    anchor=lookup.chains[0].hex(),
+                    prefill=lookup.cost,
+                )
+        finally:
+            if span is not None:
+                span.end(_looked_up(self._bucket, len(lookup.chains), reply, ranks), is_error=reply is None)
         if reply.lease:
             lookup.leases.append(reply.lease)
             lookup.ttl_s = min(self._ttl_s, reply.ttl_s)
@@ -350,6 +371,23 @@ class LookupThread:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+
+def _said_of(lookup: Lookup, subject: str) -> str:
+    """Return what is told of a lookup that failed: for which request, too, where that has an id."""
+    request_id = lookup.origin.request_id
+    return f"{subject} (request_id={request_id!r})" if request_id else subject
+
+
+def _looked_up(bucket: str, asked: int, reply: Leased | None, ranks: int) -> Attributes:
+    """Return what a span says of a lookup."""
+    attributes: Attributes = {"tierline.bucket_digest": bucket_digest(bucket), "tierline.asked_blocks": asked}
+    if reply is not None:
+        attributes["tierline.blocks"] = len(reply.objects) // ranks
+        attributes["tierline.bytes"] = sum(leased.size for leased in reply.objects)
+        if reply.sources:
+            attributes["tierline.tier"] = ",".join(sorted(reply.sources))
+    return attributes
 
 
 def _read(reply: Leased, ranks: int, client: AsyncNodeClient) -> Answer:

@@ -9,6 +9,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from tierline.prefix import Shard
+from tierline.tracing.context import NOWHERE, Origin
 from tierline.wire.messages import LeasedObject
 
 
@@ -47,11 +48,14 @@ class RequestLoad:
         Start of the node store that the leases were given in; extents mean nothing in another.
     chunks
         In the order of the prompt.
+    origin
+        Whose work it is, as whoever sent the request names it.
     """
 
     request_id: str
     node_epoch: int
     chunks: tuple[ChunkLoad, ...]
+    origin: Origin = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,15 @@ class ChunkStore:
         The engine blocks that have it.
     anchor
         Key of the first chunk of the prefix that it is of.
+    origin
+        Whose work it is.
     """
 
     chain: bytes
     block_ids: tuple[int, ...]
     tenant: str = ""
     anchor: bytes = b""
+    origin: Origin = NOWHERE
 
 
 @dataclass(slots=True)

@@ -19,10 +19,12 @@ from tierline.connectors.vllm.keys import RequestKeys
 from tierline.connectors.vllm.launch import IN_MEMORY, REPORT
 from tierline.connectors.vllm.lookup import Answer, Lookup, LookupThread
 from tierline.connectors.vllm.metrics import Counters
+from tierline.connectors.vllm.origin import origin_of
 from tierline.connectors.vllm.plan import ChunkLoad, ChunkStore, RequestLoad, StepPlan, StepReport
 from tierline.connectors.vllm.prefill import PrefillMeter
 from tierline.loading import Speed, decide
 from tierline.prefix import CHUNK_TOKENS, UNSHARED_SALT, PrefixIdentity
+from tierline.tracing.context import NOWHERE, Origin
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -79,6 +81,8 @@ class _Tracked:
         Leading chunks that another engine has computed for this request and is storing now.
     awaits_until, asks_at
         When the wait for them ends, from the first answer without them on; and when to look for them again.
+    origin
+        Whose work it is, as whoever sent the request names it.
     """
 
     request: "Request"
@@ -100,6 +104,7 @@ class _Tracked:
     awaited_chunks: int = 0
     awaits_until: float | None = None
     asks_at: float = 0.0
+    origin: Origin = NOWHERE
 
 
 class SchedulerHalf:
@@ -167,7 +172,9 @@ class SchedulerHalf:
 
     def begin(self, request: "Request") -> None:
         """Start the lookup of a request that has just arrived."""
-        tracked = _Tracked(request, self._keys(request), awaited_chunks=_handed_over(request))
+        tracked = _Tracked(
+            request, self._keys(request), awaited_chunks=_handed_over(request), origin=origin_of(request)
+        )
         self._tracked[request.request_id] = tracked
         if not request.skip_reading_prefix_cache:
             self._ask(tracked)
@@ -244,7 +251,7 @@ class SchedulerHalf:
         for index in range(tracked.engine_tokens // CHUNK_TOKENS, stop_tokens // CHUNK_TOKENS):
             blocks = block_ids[max(index * per_chunk, first_block) : (index + 1) * per_chunk]
             chunks.append(ChunkLoad(lookup.chains[index], answer.objects[index], tuple(blocks), lookup.keys.tenant))
-        tracked.load = RequestLoad(request.request_id, answer.node_epoch, tuple(chunks))
+        tracked.load = RequestLoad(request.request_id, answer.node_epoch, tuple(chunks), tracked.origin)
         self._new_loads.append(tracked.load)
         if self._shape.has_prefix_cache:
             hashes = request.block_hashes[tracked.engine_tokens // self._hash_tokens : stop_tokens // self._hash_tokens]
@@ -351,7 +358,9 @@ class SchedulerHalf:
         chunks = self._claimable_chunks(tracked.request)
         if tracked.keys is not None and chunks:
             cost = self._prefill.cost()
-            tracked.lookup = self._lookups.start(tracked.keys, chunks, cost and cost.of_blocks(CHUNK_TOKENS))
+            tracked.lookup = self._lookups.start(
+                tracked.keys, chunks, cost and cost.of_blocks(CHUNK_TOKENS), tracked.origin
+            )
 
     def _may_wait(self, tracked: _Tracked) -> bool:
         """Say whether the budget for an answer is not used up; it starts with the first question about it."""
@@ -391,7 +400,7 @@ class SchedulerHalf:
             tracked.awaited_chunks = 0
             return False
         if now >= tracked.asks_at:
-            again = self._lookups.start(lookup.keys, lookup.chunks, lookup.cost)
+            again = self._lookups.start(lookup.keys, lookup.chunks, lookup.cost, lookup.origin)
             if again is None:  # what is there by now is better than nothing
                 tracked.awaited_chunks = 0
                 return False
@@ -512,7 +521,7 @@ class SchedulerHalf:
         chains = tracked.keys.leading(ready)
         for index in range(tracked.known_chunks, ready):
             blocks = tuple(block_ids[0][index * per_chunk : (index + 1) * per_chunk])
-            yield ChunkStore(chains[index], blocks, tracked.keys.tenant, chains[0])
+            yield ChunkStore(chains[index], blocks, tracked.keys.tenant, chains[0], tracked.origin)
         tracked.known_chunks = ready
 
     def _end_load(self, tracked: _Tracked, load: RequestLoad, is_failed: bool) -> None:

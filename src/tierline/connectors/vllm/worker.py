@@ -16,6 +16,8 @@ from tierline.connectors.vllm.metrics import Counters
 from tierline.connectors.vllm.plan import ChunkLoad, RequestLoad, StepPlan, StepReport
 from tierline.connectors.vllm.writer import Attachment, NodeWriter
 from tierline.errors import ChecksumMismatch, NodeUnavailable, TierlineError
+from tierline.tracing.spans import Attributes
+from tierline.tracing.tracer import OpenSpan, Tracer
 
 ATTACH_INSIDE_STEP_S = 0.1
 """How long a load that holds up a step waits for a connection to a node store that was restarted."""
@@ -37,6 +39,8 @@ class WorkerHalf:
         The line to the node store.
     warnings, counters
         Where trouble is told and counted.
+    tracer
+        Who is told of loads of traced requests; ``None``: nobody.
     """
 
     def __init__(
@@ -47,12 +51,14 @@ class WorkerHalf:
         writer: NodeWriter,
         warnings: Warnings,
         counters: Counters,
+        tracer: Tracer | None = None,
     ) -> None:
         self._copier = copier
         self._rank = rank
         self._writer = writer
         self._warnings = warnings
         self._counters = counters
+        self._tracer = tracer
         self._invalid_blocks: set[int] = set()
         self._report = StepReport()
         self._ended: queue.SimpleQueue[tuple[str, int, float]] = queue.SimpleQueue()
@@ -130,6 +136,8 @@ class WorkerHalf:
 
     def _load_chunks(self, load: RequestLoad, after: object, wait_s: float) -> tuple[int, float]:
         """Load chunks in order; returns how many before the first that could not be, and how long that took."""
+        span = self._tracer.open("load", "internal", load.origin.trace) if self._tracer is not None else None
+        copy: OpenSpan | None = None
         started = time.monotonic()
         loaded = 0
         try:
@@ -137,12 +145,19 @@ class WorkerHalf:
             if attachment is None:
                 raise NodeUnavailable("the worker has no connection to the node store that gave the lease")
             started = time.monotonic()  # a connection is waited for once, and says nothing about the next load
+            if self._tracer is not None and span is not None:
+                copy = self._tracer.open("copy", "internal", span.context)
             for chunk in load.chunks:
                 self._load_chunk(attachment, chunk, after)
                 loaded += 1
         except TierlineError as error:
             self._counters.add("loads_failed")
-            self._warnings.warn("a prefix is computed because it could not be loaded", error)
+            self._warnings.warn("a prefix is computed because it could not be loaded", _said_of(load, error))
+        finally:
+            attributes: Attributes = {"tierline.blocks": loaded, "tierline.bytes": loaded * self._copier.chunk_bytes}
+            for each in (copy, span):
+                if each is not None:
+                    each.end(attributes, is_error=loaded < len(load.chunks))
         seconds = time.monotonic() - started
         self._counters.add("load_seconds", seconds)
         return loaded, seconds
@@ -157,6 +172,12 @@ class WorkerHalf:
             raise ChecksumMismatch(f"the bytes of chunk {chunk.chain.hex()} are not what was stored")
         self._counters.add("loaded_chunks")
         self._counters.add("loaded_bytes", self._copier.chunk_bytes)
+
+
+def _said_of(load: RequestLoad, error: TierlineError) -> str:
+    """Return what is told of a load that failed: for which request, too, where that has an id."""
+    request_id = load.origin.request_id
+    return f"{error} (request_id={request_id!r})" if request_id else str(error)
 
 
 class _LoadThread:

@@ -8,7 +8,7 @@ be overwritten is taken away from the stores by :meth:`NodeWriter.fence`.
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,9 @@ from tierline.connectors.vllm.plan import ChunkStore
 from tierline.connectors.vllm.segment import PinnedRun, SegmentWords, pin
 from tierline.errors import TierlineError, WireError
 from tierline.prefix import Shard, object_name
+from tierline.tracing.context import NOWHERE, Origin, working_for
+from tierline.tracing.spans import Attributes, bucket_digest
+from tierline.tracing.tracer import OpenSpan, Tracer
 from tierline.wire.messages import CommitEntry, Refusal, Slot
 
 MOST_WAITING_STORES = 256
@@ -67,6 +70,8 @@ class NodeWriter:
         The CUDA device whose driver the segment is registered with; ``None`` without one.
     breaker, warnings, counters
         Where trouble is judged, told and counted.
+    tracer
+        Who is told of what is stored for traced requests; ``None``: nobody.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class NodeWriter:
         breaker: Breaker,
         warnings: Warnings,
         counters: Counters,
+        tracer: Tracer | None = None,
     ) -> None:
         self._connect = connect
         self._copier = copier
@@ -88,6 +94,7 @@ class NodeWriter:
         self._breaker = breaker
         self._warnings = warnings
         self._counters = counters
+        self._tracer = tracer
         self._changed = threading.Condition()
         # Guarded by _changed.
         self._waiting: deque[_Store] = deque()
@@ -101,6 +108,8 @@ class NodeWriter:
         self._pinned: PinnedRun | None = None
         self._slots: list[Slot] = []
         self._written: list[tuple[CommitEntry, Slot]] = []
+        self._written_for = NOWHERE
+        self._saving: OpenSpan | None = None
         self._recent: OrderedDict[bytes, float] = OrderedDict()
         self._no_room_until = 0.0
         self._thread = threading.Thread(target=self._run, name="tierline-writer", daemon=True)
@@ -190,6 +199,13 @@ class NodeWriter:
             self._refill_slots()  # a round trip, so it is made before a block is marked as being copied
             if (store := self._next()) is None:
                 break
+            if self._written and store.chunk.origin != self._written_for:
+                if self._tracer is not None:
+                    self._commit()
+                else:
+                    self._written_for = NOWHERE  # a batch of several requests is nobody's
+            if not self._written:
+                self._begin_for(store.chunk.origin)
             self._store(store)
             if len(self._written) >= COMMIT_BATCH:
                 self._commit()
@@ -282,7 +298,14 @@ class NodeWriter:
             return
         assert self._client is not None
         written, self._written = self._written, []
-        outcomes = self._client.commit(self._bucket, [entry for entry, _ in written])
+        origin, span = self._written_for, self._saving
+        outcomes: Sequence[Refusal | None] = ()
+        try:
+            with working_for(origin if span is None else Origin(origin.request_id, span.context)):
+                outcomes = self._client.commit(self._bucket, [entry for entry, _ in written])
+        finally:
+            if span is not None:
+                span.end(_saved(self._bucket, written, outcomes), is_error=not outcomes)
         if len(outcomes) != len(written):
             raise WireError(f"the node store answered {len(written)} commits with {len(outcomes)} outcomes")
         for (entry, slot), refusal in zip(written, outcomes, strict=True):
@@ -295,7 +318,24 @@ class NodeWriter:
             if refusal not in (Refusal.EXISTS, Refusal.BEING_WRITTEN):
                 self._warnings.warn("a chunk was not stored", refusal)
 
+    def _begin_for(self, origin: Origin) -> None:
+        """What is written from now on, up to the next commit, is for a request."""
+        self._written_for = origin
+        self._saving = None
+        if self._tracer is not None:
+            self._saving = self._tracer.open("save", "client", origin.trace)
+
     def _give_slots_back(self) -> None:
         if self._slots and self._client is not None:
             slots, self._slots = self._slots, []
             self._client.abort([slot.slot for slot in slots])
+
+
+def _saved(bucket: str, written: Sequence[tuple[CommitEntry, Slot]], outcomes: Sequence[Refusal | None]) -> Attributes:
+    """Return what a span says of a commit."""
+    stored = [entry for (entry, _), refusal in zip(written, outcomes, strict=False) if refusal is None]
+    return {
+        "tierline.bucket_digest": bucket_digest(bucket),
+        "tierline.blocks": len(stored),
+        "tierline.bytes": sum(entry.size for entry in stored),
+    }

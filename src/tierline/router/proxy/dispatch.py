@@ -20,8 +20,8 @@ from tierline.router.proxy.exchange import Exchange
 from tierline.router.proxy.services import REQUEST_ID, X_TIERLINE_BYPASS, Services
 from tierline.router.renaming import with_id
 from tierline.router.strategies.base import RoutingRequest
-from tierline.router.tracing.records import TRACEPARENT
 from tierline.router.workers.gathering import CONTENT_TYPE, encode_families, families_of
+from tierline.tracing.context import TRACEPARENT
 
 if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
@@ -149,6 +149,9 @@ def dispatch(
         exchange.arm = services.choosing.without_affinity(routing)
     if services.spans is not None:
         exchange.trace = services.spans.begin(head)
+        if exchange.trace is not None and REQUEST_ID not in head.fields:
+            # Of all that is sent to it, vLLM's API server hands a connector this id alone.
+            exchange.request_id = exchange.trace.context.request_id().encode()
     elif services.config.trace_share and TRACEPARENT not in head.fields and random() < services.config.trace_share:
         # https://www.w3.org/TR/trace-context/: version, trace, parent, flags (sampled)
         head.fields[TRACEPARENT] = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01".encode()

@@ -35,8 +35,9 @@ from tierline.router.salt import with_cache_salt
 from tierline.router.specs import ROLES
 from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import TOKENIZED, Question, TokenLadder
-from tierline.router.tracing.records import CANCELED, TRACEPARENT, RequestRecord
+from tierline.router.tracing.records import CANCELED, RequestRecord
 from tierline.router.usage import cached_tokens, prompt_tokens
+from tierline.tracing.context import TRACEPARENT
 
 if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection

@@ -24,13 +24,13 @@ from tierline.router.renaming import with_model
 from tierline.router.sessions import SessionKeys
 from tierline.router.tls import EndpointTls
 from tierline.router.tokens import TokenLadder
-from tierline.router.tracing.records import TRACEPARENT, TRACESTATE
+from tierline.tracing.context import TRACEPARENT, TRACESTATE
 
 if TYPE_CHECKING:
     from tierline.router.admin.api import AdminApi
     from tierline.router.proxy.client import ClientConnection
     from tierline.router.proxy.upstream import UpstreamPool
-    from tierline.router.tracing.export import SpanExport
+    from tierline.router.tracing.requests import RequestTracing
     from tierline.router.workers.team import Team
 
 X_TIERLINE_BYPASS = b"x-tierline-bypass"
@@ -83,7 +83,7 @@ class Services:
     endpoint_keys: EndpointKeys = field(init=False)
     tokens: TokenLadder | None = None
     """``None`` where no strategy needs tokens."""
-    spans: "SpanExport | None" = None
+    spans: "RequestTracing | None" = None
     """``None`` where nothing is traced."""
     sessions: SessionKeys = field(init=False)
     invocation_path: bytes = field(init=False)

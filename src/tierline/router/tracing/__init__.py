@@ -1,1 +1,1 @@
-"""Traces of requests: ``records`` is what is noted on the way, ``spans`` what becomes of it, ``export`` who gets it."""
+"""Traces of requests: ``requests`` says which have one, ``records`` is what is noted, ``spans`` what becomes of it."""

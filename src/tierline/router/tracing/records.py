@@ -3,48 +3,11 @@
 Rule: on the way of a request nothing is built but these; spans are made of them when the request is over.
 """
 
-from random import getrandbits
-from typing import NamedTuple
-
 from tierline.router.strategies.base import Decision
+from tierline.tracing.context import TraceContext, random_id
 
-TRACEPARENT, TRACESTATE = b"traceparent", b"tracestate"
-SAMPLED = 0x01
 CANCELED = "canceled"
 """Why an attempt ended whose answer was no longer wanted; no failure of the endpoint's."""
-_HEX = frozenset(b"0123456789abcdef")
-
-
-class TraceContext(NamedTuple):
-    """Where a request stands in a trace (W3C Trace Context, level 1)."""
-
-    trace_id: int
-    span_id: int
-    flags: int
-
-    def field(self) -> bytes:
-        """Return the value of ``traceparent``."""
-        return b"00-%032x-%016x-%02x" % self
-
-
-def read_context(field: bytes | None) -> TraceContext | None:
-    """Return what a ``traceparent`` says; ``None`` for none, and for one that is not as the specification has it."""
-    if field is None or len(field) < 55:
-        return None
-    version, trace_id, span_id, flags = field[:2], field[3:35], field[36:52], field[53:55]
-    is_split = field[2:3] == field[35:36] == field[52:53] == b"-"
-    is_longer = len(field) > 55  # a later version may have more, behind another dash
-    if not is_split or version == b"ff" or (is_longer and (version == b"00" or field[55:56] != b"-")):
-        return None
-    if not _HEX.issuperset(version + trace_id + span_id + flags):
-        return None
-    context = TraceContext(int(trace_id, 16), int(span_id, 16), int(flags, 16) & SAMPLED)
-    return context if context.trace_id and context.span_id else None
-
-
-def random_id(bits: int) -> int:
-    """Return an id that is not 0."""
-    return getrandbits(bits) or 1
 
 
 class AttemptRecord:

@@ -9,81 +9,55 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
-
-from tierline import __version__
 from tierline.router.decisions import NAME_CHARS
-from tierline.router.tracing.records import CANCELED, AttemptRecord, RequestRecord, TraceContext
+from tierline.router.tracing.records import CANCELED, AttemptRecord, RequestRecord
+from tierline.tracing.spans import Attributes, Span
 
 if TYPE_CHECKING:
     from tierline.router.proxy.exchange import Exchange
 
-Attributes = dict[str, str | int | float | bool]
-
 OPERATIONS = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
 """Routes that the conventions have a name for."""
-_ERROR, _UNSET = Status(StatusCode.ERROR), Status(StatusCode.UNSET)
 
 
-class SpanBuilder:
-    """Makes spans.
+def spans_of(record: RequestRecord, exchange: "Exchange", clock: Callable[[], float]) -> Iterator[Span]:
+    """Yield the spans of a request that is over; ``clock`` is the one that the noted times are by."""
+    origin_ns = time.time_ns() - round(clock() * 1e9)  # of the clock, in time since 1970
 
-    Parameters
-    ----------
-    resource
-        What every span says of this router.
-    clock
-        That the noted times are by.
-    """
+    def since_1970(at: float) -> int:
+        return origin_ns + round(at * 1e9)
 
-    def __init__(self, resource: Resource, clock: Callable[[], float]) -> None:
-        self._resource = resource
-        self._clock = clock
-        self._scope = InstrumentationScope("tierline.router", __version__)
-
-    def spans(self, record: RequestRecord, exchange: "Exchange") -> Iterator[ReadableSpan]:
-        """Yield the spans of a request that is over."""
-        origin_ns = time.time_ns() - round(self._clock() * 1e9)  # of the clock, in time since 1970
-
-        def since_1970(at: float) -> int:
-            return origin_ns + round(at * 1e9)
-
-        state = TraceState.from_header([record.state.decode("latin-1")]) if record.state else None
-        own = _span_context(record.context, state)
-        method = exchange.head.method.decode("latin-1")
-        route = "" if exchange.route == "other" else exchange.head.path.decode("latin-1")
-        yield ReadableSpan(
-            name=f"{method} {route}".rstrip(),
-            context=own,
-            parent=_span_context(record.parent, state, is_remote=True) if record.parent else None,
-            resource=self._resource,
-            attributes=_of_request(exchange, method, route),
-            events=_events(exchange, since_1970),
-            kind=SpanKind.SERVER,
-            instrumentation_scope=self._scope,
-            status=_ERROR if exchange.status >= 500 or exchange.aborted_by == "upstream" else _UNSET,
-            start_time=since_1970(exchange.started_at),
-            end_time=since_1970(exchange.ended_at),
+    state = record.state.decode("latin-1")
+    method = exchange.head.method.decode("latin-1")
+    route = "" if exchange.route == "other" else exchange.head.path.decode("latin-1")
+    yield Span(
+        f"{method} {route}".rstrip(),
+        "server",
+        record.context,
+        record.parent,
+        since_1970(exchange.started_at),
+        since_1970(exchange.ended_at),
+        _of_request(exchange, method, route),
+        is_remote=True,
+        is_error=exchange.status >= 500 or exchange.aborted_by == "upstream",
+        events=(("first byte", since_1970(exchange.answered_at)),) if exchange.answered_at else (),
+        state=state,
+    )
+    sent: Counter[bool] = Counter()
+    for attempt in record.attempts:
+        attributes = _of_attempt(attempt, method, sent[attempt.is_prefill])
+        sent[attempt.is_prefill] += 1
+        yield Span(
+            method,
+            "client",
+            record.context._replace(span_id=attempt.span_id),
+            record.context,
+            since_1970(attempt.began_at),
+            since_1970(attempt.ended_at),
+            attributes,
+            is_error="error.type" in attributes,
+            state=state,
         )
-        sent: Counter[bool] = Counter()
-        for attempt in record.attempts:
-            attributes = _of_attempt(attempt, method, sent[attempt.is_prefill])
-            sent[attempt.is_prefill] += 1
-            yield ReadableSpan(
-                name=method,
-                context=_span_context(record.context._replace(span_id=attempt.span_id), state),
-                parent=own,
-                resource=self._resource,
-                attributes=attributes,
-                kind=SpanKind.CLIENT,
-                instrumentation_scope=self._scope,
-                status=_ERROR if "error.type" in attributes else _UNSET,
-                start_time=since_1970(attempt.began_at),
-                end_time=since_1970(attempt.ended_at),
-            )
 
 
 def _of_request(exchange: "Exchange", method: str, route: str) -> Attributes:
@@ -122,10 +96,6 @@ def _of_request(exchange: "Exchange", method: str, route: str) -> Attributes:
     return attributes
 
 
-def _events(exchange: "Exchange", since_1970: Callable[[float], int]) -> list[Event]:
-    return [Event("first byte", timestamp=since_1970(exchange.answered_at))] if exchange.answered_at else []
-
-
 def _of_attempt(attempt: AttemptRecord, method: str, number: int) -> Attributes:
     decision = attempt.decision
     endpoint = decision.endpoint
@@ -154,7 +124,3 @@ def _of_attempt(attempt: AttemptRecord, method: str, number: int) -> Attributes:
     if attempt.status >= 400:
         attributes["error.type"] = str(attempt.status)
     return attributes
-
-
-def _span_context(context: TraceContext, state: TraceState | None, *, is_remote: bool = False) -> SpanContext:
-    return SpanContext(context.trace_id, context.span_id, is_remote, TraceFlags(context.flags), state)

@@ -22,6 +22,7 @@ from tierline.stack.simulated_engine.kv_events import EventBatch, Publisher, Zmq
 from tierline.stack.simulated_engine.metrics import EngineMetrics
 from tierline.stack.simulated_engine.scheduler import Request, Scheduler
 from tierline.stack.simulated_engine.sharing import SharedPrefixes
+from tierline.tracing.context import Origin, working_for
 
 NATURAL_ANSWER_TOKENS = 64
 """Where an answer ends by itself, unless the request sets ``ignore_eos``."""
@@ -374,6 +375,13 @@ class _Handlers:
         self, http: web.Request, body: GenerationRequest, prompt: list[int], wanted: int | None, *, is_chat: bool
     ) -> web.StreamResponse:
         request = self._admissible(body, prompt, wanted)
+        # What is asked of the node store is asked for this request; tasks begun meanwhile inherit that.
+        with working_for(Origin.read(http.headers.get("x-request-id", ""), http.headers.get("traceparent", ""))):
+            return await self._answer(http, body, request, is_chat=is_chat)
+
+    async def _answer(
+        self, http: web.Request, body: GenerationRequest, request: Request, *, is_chat: bool
+    ) -> web.StreamResponse:
         shape = Shape(f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}", body.model, is_chat)
         stream = self.engine.generate(request)
         if not body.stream:

@@ -1,0 +1,129 @@
+"""Whose work something is: the request's id, and where it stands in a trace (W3C Trace Context, level 1).
+
+Rule: what came from elsewhere is read once, here; what is not as the specification has it counts as none.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from random import getrandbits
+from typing import NamedTuple
+
+import structlog
+
+TRACEPARENT, TRACESTATE = b"traceparent", b"tracestate"
+SAMPLED = 0x01
+REQUEST_ID_CHARS = 256
+"""Of an id that a client chose, in spans, logs and messages."""
+_HEX = frozenset(b"0123456789abcdef")
+_OF_TRACED = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})", re.ASCII)
+
+
+class TraceContext(NamedTuple):
+    """A place in a trace: that of a span."""
+
+    trace_id: int
+    span_id: int
+    flags: int
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether whoever began the trace wants its spans."""
+        return bool(self.flags & SAMPLED)
+
+    def field(self) -> bytes:
+        """Return the value of ``traceparent``."""
+        return b"00-%032x-%016x-%02x" % self
+
+    def request_id(self) -> str:
+        """Return an id for the request that has none: who is told that alone, as a connector is, finds the trace."""
+        return f"{self.trace_id:032x}-{self.span_id:016x}"
+
+
+def read_context(field: bytes | None) -> TraceContext | None:
+    """Return what a ``traceparent`` says; ``None`` for none, and for one that is not as the specification has it."""
+    if field is None or len(field) < 55:
+        return None
+    version, trace_id, span_id, flags = field[:2], field[3:35], field[36:52], field[53:55]
+    is_split = field[2:3] == field[35:36] == field[52:53] == b"-"
+    is_longer = len(field) > 55  # a later version may have more, behind another dash
+    if not is_split or version == b"ff" or (is_longer and (version == b"00" or field[55:56] != b"-")):
+        return None
+    if not _HEX.issuperset(version + trace_id + span_id + flags):
+        return None
+    context = TraceContext(int(trace_id, 16), int(span_id, 16), int(flags, 16) & SAMPLED)
+    return context if context.trace_id and context.span_id else None
+
+
+def context_of_request_id(request_id: str) -> TraceContext | None:
+    """Return the sampled place that :meth:`TraceContext.request_id` made an id of; ``None`` for any other id."""
+    match = _OF_TRACED.fullmatch(request_id)
+    if match is None:
+        return None
+    context = TraceContext(int(match[1], 16), int(match[2], 16), SAMPLED)
+    return context if context.trace_id and context.span_id else None
+
+
+def random_id(bits: int) -> int:
+    """Return an id that is not 0."""
+    return getrandbits(bits) or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose work is done.
+
+    Parameters
+    ----------
+    request_id
+        ``x-request-id`` of the request; empty where nobody said one.
+    trace
+        The span that the work is for; ``None`` outside of any trace.
+    """
+
+    request_id: str = ""
+    trace: TraceContext | None = None
+
+    @classmethod
+    def read(cls, request_id: str, traceparent: bytes | str) -> "Origin":
+        """Return what a message says; of nothing, :data:`NOWHERE`."""
+        if not (request_id or traceparent):
+            return NOWHERE
+        field = traceparent.encode("latin-1", "replace") if isinstance(traceparent, str) else traceparent
+        return cls(request_id[:REQUEST_ID_CHARS], read_context(field))
+
+    @property
+    def traceparent(self) -> str:
+        """The value of the header; empty outside of any trace."""
+        return self.trace.field().decode() if self.trace is not None else ""
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that tell somebody else."""
+        told = {"x-request-id": self.request_id, "traceparent": self.traceparent}
+        return {name: value for name, value in told.items() if value}
+
+
+NOWHERE = Origin()
+"""Work that nobody said whose it is."""
+_current: ContextVar[Origin] = ContextVar("tierline_origin", default=NOWHERE)
+
+
+def current() -> Origin:
+    """Return whose work this task, or thread, is doing."""
+    return _current.get()
+
+
+@contextmanager
+def working_for(origin: Origin) -> Iterator[None]:
+    """Do the block's work, and that of tasks begun in it, for somebody: log events in it carry ``request_id``."""
+    token = _current.set(origin)
+    try:
+        if origin.request_id:
+            with structlog.contextvars.bound_contextvars(request_id=origin.request_id):
+                yield
+        else:
+            yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,125 @@
+"""Files of spans, read back: which traces are in them, and how the spans of one lie under each other.
+
+Rule: whatever is in a file, reading it ends, in traces or in one clear error; spans of any number of files, in any
+order and written twice, make the same traces.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tierline.errors import UsageError
+from tierline.tracing.otlp import ReadSpan, decode
+
+
+@dataclass(slots=True, eq=False)
+class TraceTree:
+    """A span and those under it, in the order in which they began."""
+
+    span: ReadSpan
+    children: list["TraceTree"] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """All spans of one trace, in the order in which they began; at least one."""
+
+    trace_id: str
+    spans: tuple[ReadSpan, ...]
+
+    @property
+    def start_ns(self) -> int:
+        """When the first span began, since 1970."""
+        return self.spans[0].start_ns
+
+    @property
+    def duration_ns(self) -> int:
+        """From the beginning of the first span to the end of the last."""
+        return max(span.end_ns for span in self.spans) - self.start_ns
+
+    @property
+    def request_id(self) -> str:
+        """The request's id, as the first span that has one says; empty where none does."""
+        return next((str(span.attributes[_ID]) for span in self.spans if _ID in span.attributes), "")
+
+    def is_called(self, name: str) -> bool:
+        """Whether a name is this trace's id, or that of a request in it."""
+        return name.lower() == self.trace_id or any(span.attributes.get(_ID) == name for span in self.spans)
+
+    def roots(self) -> list[TraceTree]:
+        """Return the spans whose parents are not here, each with all that lie under it."""
+        trees = {span.span_id: TraceTree(span) for span in self.spans}
+        roots: list[TraceTree] = []
+        for span in self.spans:
+            parent = trees.get(span.parent_id)
+            (roots if parent is None else parent.children).append(trees[span.span_id])
+        reached = set[str]()
+        _reach(roots, reached)
+        for span in self.spans:  # of spans that lie under each other in a circle, the first is taken for a root
+            if span.span_id not in reached:
+                tree = trees[span.span_id]
+                trees[span.parent_id].children.remove(tree)
+                roots.append(tree)
+                _reach([tree], reached)
+        return roots
+
+
+_ID = "tierline.request_id"
+
+
+def _reach(roots: Sequence[TraceTree], reached: set[str]) -> None:
+    waiting = list(roots)
+    while waiting:
+        tree = waiting.pop()
+        reached.add(tree.span.span_id)
+        waiting += tree.children
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What files have.
+
+    Parameters
+    ----------
+    traces
+        In the order in which they began.
+    unfinished
+        Files whose last line somebody is writing still, or never ended.
+    """
+
+    traces: list[Trace]
+    unfinished: list[Path]
+
+
+def read_traces(files: Sequence[Path]) -> Reading:
+    """Read files of spans.
+
+    Raises
+    ------
+    UsageError
+        A file cannot be read, or a line of it has no spans; the message says which.
+    """
+    spans: dict[str, dict[str, ReadSpan]] = {}
+    unfinished = []
+    for file in files:
+        try:
+            with file.open("rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if not line.strip():
+                        continue
+                    try:
+                        read = decode(line)
+                    except ValueError as error:
+                        if not line.endswith(b"\n"):
+                            unfinished.append(file)
+                            continue
+                        raise UsageError(f"{file}, line {number}: no spans in OTLP's JSON: {error}") from None
+                    for span in read:
+                        spans.setdefault(span.trace_id, {}).setdefault(span.span_id, span)
+        except OSError as error:
+            raise UsageError(f"{file}: {error.strerror}") from None
+    traces = [
+        Trace(trace_id, tuple(sorted(found.values(), key=lambda span: (span.start_ns, -span.end_ns))))
+        for trace_id, found in spans.items()
+    ]
+    return Reading(sorted(traces, key=lambda trace: trace.start_ns), unfinished)
