@@ -1,6 +1,7 @@
 """The simulated engine as clients and routers see it: OpenAI's client, vLLM's metrics, KV events on ZMQ."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,31 @@ async def test_a_stream_has_the_same_text_as_the_whole_and_ends_with_usage(simul
     assert chunks[-1].usage == whole.usage.model_copy(
         update={"prompt_tokens_details": chunks[-1].usage.prompt_tokens_details}
     )
+
+
+async def test_a_stream_says_nothing_before_its_first_token_is_computed(simulated_engine: Start) -> None:
+    async with client_of(simulated_engine("--prefill-rate", "500", "--decode-rate", "1000")) as client:
+        began = time.monotonic()
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": DOCUMENT}],
+            max_tokens=2,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [(time.monotonic() - began, chunk) async for chunk in stream]
+    assert chunks[0][0] >= chunks[-1][1].usage.prompt_tokens / 500
+    assert chunks[0][1].choices[0].delta.role == "assistant"
+
+
+async def test_a_prompt_that_is_wholly_cached_has_a_first_token_too(simulated_engine: Start) -> None:
+    url = simulated_engine(*FAST)
+    async with client_of(url) as client:
+        for _ in range(2):
+            answer = await client.completions.create(model=MODEL, prompt=list(range(64)), max_tokens=2)
+    assert answer.usage.prompt_tokens_details.cached_tokens == 48  # as in vLLM, the last block is computed
+    assert await metric(url, "vllm:time_to_first_token_seconds_count") == 2
+    assert await metric(url, "vllm:prompt_tokens_by_source_total") == 128
 
 
 async def test_every_response_says_that_it_is_simulated(simulated_engine: Start) -> None:

@@ -394,9 +394,9 @@ class _Handlers:
         await response.prepare(http)
         generated = 0
         try:
-            if is_chat:
-                await response.write(_event(shape.opening()))
             async for token in stream:
+                if is_chat and not generated:  # as vLLM does: who takes its time for the first token's is right
+                    await response.write(_event(shape.opening()))
                 generated += 1
                 reason = request.finish_reason if generated == len(request.answer) else None
                 await response.write(_event(shape.chunk(tokens.decode([token]), reason)))
