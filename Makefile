@@ -109,7 +109,7 @@ $(VENV)/lmcache.stamp: $(VENV)/bin/python pyproject.toml
 $(VENV)/dev.stamp: $(VENV)/bin/python $(VENV)/lmcache.stamp pyproject.toml
 	@echo "== installing the development tools into $(VENV)"
 	@$(PIP) -e '.[dev,bench]' | $(PROGRESS)
-	@scripts/debian-packages redis-server libibverbs1 librdmacm1 iproute2 etcd-server prometheus
+	@scripts/debian-packages redis-server libibverbs1 librdmacm1 iproute2 etcd-server prometheus chromium
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/bin/python pyproject.toml

@@ -6,8 +6,8 @@ from typing import NoReturn
 import pytest
 
 REQUIRE = "TIERLINE_REQUIRE"
-KUBE, HYP, PROMETHEUS = "kube", "hyp", "prometheus"
-"""A Kubernetes API with its controllers and ``kubectl``; AWS's ``hyp``; Prometheus with ``promtool``."""
+KUBE, HYP, PROMETHEUS, CHROMIUM = "kube", "hyp", "prometheus", "chromium"
+"""A Kubernetes API with its controllers and ``kubectl``; AWS's ``hyp``; Prometheus with ``promtool``; a browser."""
 
 
 def lacks(what: str, why: str) -> NoReturn:

@@ -64,6 +64,10 @@ def up(
         str | None,
         typer.Option(metavar="SIZE", help="LMCache's own cache of each replica in /dev/shm.", show_default="512MiB"),
     ] = None,
+    dashboard: Annotated[
+        bool | None,
+        typer.Option("--dashboard/--no-dashboard", help="Show the router's page at /dashboard.", show_default="true"),
+    ] = None,
     engine_argument: Annotated[
         list[str] | None,
         typer.Option(metavar="ARG", help="One more argument for each vLLM replica; repeat for more."),
@@ -119,6 +123,7 @@ def up(
             "cache_size": cache_size,
             "engine_cache_size": engine_cache_size,
             "lmcache_size": lmcache_size,
+            "dashboard": dashboard,
             "engine_arguments": engine_argument or None,
             "engine_dev_mode": engine_dev_mode,
             "endpoints": endpoint or None,

@@ -38,6 +38,7 @@ class RouterConfig(ProgramConfig):
         "node_events": "--node-events",
         "tier_weights": "--tier-weight",
         "tokenizers": "--tokenizer",
+        "dashboard_stores": "--dashboard-store",
     }
 
     host: str = Field(default="127.0.0.1", description="address that the router listens on")
@@ -201,6 +202,10 @@ class RouterConfig(ProgramConfig):
     admin_token_file: Path | None = Field(
         default=None, description="file with the token that /admin asks for; without one, /admin is for loopback only"
     )
+    dashboard: bool = Field(default=False, description="show a page at /dashboard, to those whom /admin lets in")
+    dashboard_stores: tuple[str, ...] = Field(
+        default=(), description="URLs of node stores whose contents /dashboard shows, such as http://127.0.0.1:9200"
+    )
     health_interval_s: float = Field(default=2.0, gt=0, description="seconds between health checks of an endpoint")
     health_timeout_s: float = Field(default=5.0, gt=0, description="seconds that a health check may take")
     connect_timeout_s: float = Field(default=5.0, gt=0, description="seconds to connect to an endpoint")
@@ -225,7 +230,7 @@ class RouterConfig(ProgramConfig):
         default=1024**3, ge=1, description="memory for all requests' bodies together; beyond it, 503"
     )
 
-    @field_validator("endpoints")
+    @field_validator("endpoints", "dashboard_stores")
     @classmethod
     def _are_urls(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
         return plain_urls(endpoints)

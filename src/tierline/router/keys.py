@@ -24,8 +24,8 @@ log = logs.get(__name__)
 
 AUTHORIZATION, X_API_KEY = b"authorization", b"x-api-key"
 _CONFIG_KEY = "api_keys_file"
-_OPEN = frozenset({b"/health", b"/ping", b"/metrics"})
-_ADMIN = b"/admin/"
+_OPEN = frozenset({b"/health", b"/ping", b"/metrics", b"/dashboard"})
+_ADMIN = (b"/admin/", b"/dashboard/")
 Bypass = Literal["affinity", "cache"]
 """What a request may ask to do without."""
 _SALT = re.compile(r"[^@/\\\x00]{0,128}")

@@ -3,7 +3,7 @@
 import re
 
 _PATH = re.compile(r"/?[A-Za-z0-9_~-]+([/.][A-Za-z0-9_~-]+)*")
-_TAKEN = re.compile(r"/(v1|admin|endpoints)/|/(invocations|metrics|tokenize|detokenize)$")
+_TAKEN = re.compile(r"/(v1|admin|endpoints|dashboard)/|/(invocations|metrics|tokenize|detokenize|dashboard)$")
 """Paths of the router's own, as far as they are for something other than its health."""
 
 

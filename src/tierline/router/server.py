@@ -16,6 +16,7 @@ from tierline.router.admin.access import AdminAccess
 from tierline.router.admin.api import AdminApi
 from tierline.router.choosing import Choosing
 from tierline.router.config import RouterConfig
+from tierline.router.dashboard.watching import Dashboard
 from tierline.router.discovery import Discovery, FileSource, Source, StaticSource
 from tierline.router.discovery.kubernetes import kubernetes_sources
 from tierline.router.endpoints import Endpoint, Endpoints
@@ -38,7 +39,7 @@ from tierline.tracing.tracer import open_tracer
 
 log = logs.get(__name__)
 
-DUTIES = ("deadlines", "connections", "endpoints", "queue", "files", "health", "discovery")
+DUTIES = ("deadlines", "connections", "endpoints", "queue", "files", "health", "discovery", "dashboard")
 """What a router has to do beside serving requests."""
 SWEEP_SECONDS = 0.25
 """Between two looks at all deadlines. One sweep costs less than a timer for each request, and is late by as much."""
@@ -92,6 +93,8 @@ class RouterServer:
         services.is_draining = True
         self._listener.close()
         self._reloader.cancel()
+        if services.dashboard is not None:
+            services.dashboard.close()
         for client in list(services.clients):
             client.shut_down()
         deadline = services.clock() + timeout_s
@@ -205,7 +208,11 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
         services.spans = RequestTracing(tracer, services.clock)
         metrics.show(services.spans)
     discovery = Discovery(sources, membership, duties)
-    services.admin = AdminApi(AdminAccess(config.admin_token_file, config.host), services, membership)
+    access = AdminAccess(config.admin_token_file, config.host)
+    services.admin = AdminApi(access, services, membership)
+    if config.dashboard:
+        stores = exact.stores if exact is not None else None
+        services.dashboard = Dashboard(services, access, services.admin, duties, stores)
     metrics.gauges |= {
         "tierline_router_client_connections": lambda: len(services.clients),
         "tierline_router_idle_upstream_connections": lambda: sum(map(len, services.pools.values())),

@@ -48,6 +48,7 @@ class UpConfig(ProgramConfig):
     lmcache_size: ByteSize = Field(
         default=512 * 1024**2, description="LMCache's own cache in /dev/shm, for each replica that it joins"
     )
+    dashboard: bool = Field(default=True, description="show the router's page at /dashboard; `--no-dashboard` does not")
     engine_arguments: list[str] = Field(
         default=[],
         description="one more argument for each vLLM replica, e.g. --dtype=float32; repeat the flag for more",

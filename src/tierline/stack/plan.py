@@ -269,6 +269,8 @@ def _router(
         *(part for endpoint in endpoints for part in ("--endpoint", endpoint)),
         *(part for address in addresses for part in ("--kv-events", address)),
         *(part for address in stores for part in ("--node-events", address)),
+        *(["--dashboard"] if config.dashboard else []),
+        *(part for node in nodes if config.dashboard for part in ("--dashboard-store", node.url)),
         *("--log-level", config.log_level, "--log-format", config.log_format),
     ]
     # What listens everywhere is reached on loopback.

@@ -21,6 +21,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tierline import logs
 from tierline.configuration import format_byte_size
 from tierline.errors import EngineError
+from tierline.router.admin.access import is_loopback
 from tierline.stack.config import UpConfig
 from tierline.stack.leftovers import remove_leftovers, write_pool_token
 from tierline.stack.plan import PlannedChild, StackPlan, make_plan
@@ -266,6 +267,9 @@ def _welcome(plan: StackPlan) -> str:
             lines.append(f"  {node.name}  {size} in {node.url}, joined by {', '.join(joined) or 'no replica'}")
     size = format_byte_size(config.lmcache_size)
     lines.extend(f"  {cache.name}  {size} of its own, {cache.url}/metrics" for cache in plan.caches)
+    if config.dashboard:
+        asks = "" if is_loopback(config.host) else "  (for who has the token in TIERLINE_ROUTER_ADMIN_TOKEN_FILE)"
+        lines.append(f"  watch  {plan.router.url}/dashboard{asks}")
     lines.append(f"  logs   {plan.folder}")
     lines.append("  stop   Ctrl-C")
     return "\n".join(lines)

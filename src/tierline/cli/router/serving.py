@@ -169,6 +169,14 @@ def router(
     traces_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Append spans of requests here, for tierline trace show.")
     ] = None,
+    dashboard: Annotated[
+        bool | None,
+        typer.Option("--dashboard", help="Show a page at /dashboard, to those whom /admin lets in."),
+    ] = None,
+    dashboard_store: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Node store whose contents the page shows; repeat for more."),
+    ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -232,6 +240,8 @@ def router(
             "endpoint_api_key_file": endpoint_api_key_file,
             "opentelemetry": opentelemetry,
             "traces_file": traces_file,
+            "dashboard": dashboard,
+            "dashboard_stores": dashboard_store,
             "log_level": log_level,
             "log_format": log_format,
         },

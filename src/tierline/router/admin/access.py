@@ -1,4 +1,6 @@
-"""Who may use ``/admin``: who shows the token of a file; without a file, programs on this machine, no web page.
+"""Who may use ``/admin`` and ``/dashboard``: who shows the token of a file; without one, programs on this machine.
+
+A web page is no such program; the router's own may ask for what is under ``/dashboard``, and for nothing else.
 
 The token is a bearer's (RFC 6750), or in a header of its own: what hands requests on, such as the Kubernetes API, may
 take ``Authorization`` for itself.
@@ -53,14 +55,30 @@ class AdminAccess:
 
     def __init__(self, file: Path | None, host: str) -> None:
         self._file = file
-        self._is_local = _is_loopback(host)
+        self._is_local = is_loopback(host)
         self._stamp = file_stamp(file, KEY) if file else None
         self._digest = _read(file) if file else b""
 
-    def refusal(self, head: RequestHead) -> Refusal | None:
-        """Return why a request may not use ``/admin``, or ``None``."""
+    def refusal(
+        self, head: RequestHead, what: str = "/admin", *, has_page: bool = False, is_open: bool = False
+    ) -> Refusal | None:
+        """Return why a request may not use ``what``, or ``None``.
+
+        Parameters
+        ----------
+        head
+            The request.
+        what
+            What messages call it.
+        has_page
+            A page that the router serves under the name by which it is asked may use it.
+        is_open
+            Where a token is asked for, this needs none: a browser shows none before it has a page that asks for it.
+        """
         if self._file is None:
-            return self._refusal_without_token(head)
+            return self._refusal_without_token(head, what, has_page=has_page)
+        if is_open:
+            return None
         self._reload(self._file)
         try:
             token = head.fields.get(_FIELD) or bearer_token(head.fields.get(b"authorization"))
@@ -68,18 +86,20 @@ class AdminAccess:
             return Refusal(HTTPStatus.UNAUTHORIZED, f"{error}.")
         if not token:
             return Refusal(
-                HTTPStatus.UNAUTHORIZED, f"/admin asks for a bearer token, or for one in {ADMIN_TOKEN_FIELD}."
+                HTTPStatus.UNAUTHORIZED, f"{what} asks for a bearer token, or for one in {ADMIN_TOKEN_FIELD}."
             )
         if not hmac.compare_digest(hashlib.sha256(token).digest(), self._digest):
-            return Refusal(HTTPStatus.UNAUTHORIZED, "This token is not the one that /admin asks for.")
+            return Refusal(HTTPStatus.UNAUTHORIZED, f"This token is not the one that {what} asks for.")
         return None
 
-    def _refusal_without_token(self, head: RequestHead) -> Refusal | None:
+    def _refusal_without_token(self, head: RequestHead, what: str, *, has_page: bool) -> Refusal | None:
         if not self._is_local:
-            return Refusal(HTTPStatus.FORBIDDEN, "/admin is closed: this router has no admin_token_file.")
+            return Refusal(HTTPStatus.FORBIDDEN, f"{what} is closed: this router has no admin_token_file.")
         # A web page can make a browser on this machine send requests here, under its own name or one it made up.
-        if b"origin" in head.fields or not _is_loopback(_host_of(head.host)):
-            return Refusal(HTTPStatus.FORBIDDEN, "Without admin_token_file, /admin is for programs on this machine.")
+        origin = head.fields.get(b"origin")
+        is_own = has_page and origin in (b"http://" + head.host, b"https://" + head.host)
+        if (origin is not None and not is_own) or not is_loopback(_host_of(head.host)):
+            return Refusal(HTTPStatus.FORBIDDEN, f"Without admin_token_file, {what} is for programs on this machine.")
         return None
 
     def _reload(self, file: Path) -> None:
@@ -106,7 +126,8 @@ def _read(file: Path) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is one that only this machine reaches."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -86,8 +86,8 @@ class AdminApi:
             b"/admin/explain": {b"POST": self._explain},
         }
         if services.team is not None:
-            services.team.answer("affinity", lambda: msgspec.json.encode(self._own_affinity()))
-            services.team.answer("endpoints", lambda: msgspec.json.encode(self._own_endpoints()))
+            services.team.answer("affinity", lambda: msgspec.json.encode(self.own_affinity()))
+            services.team.answer("endpoints", lambda: msgspec.json.encode(self.own_endpoints()))
             services.team.answer("decisions", lambda: msgspec.json.encode(self._own_decisions()))
 
     def answer(self, head: RequestHead, body: bytes) -> Answer:
@@ -111,10 +111,11 @@ class AdminApi:
     # Endpoints --------------------------------------------------------------------------------------------------------
 
     def _endpoints(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
-        own, team = self._own_endpoints(), self._services.team
+        own, team = self.own_endpoints(), self._services.team
         return Reply(HTTPStatus.OK, own) if team is None else _of_all(team, "endpoints", own)
 
-    def _own_endpoints(self) -> EndpointList:
+    def own_endpoints(self) -> EndpointList:
+        """Return what this process knows of its endpoints."""
         services = self._services
         return EndpointList(
             [self._state(endpoint) for endpoint in services.endpoints.all], services.alias_watch.states()
@@ -211,10 +212,11 @@ class AdminApi:
     # Affinity ---------------------------------------------------------------------------------------------------------
 
     def _affinity(self, head: RequestHead, body: bytes) -> Answer:  # noqa: ARG002
-        own, team = self._own_affinity(), self._services.team
+        own, team = self.own_affinity(), self._services.team
         return Reply(HTTPStatus.OK, own) if team is None else _of_all(team, "affinity", own)
 
-    def _own_affinity(self) -> AffinityState:
+    def own_affinity(self) -> AffinityState:
+        """Return which strategies choose in this process."""
         choosing = self._services.choosing
         return AffinityState(turned_off=choosing.turned_off, arms=choosing.states())
 
@@ -235,7 +237,7 @@ class AdminApi:
 
     async def _turned_everywhere(self, team: "Team", change: Change) -> Reply:
         refusal = await _once_all_have(team, change, Reply(HTTPStatus.OK))
-        return refusal if refusal.message else await _of_all(team, "affinity", self._own_affinity())
+        return refusal if refusal.message else await _of_all(team, "affinity", self.own_affinity())
 
     # Decisions --------------------------------------------------------------------------------------------------------
 

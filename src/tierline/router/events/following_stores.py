@@ -63,6 +63,13 @@ class StoreFollower(Collector):
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
 
+    def contents(self) -> dict[str, dict[str, int]]:
+        """Return how many objects each store holds, by its address and by bucket."""
+        if self._subscriptions is None:
+            return {}
+        followed = self._subscriptions.by_endpoint
+        return {address: followed[address][0].source.blocks.by_bucket() for address in self._users}
+
     async def close(self) -> None:
         """End all subscriptions."""
         await asyncio.gather(*self._ending, return_exceptions=True)

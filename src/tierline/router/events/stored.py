@@ -14,6 +14,7 @@ Rules
   when another store comes is dropped, and :attr:`StoreBlocks.is_whole` says so. What is kept is true.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
@@ -175,6 +176,13 @@ class StoreBlocks:
     def engines(self) -> int:
         """Engines that are connected to the store."""
         return len(self._engines)
+
+    def by_bucket(self) -> dict[str, int]:
+        """Return how many objects of each bucket are held."""
+        found: Counter[str] = Counter()
+        for frame, held in self._held.items():
+            found[frame[0]] += len(held)
+        return dict(found)
 
     def apply(self, batch: EventBatch) -> None:
         """Do what the events say, in their order."""

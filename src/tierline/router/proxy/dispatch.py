@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from tierline.router.admin.api import PREFIX, Reply
+from tierline.router.dashboard.files import PAGE
 from tierline.router.http.heads import BadMessage, RequestHead
 from tierline.router.http.replies import JSON
 from tierline.router.keys import ApiKey, Bypass
@@ -18,6 +19,7 @@ from tierline.router.proxy import bypass, keyed, sagemaker
 from tierline.router.proxy.answering import Answering
 from tierline.router.proxy.exchange import Exchange
 from tierline.router.proxy.services import REQUEST_ID, X_TIERLINE_BYPASS, Services
+from tierline.router.proxy.serving import Cycle
 from tierline.router.renaming import with_id
 from tierline.router.strategies.base import RoutingRequest
 from tierline.router.workers.gathering import CONTENT_TYPE, encode_families, families_of
@@ -60,8 +62,8 @@ def dispatch(
     body: bytes,
     held_bytes: int,
     key: ApiKey | None,
-) -> Exchange | Answering[Reply] | None:
-    """Return the exchange to start, or ``None`` when the request was answered here.
+) -> Cycle | None:
+    """Return what is to start, such as an exchange, or ``None`` when the request was answered here.
 
     Parameters
     ----------
@@ -101,6 +103,8 @@ def dispatch(
             return None
         elif path.startswith(PREFIX):
             return _answer_operator(services, client, head, body, held_bytes)
+        elif services.dashboard is not None and (path == PAGE or path.startswith(PAGE + b"/")):
+            return services.dashboard.answer(client, head, held_bytes)
         elif path.startswith(_PASSED_ON) and not _has_dot_segments(path):
             fields = _fields_if_json(services, body)
             name, has_prompt = "other", False

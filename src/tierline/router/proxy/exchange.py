@@ -856,6 +856,8 @@ class Exchange:
         self._release_body()
         self._services.metrics.exchange_ended(self)
         self._services.decisions.exchange_ended(self)
+        if self._services.dashboard is not None:
+            self._services.dashboard.history.exchange_ended(self)
         if self.trace is not None and self._services.spans is not None:
             self._services.spans.ended(self.trace, self)
         if self._services.config.log_level == "debug":

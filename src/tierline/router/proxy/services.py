@@ -28,6 +28,7 @@ from tierline.tracing.context import TRACEPARENT, TRACESTATE
 
 if TYPE_CHECKING:
     from tierline.router.admin.api import AdminApi
+    from tierline.router.dashboard.watching import Dashboard
     from tierline.router.proxy.client import ClientConnection
     from tierline.router.proxy.upstream import UpstreamPool
     from tierline.router.tracing.requests import RequestTracing
@@ -74,6 +75,8 @@ class Services:
     """``None`` where nobody is asked for a key."""
     admin: "AdminApi | None" = None
     """Set before the first client comes."""
+    dashboard: "Dashboard | None" = None
+    """``None`` where there is no page."""
     team: "Team | None" = None
     """``None`` where this process is the whole router."""
     decisions: DecisionLog = field(init=False)

@@ -33,6 +33,8 @@ from tierline.metrics import families
 from tierline.proofs import read_secret
 from tierline.router.admin.documents import AffinityState, DecisionList, EndpointList
 from tierline.router.config import RouterConfig
+from tierline.router.dashboard.documents import Share
+from tierline.router.dashboard.history import merge_shares
 from tierline.router.gossip.addresses import parse_address
 from tierline.router.gossip.following import Following
 from tierline.router.gossip.sealing import NAME_BYTES
@@ -386,6 +388,9 @@ class Supervisor:
             case "affinity":
                 states = [msgspec.json.decode(answer, type=AffinityState) for answer in answers.values()]
                 return msgspec.json.encode(gathering.merge_affinity(states))
+            case "dashboard":
+                shares = [msgspec.json.decode(answer, type=Share) for answer in answers.values()]
+                return msgspec.json.encode(merge_shares(shares, self._board.elsewhere.loads()))
             case "decisions":
                 decisions = [msgspec.json.decode(answer, type=DecisionList) for answer in answers.values()]
                 return msgspec.json.encode(gathering.merge_decisions(decisions))

@@ -1,0 +1,1 @@
+"""The page at ``/dashboard``: what the router does, live, and a box to try it with."""

@@ -1,0 +1,231 @@
+"""``/dashboard`` over HTTP: who may see it, what its stream tells, and when that ends."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.router.backend import (
+    DONE,
+    EVENT,
+    STREAM_HEAD,
+    Answer,
+    Behaviour,
+    Client,
+    Received,
+    answering,
+    backends,
+    chat,
+    chunk,
+    client,
+    request_bytes,
+    router,
+    until,
+    until_models_are_known,
+)
+from tests.integration.router.processes import clients, started
+
+TOKEN = "a-token-that-is-long-enough"
+USAGE = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":320,"completion_tokens":1,"prompt_tokens_details":'
+    b'{"cached_tokens":256}}}\n\n'
+)
+PROMPT = "a text that is asked about again and again " * 30
+
+
+def get(path: str = "/dashboard", host: str = "localhost", fields: str = "") -> bytes:
+    return request_bytes(method="GET", path=path, fields=fields).replace(b"host: router", b"host: " + host.encode())
+
+
+async def asked(peer: Client, *args: str, **kwargs: str) -> Answer:
+    await peer.send(get(*args, **kwargs))
+    return await peer.answer()
+
+
+async def snapshot(peer: Client) -> Any:
+    async with asyncio.timeout(30):
+        event = await peer.reader.readuntil(b"\n\n")
+    kind, data = event.decode().strip().split("\n")
+    assert kind == "event: snapshot"
+    return json.loads(data.removeprefix("data: "))
+
+
+async def watching(peer: Client, fields: str = "") -> Any:
+    """Begin to watch; return the first snapshot."""
+    await peer.send(get("/dashboard/events", fields=fields))
+    head = await peer.head()
+    assert (head.status, head.fields["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    return await snapshot(peer)
+
+
+async def test_there_is_no_page_unless_it_is_asked_for() -> None:
+    async with backends(answering(b"")) as (backend,), router(backend) as server, client(server) as peer:
+        assert (await asked(peer)).status == 404
+        assert (await asked(peer, "/dashboard/events")).status == 404
+
+
+async def test_the_page_lets_the_browser_load_nothing_from_elsewhere_and_run_nothing_inline() -> None:
+    async with (
+        backends(answering(b"")) as (backend,),
+        router(backend, dashboard=True) as server,
+        client(server) as peer,
+    ):
+        page = await asked(peer)
+        script = await asked(peer, "/dashboard/page.js")
+    assert (page.status, page.fields["content-type"]) == (200, "text/html; charset=utf-8")
+    assert script.fields["content-type"] == "text/javascript; charset=utf-8"
+    for answer in (page, script):
+        policy = answer.fields["content-security-policy"]
+        assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+        assert "unsafe" not in policy
+        assert answer.fields["x-content-type-options"] == "nosniff"
+    assert b"://" not in page.body
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/dashboard/page.js", "/dashboard/events"])
+async def test_without_a_token_other_pages_and_other_names_are_refused(path: str) -> None:
+    async with (
+        backends(answering(b"")) as (backend,),
+        router(backend, dashboard=True) as server,
+        client(server) as peer,
+    ):
+        assert (await asked(peer, path, fields="origin: http://evil.example\r\n")).status == 403
+        assert (await asked(peer, path, host="evil.example")).status == 403
+        assert (await asked(peer, path, host="evil.example", fields="origin: http://evil.example\r\n")).status == 403
+
+
+async def test_without_a_token_the_page_itself_may_ask_for_its_own_and_not_for_admin() -> None:
+    origin = "origin: http://localhost:8000\r\n"
+    async with (
+        backends(answering(b"")) as (backend,),
+        router(backend, dashboard=True) as server,
+        client(server) as peer,
+    ):
+        assert (await asked(peer, "/dashboard/page.js", host="localhost:8000", fields=origin)).status == 200
+        assert (await asked(peer, "/admin/endpoints", host="localhost:8000", fields=origin)).status == 403
+
+
+async def test_with_a_token_anybody_may_load_the_page_and_only_who_has_it_sees_anything(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    bearer = f"authorization: Bearer {TOKEN}\r\n"
+    async with (
+        backends(answering(b"")) as (backend,),
+        router(backend, dashboard=True, admin_token_file=file) as server,
+        client(server) as peer,
+    ):
+        assert (await asked(peer, host="router.example")).status == 200
+        refused = await asked(peer, "/dashboard/events")
+        assert (refused.status, refused.fields["www-authenticate"]) == (401, "Bearer")
+        wrong = await asked(peer, "/dashboard/events", fields="authorization: Bearer no\r\n")
+        assert wrong.status == 401
+        assert TOKEN not in json.dumps(await watching(peer, bearer))
+
+
+async def test_the_page_needs_no_api_key_and_completions_do(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text("keys:\n- {name: a, token: a-key-that-is-long-enough}\n")
+    async with (
+        backends(answering(b"")) as (backend,),
+        router(backend, dashboard=True, api_keys_file=file) as server,
+        client(server) as peer,
+    ):
+        assert (await asked(peer)).status == 200
+        assert (await asked(peer, "/dashboard/tables.js")).status == 200
+        assert (await peer.ask(chat())).status == 401
+
+
+async def test_what_is_not_there_and_what_is_not_asked_so_is_refused() -> None:
+    async with (
+        backends(answering(b"")) as (backend,),
+        router(backend, dashboard=True) as server,
+        client(server) as peer,
+    ):
+        assert (await asked(peer, "/dashboard/../config.py")).status == 404
+        await peer.send(get("/dashboard/events").replace(b"GET", b"HEAD"))
+        refused = await peer.head()
+        assert (refused.status, refused.fields["allow"]) == (405, "GET")
+
+
+async def test_the_stream_tells_where_a_request_went_why_and_what_was_cached() -> None:
+    told = answering(STREAM_HEAD + chunk(EVENT) + chunk(USAGE) + chunk(DONE) + b"0\r\n\r\n")
+    async with (
+        backends(told) as (backend,),
+        router(backend, dashboard=True) as server,
+        client(server) as asking,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        first = await watching(peer)
+        assert (first["rows"], first["moments"]) == ([], [])
+        for _ in range(2):
+            assert (await asking.ask(chat(PROMPT, stream=True))).status == 200
+        while len((seen := await snapshot(peer))["rows"]) < 2:
+            pass
+    row = seen["rows"][0]
+    assert (row["endpoint"], row["reason"], row["status"]) == (backend.url, "prefix", 200)
+    assert (row["cached_tokens"], row["prompt_tokens"]) == (256, 320)
+    assert row["ttft_s"] > 0
+    assert {(flow["reason"], flow["requests"]) for flow in seen["flows"]} == {("prefix", 1), ("cold", 1)}
+    assert sum(moment["requests"] for moment in seen["moments"]) == 2
+    assert seen["hit"]["requests"] == 2
+    assert [endpoint["state"]["url"] for endpoint in seen["endpoints"]] == [backend.url]
+    assert PROMPT[:20] not in json.dumps(seen)
+
+
+async def test_failures_are_counted_by_what_went_wrong() -> None:
+    async def breaks_off(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(EVENT))
+        await writer.drain()
+        writer.transport.abort()
+
+    async with (
+        backends(breaks_off) as (backend,),
+        router(backend, dashboard=True) as server,
+        client(server) as asking,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        await asking.ask(chat(stream=True))
+        seen = await watching(peer)
+    assert seen["failures"] == {"the endpoint broke off": 1}
+    assert seen["moments"][-1]["failed"] == 1
+
+
+async def test_the_stream_ends_when_the_router_stops_though_requests_would_be_waited_for() -> None:
+    async with backends(answering(b"")) as (backend,):
+        async with router(backend, dashboard=True, shutdown_timeout_s=600) as server, client(server) as peer:
+            await watching(peer)
+            ending = asyncio.create_task(peer.rest())
+        async with asyncio.timeout(60):
+            await ending
+    assert not server.services.clients
+
+
+async def test_nothing_goes_on_when_nobody_watches_any_more() -> None:
+    async with backends(answering(b"")) as (backend,), router(backend, dashboard=True) as server:
+        async with client(server) as peer:
+            await watching(peer)
+            during = len(asyncio.all_tasks())
+        await until(lambda: len(asyncio.all_tasks()) <= during - 2)
+        async with client(server) as peer:
+            await watching(peer)
+
+
+async def test_every_worker_tells_of_the_requests_of_all(tmp_path: Path) -> None:
+    told: Behaviour = answering(STREAM_HEAD + chunk(EVENT) + chunk(USAGE) + chunk(DONE) + b"0\r\n\r\n")
+    async with (
+        backends(told) as (backend,),
+        started(backend, settings={"dashboard": True}) as running,
+        clients(running) as peers,
+        client(running) as watcher,
+    ):
+        for peer in peers:
+            assert (await peer.ask(chat(PROMPT, stream=True))).status == 200
+        seen = await watching(watcher)
+        while sum(moment["requests"] for moment in seen["moments"]) < len(peers):
+            seen = await snapshot(watcher)
+    assert seen["workers"] == 2
+    assert sum(flow["requests"] for flow in seen["flows"]) == len(peers)
+    assert sum(arm["requests"] for arm in seen["arms"]) == len(peers)
