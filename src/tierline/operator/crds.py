@@ -17,6 +17,19 @@ Schema = dict[str, Any]
 Resource = InferenceEndpointConfig | JumpStartModel | SageMakerEndpointRegistration
 
 _READY = '.status.conditions[?(@.type=="Ready")].status'
+_IS_ROUTED = (
+    "has({0}.intelligentRoutingSpec) && has({0}.intelligentRoutingSpec.enabled) && {0}.intelligentRoutingSpec.enabled"
+)
+RULES = [
+    {
+        "rule": f"({_IS_ROUTED.format('self')}) == ({_IS_ROUTED.format('oldSelf')})",
+        "message": "intelligentRoutingSpec.enabled: cannot be changed later; leave it as it was, or delete the "
+        "resource and create it anew",
+    }
+]
+"""What of ``spec`` cannot be changed, for the API to refuse by itself, in the Common Expression Language.
+
+https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#transition-rules"""
 _SCALE = {
     "specReplicasPath": ".spec.replicas",
     "statusReplicasPath": ".status.replicas",
@@ -93,12 +106,24 @@ KINDS = (
 )
 
 
-def crd(kind: ResourceKind) -> dict[str, Any]:
-    """Return the CustomResourceDefinition of a kind, as it is applied."""
+def crd(kind: ResourceKind, *, has_rules: bool = False) -> dict[str, Any]:
+    """Return the CustomResourceDefinition of a kind, as it is applied.
+
+    Parameters
+    ----------
+    kind
+        Which.
+    has_rules
+        With :data:`RULES`, which Kubernetes knows from 1.25 on; ``kubectl`` refuses them where its API is older.
+    """
     columns = [
         {"name": heading, "jsonPath": path, "type": type_} | ({"priority": 1} if is_wide else {})
         for heading, path, type_, is_wide in kind.columns
     ]
+    described = schema(kind.model)
+    spec = described["properties"]["spec"]
+    if has_rules and "intelligentRoutingSpec" in spec["properties"]:
+        spec["x-kubernetes-validations"] = RULES
     age = {"name": "Age", "jsonPath": ".metadata.creationTimestamp", "type": "date"}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -122,7 +147,7 @@ def crd(kind: ResourceKind) -> dict[str, Any]:
                     "storage": True,
                     "additionalPrinterColumns": [*columns, age],
                     "subresources": {"status": {}} | ({"scale": _SCALE} if kind.is_scalable else {}),
-                    "schema": {"openAPIV3Schema": schema(kind.model)},
+                    "schema": {"openAPIV3Schema": described},
                 }
             ],
         },

@@ -134,3 +134,13 @@ def test_the_page_says_of_every_field_what_follows_from_it() -> None:
         [sys.executable, ROOT / "scripts/write-crd-docs", "--check"], capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_only_where_it_is_asked_for_the_api_is_told_what_cannot_be_changed_later() -> None:
+    """``kubectl`` refuses to send a schema with rules to an API that does not know them, such as 1.20's."""
+    for kind in KINDS:
+        spec = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        ruled = crd(kind, has_rules=True)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        assert "x-kubernetes-validations" not in spec
+        assert ("x-kubernetes-validations" in ruled) == ("intelligentRoutingSpec" in spec["properties"])
+        assert {**spec, "x-kubernetes-validations": None} == {**ruled, "x-kubernetes-validations": None}
