@@ -112,6 +112,13 @@ $(VENV)/dev.stamp: $(VENV)/bin/python $(VENV)/lmcache.stamp pyproject.toml
 	@scripts/debian-packages redis-server libibverbs1 librdmacm1 iproute2 etcd-server prometheus chromium
 	@touch $@
 
+# Of Dynamo only its runtime: the mocker's replay is in it, and needs nothing else of Dynamo's requirements.
+.venv-dynamo: ## Install NVIDIA Dynamo's mocker, for `tierline simulate mocker`
+	@echo "== installing Dynamo's runtime into $@ (75 MB, once)"
+	@$(PYTHON) -m venv $@
+	@$@/bin/python -m pip --disable-pip-version-check install --quiet --no-deps 'ai-dynamo-runtime==1.6.1' 'numpy>=2' \
+	  || { rm -rf $@; exit 1; }
+
 $(VENV)/bench.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "== installing what the benchmarks draw with and compare against into $(VENV)"
 	@$(PIP) -e '.[bench]' | $(PROGRESS)

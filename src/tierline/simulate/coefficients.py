@@ -198,6 +198,11 @@ def provenance(place: str, known: Coefficients) -> dict[str, str]:
     }
 
 
+def without_attention(known: Coefficients) -> Coefficients:
+    """Return an engine that is as fast, but for attending, which takes no time when it computes prompts."""
+    return known.model_copy(update={"prefill": known.prefill.model_copy(update={"attention_s": 0.0})})
+
+
 def shipped() -> list[str]:
     """Return the names of the files that come along."""
     return sorted(entry.name.removesuffix(".yaml") for entry in files(_FOLDER).iterdir() if entry.name[0] != "_")

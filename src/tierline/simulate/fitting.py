@@ -62,17 +62,20 @@ def fit_prefill(seen: Sequence[PrefillSeen]) -> Prefill:
         There is too little to tell from.
     """
     rows = [(1.0, float(n), n * (c + n / 2)) for n, c, _ in seen]
-    return Prefill(*_nearest("prefill", rows, [seconds for _, _, seconds in seen]))
+    return Prefill(*_nearest("prefill", rows, [seconds for _, _, seconds in seen], needed=1))
 
 
 def fit_decode(seen: Sequence[DecodeSeen]) -> Decode:
     """Return the coefficients that come nearest to what was seen; raises as :func:`fit_prefill` does."""
     rows = [(1.0, float(sequences), float(context)) for sequences, context, _ in seen]
-    return Decode(*_nearest("decode", rows, [seconds for _, _, seconds in seen]))
+    return Decode(*_nearest("decode", rows, [seconds for _, _, seconds in seen], needed=0))
 
 
-def _nearest(what: str, rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> Sequence[float]:
-    """Solve for the best of all subsets of the columns whose solution has nothing negative: there are few of them."""
+def _nearest(what: str, rows: Sequence[Sequence[float]], seconds: Sequence[float], *, needed: int) -> Sequence[float]:
+    """Solve for the best of all subsets of the columns whose solution has nothing negative: there are few of them.
+
+    The ``needed`` column is in all of them, above 0: an engine without a time for a token, or for a step, is none.
+    """
     if any(value <= 0 for value in seconds):
         raise UsageError(f"{what}: got a time of {min(seconds)} s; allowed: times above 0")
     columns = len(rows[0]) if rows else 0
@@ -81,8 +84,10 @@ def _nearest(what: str, rows: Sequence[Sequence[float]], seconds: Sequence[float
     least = float("inf")
     for count in range(1, columns + 1):
         for kept in combinations(range(columns), count):
+            if needed not in kept:
+                continue
             solved = _solve([[row[column] for column in kept] for row in relative])
-            if solved is None or min(solved) < 0:
+            if solved is None or min(solved) < 0 or not solved[kept.index(needed)]:
                 continue
             whole = [0.0] * columns
             for column, value in zip(kept, solved, strict=True):

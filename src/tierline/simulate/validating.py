@@ -179,6 +179,16 @@ class Attempt:
         """Whether all bounds are kept."""
         return all(each.is_within for each in self.compared)
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether rounds of the same load differed by less than the bounds; else these say nothing on this machine."""
+        for name, bound in BOUNDS.items():
+            found = [value for each in self.rounds if (value := getattr(each, name)) is not None]
+            whole = 1.0 if bound.unit == "points" else statistics.median(found or [1.0])
+            if found and 100 * (max(found) - min(found)) / whole > bound.most:
+                return False
+        return True
+
     def validated(self, workload: Workload) -> Coefficients:
         """Return the coefficients with what this attempt says of them."""
         deviations = {each.bound.name: each.deviation for each in self.compared}
@@ -358,6 +368,7 @@ def report(
             f"Measured and simulated: {workload}; each request's medians of {workload.rounds} rounds.",
             *(
                 f"Attempt {number} of {len(attempts)} is out of bounds."
+                + ("" if each.is_steady else " Rounds of the same load differ by more than a bound: it says little.")
                 for number, each in enumerate(attempts, start=1)
                 if not each.is_within
             ),
@@ -375,6 +386,7 @@ def document(found: Report, attempts: Sequence[Attempt], workload: Workload) -> 
         "attempts": [
             {
                 "is_within": each.is_within,
+                "is_steady": each.is_steady,
                 "rounds": [found._asdict() for found in each.rounds],
                 "simulated": each.simulated._asdict(),
                 "deviations": {name: compared.deviation for name, compared in zip(BOUNDS, each.compared, strict=True)},

@@ -57,6 +57,13 @@ def test_a_simulation_is_within_bounds_or_not(changed: dict[str, float], is_with
     assert attempt.is_within is is_within
 
 
+def test_rounds_that_differ_by_more_than_a_bound_say_that_the_machine_is_restless() -> None:
+    rounds = [Figures(1.0, 2.0, 10.0, 0.5), Figures(1.2, 2.1, 10.5, 0.5)]
+    assert Attempt(COEFFICIENTS, rounds, rounds[0], rounds[0]).is_steady
+    assert not Attempt(COEFFICIENTS, [*rounds, Figures(1.5, 2.0, 10.0, 0.5)], rounds[0], rounds[0]).is_steady
+    assert not Attempt(COEFFICIENTS, [*rounds, Figures(1.0, 2.0, 10.0, 0.6)], rounds[0], rounds[0]).is_steady
+
+
 def test_what_an_endpoint_does_not_tell_breaks_no_bound_and_is_said() -> None:
     measured = Figures(1.0, 2.0, 10.0, None)
     attempt = Attempt(COEFFICIENTS, [measured], measured, Figures(1.0, 2.0, 10.0, 0.9))

@@ -65,6 +65,13 @@ def test_nothing_negative_is_fitted_though_it_would_be_nearer() -> None:
     assert isinstance(fitted, Decode)
 
 
+def test_a_token_and_a_step_always_take_time_though_it_would_be_nearer_without() -> None:
+    prefill = fit_prefill([PrefillSeen(100, 0, 0.0001), PrefillSeen(200, 0, 0.0004), PrefillSeen(400, 0, 0.0016)])
+    decode = fit_decode([DecodeSeen(1, 100, 0.01), DecodeSeen(2, 200, 0.02), DecodeSeen(4, 400, 0.04)])
+    assert prefill.token_s > 0
+    assert decode.step_s > 0
+
+
 @pytest.mark.parametrize("seen", [[], [PrefillSeen(100, 0, 0.0)]])
 def test_too_little_to_fit_is_a_users_mistake(seen: list[PrefillSeen]) -> None:
     with pytest.raises(UsageError, match="prefill: got"):

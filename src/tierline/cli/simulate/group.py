@@ -2,7 +2,7 @@
 
 import typer
 
-from tierline.cli.simulate import calibrate, run, scale, validate, vendor
+from tierline.cli.simulate import calibrate, mocker, run, scale, validate, vendor
 
 app = typer.Typer(
     name="simulate",
@@ -29,4 +29,5 @@ app.command(name="run", short_help="One cluster under one load.")(run.run)
 app.command(name="calibrate", short_help="Coefficients from a real endpoint.")(calibrate.calibrate)
 app.command(name="validate", short_help="Simulated beside measured, on a real endpoint.")(validate.validate)
 app.command(name="vendor", short_help="The cluster of HyperPod's announcement, beside its table.")(vendor.vendor)
+app.command(name="mocker", short_help="Beside the simulator of NVIDIA Dynamo.")(mocker.mocker)
 app.command(name="scale", short_help="How long simulations take as clusters grow.")(scale.scale)

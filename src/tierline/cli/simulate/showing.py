@@ -5,6 +5,7 @@ from typing import Any
 
 from tierline.cli.printing import Output, percentage
 from tierline.simulate.levels import Level, beyond
+from tierline.simulate.mocker import Beside, Side
 from tierline.simulate.vendor import ASSUMPTIONS, NEAR_POINTS, Study
 from tierline.simulate.vendor_report import sentences, swing_lines, table_lines
 
@@ -56,6 +57,32 @@ def _replicas(result: Mapping[str, Any]) -> str:
 
 def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}"
+
+
+def show_beside(printed: Output, found: Sequence[Beside]) -> None:
+    """Print what both simulators say, and how far ours is from the other one."""
+    rows = []
+    for each in found:
+        ratios = [
+            f"{100 * (ours / theirs - 1):+.0f} %" if theirs else "-"
+            for ours, theirs in zip(each.ours[:3], each.mocker[:3], strict=True)
+        ]
+        ratios.append(f"{100 * (each.ours.hit_rate - each.mocker.hit_rate):+.1f} points")
+        rows += [
+            (f"mocker, {each.router}", *_side_cells(each.mocker)),
+            (f"ours, {each.strategy}", *_side_cells(each.ours)),
+            ("ours against the mocker", *ratios),
+        ]
+    printed.table(["", ">TTFT P50 ms", ">P90 ms", ">output tokens/s", ">cached"], rows)
+
+
+def _side_cells(side: Side) -> list[str]:
+    return [
+        _milliseconds(side.ttft_p50_ms),
+        _milliseconds(side.ttft_p90_ms),
+        f"{side.output_tokens_per_s:,.0f}",
+        percentage(side.hit_rate, 1),
+    ]
 
 
 def show_study(printed: Output, study: Study) -> None:
