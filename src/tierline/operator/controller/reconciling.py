@@ -42,6 +42,7 @@ from tierline.operator.controller.planning import Plan, Planner
 from tierline.operator.controller.registering import registration_status, standing
 from tierline.operator.controller.settling import decisive, settle
 from tierline.operator.controller.succeeding import still_needed
+from tierline.operator.controller.workloads import rollout
 from tierline.operator.endpoint import ANNOTATION_PREFIX, Endpoint
 from tierline.operator.manifests import node_stores, store_removal
 from tierline.operator.manifests.certificates import CERTIFICATE, certificate_secret_name, describe, has_certificate
@@ -63,6 +64,9 @@ SUCCEEDED_SECONDS = 5.0
 """Between two looks at a Redis that another one succeeds, whether workers use it still."""
 _SERVING = frozenset(
     ("Deployment", "Service", "Ingress", "Gateway", "HTTPRoute", "PersistentVolume", "PersistentVolumeClaim")
+)
+_LEADING_IN = frozenset(
+    ("Service", "Ingress", "Gateway", "HTTPRoute", "ServiceAccount", "Role", "RoleBinding", "Secret", "NetworkPolicy")
 )
 PATIENCE_SECONDS = 60.0
 """So long, an API that says to ask again is asked again; then a resource says what it does not get."""
@@ -312,9 +316,25 @@ class Reconciler:
         keep = {*map(reference, made.manifests), *secrets}
         if failures:  # what serves goes when its successor is there
             keep.update(found for found in self._children.of(endpoint.uid) if found.kind in _SERVING)
+        keep.update(self._until_routed(endpoint, made))
         await self._children.sweep(endpoint.uid, keep)
         shown = kept.shown if self._certificate_of(endpoint) in failures else await self._shown(endpoint, kept.shown)
         return _Outcome(made, failures, shown, await self._published(endpoint, shown))
+
+    def _until_routed(self, endpoint: Endpoint, made: Made) -> set[Reference]:
+        """Return a router that is elsewhere than the wanted one, and what leads to it, until that one is available.
+
+        It is where ``router_placement`` was another one. Not so workers: their successors may need the accelerators.
+        """
+        live = self._children.of(endpoint.uid)
+        wanted = {*map(reference, made.manifests)}
+        name = names.router_name(endpoint.name, endpoint.namespace)
+        routers = {found for found in {*live, *wanted} if (found.kind, found.name) == ("Deployment", name)}
+        former, successors = routers - wanted, routers & wanted
+        if all(rollout(conditions.ROUTER, each.name, live.get(each), ()).status == "True" for each in successors):
+            return set()
+        places = {each.namespace for each in former}
+        return former | {found for found in live if found.kind in _LEADING_IN and found.namespace in places}
 
     async def _claim(self, endpoint: Endpoint, made: Made, owner: Mapping[str, Any]) -> list[Reference]:
         """Have the Secrets that cert-manager has made for an endpoint go with it; return which ones it makes."""

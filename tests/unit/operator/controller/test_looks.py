@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -13,15 +13,19 @@ from tests.integration.operator.controller.operators import PLANNER, resource
 from tierline.errors import ClusterRefused
 from tierline.kube.cluster import Cluster, Kind
 from tierline.operator import names
+from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
 from tierline.operator.controller import reconciling
 from tierline.operator.controller.children import Children
 from tierline.operator.controller.events import Events
 from tierline.operator.controller.live import kind_of
 from tierline.operator.controller.reconciling import Key, Reconciler
+from tierline.operator.endpoint import Endpoint
 from tierline.operator.manifests import desired
+from tierline.operator.manifests.desired import owner_labels
 from tierline.operator.manifests.machines import Machines
 from tierline.operator.manifests.manifest import Made
+from tierline.operator.manifests.routing import entrance_namespace
 from tierline.operator.settled import PODS, Pods
 
 NAMESPACE = "default"
@@ -263,6 +267,47 @@ async def test_what_serves_stays_as_long_as_something_of_its_successor_is_refuse
     api.refusals.clear()
     await after.reconcile(key())
     assert path not in api.objects
+
+
+async def test_a_router_that_is_moved_serves_until_its_successor_is_available(
+    api: ApiOfAFewLines, children: Children
+) -> None:
+    name = names.router_name("demo", NAMESPACE)
+
+    def routed(endpoint: Endpoint, capabilities: Capabilities, config: OperatorConfig) -> Made:
+        place = entrance_namespace(endpoint, config)
+        service, workers = PLANNER.desired(endpoint, capabilities, config).manifests
+        moved = {"namespace": place, "labels": owner_labels(endpoint)}
+        router = workers | {"metadata": {**moved, "name": name}}
+        entrance = service | {"metadata": {**moved, "name": f"{name}-entrance"}}
+        return Made((service, workers, router, entrance))
+
+    def looks(placement: Literal["system", "endpoint"]) -> Reconciler:
+        config = OperatorConfig(namespace="system", router_placement=placement)
+        planner = replace(PLANNER, desired=routed)
+        return Reconciler(api, children, planner, config, Events(api, "me"), lambda: None)
+
+    put(api, "demo", intelligentRoutingSpec={"enabled": True})
+    api.objects[f"{ROOT}/demo"]["metadata"]["finalizers"] = [names.FINALIZER]
+    await looks("system").reconcile(key())
+    router, service = (
+        f"{root}/namespaces/{{}}/{kind}/{each}"
+        for root, kind, each in (("/apis/apps/v1", "deployments", name), ("/api/v1", "services", f"{name}-entrance"))
+    )
+    former = {router.format("system"), service.format("system")}
+    successors = {router.format(NAMESPACE), service.format(NAMESPACE)}
+    after = looks("endpoint")
+    await after.reconcile(key())
+    assert api.objects.keys() >= former | successors
+    counts = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
+    found = api.objects[router.format(NAMESPACE)]
+    live = msgspec.convert(found, dict[str, Any]) | {"status": {"observedGeneration": 1, **counts}}
+    children.seen(
+        found["metadata"]["uid"], None, msgspec.json.decode(msgspec.json.encode(live), type=kind_of("Deployment"))
+    )
+    await after.reconcile(key())
+    assert not api.objects.keys() & former
+    assert api.objects.keys() >= successors
 
 
 async def test_an_api_that_does_not_know_the_kind_at_the_moment_has_not_lost_its_resources(
