@@ -1,7 +1,8 @@
 """Logging of every program: structlog to standard error, for people or as one JSON object a line.
 
 Events are short lower-case sentences with their values as keys (``log.info("endpoint failed", endpoint=url)``).
-Prompts, answers, token ids and credentials are never logged, at any level.
+Prompts, answers, token ids and credentials are never logged, at any level. What is logged for one request has its
+``x-request-id`` under the key ``request_id``, in every program (:func:`tierline.tracing.context.working_for`).
 """
 
 import logging

@@ -267,7 +267,9 @@ class Relay:
         """The model gives no answer, or no whole one."""
         if not self._has_answered:
             status, message = _FAILURES[reason]
-            log.warning("no answer of the model", why=reason, model=self._services.model.url)
+            log.warning(
+                "no answer of the model", why=reason, model=self._services.model.url, request_id=self._request_id()
+            )
             self._answer_error(status, message, f"model_{reason}")
             return
         assert self._client is not None
@@ -360,8 +362,21 @@ class Relay:
             self._ticket = None
             assert services.admission is not None
             services.admission.leave(now)
+        if services.config.log_level == "debug":
+            log.debug(
+                "request",
+                request_id=self._request_id(),
+                path=self._head.path.decode("latin-1"),
+                status=self._status,
+                is_whole=is_over,
+                seconds=round(now - self._started_at, 6),
+            )
         if client is not None:
             client.exchange_ended(keep_alive=self._keep_alive)
+
+    def _request_id(self) -> str | None:
+        """Return the request's id for the log; ``None`` where it has none."""
+        return self._head.fields.get(REQUEST_ID, b"").decode("latin-1") or None
 
     def _release_body(self) -> None:
         self._services.held_bytes -= self._held_bytes

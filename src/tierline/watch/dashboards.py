@@ -4,6 +4,7 @@ from tierline.watch.panels import (
     CLUSTER,
     ENGINE,
     GPU,
+    LOGS,
     Dashboard,
     Panel,
     Query,
@@ -372,8 +373,21 @@ ROUTER = Dashboard(
                 ),
             ),
         ),
+        Row(
+            "Logs",
+            (
+                Panel(
+                    "All programs' lines of one request, by its x-request-id",
+                    "short",
+                    (Query('{k8s_namespace_name=~".+"} | request_id=~"$request_id"', ""),),
+                    LOGS,
+                    "loki",
+                ),
+            ),
+        ),
     ),
 )
+
 
 POOL = Dashboard(
     "tierline-pool",

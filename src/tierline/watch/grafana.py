@@ -2,15 +2,16 @@
 
 import json
 
-from grafana_foundation_sdk.builders import common, prometheus, timeseries
+from grafana_foundation_sdk.builders import common, logs, loki, prometheus, timeseries
 from grafana_foundation_sdk.builders import dashboard as pages
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, TooltipDisplayMode
+from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, LogsSortOrder, TooltipDisplayMode
 from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableOption, VariableRefresh
 
 from tierline.watch.panels import CHOSEN, Dashboard, Panel
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${source}")
+LOGS = DataSourceRef(type_val="loki", uid="${logs}")
 COLUMNS = 24
 HEIGHT = 8
 ABREAST = 3
@@ -39,13 +40,35 @@ def page(dashboard: Dashboard) -> str:
         .with_variable(pages.DatasourceVariable("source").label("Prometheus").type("prometheus"))
         .with_variable(instances)
     )
+    if any(panel.source == "loki" for row in dashboard.rows for panel in row.panels):
+        built = built.with_variable(pages.DatasourceVariable("logs").label("Loki").type("loki"))
+        built = built.with_variable(pages.TextBoxVariable("request_id").label("Request").default_value(".+"))
     number = 0
     for row in dashboard.rows:
         built = built.with_row(pages.Row(row.title))
         for panel in row.panels:
             number += 1
-            built = built.with_panel(_drawn(panel, number))
+            built = built.with_panel((_drawn if panel.source == "prometheus" else _listed)(panel, number))
     return json.dumps(built.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+
+
+def _listed(panel: Panel, number: int) -> logs.Panel:
+    listed = (
+        logs.Panel()
+        .id(number)
+        .title(panel.title)
+        .description(panel.description)
+        .datasource(LOGS)
+        .show_time(show_time=True)
+        .wrap_log_message(wrap_log_message=True)
+        .enable_log_details(enable_log_details=True)
+        .sort_order(LogsSortOrder.ASCENDING)
+        .height(2 * HEIGHT)
+        .span(COLUMNS)
+    )
+    for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
+        listed = listed.with_target(loki.Dataquery().ref_id(letter).expr(query.expression))
+    return listed
 
 
 def _drawn(panel: Panel, number: int) -> timeseries.Panel:

@@ -6,12 +6,14 @@ stands for the instances that were chosen, and ``$__rate_interval`` is Grafana's
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from tierline.metrics import CATALOGUE
 
 CHOSEN = 'instance=~"$instance"'
 """What ``$where`` becomes."""
 GPU = "a GPU and NVIDIA's dcgm-exporter"
+LOGS = "Loki, and a collector of logs (`deploy/logs/collector.yaml`)"
 ENGINE = "vLLM with our connector"
 CLUSTER = "a Kubernetes cluster and the operator"
 _WINDOW = "[$__rate_interval]"
@@ -44,12 +46,15 @@ class Panel:
         What is drawn.
     needs
         Without what there is nothing to draw; empty: the programs alone.
+    source
+        Who is asked: Prometheus for numbers, Loki for lines of logs.
     """
 
     title: str
     unit: str
     queries: tuple[Query, ...]
     needs: str = ""
+    source: Literal["prometheus", "loki"] = "prometheus"
 
     @property
     def description(self) -> str:

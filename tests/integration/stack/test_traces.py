@@ -28,9 +28,13 @@ async def test_a_request_is_one_trace_and_one_id_over_all_programs(
     files = [tmp_path / f"{name}.jsonl" for name in ("router", "node")]
     node = NodeProcess(tmp_path, traces_file=files[1], log_level="debug", log_format="json")
     engine = simulated_engine("--prefill-rate", "1000000", "--decode-rate", "1000", "--store", node.url)
-    port = free_port()
+    port, proxy_port, proxy_page = free_port(), free_port(), free_port()
+    addresses = ["--port", str(proxy_port), "--metrics-port", str(proxy_page), "--upstream", engine]
+    proxy = tierline("proxy", *addresses, "--log-level", "debug", "--log-format", "json")
+    proxy.wait_for(lambda: is_answering(f"http://127.0.0.1:{proxy_port}/health"))
+    endpoint = f"http://127.0.0.1:{proxy_port}"
     arguments = ["--traces-file", str(files[0]), "--log-level", "debug", "--log-format", "json"]
-    router = tierline("router", "--port", str(port), "--endpoint", engine, *arguments)
+    router = tierline("router", "--port", str(port), "--endpoint", endpoint, *arguments)
     router.wait_for(lambda: is_answering(f"http://127.0.0.1:{port}/health"))
     async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
         ask = client.completions.with_raw_response.create
@@ -51,7 +55,7 @@ async def test_a_request_is_one_trace_and_one_id_over_all_programs(
         request_id = answer.headers["x-request-id"]
         assert (cold.request_id, request_id.partition("-")[0]) == (request_id, cold.trace_id)
         assert named.headers["x-request-id"] == "of a client"
-        for log in (router.output, node.log):
+        for log in (router.output, proxy.output, node.log):
             lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
             assert {request_id, "of a client"} <= {line.get("request_id") for line in lines}
     finally:

@@ -17,7 +17,13 @@ from tierline.watch.foreign import FOREIGN
 ROOT = Path(__file__).parents[3]
 RULES = {rule.name for rule in RECORDED}
 ASKED: dict[str, Sequence[Query | Alert | Recorded]] = {
-    **{f"{of.name}: {panel.title}": panel.queries for of in DASHBOARDS for row in of.rows for panel in row.panels},
+    **{
+        f"{of.name}: {panel.title}": panel.queries
+        for of in DASHBOARDS
+        for row in of.rows
+        for panel in row.panels
+        if panel.source == "prometheus"
+    },
     **{each.name: (each,) for each in ALERTS},
     **{f"{each.name} {each.labels}": (each,) for each in RECORDED},
 }

@@ -8,6 +8,7 @@ the latest with the connection.
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from tierline.tracing.spans import Attributes, bucket_digest
 from tierline.tracing.tracer import OpenSpan, Tracer
 from tierline.wire.messages import MAX_FRAME_BYTES, MAX_NAMES_PER_REQUEST, Leased, LeasedObject
 
+_log = logging.getLogger("vllm.tierline")  # under vLLM's logger, so that lines appear where and how vLLM's do
 RENEWALS_IN_TTL = 3
 MOST_NAMES = min(MAX_NAMES_PER_REQUEST, MAX_FRAME_BYTES // 256)
 """Names in one question; longer prefixes are looked up to here. A name of ours has fewer than 256 bytes."""
@@ -269,6 +271,11 @@ class LookupThread:
             await self._fail(_said_of(lookup, "lookups fail, prompts are computed"), error)
         except Exception as error:  # noqa: BLE001  (it is told and counted; the prompt is computed)
             await self._fail(_said_of(lookup, "a lookup broke down"), error)
+        else:
+            blocks = len(lookup.answer.objects) if lookup.answer is not None else 0
+            _log.debug(
+                "Tierline: looked up request_id=%r blocks=%d of=%d", lookup.origin.request_id, blocks, lookup.chunks
+            )
 
     async def _ask(self, lookup: Lookup) -> None:
         lookup.chains = lookup.keys.leading(lookup.chunks)

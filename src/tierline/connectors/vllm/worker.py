@@ -5,6 +5,7 @@ their checksum once the copy is over, they matched while it ran, so neither a co
 given away under an ended lease can become a wrong token.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -19,6 +20,7 @@ from tierline.errors import ChecksumMismatch, NodeUnavailable, TierlineError
 from tierline.tracing.spans import Attributes
 from tierline.tracing.tracer import OpenSpan, Tracer
 
+_log = logging.getLogger("vllm.tierline")  # under vLLM's logger, so that lines appear where and how vLLM's do
 ATTACH_INSIDE_STEP_S = 0.1
 """How long a load that holds up a step waits for a connection to a node store that was restarted."""
 ATTACH_BETWEEN_STEPS_S = 1.0
@@ -160,6 +162,13 @@ class WorkerHalf:
                     each.end(attributes, is_error=loaded < len(load.chunks))
         seconds = time.monotonic() - started
         self._counters.add("load_seconds", seconds)
+        _log.debug(
+            "Tierline: loaded request_id=%r blocks=%d of=%d seconds=%.6f",
+            load.origin.request_id,
+            loaded,
+            len(load.chunks),
+            seconds,
+        )
         return loaded, seconds
 
     def _load_chunk(self, attachment: Attachment, chunk: ChunkLoad, after: object) -> None:
