@@ -277,7 +277,7 @@ def _draw_bars_on(axes: "Axes", chart: Chart) -> None:
     axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
     axes.set_xlabel(chart.unit)
     axes.set_title(chart.title, loc="left", fontsize="medium")
-    axes.margins(x=0.12)
+    axes.margins(x=0.16)
     if chart.is_logarithmic:
         axes.set_xscale("log")
 

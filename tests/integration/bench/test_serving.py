@@ -170,3 +170,34 @@ def test_mistakes_are_told_before_anything_is_sent(
 ) -> None:
     with pytest.raises(error):
         bench("--base-url", engine, *arguments)
+
+
+def simulated_aiperf(folder: Path, *, status: int) -> Path:
+    """Return a program that takes aiperf's command line and leaves what aiperf once wrote."""
+    recorded = Path(__file__).parents[2] / "unit/bench/serving/data/aiperf-0.13.0.jsonl"
+    program = folder / "simulated-aiperf"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import shutil, sys\n"
+        "folder = sys.argv[sys.argv.index('--artifact-dir') + 1]\n"
+        f"shutil.copy({str(recorded)!r}, folder + '/profile_export.jsonl')\n"
+        f"print('no tokenizer of that name', file=sys.stderr)\nsys.exit({status})\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_another_load_generator_runs_in_our_place_and_its_result_is_ours(engine: str, tmp_path: Path) -> None:
+    program = simulated_aiperf(tmp_path, status=0)
+    arguments = ("--base-url", engine, *SMALL, "--dataset-name", "independent", "--driver", "aiperf")
+
+    done = bench(*arguments, "--driver-path", str(program), "--json", str(tmp_path / "r.json"))
+
+    assert done.exit_code == 0, done.output
+    result = read(tmp_path / "r.json")
+    assert (result["driver"], result["is_simulated"], result["summary"]["completed"]) == ("aiperf", True, 6)
+    with pytest.raises(UsageError, match="--resume: goes only with our own client"):
+        bench(*arguments, "--driver-path", str(program), "--json", str(tmp_path / "r.json"), "--resume")
+    failing = simulated_aiperf(tmp_path, status=3)
+    with pytest.raises(TierlineError, match="aiperf ended with status 3: no tokenizer of that name"):
+        bench(*arguments, "--driver-path", str(failing))

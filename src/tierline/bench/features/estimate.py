@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tierline.bench.features.cells import Cell, Engines, starts
 
-_SHARE_TO_COMPUTE = 0.5
+_SHARE_TO_COMPUTE = 0.4
 """Of the prompts' tokens, where something may be found; without prefix caching it is all of them."""
 
 

@@ -11,7 +11,7 @@ from tierline.bench.serving.results import Result, Settings
 
 def report_of(result: Result) -> Report:
     """Return a result as a report."""
-    label = "simulated: " if result.is_simulated else ""
+    label = ("simulated: " if result.is_simulated else "") + (f"by {result.driver}: " if result.driver else "")
     parts = {"all": result.summary(), **result.parts()}
     rows = [row for name, summary in parts.items() for row in _rows(f"{label}{name}", summary)]
     costs = result.costs()
@@ -178,16 +178,17 @@ def _notes(result: Result) -> list[str]:
         f"at most {settings.input_len:,} tokens" if settings.input_len else "lengths as in the trace",
         f"at most {settings.output_len} tokens" if settings.output_len else "lengths as in the trace",
     )
+    words = "" if result.driver else f"{result.tokens_per_word:.2f} tokens a word; "
     notes.append(
         f"{f'{settings.workload} {settings.trace}'.rstrip()}: prompts of {lengths[0]}, answers of {lengths[1]}; "
-        f"{_load(settings)}; {result.tokens_per_word:.2f} tokens a word; model {settings.model} at {settings.base_url}."
+        f"{_load(settings)}; {words}model {settings.model} at {settings.base_url}."
     )
     if left_out := len(result.records) - len(measured):
         notes.append(f"{left_out} requests of the ramp are not measured.")
     if any(record.output_tokens is None for record in measured if record.is_good):
         notes.append("The server does not count tokens: output tokens are events with content, input is unknown.")
     late = [record.late_s for record in measured if record.ttft_s is not None]
-    if late:
+    if late and not result.driver:
         notes.append(f"The client sent at most {max(late) * 1000:.1f} ms late.")
     if result.billing is not None:
         prices = result.billing.prices

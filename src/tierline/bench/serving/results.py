@@ -91,6 +91,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         Who answered the prompts' tokens, by the engines' counters; ``None``: they were not asked.
     billing
         What serves; ``None``: no price list was given.
+    driver
+        Whose figures these are, where another load generator ran in place of our client.
     """
 
     schema: str = SCHEMA
@@ -106,6 +108,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     notes: Sequence[str] = ()
     split: TokenSplit | None = None
     billing: Billing | None = None
+    driver: str = ""
     records: Sequence[Record]
 
     @property

@@ -30,10 +30,10 @@ def compare_features(
         Literal["documents", "code", "chats", "templates", "agents", "independent", "prefixes"],
         typer.Option(help="The workload; see `tierline bench run`."),
     ] = "templates",
-    num_prompts: Annotated[int, typer.Option(min=2, help="How many requests, in each cell.")] = 32,
+    num_prompts: Annotated[int, typer.Option(min=2, help="How many requests, in each cell.")] = 40,
     input_len: Annotated[int, typer.Option(min=64, help="Context length in tokens.")] = 1024,
     output_len: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 16,
-    num_prefixes: Annotated[int, typer.Option(min=1, help="How many templates, or kinds of agents.")] = 8,
+    num_prefixes: Annotated[int, typer.Option(min=1, help="How many templates, or kinds of agents.")] = 5,
     num_turns: Annotated[
         int | None,
         typer.Option(min=1, help="Questions, turns or steps.", show_default="4; chats: 20; agents: 10"),

@@ -1,6 +1,7 @@
 """``tierline bench run``: load on any endpoint of the OpenAI API."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from tierline.bench.serving.arrivals import Ramp
+    from tierline.bench.serving.drivers.driver import Asked
     from tierline.bench.serving.results import Billing, Result
     from tierline.bench.serving.running import Run
 
@@ -112,6 +114,20 @@ def run(
             metavar="MS", help="How late 1 of 100 requests may be sent.", show_default="10, or 5 % of TTFT P50"
         ),
     ] = None,
+    driver: Annotated[
+        Literal["vllm", "aiperf", "guidellm"] | None,
+        typer.Option(
+            help="Run this load generator instead and import its result; workloads: independent, templates.",
+            show_default="our own client",
+        ),
+    ] = None,
+    driver_path: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its program.", show_default="found in PATH")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="driver: folder or name of its tokenizer.", show_default="the model"),
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, every request in it.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a line a request.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the printed tables.")] = None,
@@ -168,9 +184,11 @@ def run(
       tierline bench run --prices prices.yaml --instance-type ml.g6.12xlarge --instances 2
       tierline bench run --compare a.json b.json
       tierline bench run --merge host1.json --merge host2.json --json both.json
+      tierline bench run --driver vllm --dataset-name independent --tokenizer ./model --json by-vllm.json
     """
     from tierline.bench.serving import results
     from tierline.bench.serving.client import Target
+    from tierline.bench.serving.drivers.driver import Asked
     from tierline.bench.serving.measures import parse_slos
     from tierline.bench.serving.running import TRACE, Run
     from tierline.bench.serving.workloads import default_turns
@@ -242,6 +260,27 @@ def run(
         percentiles=_percentiles(metric_percentiles),
         metadata=_pairs("--metadata", metadata),
     )
+    if driver is not None:
+        others = {
+            "--resume": resume,
+            "--processes": processes > 1,
+            "--share": share != "1/1",
+            "--start-at": start_at is not None,
+            "--metrics-url": bool(metrics_url),
+            "--late-limit": late_limit is not None,
+            "--salt": salt is not None,
+        }
+        given = [flag for flag, is_given in others.items() if is_given]
+        result = _by_driver(
+            driver,
+            driver_path,
+            Asked(settings, target, tokenizer or target.model),
+            billing_of(prices, instance_type, instances),
+            given,
+        )
+        shown(result)
+        files.write(result)
+        return
     journal = json.with_suffix(".partial.jsonl") if json is not None else None
     result = _carried_out(
         Run(
@@ -271,6 +310,30 @@ def _served_model(base_url: str, headers: dict[str, str]) -> str:
     from tierline.bench.serving.running import served_model
 
     return asyncio.run(served_model(base_url, headers))
+
+
+def _by_driver(
+    name: str, path: Path | None, asked: "Asked", billing: "Billing | None", others: Sequence[str]
+) -> "Result":
+    import asyncio
+    import sys
+    import tempfile
+
+    import msgspec
+
+    from tierline.bench.serving.drivers.driver import is_simulated, run_driver
+    from tierline.bench.serving.drivers.known import DRIVERS
+    from tierline.bench.serving.running import command_line
+    from tierline.errors import UsageError
+
+    if others:
+        raise UsageError(f"{others[0]}: goes only with our own client, without --driver")
+    with tempfile.TemporaryDirectory(prefix="tierline-bench-") as folder:
+        command = command_line(sys.argv[1:])
+        result = run_driver(DRIVERS[name], asked, path, Path(folder), billing=billing, command=command)
+    simulated = asyncio.run(is_simulated(asked.target.base_url))
+    records = [msgspec.structs.replace(record, is_simulated=simulated) for record in result.records]
+    return msgspec.structs.replace(result, records=records)
 
 
 def _carried_out(given: "Run") -> "Result":
