@@ -8,6 +8,9 @@ import re
 
 TAIL_BYTES = 4096
 """How much of an answer's last piece, and of the one before it, is looked at."""
+SMALL_BYTES = 64
+"""A smaller piece is taken for the end of the one before it: ``[DONE]`` and the last chunk may come one by one behind
+``usage``, and would push it out of what is looked at."""
 _NAME = b'"cached_tokens"'
 _CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,12})\b')
 

@@ -1,5 +1,6 @@
 """The operators' API over real sockets: who may, what it says and changes, and that nothing of a prompt is in it."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tests.integration.router.backend import (
     STREAM_HEAD,
     Backend,
     Client,
+    Received,
     answering,
     answering_then_closing,
     backends,
@@ -352,6 +354,28 @@ async def test_predicted_and_actual_cached_tokens_are_counted_of_streams_that_te
     assert blocks == {"total": "20.0", "best": "10.0", "matched": "10.0", "actual": "18.0"}, "640 of 700 tokens, twice"
     assert float(lines["tierline_router_itl_seconds_count"]) == 2
     assert float(lines["tierline_router_choosing_seconds_count"]) == 2
+
+
+@pytest.mark.parametrize("end", [chunk(b""), b""], ids=["chunks", "until it closes"])
+async def test_what_was_cached_is_found_though_the_end_of_the_stream_comes_in_small_pieces(end: bytes) -> None:
+    def wire(data: bytes) -> bytes:
+        return chunk(data) if end else data
+
+    usage = b'data: {"choices":[],"usage":' + USAGE % 640 + b"}\n\n"
+    head = STREAM_HEAD if end else STREAM_HEAD.replace(b"transfer-encoding: chunked", b"connection: close")
+    pieces = [head, wire(EVENT), wire(usage), *(wire(DONE)[at : at + 7] for at in range(0, len(wire(DONE)), 7)), end]
+
+    async def piece_by_piece(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        if not end:
+            writer.close()
+
+    async with backends(piece_by_piece) as (backend,), router(backend) as server, client(server) as peer:
+        assert (await peer.ask(chat("p" * 2560, stream=True))).status == 200
+        assert server.services.endpoints.all[0].actual_cached_tokens == 640
 
 
 async def test_an_answer_that_does_not_tell_what_was_cached_counts_for_neither() -> None:

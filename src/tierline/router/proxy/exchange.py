@@ -36,7 +36,7 @@ from tierline.router.specs import ROLES
 from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import TOKENIZED, Question, TokenLadder
 from tierline.router.tracing.records import CANCELED, RequestRecord
-from tierline.router.usage import cached_tokens, prompt_tokens
+from tierline.router.usage import SMALL_BYTES, TAIL_BYTES, cached_tokens, prompt_tokens
 from tierline.tracing.context import TRACEPARENT
 
 if TYPE_CHECKING:
@@ -646,7 +646,10 @@ class Exchange:
             if self._facade.streams:
                 data = self._facade.part(data)
         self._client.write(data if self.has_answered else self._answer(attempt) + data)
-        self._before_last, self._last = self._last, data
+        if len(data) < SMALL_BYTES and len(self._last) < TAIL_BYTES:
+            self._last += data
+        else:
+            self._before_last, self._last = self._last, data
         if self.is_event_stream:
             self._events += data.count(b"data: ")
 
