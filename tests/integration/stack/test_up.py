@@ -102,6 +102,9 @@ def test_it_serves_openai_s_client_and_ctrl_c_ends_all_of_it(simulated_stack: St
     assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
     assert answers[1].usage.prompt_tokens_details.cached_tokens > 0
     assert f"curl {stack.router.url}/v1/chat/completions" in program.output
+    assert f"watch  {stack.router.url}/dashboard\n" in program.output
+    with urllib.request.urlopen(f"{stack.router.url}/dashboard", timeout=30) as page:
+        assert "Tierline" in page.read().decode()
     assert str(stack.router.log.parent) in program.output
     assert [child.log.exists() for child in (stack.router, *stack.nodes, *stack.replicas)] == [True] * 4
     assert len(leftovers(stack)) > 4
