@@ -32,6 +32,10 @@ def proxy(
     overflow_status: Annotated[
         int | None, typer.Option(metavar="STATUS", help="Answer to one that finds no place.", show_default="429")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What the model's KV is of; requests about other KV get 412."),
+    ] = None,
     queue_timeout_s: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="How long one may wait.", show_default="60")
     ] = None,
@@ -110,6 +114,7 @@ def proxy(
             "max_concurrent_requests": max_concurrent_requests,
             "max_queue_size": max_queue_size,
             "overflow_status": overflow_status,
+            "weights": weights,
             "queue_timeout_s": queue_timeout_s,
             "capture_uri": capture_uri,
             "capture_percent": capture_percent,

@@ -41,6 +41,10 @@ class ProxyConfig(DimensionedConfig):
     )
     queue_timeout_s: float = Field(default=60.0, gt=0, description="seconds that an invocation may wait")
 
+    weights: str | None = Field(
+        default=None, min_length=1, description="what the model's KV is of; requests that are about other KV get 412"
+    )
+
     capture_uri: str | None = Field(
         default=None, description="where invocations are recorded: s3://BUCKET/PREFIX or file:///FOLDER; none: nowhere"
     )

@@ -18,6 +18,7 @@ from tierline.router.http.heads import RequestHead, ResponseHead
 from tierline.router.http.relaying import connection_field, ends_by_closing, framing
 from tierline.router.http.replies import status_line
 from tierline.router.keys import ApiKey
+from tierline.router.pairs import NOT_ITS_WEIGHTS, X_TIERLINE_WEIGHTS
 from tierline.router.proxy.client import ClientConnection
 from tierline.router.proxy.upstream import UpstreamConnection
 
@@ -109,6 +110,10 @@ class Relay:
     def start(self) -> None:
         """Send the request to the model, now or when its turn has come."""
         services = self._services
+        weights = self._head.fields.get(X_TIERLINE_WEIGHTS)
+        if weights is not None and services.config.weights not in (None, weights.decode("latin-1")):
+            self._answer_error(NOT_ITS_WEIGHTS, "The model here has other weights than the KV of this.", "weights")
+            return
         if self._is_invocation and services.capture is not None:
             self._record = services.capture.begin(self._head, self._body)
         admission = services.admission

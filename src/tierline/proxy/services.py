@@ -10,6 +10,7 @@ from tierline.proxy.metrics import ProxyMetrics
 from tierline.router.admission import Admission
 from tierline.router.endpoints import Endpoint
 from tierline.router.keys import ApiKeys
+from tierline.router.pairs import X_TIERLINE_WEIGHTS
 from tierline.router.proxy.upstream import UpstreamPool
 from tierline.router.tls import EndpointTls
 
@@ -36,7 +37,7 @@ class ProxyServices:
     is_draining: bool = False
     keys: ApiKeys | None = None
     """The router asks for keys; who reaches a pod is its network's to say."""
-    wanted_fields: Collection[bytes] = frozenset({CONTENT_TYPE, REQUEST_ID})
+    wanted_fields: Collection[bytes] = frozenset({CONTENT_TYPE, REQUEST_ID, X_TIERLINE_WEIGHTS})
     withheld_fields: Collection[bytes] = frozenset()
     model: Endpoint = field(init=False)
     pool: UpstreamPool = field(init=False)

@@ -21,6 +21,10 @@ from tierline.router.strategies.base import Decision, RoutingRequest
 PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions"})
 ANSWER_BYTES = 4 * 1024**2
 """Most of a prefill endpoint's answer: vLLM names each block of the prompt in it, 8 bytes for 16 tokens or so."""
+X_TIERLINE_WEIGHTS = b"x-tierline-weights"
+"""What the KV is of that a request has computed, or hands over. A pod that has the address of another by now, of which
+the router does not know yet, answers :data:`NOT_ITS_WEIGHTS`."""
+NOT_ITS_WEIGHTS = 412
 OTHER_WEIGHTS = "weights"
 """Why nobody computed a prompt: those that could are of other weights, or have become so."""
 

@@ -56,7 +56,7 @@ class EndpointSpec(BaseModel):
     models: frozenset[str] | None = Field(default=None, min_length=1)
     kv_events: str | None = None
     node_events: str | None = None
-    weights: str | None = Field(default=None, min_length=1, max_length=MAX_WEIGHTS_LENGTH)
+    weights: str | None = Field(default=None, max_length=MAX_WEIGHTS_LENGTH, pattern=r"^[!-~]([ -~]*[!-~])?$")
     api_key_file: Path | None = None
 
     @field_validator("api_key_file")

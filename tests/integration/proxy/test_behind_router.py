@@ -1,6 +1,8 @@
 """The router in front of pods' proxies: what a proxy turns away or breaks off, and what the client gets for it."""
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 from tests.integration.proxy.proxies import metrics, proxy
@@ -47,6 +49,31 @@ async def test_what_one_pod_has_no_place_for_another_one_serves() -> None:
         assert (await metrics(one))["tierline_proxy_limits_reached_total reason=queue_full"] >= 1
         gate.open()
         assert (await holding).status == 200
+
+
+@pytest.mark.parametrize(("of_prefill", "of_decode"), [("a", "a"), ("a", "b"), ("b", "a")])
+async def test_a_pod_that_is_another_than_the_router_believes_is_handed_no_kv_and_hands_none(
+    tmp_path: Path, of_prefill: str, of_decode: str
+) -> None:
+    computed = json.dumps({"choices": [], "kv_transfer_params": {"of": of_prefill}}).encode()
+    async with (
+        backends(answering(whole(body=computed)), answering(whole())) as (p, d),
+        proxy(p, weights=of_prefill) as prefill,
+        proxy(d, weights=of_decode) as decode,
+    ):
+        listed = [
+            {"url": url(server), "roles": [role], "weights": "a"}
+            for server, role in ((prefill, "prefill"), (decode, "decode"))
+        ]
+        file = tmp_path / "endpoints.json"
+        file.write_text(json.dumps(listed))
+        async with router(endpoints_file=file, prefill_threshold=0) as server, client(server) as peer:
+            await until_models_are_known(server)
+            answer = await peer.ask(chat(), fields="x-tierline-weights: of the client\r\n")
+    handed = [json.loads(received.body).get("kv_transfer_params") for received in d.requests]
+    assert answer.status == 200
+    assert handed == [{"of": "a"} if (of_prefill, of_decode) == ("a", "a") else None]
+    assert len(p.requests) == (of_prefill == "a")
 
 
 @pytest.mark.parametrize(

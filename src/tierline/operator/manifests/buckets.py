@@ -35,6 +35,14 @@ def is_pinned(endpoint: Endpoint) -> bool:
     return endpoint.hub_model is None or endpoint.commit is not None
 
 
+def weights(endpoint: Endpoint) -> str | None:
+    """Return what the KV of prefill and of decode is of, which are paired where it is the same.
+
+    ``None`` where it is not known of a pod, or there are not the two.
+    """
+    return digest(endpoint) if endpoint.spec.pd_spec is not None and is_pinned(endpoint) else None
+
+
 def digest(endpoint: Endpoint) -> str:
     """Return the part of :func:`bucket` that tells it from all others."""
     spec = endpoint.spec

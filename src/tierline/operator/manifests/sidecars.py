@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 from tierline.operator.config import OperatorConfig
 from tierline.operator.endpoint import Endpoint
 from tierline.operator.manifests import programs
+from tierline.operator.manifests.buckets import weights
 from tierline.operator.manifests.engines import Engine
 from tierline.operator.manifests.manifest import Manifest, Notice
 from tierline.operator.manifests.monitoring import shows_metrics
@@ -89,6 +90,7 @@ def _proxy(endpoint: Endpoint, engine: Engine, config: OperatorConfig) -> Manife
         "port": PROXY_PORT,
         "upstream": f"http://$(POD_IP):{spec.worker.model_invocation_port.container_port}",
         "metrics-port": PROXY_METRICS_PORT,
+        "weights": weights(endpoint),
     }
     if limits is not None and limits.max_concurrent_requests is not None:
         flags |= {

@@ -13,7 +13,7 @@ from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
 from tierline.operator.endpoint import ANNOTATION_PREFIX, Endpoint
 from tierline.operator.manifests import annotations, programs
-from tierline.operator.manifests.buckets import digest, is_pinned
+from tierline.operator.manifests.buckets import is_pinned, weights
 from tierline.operator.manifests.cache_settings import EXTRA_CONFIG, NODE_IP, PYTHON_PATH, cache_settings, joined
 from tierline.operator.manifests.engines import VLLM, Engine, engine_of, says
 from tierline.operator.manifests.manifest import Made, Manifest, Notice, with_metadata
@@ -135,7 +135,7 @@ def _template_metadata(endpoint: Endpoint, group: Group, parts: Parts, config: O
     if kubernetes is not None:
         told |= kubernetes.pod_template_annotations or {}
     if group.role is not None:  # whatever the user says: it is what keeps KV from replicas with other weights
-        told[f"{ANNOTATIONS}{WEIGHTS}"] = digest(endpoint) if is_pinned(endpoint) else OWN_WEIGHTS
+        told[f"{ANNOTATIONS}{WEIGHTS}"] = weights(endpoint) or OWN_WEIGHTS
     uses = {USES_STORE: "true"} if wants_store(endpoint, config) else {}
     if wants_redis(endpoint):
         uses[USES_REDIS] = redis_name(endpoint)

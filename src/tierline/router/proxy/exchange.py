@@ -336,16 +336,28 @@ class Exchange:
             body = with_cache_salt(self._body, self.salt)
         length = len(body[0]) if len(body) == 1 else sum(map(len, body))
         has_body = length or head.length is not None or head.is_chunked
-        return head.method, self.head_to(attempt.decision.endpoint, length if has_body else None), body
+        weights = self._weights if self._handed else None
+        return head.method, self.head_to(attempt.decision.endpoint, length if has_body else None, weights), body
 
-    def head_to(self, endpoint: Endpoint, length: int | None) -> bytes:
-        """Return the head of the request for an endpoint, and of a body of ``length`` bytes; of none for ``None``."""
+    def head_to(self, endpoint: Endpoint, length: int | None, weights: str | None = None) -> bytes:
+        """Return the head of the request for an endpoint.
+
+        Parameters
+        ----------
+        endpoint
+            Which.
+        length
+            Of the body; ``None``: there is none.
+        weights
+            What the KV is of that is computed for another endpoint, or handed over; ``None``: not known, or none is.
+        """
         head = self.head
         authorization = self._services.endpoint_keys.authorization(endpoint)
         lines = b"".join(head.lines if authorization is None else head.lines_without(AUTHORIZATION))
-        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%b%b" % (
-            head.method, self._target, endpoint.authority, lines,
-            b"authorization: %b\r\n" % authorization if authorization else b"",
+        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%b%b%b" % (
+            head.method, self._target, endpoint.authority,
+            b"%b: %b\r\n" % (pairs.X_TIERLINE_WEIGHTS, weights.encode()) if weights is not None else b"",
+            lines, b"authorization: %b\r\n" % authorization if authorization else b"",
             b"" if REQUEST_ID in head.fields else b"x-request-id: %b\r\n" % self.request_id,
             b"\r\n" if length is None else b"content-length: %d\r\n\r\n" % length,
         )  # fmt: skip
@@ -619,7 +631,8 @@ class Exchange:
             self.left_endpoint()
             return
         may_be_handed_over = status == 500 or (status in ILL_STATUSES and not is_told_when)
-        if self._handed and may_be_handed_over and self._services.budget.spend():
+        is_of_others = status == pairs.NOT_ITS_WEIGHTS  # it has computed nothing
+        if self._handed and (is_of_others or (may_be_handed_over and self._services.budget.spend())):
             self._try_alone(attempt)  # which counts as its failure if it fails again
             return
         if status not in RETRIED_STATUSES:

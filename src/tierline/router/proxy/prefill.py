@@ -151,7 +151,11 @@ class Prefill:
     def request_of(self, attempt: Attempt) -> tuple[bytes, bytes, tuple[Piece, ...]]:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
         length = sum(map(len, self._body))
-        return self._exchange.head.method, self._exchange.head_to(attempt.decision.endpoint, length), self._body
+        return (
+            self._exchange.head.method,
+            self._exchange.head_to(attempt.decision.endpoint, length, self.weights),
+            self._body,
+        )
 
     def attempt_sent(self, attempt: Attempt) -> None:
         """See :class:`~tierline.router.proxy.attempt.Owner`."""
@@ -212,6 +216,8 @@ class Prefill:
         if answer is None:
             self._exchange.arm.strategy.withdrawn(self._routing, attempt.decision)
             self._failed_with = "malformed" if status == 200 else str(status)
+            if status == pairs.NOT_ITS_WEIGHTS:
+                self._failed_with = pairs.OTHER_WEIGHTS
         elif not pairs.is_of(endpoint, self.weights):  # another pod has its address by now, and may have answered
             self._exchange.arm.strategy.withdrawn(self._routing, attempt.decision)
             self._failed_with, answer = pairs.OTHER_WEIGHTS, None

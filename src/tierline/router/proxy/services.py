@@ -19,6 +19,7 @@ from tierline.router.hedging import Hedging
 from tierline.router.keys import AUTHORIZATION, X_API_KEY, ApiKeys
 from tierline.router.metrics import RouterMetrics
 from tierline.router.modelrules import parse_pairs
+from tierline.router.pairs import X_TIERLINE_WEIGHTS
 from tierline.router.prompt import RequestFields
 from tierline.router.renaming import with_model
 from tierline.router.sessions import SessionKeys
@@ -94,7 +95,7 @@ class Services:
     health_paths: frozenset[bytes] = field(init=False)
     priority_header: bytes = field(init=False)
     wanted_fields: frozenset[bytes] = field(init=False)
-    withheld_fields: frozenset[bytes] = frozenset()
+    withheld_fields: frozenset[bytes] = frozenset({X_TIERLINE_WEIGHTS})
     """Of these, those that go to no endpoint."""
     aliases: Mapping[str, str] = field(init=False)
     """Other names of models."""
@@ -115,6 +116,7 @@ class Services:
                 self.priority_header,
                 X_TIERLINE_BYPASS,
                 *WANTED_FIELDS,
+                *self.withheld_fields,
             )
         )
         config = self.config
@@ -127,7 +129,7 @@ class Services:
             self.certificate = Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
         if self.config.api_keys_file is not None:
             self.keys = ApiKeys(self.config.api_keys_file, self.config.health_path.encode())
-            self.withheld_fields = frozenset({AUTHORIZATION, X_API_KEY})
+            self.withheld_fields |= {AUTHORIZATION, X_API_KEY}
             self.wanted_fields |= self.withheld_fields
         if self.config.max_inflight or self.config.max_inflight_per_endpoint:
             has_place = self.team.endpoints.has_place if self.team is not None else None
