@@ -37,7 +37,7 @@ from tierline.node.turns import ReceivingTurns
 from tierline.node.upload import RECEIVE_BYTES, Upload
 from tierline.node.waiting import within
 from tierline.store import Leased, ObjectKey, Owner
-from tierline.tracing.context import NOWHERE, Origin, working_for
+from tierline.tracing.context import NOWHERE, Origin, current, working_for
 from tierline.tracing.spans import Attributes
 from tierline.tracing.tracer import OpenSpan
 from tierline.wire import http, routes
@@ -420,8 +420,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         try:
             head = self._head = http.parse_head(self._view[:end])
             self._consume(end)
-            if head.request_id or head.traceparent:
-                self._origin = Origin.read(head.request_id, head.traceparent)
+            self._origin = Origin.read(head.request_id, head.traceparent)
+            if self._origin is not current():  # also where a task that answers the request before goes on to this one
                 with working_for(self._origin):
                     self._dispatch(head)
             else:

@@ -118,10 +118,11 @@ def current() -> Origin:
 @contextmanager
 def working_for(origin: Origin) -> Iterator[None]:
     """Do the block's work, and that of tasks begun in it, for somebody: log events in it carry ``request_id``."""
+    before = _current.get()
     token = _current.set(origin)
     try:
-        if origin.request_id:
-            with structlog.contextvars.bound_contextvars(request_id=origin.request_id):
+        if origin.request_id != before.request_id:
+            with structlog.contextvars.bound_contextvars(request_id=origin.request_id or None):
                 yield
         else:
             yield

@@ -55,8 +55,7 @@ class SpanFile:
         self._is_closing = False
         self._is_cut = False
         self._log_again_at = 0.0
-        self._thread = threading.Thread(target=self._run, daemon=True, name="trace file")
-        self._thread.start()
+        threading.Thread(target=self._run, daemon=True, name="trace file").start()
 
     @property
     def waiting(self) -> int:
@@ -77,18 +76,13 @@ class SpanFile:
         self._is_closing = True
         self._has_work.set()
 
-    def join(self, within_s: float) -> bool:
-        """Wait for the end; False where it takes longer."""
-        self._thread.join(within_s)
-        return not self._thread.is_alive()
-
     def _run(self) -> None:
         while True:
             self._has_work.wait()
             if not self._is_closing:
                 time.sleep(GATHERING_S)
-            is_last = self._is_closing  # looked at before the queue: what is put behind it is nobody's any more
-            self._has_work.clear()
+            self._has_work.clear()  # before anything is looked at: what comes then sets it again
+            is_last = self._is_closing
             while self._queue:
                 count = min(len(self._queue), SPANS_PER_LINE)
                 self._write([self._queue[index] for index in range(count)])
@@ -99,15 +93,16 @@ class SpanFile:
                 return
 
     def _write(self, spans: list[Span]) -> None:
-        line = encode(spans, self._resource, __version__) + b"\n"
-        if self._is_cut:  # by a full disk: what comes next must not become a part of that line
-            line = b"\n" + line
+        line = b""
         written = 0
         try:
+            line = encode(spans, self._resource, __version__) + b"\n"
+            if self._is_cut:  # by a full disk: what comes next must not become a part of that line
+                line = b"\n" + line
             written = os.write(self._descriptor, line)
-        except OSError as error:
-            self._warn(error.strerror or str(error))
-        if written == len(line):
+        except (OSError, ValueError) as error:  # also of a name with half a character, which is no text of JSON
+            self._warn(str(error))
+        if line and written == len(line):
             self.exported += len(spans)
             self._is_cut = False
             return

@@ -70,3 +70,5 @@ async def test_work_is_somebody_s_in_its_block_and_in_tasks_begun_there() -> Non
         assert await says() == (origin, "an id")
     assert await task == (origin, "an id")
     assert await says() == (NOWHERE, None)
+    with working_for(origin), working_for(NOWHERE):
+        assert await says() == (NOWHERE, None)

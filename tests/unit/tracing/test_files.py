@@ -1,6 +1,7 @@
 """Files of spans, written by several programs and read back as traces."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,16 @@ def test_what_a_full_disk_cuts_off_is_counted_and_spoils_nothing_behind_it() -> 
     tracer.put(span("lost", 1, 0, 0, 1))
     tracer.close_blocking()
     assert tracer.outcomes() == {"exported": 0, "failed": 1, "dropped": 0}
+
+
+def test_what_cannot_be_written_is_counted_and_the_next_is_written(tmp_path: Path) -> None:
+    tracer = tracer_of("tierline-node", tmp_path / "spans.jsonl")
+    tracer.put(span("half a character \ud800", 1, 0, 0, 1))
+    while tracer.waiting:
+        time.sleep(0.01)
+    tracer.put(span("whole", 2, 0, 0, 1))
+    tracer.close_blocking()
+    assert tracer.outcomes() == {"exported": 1, "failed": 1, "dropped": 0}
 
 
 def test_lines_of_several_processes_in_one_file_stay_whole(tmp_path: Path) -> None:
