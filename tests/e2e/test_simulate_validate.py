@@ -16,7 +16,7 @@ def test_what_is_simulated_is_within_bounds_of_what_vllm_does(tmp_path: Path) ->
     """One thread, one client, short prompts: what disturbs a shared machine then costs samples, and medians count."""
     json, markdown, file = tmp_path / "validation.json", tmp_path / "validation.md", tmp_path / "mine.yaml"
     arguments = ["--threads", "1", "--max-concurrency", "1", "--max-input-len", "768", "--output-len", "12"]
-    arguments += ["--questions", "3", "--rounds", "4", "--coefficients", str(file)]
+    arguments += ["--questions", "3", "--rounds", "3", "--coefficients", str(file)]
     arguments += ["--json", str(json), "--markdown", str(markdown)]
     done = CliRunner().invoke(app, ["simulate", "validate", *arguments])
     assert json.exists(), done.output

@@ -10,6 +10,7 @@ to do; a round asks for everything once, so that what disturbs one of them distu
 import asyncio
 import datetime as dt
 import random
+import statistics
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -225,5 +226,6 @@ def _seen(answer: Answer) -> PrefillSeen:
 
 
 def _middle(seen: Sequence[_Seen]) -> _Seen:
-    """Return the one whose time is in the middle: the median, with what the server said of it."""
-    return sorted(seen, key=lambda each: each.seconds)[(len(seen) - 1) // 2]
+    """Return the median time, with what the server said of the one that is next to it."""
+    ordered = sorted(seen, key=lambda each: each.seconds)
+    return ordered[len(seen) // 2]._replace(seconds=statistics.median(each.seconds for each in seen))
