@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from tests.endpoints import SPEC, endpoint
 
@@ -11,7 +12,7 @@ from tierline.operator import names
 from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
 from tierline.operator.controller.kinds import Reference, reference
-from tierline.operator.controller.live import Live, LiveMetadata, _Spec
+from tierline.operator.controller.live import Live, LiveMetadata, kind_of
 from tierline.operator.controller.observing import workers_of
 from tierline.operator.controller.succeeding import still_needed
 from tierline.operator.manifests.desired import shared
@@ -39,7 +40,8 @@ def pod(redis: str = NAME_BEFORE, phase: str = "Running") -> Live:
 def workers(available: int) -> Mapping[Reference, Live]:
     status = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": available}
     [found] = workers_of(NOW)
-    return {found: Live(LiveMetadata(found.name, generation=1), status, _Spec(replicas=1), "Deployment")}
+    deployment = {"metadata": {"name": found.name, "generation": 1}, "spec": {"replicas": 1}, "status": status}
+    return {found: msgspec.convert(deployment, kind_of("Deployment"))}
 
 
 @pytest.mark.parametrize(
