@@ -151,7 +151,7 @@ def test_clients_without_a_certificate_are_not_served_where_one_is_asked_for(sta
 
 
 def test_a_handshake_that_never_comes_is_given_up_and_held_a_place_until_then(start: StartNode) -> None:
-    node = start(head_timeout_s=1, max_connections=4, max_connections_per_address=4)
+    node = start(head_timeout_s=3, max_connections=4, max_connections_per_address=4)
     silent = [socket.create_connection(("127.0.0.1", node.port), timeout=WITHIN_S) for _ in range(4)]
     with pytest.raises((ssl.SSLError, ConnectionError, OSError)):
         node.http()
