@@ -174,6 +174,19 @@ async def test_the_stream_tells_where_a_request_went_why_and_what_was_cached() -
     assert PROMPT[:20] not in json.dumps(seen)
 
 
+async def test_a_node_store_that_cannot_be_asked_is_shown_as_such() -> None:
+    async with (
+        backends(answering(b"")) as (backend,),
+        router(backend, dashboard=True, dashboard_stores=(backend.url, "http://127.0.0.1:1")) as server,
+        client(server) as peer,
+    ):
+        seen = await watching(peer)
+        while not seen["stores"]:
+            seen = await snapshot(peer)
+    assert [store["name"] for store in seen["stores"]] == [backend.url, "http://127.0.0.1:1"]
+    assert all(store["wrong"] for store in seen["stores"])
+
+
 async def test_failures_are_counted_by_what_went_wrong() -> None:
     async def breaks_off(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD + chunk(EVENT))

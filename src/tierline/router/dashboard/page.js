@@ -4,7 +4,7 @@ import { Chat } from "./chat.js";
 import { eventsOf, refusalOf } from "./events.js";
 import { bytes, clock, fill, number, percent, seconds, setText, short } from "./tables.js";
 
-const AGAIN_MS = 2000, KEPT_S = 600, MINUTE_S = 60;
+const AGAIN_MS = 2000, KEPT_S = 600, MINUTE_S = 60, NEWS_S = 15;
 const REASONS = {
   prefix: "nobody holds more of the prompt", spill: "another endpoint holds more, or is the session's, but has too much to do",
   template: "only a prefix that everybody has is known", cold: "nothing of the prompt is known", "no-prompt": "there is no prompt to go by",
@@ -13,7 +13,7 @@ const REASONS = {
 };
 const byId = id => document.getElementById(id);
 
-let token = "", isPaused = false, stream = null, moments = new Map(), stateOf = new Map();
+let token = "", isPaused = false, stream = null, moments = new Map(), stateOf = new Map(), newsUntil = 0;
 const chart = new TtftChart(byId("chart"), byId("chart-empty"), byId("ttft-table"));
 const chat = new Chat();
 
@@ -36,6 +36,7 @@ async function watch() {
     throw new Error("The router ended the stream.");
   } catch (error) {
     if (mine.signal.aborted) return;
+    newsUntil = 0;
     say("lost", `${error instanceof TypeError ? "The router cannot be reached." : error.message} Trying again…`);
     setTimeout(() => { if (stream === mine) restart(); }, AGAIN_MS);
   }
@@ -68,6 +69,7 @@ byId("token-form").addEventListener("submit", event => {
 byId("pause").addEventListener("click", () => {
   isPaused = !isPaused;
   byId("pause").setAttribute("aria-pressed", String(isPaused));
+  newsUntil = 0;
   if (isPaused) say("paused", "Paused");
   restart();
 });
@@ -101,8 +103,10 @@ function tell(snapshot) {
     if (before !== undefined && before !== state) changed.push(`${short(url)} is ${state}`);
   }
   stateOf = new Map(snapshot.endpoints.map(({ state: { url, state } }) => [url, state]));
-  if (changed.length) say("live", changed.join(", "));
-  else if (byId("status").dataset.state !== "live") say("live", "Live");
+  if (changed.length) {
+    say("live", changed.join(", "));
+    newsUntil = snapshot.time + NEWS_S;
+  } else if (snapshot.time > newsUntil) say("live", "Live");
 }
 
 function showTiles(snapshot, kept) {
