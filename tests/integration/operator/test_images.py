@@ -1,7 +1,7 @@
 """What the images hold, looked at without Docker: folders are made as the Dockerfiles say, and programs run in them.
 
-The project is installed by pip with the Dockerfiles' own arguments. Of libraries, those that it then asks for, and
-that these ask for, are linked from where the tests run: no others are found.
+The project is built once, and installed by pip with the Dockerfiles' own arguments. Of libraries, those that it then
+asks for, and that these ask for, are linked from where the tests run: no others are found.
 """
 
 import ast
@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 from tierline.operator.manifests import cache_settings, programs
 
-pytestmark = pytest.mark.timeout(400)  # pip fetches what builds the package
+pytestmark = pytest.mark.timeout(400)  # pip fetches what is not here
 
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "deploy/images"
@@ -40,9 +41,12 @@ for each in pkgutil.walk_packages(tierline.__path__, "tierline."):
 
 
 def test_each_container_s_command_runs_with_what_the_image_holds(programs_image: Path) -> None:
-    command = yaml.safe_load(last(PROGRAMS, r"^CMD (.*)$"))
-    for each in sorted({*commands_of_containers(), tuple(command[:1]), ("tierline", "endpoint", "status")}):
-        run = asked(programs_image, [programs_image / "bin" / each[0], *each[1:], "--help"])
+    default = yaml.safe_load(last(PROGRAMS, r"^CMD (.*)$"))
+    wanted = sorted({*commands_of_containers(), tuple(default[:1]), ("tierline", "endpoint", "status")})
+    with ThreadPoolExecutor() as pool:
+        commands = [[programs_image / "bin" / each[0], *each[1:], "--help"] for each in wanted]
+        runs = pool.map(lambda command: asked(programs_image, command), commands)
+    for each, run in zip(wanted, runs, strict=True):
         assert run.returncode == 0, run.stderr
         assert each[-1] in run.stdout
     assert last(PROGRAMS, r"^ENV PATH=(\S*?):") == "/opt/tierline/bin"
@@ -57,11 +61,11 @@ def test_programs_find_all_that_they_import_in_the_image(programs_image: Path) -
     assert wanted - OF_OTHERS - not_here() <= {each.name.partition(".")[0] for each in site_packages.iterdir()}
 
 
-def test_the_connector_s_image_holds_what_an_engine_s_lacks_and_nothing_else(tmp_path: Path) -> None:
+def test_the_connector_s_image_holds_what_an_engine_s_lacks_and_nothing_else(tmp_path: Path, wheel: Path) -> None:
     arguments = last(CONNECTOR, r"^RUN pip install (.*)$").replace('"', "").split()
     assert arguments[arguments.index("--target") + 1] == cache_settings.CONNECTOR_FOLDER
     arguments[arguments.index("--target") + 1] = str(tmp_path)
-    pip([sys.executable, *arguments])
+    pip(sys.executable, wheel, arguments)
     held = {each.name for each in tmp_path.iterdir() if each.suffix != ".dist-info"} - {"bin"}
     assert held == {"tierline", "xxhash"}
 
@@ -85,11 +89,20 @@ def test_images_run_as_the_user_that_the_manifests_name() -> None:
 
 
 @pytest.fixture(scope="module")
-def programs_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What pip makes of the working tree, by what is installed here to build it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip_runs(sys.executable, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
+    [built] = folder.glob("tierline-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def programs_image(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     folder = tmp_path_factory.mktemp("image")
     site_packages = new_environment(folder)
     arguments = last(PROGRAMS, r"^RUN /opt/tierline/bin/pip install (.*)$").split()
-    pip([folder / "bin/python", *arguments])
+    pip(folder / "bin/python", wheel, arguments)
     [ours] = metadata.distributions(name="tierline", path=[str(site_packages)])
     extras = last(PROGRAMS, r"^ARG EXTRAS=(\S+)$").split(",")
     assert set(extras) <= set(ours.metadata.get_all("Provides-Extra", []))
@@ -128,12 +141,15 @@ def new_environment(folder: Path) -> Path:
     return found
 
 
-def pip(command: list[str | Path]) -> None:
-    """Install from the working tree: ``python arguments…``, as a Dockerfile has the arguments."""
-    python, *arguments = command
+def pip(python: str | Path, wheel: Path, arguments: Iterable[str]) -> None:
+    """Install as a Dockerfile has the arguments, in which ``.`` is the working tree."""
+    pip_runs(python, "install", *(wheel if each == "." else each for each in arguments))
+
+
+def pip_runs(python: str | Path, *arguments: str | Path) -> None:
     said = subprocess.run(
-        [sys.executable, "-m", "pip", f"--python={python}", "--disable-pip-version-check", "install", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "pip", f"--python={python}", "--disable-pip-version-check", *arguments],
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
 
