@@ -1,4 +1,8 @@
-"""A Kubernetes API that knows our resources."""
+"""A Kubernetes API that knows our resources.
+
+One serves all whose operators keep to a namespace of their own; a module that changes what the API serves, or has an
+operator follow all namespaces, has one of its own.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -7,7 +11,7 @@ from tests.integration.operator.controller.operators import install
 from tests.kube import Api, Cluster, running_cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running_cluster(tmp_path_factory.mktemp("kube")) as cluster:
         yield cluster

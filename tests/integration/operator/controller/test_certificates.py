@@ -17,7 +17,7 @@ from tests.integration.operator.controller.operators import (
     resource,
 )
 from tests.integration.pool.s3_servers import BUCKET, client, credentials, needs_s3, one
-from tests.kube import Api, Cluster
+from tests.kube import Api, Cluster, running_cluster
 
 from tierline.operator.config import OperatorConfig
 from tierline.operator.controller.planning import planner
@@ -28,6 +28,12 @@ TLS = {"tlsConfig": {"tlsCertificateOutputS3Uri": f"s3://{BUCKET}/certs/"}}
 
 CERT_MANAGER = "/apis/cert-manager.io/v1/namespaces/{}"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("kube")) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@
 """
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 from tests.integration.operator.controller.operators import RESOURCES, eventually, limited, versions
 from tests.integration.operator.controller.programs import all_have_status, apply_many, program
-from tests.kube import Api, Cluster
+from tests.kube import Api, Cluster, running_cluster
 
 MANY = 12
 LARGEST_MEMORY_BYTES = 150_000_000
@@ -19,6 +20,12 @@ FOLLOWED = [
     "/apis/networking.k8s.io/v1/networkpolicies",
     "/apis/rbac.authorization.k8s.io/v1/roles",
 ]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("kube")) as cluster:
+        yield cluster
 
 
 @pytest.mark.timeout(600)

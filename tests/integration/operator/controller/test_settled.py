@@ -1,7 +1,7 @@
 """What was decided for an endpoint stays, on a real API: whatever its cluster becomes, and whichever operator runs."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from tests.integration.operator.controller.operators import (
     names_at,
     resource,
 )
-from tests.kube import Api, Cluster
+from tests.kube import Api, Cluster, running_cluster
 
 from tierline.operator.config import OperatorConfig
 from tierline.operator.controller.discovering import DEFAULT_CLASS
@@ -36,6 +36,12 @@ CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 PLANNER = planner(OperatorConfig())
 pytestmark = pytest.mark.timeout(400)
 ADDED = (("podmonitors", "PodMonitor", "monitoring.coreos.com"), ("certificates", "Certificate", "cert-manager.io"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("kube")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)
