@@ -77,13 +77,13 @@ class Comparison:
     base_url: str = ""
     billing: Billing | None = None
     resumes: bool = False
-    late_limit_ms: float | None = None
+    late_limit_ms: float = 50.0
 
     @property
     def setup(self) -> Setup:
-        """What its own stacks have in common; an engine's cache has room for four of the longest requests."""
+        """What its own stacks have in common; an engine's cache has room for all requests in flight, and no more."""
         context = self.input_len + self.output_len + _ROOM_TOKENS
-        return Setup(self.engine, self.dtype, self.engine_cache_tokens or 4 * context, context)
+        return Setup(self.engine, self.dtype, self.engine_cache_tokens or self.concurrency * context, context)
 
 
 @dataclass

@@ -286,8 +286,8 @@ def _stack(comparison: Comparison, result: Result) -> str:
     asked = result.settings.metadata
     dtype = f", in {asked['dtype']}" if "dtype" in asked else ""
     return (
-        f"Two replicas{dtype}, each with room for {int(asked['engine_cache_tokens']):,} tokens in its own cache, so "
-        "that not all prefixes fit there, as is the case in production; a router before them in every cell, round "
-        "robin where routing is not what is compared. With L1 each replica has a node store of its own; below that the "
-        "two are one pool (tieredstorage), or share a Redis."
+        f"Two replicas{dtype}, each with room for {int(asked['engine_cache_tokens']):,} tokens in its own cache: by "
+        "default all requests in flight and no more, as engines hold less than what is asked for again. A router "
+        "stands before them in every cell, round robin where routing is not what is compared. With L1 each replica has "
+        "a node store of its own; below that the two are one pool (tieredstorage), or share a Redis."
     )

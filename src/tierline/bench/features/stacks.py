@@ -205,8 +205,6 @@ class OwnStacks:
             argv += ["--cache-blocks", str(blocks)]
             if kind is Engines.UNCACHED:
                 argv.append("--no-enable-prefix-caching")
-            if plan.nodes:
-                argv += ["--store", plan.nodes[number].url]
         return replace(planned, argv=argv)
 
     def _start_stores(self, plan: StackPlan, below: Below) -> None:

@@ -163,16 +163,17 @@ for (const chart of JSON.parse(document.getElementById("charts").textContent)) {
     points: {show: chart.kind === "points", size: 5, fill: colours[index]},
   }));
   const named = (_, places) => places.map(place => chart.labels[place] ?? "");
-  const x = {...axis(chart.x)}, first = {label: chart.x}, scales = {x: {time: false}};
+  const x = axis(chart.x), y = axis(chart.y), first = {label: chart.x}, scales = {x: {time: false}};
   if (isBars) {
     Object.assign(x, {label: undefined, values: named, splits: () => chart.data[0], rotate: -35, size: 130});
     first.value = (_, place) => chart.labels[place] ?? "";
     scales.x.range = [-0.6, chart.labels.length - 0.4];
     scales.y = {range: (_, low, high) => [0, high * 1.1]};
+    y.values = (_, places) => places.map(place => `${Number(place.toPrecision(3))}`);
   }
   new uPlot({
     width: Math.min(920, document.body.clientWidth), height: isBars ? 400 : 300, scales,
-    axes: [x, axis(chart.y)], series: [first, ...series],
+    axes: [x, y], padding: isBars ? [null, 90, null, null] : undefined, series: [first, ...series],
   }, chart.data, figure);
 }
 """

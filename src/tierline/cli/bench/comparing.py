@@ -47,17 +47,14 @@ def compare_features(
     ] = "float32",
     engine_cache_tokens: Annotated[
         int | None,
-        typer.Option(min=256, help="Tokens in each engine's own cache.", show_default="four requests"),
+        typer.Option(min=256, help="Tokens in each engine's own cache.", show_default="all requests in flight"),
     ] = None,
     prices: Annotated[Path | None, typer.Option(metavar="FILE", help="Price list, by instance type.")] = None,
     instance_type: Annotated[str | None, typer.Option(help="What serves, as the price list calls it.")] = None,
     instances: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
     late_limit: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MS", help="How late 1 of 100 requests may be sent.", show_default="10, or 5 % of TTFT P50"
-        ),
-    ] = None,
+        float, typer.Option(metavar="MS", help="How late 1 of 100 requests may be sent.")
+    ] = 50.0,  # the first ones of a cell open their connections, beside engines that take every processor
     quick: Annotated[bool, typer.Option("--quick", help="Few short requests: shows that it works.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep cells that are done; needs the same flags and --result-dir.")
