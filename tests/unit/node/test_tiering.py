@@ -27,6 +27,9 @@ from tierline.pool.local import Offered
 from tierline.pool.slots import slot_of
 from tierline.pool.tier import Arrival, Found
 from tierline.store import PAGE_BYTES, ObjectKey, Store, StoreLimits
+from tierline.tracing.context import SAMPLED, Origin, TraceContext, working_for
+from tierline.tracing.reading import read_traces
+from tierline.tracing.tracer import open_tracer
 
 CAPACITY = 65 * PAGE_BYTES
 CAP_S = 0.02
@@ -854,3 +857,28 @@ def test_a_tier_that_raises_or_hangs_at_a_write_keeps_nothing_from_being_read() 
             assert node.duties.failures["tiers"] == 1
 
     run(case())
+
+
+def test_what_a_tier_brings_for_a_traced_request_is_a_span_under_its_lease(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    tracer = open_tracer("tierline-node", file, to_collector=False)
+    assert tracer is not None
+
+    async def case() -> None:
+        tier = SimulatedTier()
+        tier.has(*KEYS[:3])
+        async with world(TierUse(tier)) as node:
+            node.service.tracer = tracer
+            with working_for(Origin("an id", TraceContext(0xABC, 0xDEF, SAMPLED))):
+                assert (await node.read(KEYS[:3]))[0] == 3
+
+    run(case())
+    tracer.close_blocking()
+    (trace,) = read_traces([file]).traces
+    (lease,) = trace.roots()
+    (fetch,) = lease.children
+    assert (lease.span.name, lease.span.parent_id) == ("prefix lease", f"{0xDEF:016x}")
+    assert lease.span.attributes["tierline.from.redis"] == 3
+    assert fetch.span.name == "fetch redis"
+    told = {name: fetch.span.attributes[f"tierline.{name}"] for name in ("tier", "objects", "bytes")}
+    assert told == {"tier": "redis", "objects": 3, "bytes": sum(len(content_of(key)) for key in KEYS[:3])}
