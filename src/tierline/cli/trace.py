@@ -1,13 +1,15 @@
 """``tierline trace``: what one request did in all programs, from the files that these wrote."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tierline.cli.printing import Output, plural
 from tierline.errors import UsageError
-from tierline.tracing.reading import Trace, TraceTree, read_traces
+
+if TYPE_CHECKING:
+    from tierline.cli.printing import Output
+    from tierline.tracing.reading import Trace, TraceTree
 
 app = typer.Typer(name="trace", no_args_is_help=True)
 
@@ -42,6 +44,9 @@ def show(
       tierline trace show *.jsonl --slowest 3
       tierline trace show *.jsonl --trace 0af7651916cd43dd8448eb211c80319c
     """
+    from tierline.cli.printing import Output
+    from tierline.tracing.reading import read_traces
+
     if trace_id is not None and slowest is not None:
         raise UsageError("--trace and --slowest: one of them")
     reading = read_traces(files)
@@ -64,7 +69,9 @@ def show(
         output.line(f"{len(shown)} of {len(reading.traces)} traces; --slowest N or --trace ID shows others")
 
 
-def _draw(output: Output, trace: Trace) -> None:
+def _draw(output: "Output", trace: "Trace") -> None:
+    from tierline.cli.printing import plural
+
     named = f"  request {trace.request_id}" if trace.request_id else ""
     programs = len({span.service for span in trace.spans})
     told = f"{plural(len(trace.spans), 'span')} of {plural(programs, 'program')}"
@@ -75,7 +82,7 @@ def _draw(output: Output, trace: Trace) -> None:
     output.line("")
 
 
-def _draw_tree(output: Output, root: TraceTree, trace: Trace, width: int) -> None:
+def _draw_tree(output: "Output", root: "TraceTree", trace: "Trace", width: int) -> None:
     # Not by recursion: a file may have a chain of any length.
     waiting = [(root, "", "")]
     while waiting:
