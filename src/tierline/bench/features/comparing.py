@@ -30,8 +30,9 @@ SESSION_HEADER = "x-session-id"
 TEXT_SALT = "compare-features"
 """Of all cells' text, today and tomorrow: two comparisons ask the same."""
 
-_ROOM_TOKENS = 192
-"""What a request may have beyond its planned length: the chat template, and words that are more tokens than others."""
+_ROOM_TOKENS, _ROOM_SHARE = 128, 16
+"""What a request may have beyond its planned length: the chat template, and words that are more tokens than others, a
+sixteenth of the prompt at most."""
 
 Watching = Callable[[], AbstractContextManager[Watcher]]
 """Opens what shows how one cell goes."""
@@ -82,7 +83,7 @@ class Comparison:
     @property
     def setup(self) -> Setup:
         """What its own stacks have in common; an engine's cache has room for all requests in flight, and no more."""
-        context = self.input_len + self.output_len + _ROOM_TOKENS
+        context = self.input_len + self.input_len // _ROOM_SHARE + self.output_len + _ROOM_TOKENS
         return Setup(self.engine, self.dtype, self.engine_cache_tokens or self.concurrency * context, context)
 
 
