@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(400)
 
 NAME = "scaled"
 TOKENS_PER_SECOND = 20
-SHORT_TOKENS, LONG_TOKENS = 10, 160
+SHORT_TOKENS, LONG_TOKENS = 10, 200
 """Long answers outlast what a pod is told of its end, and what is heard of it; short ones are begun all along."""
 MOST_LONG_ANSWERS = 12
 REQUESTS_METRIC, REQUESTS_PER_REPLICA = "requests-of-scaled", 10
@@ -108,8 +108,8 @@ class _Long:
 
 
 @contextmanager
-def chatting(url: str) -> Iterator[Chats]:
-    """Have short chats answered all along, from several sides."""
+def chatting(url: str, pods: Sequence[Any]) -> Iterator[Chats]:
+    """Have a long answer given by each of the pods, and then short ones all along, from several sides."""
     is_over = threading.Event()
     with ThreadPoolExecutor(MOST_LONG_ANSWERS + 2) as pool:
         chats = Chats(url, pool)
@@ -118,6 +118,7 @@ def chatting(url: str) -> Iterator[Chats]:
             while not is_over.is_set():
                 chats.chat("short", SHORT_TOKENS)
 
+        chats.begin_long_ones(pods)  # alone, so that each pod has its turn
         asked = [pool.submit(asking) for _ in range(2)]
         try:
             yield chats
@@ -176,8 +177,7 @@ def only_is_there(world: World, pod: Any) -> None:
 
 def test_replicas_that_are_taken_away_end_what_they_have_begun(world: World, scaled: str) -> None:
     before = world.ready_pods(scaled, 3)
-    with chatting(world.router(scaled)) as chats:
-        chats.begin_long_ones(before)
+    with chatting(world.router(scaled), before) as chats:
         world.kubectl("scale", "inferenceendpointconfig", scaled, "--replicas=1")
         no_answer_is_lost_on_the_way_to_one(world, chats, before)
     assert chats.failures == []
@@ -207,8 +207,7 @@ def test_an_autoscaler_s_number_stands_and_no_answer_is_lost_when_it_falls(
     assert deployment["spec"]["replicas"] == 3
     assert deployment["metadata"]["generation"] == generation + 1, "nor were they others for a moment"
 
-    with chatting(world.router(scaled)) as chats:
-        chats.begin_long_ones(before)
+    with chatting(world.router(scaled), before) as chats:
         metrics.values[REQUESTS_METRIC] = REQUESTS_PER_REPLICA
         no_answer_is_lost_on_the_way_to_one(world, chats, before)
     assert chats.failures == []
