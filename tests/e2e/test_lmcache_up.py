@@ -1,11 +1,14 @@
 """vLLM and LMCache, both stock, on the node store: what one start stored is a hit for the next, with equal answers."""
 
 import json
+import os
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,44 +26,69 @@ from transformers import AutoTokenizer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
+T = TypeVar("T")
+
+CONNECTORS = ("lmcache", "lmcache-plugin")
 PROMPTS = 3
 PROMPT_TOKENS = 2 * CHUNK_TOKENS + 20
 GENERATED = 16
 LICENSE = Path(__file__).parents[2] / "LICENSE"
 
 
-@pytest.fixture(params=["lmcache", "lmcache-plugin"])
-def stack(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
-    """Run ``tierline up --connector …`` with one replica; every process ends with the test."""
+@pytest.fixture
+def stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, RunningStack]]:
+    """Run ``tierline up`` with each connector, side by side, with one replica; every process ends with the test.
+
+    An engine starts on one processor, mostly, and so each has its own: two would not wait for each other.
+    """
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # the first logprobs otherwise compile an operator for 13 to 31 s
-    port, node_port = free_ports(2)
-    arguments = ["--node-port", str(node_port), "--cache-size", "256MiB", "--replicas", "1"]
-    arguments += ["--connector", request.param, "--lmcache-size", "256MiB"]
-    with running_up(port, arguments, tmp_path / "output") as ready:
-        yield ready
-    assert not list(Path("/dev/shm").glob(f"*tierline-up-{port}*"))
+    processors = sorted(os.sched_getaffinity(0))
+    ports = free_ports(2 * len(CONNECTORS))
+
+    def start(number: int) -> RunningStack:
+        os.sched_setaffinity(0, processors[number :: len(CONNECTORS)] or processors)  # of this thread, and its children
+        port, node_port = ports[2 * number : 2 * number + 2]
+        arguments = ["--node-port", str(node_port), "--cache-size", "256MiB", "--replicas", "1"]
+        arguments += ["--connector", CONNECTORS[number], "--lmcache-size", "256MiB"]
+        return running.enter_context(running_up(port, arguments, tmp_path / CONNECTORS[number]))
+
+    with ExitStack() as running:
+        with ThreadPoolExecutor(len(CONNECTORS)) as pool:
+            started = pool.map(start, range(len(CONNECTORS)))
+        yield dict(zip(CONNECTORS, started, strict=True))
+    for port in ports[::2]:
+        assert not list(Path("/dev/shm").glob(f"*tierline-up-{port}*"))
 
 
 def test_what_was_stored_before_vllm_and_lmcache_were_restarted_is_a_hit_with_equal_answers(
-    stack: RunningStack,
+    stacks: dict[str, RunningStack],
 ) -> None:
     text = AutoTokenizer.from_pretrained(prepare_default_model(print))(LICENSE.read_text())["input_ids"]
     prompts = [text[150 * start :][:PROMPT_TOKENS] for start in range(PROMPTS)]
 
-    cold = [answer(stack, prompt) for prompt in prompts]
-    assert external_hits(stack) == 0
-    wait_until_stored(stack, PROMPTS * 2)
-    before = node_counters(stack)
+    def answers(stack: RunningStack) -> list[tuple[list[int], list[float]]]:
+        return [answer(stack, prompt) for prompt in prompts]
 
-    restart_replica(stack, 0)
-    warm = [answer(stack, prompt) for prompt in prompts]
+    cold = of_each(stacks, answers)
+    assert of_each(stacks, external_hits) == dict.fromkeys(stacks, 0)
+    of_each(stacks, lambda stack: wait_until_stored(stack, PROMPTS * 2))
+    before = of_each(stacks, node_counters)
+
+    of_each(stacks, lambda stack: restart_replica(stack, 0))
+    warm = of_each(stacks, answers)
 
     assert warm == cold
-    assert external_hits(stack) == PROMPTS * 2 * CHUNK_TOKENS
-    after = node_counters(stack)
-    assert after["hits"] - before["hits"] >= PROMPTS * 2
-    assert (after["commits"], after["leases"]) == (PROMPTS * 2, 0)
+    assert of_each(stacks, external_hits) == dict.fromkeys(stacks, PROMPTS * 2 * CHUNK_TOKENS)
+    for connector, after in of_each(stacks, node_counters).items():
+        assert after["hits"] - before[connector]["hits"] >= PROMPTS * 2, connector
+        assert (after["commits"], after["leases"]) == (PROMPTS * 2, 0), connector
+
+
+def of_each(stacks: dict[str, RunningStack], ask: Callable[[RunningStack], T]) -> dict[str, T]:
+    """Ask all at once."""
+    with ThreadPoolExecutor(len(stacks)) as pool:
+        return dict(zip(stacks, pool.map(ask, stacks.values()), strict=True))
 
 
 def answer(stack: RunningStack, prompt: list[int]) -> tuple[list[int], list[float]]:
