@@ -95,7 +95,7 @@ def observe(seen: Observation) -> list[Condition]:
             AUTHORITY_SECRET,
             certificate_secret_name(seen.endpoint),
         )
-        failed[conditions.TLS if is_of_certificate else _aspect(child)].append(why)
+        failed[conditions.TLS if is_of_certificate else _aspect(child, seen.endpoint)].append(why)
     found = {condition.type: condition for condition in _of_children(seen)}
     for kind, texts in failed.items():
         found[kind] = Condition(kind, "False", "Refused", "; ".join(texts), is_trouble=True)
@@ -110,8 +110,10 @@ def observe(seen: Observation) -> list[Condition]:
     return list(found.values())
 
 
-def _aspect(child: Reference) -> str:
-    if child.kind in ("Deployment", "Secret") and child.name.endswith(f"-{_ROUTER}"):
+def _aspect(child: Reference, endpoint: Endpoint) -> str:
+    # Not by how a name ends: that of workers may end so, and one that was too long does not.
+    router = names.router_name(endpoint.name, endpoint.namespace)
+    if child.kind in ("Deployment", "Secret") and child.name == router:
         return conditions.ROUTER
     return _ASPECTS.get(child.kind, conditions.WORKERS)
 
@@ -121,7 +123,7 @@ def _of_children(seen: Observation) -> Iterator[Condition]:
     workers = [rollout(conditions.WORKERS, ref.name, seen.live.get(ref), pods) for ref in workers_of(seen.endpoint)]
     yield _model_source(seen, pods)
     yield _worst(workers)
-    routers = [each for each in seen.of_kind("Deployment") if _aspect(each) == conditions.ROUTER]
+    routers = [each for each in seen.of_kind("Deployment") if _aspect(each, seen.endpoint) == conditions.ROUTER]
     yield from (
         rollout(conditions.ROUTER, each.name, seen.live.get(each), seen.pods(of_router=True)) for each in routers
     )

@@ -6,11 +6,15 @@ from typing import Any
 import pytest
 from tests.endpoints import endpoint
 
+from tierline.operator import names
+from tierline.operator.capabilities import Capabilities
+from tierline.operator.config import OperatorConfig
 from tierline.operator.controller import status
 from tierline.operator.controller.conditions import Condition, rolled_up, transitions, written
-from tierline.operator.controller.kinds import Reference
+from tierline.operator.controller.kinds import Reference, reference
 from tierline.operator.controller.live import Live, LiveMetadata
 from tierline.operator.controller.observing import Observation, observe
+from tierline.operator.manifests.desired import desired
 from tierline.operator.manifests.manifest import Made
 from tierline.operator.manifests.redis import redis_name
 
@@ -92,3 +96,32 @@ def test_what_no_request_waits_for_holds_no_endpoint_back_when_it_is_refused() -
     }
     assert (found["ProtectionReady"].status, found["ProtectionReady"].is_trouble) == ("False", True)
     assert found["WorkersReady"].reason != "Refused"
+
+
+def available(name: str) -> dict[Reference, Live]:
+    status = {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": 1, "replicas": 1}
+    return {Reference("Deployment", "default", name): Live(LiveMetadata(name, generation=1), status)}
+
+
+@pytest.mark.parametrize("name", ["demo", "x-router", "a" * 50])
+def test_the_router_is_known_by_its_whole_name_whatever_that_of_its_endpoint_is(name: str) -> None:
+    routed = endpoint(name=name)
+    made = desired(routed, Capabilities(), OperatorConfig())
+
+    def truth(live: dict[Reference, Live]) -> dict[str, str]:
+        return {each.type: each.status for each in observe(Observation(endpoint=routed, made=made, live=live))}
+
+    workers, router = available(name), available(names.router_name(name, "default"))
+    assert {*workers, *router} <= {*map(reference, made.manifests)}
+    assert (truth(workers)["WorkersReady"], truth(workers)["RouterReady"]) == ("True", "False")
+    assert (truth(router)["WorkersReady"], truth(router)["RouterReady"]) == ("False", "True")
+
+
+def test_workers_whose_name_ends_as_a_routers_are_no_router() -> None:
+    unrouted = endpoint({"intelligentRoutingSpec": None}, name="x-router")
+    made = desired(unrouted, Capabilities(), OperatorConfig())
+    refused = {Reference("Deployment", "default", "x-router"): "no"}
+    seen = Observation(endpoint=unrouted, made=made, live={}, failures=refused)
+    reasons = {each.type: each.reason for each in observe(seen)}
+    assert "RouterReady" not in reasons
+    assert reasons["WorkersReady"] == "Refused"
