@@ -174,6 +174,25 @@ async def test_the_stream_tells_where_a_request_went_why_and_what_was_cached() -
     assert PROMPT[:20] not in json.dumps(seen)
 
 
+@pytest.mark.parametrize("strategy", ["roundrobin", "leastload", "session"])
+async def test_a_hit_is_what_the_answer_told_also_where_the_strategy_expects_nothing_of_caches(strategy: str) -> None:
+    told = answering(STREAM_HEAD + chunk(EVENT) + chunk(USAGE) + chunk(DONE) + b"0\r\n\r\n")
+    async with (
+        backends(told) as (backend,),
+        router(backend, dashboard=True, strategy=strategy) as server,
+        client(server) as asking,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        assert (await asking.ask(chat(PROMPT, stream=True))).status == 200
+        seen = await watching(peer)
+        endpoint = server.services.endpoints.all[0]
+    assert (seen["rows"][0]["cached_tokens"], seen["rows"][0]["prompt_tokens"]) == (256, 320)
+    assert (seen["hit"]["requests"], seen["miss"]) == (1, None)
+    assert (seen["flows"][0]["prompt_tokens"], seen["flows"][0]["cached_tokens"]) == (320, 256)
+    assert endpoint.actual_cached_tokens == 0, "counted beside predictions, of which there was none"
+
+
 async def test_a_node_store_that_cannot_be_asked_is_shown_as_such() -> None:
     async with (
         backends(answering(b"")) as (backend,),

@@ -691,11 +691,13 @@ class Exchange:
 
     def _measure(self, decision: Decision) -> None:
         """Learn what a good answer tells of the engine."""
-        if decision.total_blocks or self.arm.is_compared:
+        is_predicted = decision.total_blocks or self.arm.is_compared
+        if is_predicted or self._services.dashboard is not None:
             self.actual_cached_tokens = cached_tokens(self._before_last, self._last)
             if self.actual_cached_tokens is not None and not self._is_paired:
-                decision.endpoint.cache_told(decision.predicted_cached_tokens, self.actual_cached_tokens)
                 self.prompt_tokens = prompt_tokens(self._before_last, self._last)
+                if is_predicted:
+                    decision.endpoint.cache_told(decision.predicted_cached_tokens, self.actual_cached_tokens)
         if self._events > 1:
             self.itl_s = (self._services.clock() - self.answered_at) / (self._events - 1)
 
