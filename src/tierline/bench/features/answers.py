@@ -13,7 +13,8 @@ from tierline.bench.serving.records import Record
 from tierline.bench.states import ROUNDING_IN_FLOAT32
 
 ROUNDING = {"float32": 2 * ROUNDING_IN_FLOAT32, "auto": 0.25}
-"""How far the best token may be ahead where another takes its place: both log probabilities may move by rounding.
+"""How far the best token may be ahead, on both sides, where another takes its place: both log probabilities may move by
+rounding.
 
 In bfloat16 a logit of 20 has steps of 0.125, so ``auto``, which may mean it, allows two of them.
 """
@@ -51,7 +52,7 @@ def compare_answers(
     Parameters
     ----------
     rounding
-        By how many nats the best token may have been ahead where another stands; see :data:`ROUNDING`.
+        By how many nats the best token may have been ahead, on both sides, where they differ; see :data:`ROUNDING`.
     goes_on
         Whether answers are part of the next prompt of their family: behind a tie nothing of that family compares.
     """
@@ -76,6 +77,10 @@ def compare_answers(
 def _is_tie(ours: Record, theirs: Record, rounding: float) -> bool:
     for place, (one, other) in enumerate(zip(ours.answer, theirs.answer, strict=False)):
         if one != other:
-            margins = [margin for each in (ours, theirs) for margin in each.margins[place : place + 1]]
-            return any(NOT_SAID < margin <= rounding for margin in margins)
+            # A side that is certain of its token did not round: the other one computed from something else.
+            return all(_is_near(each.margins, place, rounding) for each in (ours, theirs))
     return False  # one has more tokens than the other
+
+
+def _is_near(margins: Sequence[float], place: int, rounding: float) -> bool:
+    return place < len(margins) and NOT_SAID < margins[place] <= rounding

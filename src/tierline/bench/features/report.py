@@ -252,8 +252,8 @@ def _notes(found: Measured) -> list[str]:
     notes.append(_stack(comparison, result))
     notes.append(
         "Throughput is output tokens over the time from the first request to the last answer. Answers are held "
-        "against those of the first cell, token by token: equal, tied (another token stands where the best was ahead "
-        f"by no more than {ROUNDING[comparison.dtype]:g} nats, which is rounding), wrong."
+        "against those of the first cell, token by token: equal, tied (another token stands where in both cells the "
+        f"best was ahead by no more than {ROUNDING[comparison.dtype]:g} nats, which is rounding), wrong."
     )
     if comparison.billing is not None:
         prices, kind = comparison.billing.prices, comparison.billing.instance_type

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,11 +37,21 @@ def test_an_answer_of_other_tokens_is_wrong_and_named() -> None:
 
 
 def test_where_two_tokens_were_as_good_as_equally_likely_either_may_stand() -> None:
-    theirs = answered("yes", "no", "way", margins=[CLEAR, FLOAT32 / 2, CLEAR])
+    hardly_ahead = [CLEAR, FLOAT32 / 2, CLEAR]
+    ours = answered("yes", "sir", "thanks", margins=hardly_ahead)
+    theirs = answered("yes", "no", "way", margins=hardly_ahead)
 
-    found = compare_answers([answered("yes", "sir", "thanks")], [theirs], FLOAT32)
+    found = compare_answers([ours], [theirs], FLOAT32)
 
     assert (found.equal, found.ties, found.wrong) == (0, 1, [])
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(CLEAR, 0.0), (0.0, CLEAR), (NOT_SAID, 0.0), (0.0, NOT_SAID)])
+def test_where_only_one_side_was_undecided_the_token_is_wrong(ours: float, theirs: float) -> None:
+    """KV that is not the prompt's makes all tokens as likely as each other: that is no rounding."""
+    found = compare_answers([answered("yes", margins=[ours])], [answered("no", margins=[theirs])], FLOAT32)
+
+    assert (found.ties, found.wrong) == (0, [0])
 
 
 def test_an_engine_that_does_not_say_how_likely_tokens_were_has_no_ties() -> None:
@@ -56,7 +67,7 @@ def test_an_answer_that_ends_earlier_is_wrong() -> None:
 def test_behind_a_tie_of_a_chat_nothing_of_it_is_compared() -> None:
     tie = answered("no", margins=[0.0])
     later = answered("something else", index=1)
-    reference = [answered("yes"), answered("something", index=1)]
+    reference = [answered("yes", margins=[0.0]), answered("something", index=1)]
 
     assert compare_answers(reference, [tie, later], FLOAT32, goes_on=True).wrong == []
     assert compare_answers(reference, [tie, later], FLOAT32, goes_on=False).wrong == [1]
@@ -78,7 +89,7 @@ def test_one_token_changed_is_a_tie_exactly_where_the_best_was_hardly_ahead(
     changed = [*tokens[:place], "other", *tokens[place + 1 :]]
     margins = [CLEAR] * place + [margin] + [CLEAR] * (len(tokens) - place - 1)
 
-    found = compare_answers([answered(*tokens)], [answered(*changed, margins=margins)], FLOAT32)
+    found = compare_answers([answered(*tokens, margins=margins)], [answered(*changed, margins=margins)], FLOAT32)
 
     assert found.total == 1
     assert found.ties == (margin <= FLOAT32)
