@@ -87,8 +87,11 @@ class Settled:
         The one that is there.
     has_own_certificate
         Its certificate is one of the operator's own authority.
+    former_router_namespaces
+        Where routers still are that one elsewhere succeeds.
     """
 
     pods: Pods = field(default_factory=Pods)
     entrance: Entrance | None = None
     has_own_certificate: bool = False
+    former_router_namespaces: tuple[str, ...] = ()

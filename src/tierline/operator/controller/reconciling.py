@@ -30,7 +30,7 @@ from tierline.operator.controller.holding import grown, held, with_the_image_of
 from tierline.operator.controller.keeping import SECRET, Keeper
 from tierline.operator.controller.kinds import POD, Reference, children, newest, reference
 from tierline.operator.controller.leaving import leaving, unfinished
-from tierline.operator.controller.live import SHARED
+from tierline.operator.controller.live import SHARED, Live
 from tierline.operator.controller.observing import (
     Observation,
     deployment_status,
@@ -269,8 +269,12 @@ class Reconciler:
         for child in decisive(endpoint, self._config):
             if child.kind in self.unlisted and child not in self._children.of(endpoint.uid):
                 await self._children.look_up(endpoint.uid, child)
-        live = self._children.of(endpoint.uid).values()
-        return await settle(endpoint, live, self._planner.stands, self.capabilities, self._config, self._commits)
+        live = self._children.of(endpoint.uid)
+        found = await settle(
+            endpoint, live.values(), self._planner.stands, self.capabilities, self._config, self._commits
+        )
+        former = tuple(sorted(_router_namespaces(endpoint, live) - {entrance_namespace(endpoint, self._config)}))
+        return replace(found, settled=replace(found.settled, former_router_namespaces=former))
 
     async def _daemon_set(self, name: str, made: Made) -> Manifest | None:
         """Return a DaemonSet as it is in the cluster, where it is wanted or was seen."""
@@ -618,6 +622,17 @@ class Reconciler:
         body = {**resource, "status": said}
         await self._cluster.ask("PUT", f"{kind.path(metadata['namespace'], metadata['name'])}/status", body=body)
         self.status_writes += 1
+
+
+def _router_namespaces(endpoint: Endpoint, live: Mapping[Reference, Live]) -> set[str]:
+    """Return where an endpoint has a router, or pods of one that finish what they have begun."""
+    name = names.router_name(endpoint.name, endpoint.namespace)
+    return {
+        found.namespace
+        for found, each in live.items()
+        if (found.kind, found.name) == ("Deployment", name)
+        or (found.kind == POD and (each.metadata.labels or {}).get(names.APP) == name)
+    }
 
 
 def _invalid(plan: Plan) -> Condition:

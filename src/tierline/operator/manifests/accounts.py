@@ -4,11 +4,13 @@ Workers ask nothing and have no account of ours. A router looks at the pods of i
 in. A node store looks who the other ones are.
 """
 
+from collections.abc import Sequence
+
 from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
 from tierline.operator.endpoint import Endpoint
 from tierline.operator.manifests.manifest import Made, Manifest
-from tierline.operator.manifests.routing import entrance_namespace, is_routed
+from tierline.operator.manifests.routing import is_routed, router_namespaces
 from tierline.operator.names import router_name
 
 RBAC = "rbac.authorization.k8s.io"
@@ -24,11 +26,17 @@ def accounts(endpoint: Endpoint, capabilities: Capabilities, config: OperatorCon
         # Readiness gates: a worker is ready once the router can reach it.
         {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
     ]
-    return Made(tuple(account(name, entrance_namespace(endpoint, config), endpoint.namespace, rules)))
+    namespace, *former = router_namespaces(endpoint, config)
+    return Made(tuple(account(name, namespace, endpoint.namespace, rules, former)))
 
 
-def account(name: str, namespace: str, object_namespace: str, rules: list[dict[str, list[str]]]) -> list[Manifest]:
-    """Return a ServiceAccount of ``namespace`` with rights on objects of ``object_namespace``."""
+def account(
+    name: str, namespace: str, object_namespace: str, rules: list[dict[str, list[str]]], former: Sequence[str] = ()
+) -> list[Manifest]:
+    """Return a ServiceAccount of ``namespace`` with rights on objects of ``object_namespace``.
+
+    Those of its name in ``former`` namespaces, which are there already, keep the same rights.
+    """
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}},
         {
@@ -42,6 +50,6 @@ def account(name: str, namespace: str, object_namespace: str, rules: list[dict[s
             "kind": "RoleBinding",
             "metadata": {"name": name, "namespace": object_namespace},
             "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": each} for each in (namespace, *former)],
         },
     ]

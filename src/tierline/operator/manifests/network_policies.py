@@ -15,6 +15,7 @@ from tierline.operator.manifests.routing import (
     GOSSIP_PORT,
     entrance_namespace,
     is_routed,
+    router_namespaces,
     router_selector,
     worker_selector,
 )
@@ -44,11 +45,13 @@ def network_policies(endpoint: Endpoint, capabilities: Capabilities, config: Ope
 def _of_workers(endpoint: Endpoint, capabilities: Capabilities, config: OperatorConfig) -> Manifest:
     requests: dict[str, Any] = {"ports": _ports(PROXY_PORT)}
     if is_routed(endpoint):
-        router = _peer(router_selector(endpoint), endpoint.namespace, entrance_namespace(endpoint, config))
-        if "namespaceSelector" in router and capabilities.version < NAMED_NAMESPACES:
-            router["namespaceSelector"] = {}  # by its labels in any namespace: one cannot be told from the others
+        selector = router_selector(endpoint)
+        routers = [_peer(selector, endpoint.namespace, home) for home in router_namespaces(endpoint, config)]
+        for router in routers:
+            if "namespaceSelector" in router and capabilities.version < NAMED_NAMESPACES:
+                router["namespaceSelector"] = {}  # by its labels in any namespace: one cannot be told from the others
         requests = {
-            "from": [router],
+            "from": routers,
             "ports": _ports(PROXY_PORT, KV_EVENTS_PORT, KV_REPLAY_PORT),
         }
     among_themselves = {"from": [_peer(worker_selector(endpoint), endpoint.namespace, endpoint.namespace)]}

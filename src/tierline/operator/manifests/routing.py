@@ -26,6 +26,11 @@ def entrance_namespace(endpoint: Endpoint, config: OperatorConfig) -> str:
     return config.namespace if is_routed(endpoint) and config.router_placement == "system" else endpoint.namespace
 
 
+def router_namespaces(endpoint: Endpoint, config: OperatorConfig) -> tuple[str, ...]:
+    """Return where routers are that are let in: the wanted one first, then any that it succeeds, until it is gone."""
+    return (entrance_namespace(endpoint, config), *endpoint.settled.former_router_namespaces)
+
+
 def entrance_selector(endpoint: Endpoint) -> dict[str, str]:
     """Return the labels of the pods that clients are led to: routers, or where there are none, workers."""
     return router_selector(endpoint) if is_routed(endpoint) else worker_selector(endpoint)

@@ -299,6 +299,9 @@ async def test_a_router_that_is_moved_serves_until_its_successor_is_available(
     after = looks("endpoint")
     await after.reconcile(key())
     assert api.objects.keys() >= former | successors
+    moving = after.endpoints[key()]
+    assert moving is not None
+    assert moving.settled.former_router_namespaces == ("system",)
     counts = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
     found = api.objects[router.format(NAMESPACE)]
     live = msgspec.convert(found, dict[str, Any]) | {"status": {"observedGeneration": 1, **counts}}

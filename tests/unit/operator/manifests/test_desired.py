@@ -1,6 +1,7 @@
 """All children of an endpoint together: whose they are, where, and what they refer to."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +12,11 @@ from tierline.configuration import load
 from tierline.errors import ConfigurationError
 from tierline.node.config import NodeConfig
 from tierline.operator.assumed import ADDITIONS, cluster
+from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
 from tierline.operator.manifests.desired import desired, kept_secrets, shared, shared_secrets
 from tierline.operator.names import OWNER_UID
+from tierline.operator.settled import Settled
 from tierline.router.config import RouterConfig
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -183,3 +186,24 @@ def test_a_random_secret_stays_once_it_is_made() -> None:
     assert set(made) == {"admin-token", "gossip-secret"}
     assert router.make(made, {}, NOW) is made
     assert router.make({"admin-token": b"mine"}, {}, NOW)["admin-token"] == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("config", "former", "version", "others"),
+    [
+        (OperatorConfig(), "tierline", (1, 34), {"matchLabels": {"kubernetes.io/metadata.name": "tierline"}}),
+        (OperatorConfig(), "tierline", (1, 20), {}),
+        (SYSTEM, "default", (1, 34), None),
+    ],
+)
+def test_a_router_that_is_succeeded_reaches_workers_until_it_is_gone(
+    config: OperatorConfig, former: str, version: tuple[int, int], others: dict[str, Any] | None
+) -> None:
+    moving = replace(endpoint(), settled=Settled(former_router_namespaces=(former,)))
+    made = desired(moving, Capabilities(version=version), config)
+    [policy] = [each for each in kinds(made.manifests, "NetworkPolicy") if each["metadata"]["name"] == "demo"]
+    _, of_the_former = policy["spec"]["ingress"][0]["from"]
+    assert of_the_former["podSelector"] == {"matchLabels": {"app": "demo-default-router"}}
+    assert of_the_former.get("namespaceSelector") == others
+    [binding] = kinds(made.manifests, "RoleBinding")
+    assert former in [each["namespace"] for each in binding["subjects"]]
