@@ -1,4 +1,4 @@
-"""A Redis that another one succeeds: it stays until all workers have the other one, for those that still use it.
+"""A Redis that another one succeeds: it stays until its workers are replaced, and for those that still use it.
 
 Rule: who uses which is read from the cluster, of pods' own labels. A Redis that is kept too long holds memory; one that
 goes too early takes a warm cache from workers that serve.
@@ -7,11 +7,10 @@ goes too early takes a warm cache from workers that serve.
 from collections.abc import Callable, Iterable, Mapping
 
 from tierline.operator import names
-from tierline.operator.controller import conditions
 from tierline.operator.controller.kinds import Reference
 from tierline.operator.controller.live import Live
 from tierline.operator.controller.observing import workers_of
-from tierline.operator.controller.workloads import rollout
+from tierline.operator.controller.workloads import is_replaced
 from tierline.operator.endpoint import Endpoint
 
 _ENDED = ("Succeeded", "Failed")
@@ -24,7 +23,7 @@ def still_needed(
     endpoints: Iterable[Endpoint],
     children: Callable[[str], Mapping[Reference, Live]],
 ) -> set[Reference]:
-    """Return the objects of those Redis that a pod uses, or whose endpoint's workers are not all up to date yet.
+    """Return the objects of those Redis that a pod uses, or whose endpoint's workers are not replaced yet.
 
     The latter for who takes a change back that does not come up: he finds the cache that he had.
 
@@ -40,7 +39,7 @@ def still_needed(
         Of the endpoint with a uid.
     """
     used = {_label(pod, names.USES_REDIS) for pod in pods or () if (pod.status or {}).get("phase") not in _ENDED}
-    changing = {each.uid for each in endpoints if not _is_rolled_out(each, children(each.uid))}
+    changing = {each.uid for each in endpoints if not _are_replaced(each, children(each.uid))}
     return {
         found
         for found, live in shared.items()
@@ -49,9 +48,9 @@ def still_needed(
     }
 
 
-def _is_rolled_out(endpoint: Endpoint, live: Mapping[Reference, Live]) -> bool:
-    found = (rollout(conditions.WORKERS, each.name, live.get(each), ()) for each in workers_of(endpoint))
-    return all(each.status == "True" for each in found)
+def _are_replaced(endpoint: Endpoint, live: Mapping[Reference, Live]) -> bool:
+    found = [live.get(each) for each in workers_of(endpoint)]
+    return all(each is not None and is_replaced(each) for each in found)
 
 
 def _label(live: Live, name: str) -> str | None:

@@ -8,6 +8,7 @@ from tierline.operator.controller.live import Live
 
 _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 """Reasons to wait that are none to worry."""
+_COUNTS = ("replicas", "updatedReplicas", "availableReplicas")
 _MOST_TROUBLES = 3
 
 
@@ -29,7 +30,7 @@ def rollout(kind: str, name: str, live: Live | None, pods: Iterable[Live]) -> Co
         return Condition(kind, "False", "NotMade", f"there is no Deployment {name} yet")
     status = live.status or {}
     wanted = 1 if live.replicas is None else live.replicas
-    updated, available, there = (status.get(key, 0) for key in ("updatedReplicas", "availableReplicas", "replicas"))
+    there, updated, available = _counts(live)
     if status.get("observedGeneration", 0) < live.metadata.generation:
         return Condition(kind, "False", "RollingOut", f"Deployment {name} has a new template that nobody has seen yet")
     if updated >= wanted and available >= wanted and there <= wanted:
@@ -49,6 +50,28 @@ def rollout(kind: str, name: str, live: Live | None, pods: Iterable[Live]) -> Co
         reason = trouble or "ReplicaFailure"
         return Condition(kind, "False", reason, "; ".join([message, *failures, *texts]), is_trouble=True)
     return Condition(kind, "False", "RollingOut", message)
+
+
+def newest_is_available(live: Live) -> bool:
+    """Whether a pod of a Deployment's newest template is available: more are than pods of former ones are left."""
+    there, updated, available = _counts(live)
+    return available > there - updated
+
+
+def is_replaced(live: Live) -> bool:
+    """Whether a Deployment has pods of its newest template alone, and one of them works, where it is to have any.
+
+    Others may wait for machines: an autoscaler wants more than there is room for.
+    """
+    there, updated, _ = _counts(live)
+    is_seen = (live.status or {}).get("observedGeneration", 0) >= live.metadata.generation
+    return is_seen and there <= updated and (live.replicas == 0 or newest_is_available(live))
+
+
+def _counts(live: Live) -> tuple[int, int, int]:
+    """Return how many pods a Deployment has, how many of them are of its newest template, and how many available."""
+    there, updated, available = ((live.status or {}).get(key, 0) for key in _COUNTS)
+    return there, updated, available
 
 
 def troubles(pods: Iterable[Live]) -> tuple[str, list[str]]:

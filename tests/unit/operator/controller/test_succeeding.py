@@ -37,10 +37,16 @@ def pod(redis: str = NAME_BEFORE, phase: str = "Running") -> Live:
     return Live(LiveMetadata("demo-1", labels={names.USES_REDIS: redis}), {"phase": phase}, kind="Pod")
 
 
-def workers(available: int) -> Mapping[Reference, Live]:
-    status = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": available}
+def workers(
+    available: int, *, former: int = 0, updated: int = 1, wanted: int = 1, generation: int = 1
+) -> Mapping[Reference, Live]:
+    status = {"replicas": former + updated, "updatedReplicas": updated, "availableReplicas": available}
     [found] = workers_of(NOW)
-    deployment = {"metadata": {"name": found.name, "generation": 1}, "spec": {"replicas": 1}, "status": status}
+    deployment = {
+        "metadata": {"name": found.name, "generation": generation},
+        "spec": {"replicas": wanted},
+        "status": {"observedGeneration": 1, **status},
+    }
     return {found: msgspec.convert(deployment, kind_of("Deployment"))}
 
 
@@ -57,12 +63,35 @@ def workers(available: int) -> Mapping[Reference, Live]:
     ],
     ids=["used", "rolling", "both", "another is used", "a pod that has ended", "neither", "nobody knows"],
 )
-def test_a_redis_stays_while_a_pod_uses_it_or_workers_are_not_all_up_to_date(
+def test_a_redis_stays_while_a_pod_uses_it_or_no_worker_is_there_in_place_of_those_that_did(
     pods: list[Live] | None, available: int, stays: bool
 ) -> None:
     found = still_needed(REDIS_BEFORE, pods, [NOW], lambda _: workers(available))
     assert found == (set(REDIS_BEFORE) if stays else set())
     assert not found or {each.kind for each in found} == {"Deployment", "Service", "NetworkPolicy"}
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        workers(2, former=1, updated=1, wanted=2),
+        workers(1, former=1, updated=1, wanted=2),
+        workers(2, updated=2, wanted=2, generation=2),
+        {},
+    ],
+    ids=["a former one is left", "and the newer one does not come up", "a template that nobody has seen", "none made"],
+)
+def test_a_redis_stays_until_its_workers_are_replaced(seen: Mapping[Reference, Live]) -> None:
+    assert still_needed(REDIS_BEFORE, [], [NOW], lambda _: seen) == set(REDIS_BEFORE)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [workers(2, updated=3, wanted=3), workers(1, updated=1, wanted=2), workers(0, updated=0, wanted=0)],
+    ids=["a pod waits for a machine", "a pod that nobody lets be made", "scaled to zero"],
+)
+def test_no_redis_piles_up_while_some_workers_have_no_place(seen: Mapping[Reference, Live]) -> None:
+    assert not still_needed(REDIS_BEFORE, [], [NOW], lambda _: seen)
 
 
 def test_the_redis_of_an_endpoint_that_is_gone_stays_until_its_pods_have_ended() -> None:
