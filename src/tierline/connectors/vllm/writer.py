@@ -196,18 +196,11 @@ class NodeWriter:
         for name in suspects:
             self._client.suspect(self._bucket, name)
         while self._waiting:
-            self._refill_slots()  # a round trip, so it is made before a block is marked as being copied
-            if (store := self._next()) is None:
-                break
-            if self._written and store.chunk.origin != self._written_for:
-                if self._tracer is not None:
-                    self._commit()
-                else:
-                    self._written_for = NOWHERE  # a batch of several requests is nobody's
-            if not self._written:
-                self._begin_for(store.chunk.origin)
-            self._store(store)
-            if len(self._written) >= COMMIT_BATCH:
+            # Round trips are made while no block is marked as being copied: a step of the engine may wait for those.
+            self._refill_slots()
+            if (store := self._next()) is not None:
+                self._store(store)
+            if store is None or len(self._written) >= COMMIT_BATCH:
                 self._commit()
         self._commit()
 
@@ -231,6 +224,8 @@ class NodeWriter:
         self._written.clear()
         with self._changed:
             self._attachment = None
+            self._copying = frozenset()  # nothing is copied without a connection, and nobody may wait for it
+            self._changed.notify_all()
         if self._pinned is not None:
             # While the memory is still mapped. A load under way goes on, as from unpinned memory.
             self._pinned.close()
@@ -240,13 +235,22 @@ class NodeWriter:
             self._client = None
 
     def _next(self) -> _Store | None:
-        """Take the next store and mark its blocks as being copied."""
+        """Take the next store and mark its blocks as being copied, which :meth:`_store` ends whatever happens.
+
+        Returns ``None`` where none waits, and where the next is not for the commit of what is written.
+        """
         with self._changed:
-            if not self._waiting:
+            if not self._waiting or self._is_for_another_commit(self._waiting[0].chunk.origin):
                 return None
             store = self._waiting.popleft()
             self._copying = frozenset(store.chunk.block_ids)
             return store
+
+    def _is_for_another_commit(self, origin: Origin) -> bool:
+        """Whether a commit of what is written and of that would be in nobody's trace, and one of them is traced."""
+        if self._tracer is None or not self._written or origin == self._written_for:
+            return False
+        return self._saving is not None or (origin.trace is not None and origin.trace.is_sampled)
 
     def _copied(self) -> None:
         with self._changed:
@@ -268,6 +272,7 @@ class NodeWriter:
                 self._counters.add("stores_dropped")
                 return
             slot = self._slots.pop()
+            self._note_origin(store.chunk.origin)
             assert self._attachment is not None
             words = self._attachment.words
             size = self._copier.chunk_bytes
@@ -318,12 +323,13 @@ class NodeWriter:
             if refusal not in (Refusal.EXISTS, Refusal.BEING_WRITTEN):
                 self._warnings.warn("a chunk was not stored", refusal)
 
-    def _begin_for(self, origin: Origin) -> None:
-        """What is written from now on, up to the next commit, is for a request."""
-        self._written_for = origin
-        self._saving = None
-        if self._tracer is not None:
-            self._saving = self._tracer.open("save", "client", origin.trace)
+    def _note_origin(self, origin: Origin) -> None:
+        """A chunk is written for a request, and is in the next commit."""
+        if not self._written:
+            self._written_for = origin
+            self._saving = None if self._tracer is None else self._tracer.open("save", "client", origin.trace)
+        elif origin != self._written_for:
+            self._written_for = NOWHERE  # a batch of several requests is nobody's
 
     def _give_slots_back(self) -> None:
         if self._slots and self._client is not None:
