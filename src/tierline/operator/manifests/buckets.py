@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from tierline.operator.endpoint import Endpoint
+from tierline.router.discovery.kubernetes import OWN_WEIGHTS
 
 POD_UID = "TIERLINE_POD_UID"
 """Variable of an engine whose bucket is its pod's alone, and in the name of that bucket: ``$(TIERLINE_POD_UID)``."""
@@ -38,9 +39,12 @@ def is_pinned(endpoint: Endpoint) -> bool:
 def weights(endpoint: Endpoint) -> str | None:
     """Return what the KV of prefill and of decode is of, which are paired where it is the same.
 
-    ``None`` where it is not known of a pod, or there are not the two.
+    :data:`OWN_WEIGHTS` where it is not known of a pod, which then takes over no other one's; ``None`` where there are
+    not the two.
     """
-    return digest(endpoint) if endpoint.spec.pd_spec is not None and is_pinned(endpoint) else None
+    if endpoint.spec.pd_spec is None:
+        return None
+    return digest(endpoint) if is_pinned(endpoint) else OWN_WEIGHTS
 
 
 def digest(endpoint: Endpoint) -> str:

@@ -32,7 +32,7 @@ from tierline.operator.manifests.volumes import own_volumes, volume_parts
 from tierline.operator.names import COLLECTOR_PORT, USES_REDIS, USES_STORE
 from tierline.operator.resources.core import Container
 from tierline.operator.settled import PODS, Pods
-from tierline.router.discovery.kubernetes import ANNOTATIONS, OWN_WEIGHTS, ROUTABLE, WEIGHTS
+from tierline.router.discovery.kubernetes import ANNOTATIONS, ROUTABLE, WEIGHTS
 
 _KEPT_REVISIONS = 3
 
@@ -134,8 +134,8 @@ def _template_metadata(endpoint: Endpoint, group: Group, parts: Parts, config: O
     kubernetes = endpoint.spec.kubernetes
     if kubernetes is not None:
         told |= kubernetes.pod_template_annotations or {}
-    if group.role is not None:  # whatever the user says: it is what keeps KV from replicas with other weights
-        told[f"{ANNOTATIONS}{WEIGHTS}"] = weights(endpoint) or OWN_WEIGHTS
+    if (said := weights(endpoint)) is not None:  # whatever the user says: KV of other weights is kept away by it
+        told[f"{ANNOTATIONS}{WEIGHTS}"] = said
     uses = {USES_STORE: "true"} if wants_store(endpoint, config) else {}
     if wants_redis(endpoint):
         uses[USES_REDIS] = redis_name(endpoint)

@@ -448,10 +448,10 @@ def weights_of(wanted: Endpoint) -> list[str | None]:
     """Return what the pods of each Deployment say their KV is of, which their proxies hold requests to."""
     templates = [each["spec"]["template"] for each in made(wanted).manifests if each["kind"] == "Deployment"]
     for template in templates:
-        said = template["metadata"].get("annotations", {}).get("tierline.ai/weights", "own")
+        said = template["metadata"].get("annotations", {}).get("tierline.ai/weights")
         [proxy] = [each for each in template["spec"]["containers"] if each["name"] == "reverse-proxy"]
         held_to = [word for word in proxy["args"] if word.startswith("--weights=")]
-        assert held_to == ([] if said == "own" else [f"--weights={said}"])
+        assert held_to == ([] if said is None else [f"--weights={said}"])
     return [template["metadata"].get("annotations", {}).get("tierline.ai/weights") for template in templates]
 
 
