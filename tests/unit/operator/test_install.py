@@ -105,6 +105,11 @@ def test_by_default_the_operator_is_where_and_as_hyperpod_s_clients_look_for_it(
     assert config.connector_image == f"ghcr.io/tierline/tierline-connector:{__version__}"
 
 
+def test_a_probe_of_the_operator_waits_as_long_as_those_of_our_other_programs() -> None:
+    found = container(rendered())
+    assert [found[f"{kind}Probe"]["timeoutSeconds"] for kind in ("liveness", "readiness")] == [5, 5]
+
+
 def test_the_operator_may_do_no_more_than_our_other_programs() -> None:
     objects = rendered()
     found = container(objects)["securityContext"]
