@@ -8,7 +8,7 @@ from tierline.errors import ConfigurationError
 from tierline.operator.assumed import ADDITIONS, cluster
 from tierline.operator.catalogue import Catalogue, spec_of
 from tierline.operator.config import OperatorConfig
-from tierline.operator.endpoint import Endpoint
+from tierline.operator.endpoint import ANNOTATION_PREFIX, Endpoint
 from tierline.operator.manifests.desired import desired
 from tierline.operator.resources.base import Metadata
 from tierline.operator.resources.inference_endpoint_config import InferenceEndpointConfig, InferenceEndpointConfigSpec
@@ -39,6 +39,8 @@ def endpoint_of(object_: Mapping[str, Any], catalogue: Catalogue) -> tuple[Endpo
 
 def _wrong_annotation(endpoint: Endpoint) -> Finding | None:
     """Return an annotation of ours that no manifest can be made by; each is read where it is used, so they are made."""
+    if not any(key.startswith(ANNOTATION_PREFIX) for key in endpoint.annotations):
+        return None
     has, config = cluster(ADDITIONS), OperatorConfig()
     try:
         desired(endpoint, has, config)  # of what it shares with others as well

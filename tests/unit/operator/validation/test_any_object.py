@@ -7,9 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.operator.resources import INFERENCE_ENDPOINT_CONFIG, JUMP_START_MODEL
 
+from tierline.operator.assumed import ADDITIONS, cluster
 from tierline.operator.catalogue import read
+from tierline.operator.config import OperatorConfig
 from tierline.operator.crds import KINDS, schema
 from tierline.operator.intake import endpoint_of
+from tierline.operator.manifests.desired import desired
 from tierline.operator.validation import validate
 
 CATALOGUE = read(None)
@@ -58,6 +61,7 @@ def put(place: Any, path: tuple[str, ...], value: object) -> None:
 def test_a_resource_with_anything_in_its_fields_has_a_verdict(resource: dict[str, Any]) -> None:
     endpoint, verdict = endpoint_of(resource, CATALOGUE)
     assert (endpoint is None) == bool(verdict.errors)
+    assert endpoint is None or desired(endpoint, cluster(ADDITIONS), OperatorConfig()).manifests
     assert all(
         finding.path.startswith(("spec", "metadata")) and "\n" not in finding.path for finding in verdict.findings
     )
