@@ -20,6 +20,7 @@ from tierline.bench.features.estimate import Estimate, minutes
 from tierline.bench.features.stacks import OwnStacks, RunningServer, Served, Setup, Stacks, cells_of_a_running_server
 from tierline.bench.registry import Say
 from tierline.bench.serving import results
+from tierline.bench.serving.bottleneck import LateRule
 from tierline.bench.serving.client import Target
 from tierline.bench.serving.results import Billing, Result, Settings
 from tierline.bench.serving.running import Run, Watcher, make_plan, run, served_model
@@ -33,6 +34,10 @@ TEXT_SALT = "compare-features"
 _ROOM_TOKENS, _ROOM_SHARE = 128, 16
 """What a request may have beyond its planned length: the chat template, and words that are more tokens than others, a
 sixteenth of the prompt at most."""
+
+LATE = LateRule(share=0.25, least_ms=10.0, most_ms=50.0)
+"""The first requests of a cell go at once, beside engines that take every processor, and may be some 10 ms late: little
+beside times of seconds, much beside 20 ms."""
 
 Watching = Callable[[], AbstractContextManager[Watcher]]
 """Opens what shows how one cell goes."""
@@ -58,7 +63,7 @@ class Comparison:
         What serves.
     resumes
         Keep the results that are there already.
-    late_limit_ms
+    late
         How late the client may be.
     """
 
@@ -78,7 +83,7 @@ class Comparison:
     base_url: str = ""
     billing: Billing | None = None
     resumes: bool = False
-    late_limit_ms: float = 50.0
+    late: LateRule = LATE
 
     @property
     def setup(self) -> Setup:
@@ -170,7 +175,7 @@ async def _measure(
                 salt=TEXT_SALT,
                 metrics_urls=served.engines,
                 billing=comparison.billing,
-                late_limit_ms=comparison.late_limit_ms,
+                late=comparison.late,
                 tokens_per_word=tokens_per_word,
             ),
             watcher,

@@ -1,20 +1,47 @@
 """Whether the client was what was measured: then its figures are not the server's, and are not published."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tierline.bench.rows import percentile
 from tierline.bench.serving.records import ClientLoad, Record
 
-LATE_MS = 10.0
-LATE_SHARE = 0.05
-"""Of the median time to first token; later than the larger of the two is too late."""
 BUSY_SHARE = 0.85
 """Of a processor, which is all that a client process can use."""
 
 
-def reasons_not_to_publish(
-    records: Sequence[Record], loads: Sequence[ClientLoad], late_limit_ms: float | None = None
-) -> list[str]:
+@dataclass(frozen=True)
+class LateRule:
+    """How late 1 of 100 requests may be sent: a share of the median time to first token, within bounds.
+
+    Parameters
+    ----------
+    share
+        Of the median time to first token.
+    least_ms, most_ms
+        So late is never too late, and later always is.
+    """
+
+    share: float = 0.05
+    least_ms: float = 10.0
+    most_ms: float = math.inf
+
+    @classmethod
+    def fixed(cls, limit_ms: float) -> "LateRule":
+        """Return the rule that allows so much whatever the answers take."""
+        return cls(share=0.0, least_ms=limit_ms, most_ms=limit_ms)
+
+    def limit_ms(self, ttft_ms: float) -> float:
+        """Return what is allowed where this is the median time to first token."""
+        return min(self.most_ms, max(self.least_ms, self.share * ttft_ms))
+
+
+LATE = LateRule()
+"""Unless somebody asks for another: 10 ms, or 5 % of the median time to first token where that is more."""
+
+
+def reasons_not_to_publish(records: Sequence[Record], loads: Sequence[ClientLoad], late: LateRule = LATE) -> list[str]:
     """Return what is wrong with the client, in words that say what to do; nothing when it kept up.
 
     Parameters
@@ -23,15 +50,15 @@ def reasons_not_to_publish(
         All that was sent, measured or not.
     loads
         Of the client's processes.
-    late_limit_ms
-        The P99 of delays that is allowed; ``None``: by the two rules above.
+    late
+        How late is too late.
     """
     reasons = []
     sent = [record for record in records if record.ttft_s is not None]
     if sent:
         late_ms = percentile([record.late_s for record in sent], 99) * 1000
         ttft_ms = percentile([record.ttft_s or 0.0 for record in sent], 50) * 1000
-        limit_ms = max(LATE_MS, LATE_SHARE * ttft_ms) if late_limit_ms is None else late_limit_ms
+        limit_ms = late.limit_ms(ttft_ms)
         if late_ms > limit_ms:
             reasons.append(
                 f"1 of 100 requests was sent {late_ms:.0f} ms late or more, where {limit_ms:.0f} ms are allowed: give "

@@ -21,7 +21,7 @@ from tierline.bench.report import Machine
 from tierline.bench.rows import TokenSplit
 from tierline.bench.serving import trace_files
 from tierline.bench.serving.arrivals import arrival_times
-from tierline.bench.serving.bottleneck import reasons_not_to_publish
+from tierline.bench.serving.bottleneck import LATE, LateRule, reasons_not_to_publish
 from tierline.bench.serving.client import Target, ask, encode_body
 from tierline.bench.serving.clients import assignments, run_clients, shares
 from tierline.bench.serving.journal import Earlier, Journal, Opening, read_journal
@@ -57,8 +57,8 @@ class Run:
         Engines whose counters say who had the prompts' tokens.
     billing
         What serves.
-    late_limit_ms
-        How late the client may be; ``None``: the rules of :mod:`tierline.bench.serving.bottleneck`.
+    late
+        How late the client may be.
     start_at_s
         When to start, in seconds of the Unix epoch; ``None``: at once.
     journal
@@ -75,7 +75,7 @@ class Run:
     salt: str = ""
     metrics_urls: Sequence[str] = ()
     billing: Billing | None = None
-    late_limit_ms: float | None = None
+    late: LateRule = LATE
     start_at_s: float | None = None
     journal: Path | None = None
     resumes: bool = False
@@ -180,7 +180,7 @@ async def run(given: Run, watcher: Watcher | None = None) -> Result:
         settings=settings,
         tokens_per_word=tokens_per_word,
         loads=measured.loads,
-        doubts=reasons_not_to_publish(records, measured.loads, given.late_limit_ms),
+        doubts=reasons_not_to_publish(records, measured.loads, given.late),
         notes=notes,
         split=after - before if before is not None and after is not None else None,
         billing=given.billing,

@@ -53,8 +53,13 @@ def compare_features(
     instance_type: Annotated[str | None, typer.Option(help="What serves, as the price list calls it.")] = None,
     instances: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
     late_limit: Annotated[
-        float, typer.Option(metavar="MS", help="How late 1 of 100 requests may be sent.")
-    ] = 50.0,  # the first ones of a cell open their connections, beside engines that take every processor
+        float | None,
+        typer.Option(
+            metavar="MS",
+            help="How late 1 of 100 requests may be sent.",
+            show_default="a quarter of TTFT P50, but 10 to 50",
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few short requests: shows that it works.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep cells that are done; needs the same flags and --result-dir.")
@@ -91,8 +96,9 @@ def compare_features(
       tierline bench compare-features --base-url http://127.0.0.1:8000
     """
     from tierline.bench.features.cells import chosen
-    from tierline.bench.features.comparing import Comparison
+    from tierline.bench.features.comparing import LATE, Comparison
     from tierline.bench.report import require_plotting
+    from tierline.bench.serving.bottleneck import LateRule
     from tierline.cli.bench.running import billing_of
 
     require_plotting()
@@ -113,7 +119,7 @@ def compare_features(
         base_url=base_url or "",
         billing=billing_of(prices, instance_type, instances),
         resumes=resume,
-        late_limit_ms=late_limit,
+        late=LATE if late_limit is None else LateRule.fixed(late_limit),
     )
     _compare(comparison, result_dir, is_quick=quick)
 

@@ -187,6 +187,7 @@ def run(
       tierline bench run --driver vllm --dataset-name independent --tokenizer ./model --json by-vllm.json
     """
     from tierline.bench.serving import results
+    from tierline.bench.serving.bottleneck import LATE, LateRule
     from tierline.bench.serving.client import Target
     from tierline.bench.serving.drivers.driver import Asked
     from tierline.bench.serving.measures import parse_slos
@@ -290,7 +291,7 @@ def run(
             salt=salt or "",
             metrics_urls=metrics_url or (),
             billing=billing_of(prices, instance_type, instances),
-            late_limit_ms=late_limit,
+            late=LATE if late_limit is None else LateRule.fixed(late_limit),
             start_at_s=start_at,
             journal=journal,
             resumes=resume,

@@ -10,6 +10,7 @@ from tierline.bench.features.estimate import Estimate
 from tierline.bench.features.report import html_of, markdown_of, report_of, what_is_wrong
 from tierline.bench.features.stacks import AS_IT_IS, cells_of_a_running_server
 from tierline.bench.report import Machine, Report
+from tierline.bench.serving.bottleneck import reasons_not_to_publish
 from tierline.bench.serving.prices import PriceList, read_prices
 from tierline.bench.serving.records import Record
 from tierline.bench.serving.results import Billing, Result, Settings
@@ -144,6 +145,16 @@ def test_what_is_wrong_is_named_in_the_report(other: Result, named: str) -> None
     (wrong,) = what_is_wrong(found)
     assert named in wrong
     assert any(note.startswith("Not to be published") and named in note for note in report(found).notes)
+
+
+@pytest.mark.parametrize(
+    ("ttft_ms", "late_ms", "is_too_late"),
+    [(20, 9, False), (20, 45, True), (120, 29, False), (120, 31, True), (4000, 49, False), (4000, 51, True)],
+)
+def test_how_late_a_client_may_be_goes_by_what_is_measured(ttft_ms: int, late_ms: int, *, is_too_late: bool) -> None:
+    sent = Record(index=0, family="", is_cold=True, sent_s=0, latency_s=9, ttft_s=ttft_ms / 1e3, late_s=late_ms / 1e3)
+
+    assert bool(reasons_not_to_publish([sent], [], measured().comparison.late)) is is_too_late
 
 
 def test_a_cell_that_could_not_be_measured_is_there_with_its_reason() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierline.bench.serving.bottleneck import reasons_not_to_publish
+from tierline.bench.serving.bottleneck import LateRule, reasons_not_to_publish
 from tierline.bench.serving.measures import Slos, duration, most_in_flight, parse_slos, samples, summarize
 from tierline.bench.serving.prices import Fleet, PriceList, costs, read_prices
 from tierline.bench.serving.records import ClientLoad, Record
@@ -174,5 +174,5 @@ def test_a_client_that_sends_late_or_is_busy_says_so_and_what_to_do() -> None:
     late = [Record(index=0, family="f", is_cold=True, sent_s=1, latency_s=1, ttft_s=0.1, late_s=0.05)] * 100
 
     assert "50 ms late or more, where 10 ms" in reasons_not_to_publish(late, [])[0]
-    assert reasons_not_to_publish(late, [], late_limit_ms=60.0) == []
+    assert reasons_not_to_publish(late, [], LateRule.fixed(60.0)) == []
     assert "--processes" in reasons_not_to_publish([], [ClientLoad(wall_s=1.0, cpu_s=0.95)])[0]
