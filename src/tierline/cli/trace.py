@@ -44,7 +44,7 @@ def show(
       tierline trace show *.jsonl --slowest 3
       tierline trace show *.jsonl --trace 0af7651916cd43dd8448eb211c80319c
     """
-    from tierline.cli.printing import Output
+    from tierline.cli.printing import Output, plural
     from tierline.tracing.reading import read_traces
 
     if trace_id is not None and slowest is not None:
@@ -61,6 +61,8 @@ def show(
     output = Output(is_json=False)
     if reading.unfinished:
         output.line(f"{_named(reading.unfinished)}: the last line is not whole yet")
+    for file, count in reading.unread_lines.items():
+        output.line(f"{file}: {plural(count, 'line')} without spans left out, as a full disk or a crash leaves them")
     if not shown:
         output.line(f"no spans in {_named(files)}")
     for trace in shown:

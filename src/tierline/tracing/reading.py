@@ -1,7 +1,7 @@
 """Files of spans, read back: which traces are in them, and how the spans of one lie under each other.
 
 Rule: whatever is in a file, reading it ends, in traces or in one clear error; spans of any number of files, in any
-order and written twice, make the same traces.
+order and written twice, make the same traces. A line that a full disk or a crash cut off hides no other.
 """
 
 from collections.abc import Sequence
@@ -85,10 +85,13 @@ class Reading:
         In the order in which they began.
     unfinished
         Files whose last line somebody is writing still, or never ended.
+    unread_lines
+        How many other lines of a file have no spans, by file, beside some that have.
     """
 
     traces: list[Trace]
     unfinished: list[Path]
+    unread_lines: dict[Path, int]
 
 
 def read_traces(files: Sequence[Path]) -> Reading:
@@ -97,11 +100,13 @@ def read_traces(files: Sequence[Path]) -> Reading:
     Raises
     ------
     UsageError
-        A file cannot be read, or a line of it has no spans; the message says which.
+        A file cannot be read, or none of its lines has spans; the message says which.
     """
     spans: dict[str, dict[str, ReadSpan]] = {}
     unfinished = []
+    unread_lines = {}
     for file in files:
+        has_spans, unread, why = False, 0, ""
         try:
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
@@ -110,16 +115,23 @@ def read_traces(files: Sequence[Path]) -> Reading:
                     try:
                         read = decode(line)
                     except ValueError as error:
-                        if not line.endswith(b"\n"):
+                        if line.endswith(b"\n"):
+                            unread += 1
+                            why = why or f"line {number}: no spans in OTLP's JSON: {error}"
+                        else:
                             unfinished.append(file)
-                            continue
-                        raise UsageError(f"{file}, line {number}: no spans in OTLP's JSON: {error}") from None
+                        continue
+                    has_spans = True
                     for span in read:
                         spans.setdefault(span.trace_id, {}).setdefault(span.span_id, span)
         except OSError as error:
             raise UsageError(f"{file}: {error.strerror}") from None
+        if unread and not has_spans:
+            raise UsageError(f"{file}, {why}")
+        if unread:
+            unread_lines[file] = unread
     traces = [
         Trace(trace_id, tuple(sorted(found.values(), key=lambda span: (span.start_ns, -span.end_ns))))
         for trace_id, found in spans.items()
     ]
-    return Reading(sorted(traces, key=lambda trace: trace.start_ns), unfinished)
+    return Reading(sorted(traces, key=lambda trace: trace.start_ns), unfinished, unread_lines)

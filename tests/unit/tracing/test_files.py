@@ -1,6 +1,7 @@
 """Files of spans, written by several programs and read back as traces."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -160,6 +161,22 @@ def test_what_a_full_disk_cuts_off_is_counted_and_spoils_nothing_behind_it() -> 
     tracer.put(span("lost", 1, 0, 0, 1))
     tracer.close_blocking()
     assert tracer.outcomes() == {"exported": 0, "failed": 1, "dropped": 0}
+
+
+def test_a_line_that_a_full_disk_cut_off_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "spans.jsonl"
+    tracer = tracer_of("tierline-node", file)
+    real_write = os.write
+    monkeypatch.setattr(os, "write", lambda to, line: real_write(to, line[:50]))
+    tracer.put(span("cut", 1, 0, 0, 1, trace=1))
+    while tracer.waiting:
+        time.sleep(0.01)
+    monkeypatch.setattr(os, "write", real_write)
+    tracer.put(span("whole", 2, 0, 0, 1, trace=2))
+    tracer.close_blocking()
+    reading = read_traces([file])
+    assert ([trace.trace_id for trace in reading.traces], reading.unread_lines) == ([f"{2:032x}"], {file: 1})
+    assert f"{file}: 1 line without spans left out" in CliRunner().invoke(app, ["show", str(file)]).output
 
 
 def test_what_cannot_be_written_is_counted_and_the_next_is_written(tmp_path: Path) -> None:
