@@ -1,7 +1,19 @@
 """What the health checker learns of an endpoint, over real sockets."""
 
-from tests.integration.router.backend import Backend, answering, backends, router, until, whole
+from structlog.testing import capture_logs
+from tests.integration.router.backend import (
+    Backend,
+    answering,
+    backends,
+    chat,
+    client,
+    router,
+    until,
+    until_models_are_known,
+    whole,
+)
 
+from tierline.router.endpoints import FAILURES_BEFORE_EJECTION
 from tierline.router.strategies.base import share
 
 LINE = b'vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="%d"} 1.0\n'
@@ -64,3 +76,24 @@ async def test_an_endpoint_that_the_router_had_to_wait_for_is_no_crashed_one() -
             assert share(endpoint, server.services.clock()) == 1.0
     finally:
         await backend.kill()
+
+
+async def test_what_a_request_meets_is_logged_under_its_id() -> None:
+    async with (
+        backends(answering(whole(status=503)), answering(whole())) as (ill, gone),
+        router(ill, retries=0, health_interval_s=60) as to_ill,
+        router(gone, retries=0, health_interval_s=60) as to_gone,
+    ):
+        await until_models_are_known(to_ill)
+        await until_models_are_known(to_gone)
+        await gone.kill()
+        with capture_logs() as events:
+            async with client(to_ill) as peer:
+                for number in range(1, FAILURES_BEFORE_EJECTION + 1):
+                    await peer.ask(chat(), fields=f"x-request-id: ill {number}\r\n")
+            async with client(to_gone) as peer:
+                await peer.ask(chat(), fields="x-request-id: gone\r\n")
+    assert [(event["event"], event["request_id"]) for event in events if event["log_level"] == "warning"] == [
+        ("endpoint fails to answer and is passed over for a while", f"ill {FAILURES_BEFORE_EJECTION}"),
+        ("endpoint cannot be reached", "gone"),
+    ]

@@ -35,6 +35,10 @@ class Owner(Protocol):
     trace: RequestRecord | None
     """Of the request, where it is traced."""
 
+    @property
+    def logged_id(self) -> str:
+        """The request's id, as log events have it."""
+
     def request_of(self, attempt: "Attempt") -> "tuple[bytes, bytes, tuple[Piece, ...]]":
         """Return method, head and body, in pieces, of what is to be sent."""
 
@@ -210,14 +214,21 @@ class Attempt:
             self.waited_s += clock() - began
             if isinstance(error, OSError) and error.errno in OWN_SHORTAGES:
                 self.close("overloaded")
-                log.warning("no connection to an endpoint can be made", why=str(error))
+                log.warning(
+                    "no connection to an endpoint can be made", request_id=self._owner.logged_id, why=str(error)
+                )
                 self._owner.attempt_failed(self, "overloaded")
                 return
             # It took the request once and is gone now: perhaps that request is what it cannot bear.
             reason = "reset" if self.is_resent else "connect"
             self.close(reason)
             if endpoint.is_usable(clock()):  # else it has been said
-                log.warning("endpoint cannot be reached", endpoint=endpoint.url, why=str(error) or "timeout")
+                log.warning(
+                    "endpoint cannot be reached",
+                    request_id=self._owner.logged_id,
+                    endpoint=endpoint.url,
+                    why=str(error) or "timeout",
+                )
             endpoint.connect_failed(clock())
             if isinstance(error, ConnectionRefusedError):  # nothing listens: what it held is gone
                 endpoint.refused()

@@ -186,6 +186,11 @@ class Exchange:
         """From the start to the first sending, without ``waited_s``."""
 
     @property
+    def logged_id(self) -> str:
+        """See :class:`~tierline.router.proxy.attempt.Owner`."""
+        return self.request_id.decode("latin-1")
+
+    @property
     def takes_chunks(self) -> bool:
         """Whether the client understands chunked bodies."""
         return self.head.version != "1.0"
@@ -530,7 +535,11 @@ class Exchange:
         services = self._services
         self.arm.strategy.withdrawn(routing, decision)
         if is_ill and decision.endpoint.answer_failed(services.clock()):
-            log.warning("endpoint fails to answer and is passed over for a while", endpoint=decision.endpoint.url)
+            log.warning(
+                "endpoint fails to answer and is passed over for a while",
+                request_id=self.logged_id,
+                endpoint=decision.endpoint.url,
+            )
             services.choosing.forget(decision.endpoint)
 
     def _retry_or_give_up(self, reason: str) -> None:
@@ -900,7 +909,7 @@ class Exchange:
         decision = self.decision
         log.debug(
             "request",
-            request_id=self.request_id.decode("latin-1"),
+            request_id=self.logged_id,
             traceparent=self.head.fields.get(TRACEPARENT, b"").decode("latin-1") or None,
             route=self.route,
             status=self.status,

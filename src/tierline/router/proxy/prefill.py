@@ -79,6 +79,11 @@ class Prefill:
         """Since it was made."""
         return self._services.clock() - self._began
 
+    @property
+    def logged_id(self) -> str:
+        """See :class:`~tierline.router.proxy.attempt.Owner`."""
+        return self._exchange.logged_id
+
     def start(self) -> None:
         """Begin."""
         self._try()
