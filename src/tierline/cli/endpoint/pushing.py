@@ -40,6 +40,9 @@ def push_model(
     interrupted goes on. config.json goes last: who finds it finds a whole model. What was sent is looked for
     afterwards. A folder whose model is not whole (a shard is missing, a file is a pointer of Git LFS) is refused.
 
+    Other weights belong to another place, or to another modelVersion of endpoints: LMCache's caches do not tell them
+    apart, and tokens would be wrong. If files that are there already are replaced, it is said.
+
     Credentials are found as AWS's own tools find them; without the package boto3 in the environment only.
 
     \b
@@ -59,7 +62,15 @@ def push_model(
     if create_bucket and models.create_bucket(at):
         output.note(f"bucket {at.bucket} is made")
     store = models.open_store(at)
-    missing = models.to_send(store, at, files, is_all=every)
+    there = models.stored(store, at)
+    missing = models.to_send(files, there, is_all=every)
+    replaced = models.replaced(missing, there)
+    if replaced:
+        output.note(
+            f"{plural(len(replaced), 'file')} of {at} will be replaced, and LMCache's caches are named after the place "
+            "alone. Where the weights are others, endpoints of this model need another modelVersion, or "
+            "tierline endpoint flush NAME --restart, which empties no Redis"
+        )
     total = sum(file.size for file in missing)
     begun = monotonic()
     with output.transfer(f"{plural(len(missing), 'file')} to {at}", total) as sent:
@@ -71,6 +82,7 @@ def push_model(
                 "place": str(at),
                 "files": len(files),
                 "sent": [file.name for file in missing],
+                "replaced": replaced,
                 "sent_bytes": total,
                 "seconds": seconds,
             }

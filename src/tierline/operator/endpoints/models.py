@@ -129,16 +129,16 @@ def open_store(place: Place) -> Any:
     return open_bucket(settings, str(place))
 
 
-def to_send(store: Any, place: Place, files: Sequence[ModelFile], *, is_all: bool) -> list[ModelFile]:
-    """Return those files that are not there yet as they are here.
+def to_send(files: Sequence[ModelFile], there: Sequence[Any], *, is_all: bool) -> list[ModelFile]:
+    """Return those files that are not there yet as they are here; ``there`` is what :func:`stored` has returned."""
+    found = {each["path"]: each for each in there}
+    return [file for file in files if is_all or not _is_there(file, found.get(file.name))]
 
-    Raises
-    ------
-    BucketRefused
-        The bucket cannot be listed.
-    """
-    there = {} if is_all else {each["path"]: each for each in stored(store, place)}
-    return [file for file in files if not _is_there(file, there.get(file.name))]
+
+def replaced(sent: Sequence[ModelFile], there: Sequence[Any]) -> list[str]:
+    """Return the names of files that take the place of others."""
+    names = {each["path"] for each in there}
+    return [file.name for file in sent if file.name in names]
 
 
 def push(store: Any, place: Place, files: Sequence[ModelFile], sent: Callable[[int], None]) -> None:

@@ -53,6 +53,7 @@ def test_a_model_arrives_whole_and_is_not_sent_again(run: Command, endpoint: str
     assert stored["Body"].read() == (model / "model-1.safetensors").read_bytes()
     (model / "config.json").write_text('{"model_type": "tiny", "changed": true}')
     again = push(run, endpoint, model, place, "--exclude", "original/*")
+    assert again.errors.startswith(f"1 file of {place} will be replaced, ")
     assert again.output.startswith(f"1 file sent to {place}: 39B in ")
     assert again.output.endswith("; 2 files were there\n")
     every = push(run, endpoint, model, place, "--all", "--json").document

@@ -1,12 +1,13 @@
 """Which files of a folder are a model, and which folder holds none."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tierline.errors import UsageError
-from tierline.operator.endpoints.models import files_of, parse_place
+from tierline.operator.endpoints.models import files_of, parse_place, replaced, to_send
 
 
 @pytest.fixture
@@ -75,3 +76,17 @@ def test_the_endpoint_is_a_url() -> None:
     assert str(parse_place("s3://bucket/a/b/", "http://minio:9000", None)) == "s3://bucket/a/b"
     with pytest.raises(UsageError, match="--s3-endpoint"):
         parse_place("s3://bucket/a", "minio:9000", None)
+
+
+def test_what_takes_the_place_of_another_file_is_known_before_it_is_sent(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    later = datetime.now(UTC) + timedelta(days=1)
+    there = [
+        {"path": "config.json", "size": 2, "last_modified": later},
+        {"path": "weights.safetensors", "size": 90, "last_modified": later},
+    ]
+    files = files_of(folder)
+    sent = to_send(files, there, is_all=False)
+    assert [file.name for file in sent] == ["tokenizer.json", "weights.safetensors"]
+    assert replaced(sent, there) == ["weights.safetensors"]
+    assert replaced(to_send(files, there, is_all=True), there) == ["weights.safetensors", "config.json"]
