@@ -31,10 +31,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_features_are_compared_and_cells_that_are_done_stay_done(tmp_path: Path) -> None:
-    done = compare(tmp_path, "--cells", "off,l1-tieredstorage")
+    done = compare(tmp_path, "--cells", "off,l1-tieredstorage,both")
 
     assert done.exit_code == 0, done.output
-    assert "2 cells to measure, about" in done.output
+    assert "3 cells to measure, about" in done.output
+    assert "exchanging the node stores: tieredstorage" in done.output, "both is not measured on stores that were used"
     rows = {row["name"]: row for row in read(tmp_path / "features-report.json")["rows"]}
     off, tiers = "simulated: baseline, prefix caching off", "simulated: cache: L1 + tieredstorage"
     for figure in ("TTFT P90", "TTFT P50", "throughput", "cost of 1,000 tokens"):
@@ -49,10 +50,10 @@ def test_features_are_compared_and_cells_that_are_done_stay_done(tmp_path: Path)
     cell = read(tmp_path / "cells" / "l1-tieredstorage.json")
     assert (cell["schema"], cell["summary"]["failed"], len(cell["records"])) == ("tierline-serving/1", 0, 8)
 
-    again = compare(tmp_path, "--cells", "off,l1-tieredstorage", "--resume")
+    again = compare(tmp_path, "--cells", "off,l1-tieredstorage,both", "--resume")
 
     assert again.exit_code == 0, again.output
-    assert "measured before: off, l1-tieredstorage" in again.output
+    assert "measured before: off, l1-tieredstorage, both" in again.output
     assert "starting" not in again.output
     assert read(tmp_path / "cells" / "l1-tieredstorage.json") == cell
 

@@ -14,6 +14,7 @@ export class Chat {
     this.endpoints = [];
     this.waiting = [];
     this.answering = null;
+    this.explained = null;
     byId("chat-form").addEventListener("submit", event => {
       event.preventDefault();
       this.send();
@@ -31,6 +32,7 @@ export class Chat {
     byId("new-chat").addEventListener("click", () => {
       this.answering?.abort();
       this.messages = [];
+      this.explained = null;
       byId("log").replaceChildren();
       byId("told").hidden = true;
       byId("prompt").focus();
@@ -54,6 +56,7 @@ export class Chat {
     const prompt = byId("prompt").value.trim();
     if (!prompt || this.answering) return;
     const before = this.endpoints;
+    this.explained = null;
     this.messages.push({ role: "user", content: prompt });
     this.write("user", prompt);
     byId("prompt").value = "";
@@ -61,18 +64,26 @@ export class Chat {
     setText(byId("tier"), "");
     const place = this.write("assistant", ""), mine = (this.answering = new AbortController());
     this.busy(true);
+    let answer;
     try {
-      const answer = await this.ask(place, mine.signal);
+      answer = await this.ask(place, mine.signal);
       this.messages.push({ role: "assistant", content: place.textContent });
-      this.busy(false);
-      await this.explain(answer, before);
     } catch (error) {
       this.messages.pop();
       place.parentElement.classList.add("wrong");
       setText(place, mine.signal.aborted ? `${place.textContent} (stopped)` : `${place.textContent} ${error.message}`.trim());
+      return;
     } finally {
-      if (this.answering === mine) this.answering = null;
+      this.answering = null;
       this.busy(false);
+    }
+    this.explained = answer; // until the next message is sent: what is found out of this one later is not shown
+    try {
+      await this.explain(answer, before);
+    } catch (error) {
+      if (this.explained !== answer) return;
+      byId("told").hidden = false;
+      setText(byId("tier"), `Which tier answered cannot be said: ${error.message}`);
     }
   }
 
@@ -107,7 +118,8 @@ export class Chat {
 
   // Who answered, from where -------------------------------------------------------------------------------------------
 
-  async explain({ fields, ttft, usage, took, endedAt }, before) {
+  async explain(answer, before) {
+    const { fields, ttft, usage, took, endedAt } = answer;
     const endpoint = fields.get("x-tierline-endpoint") ?? "";
     const prompt = usage?.prompt_tokens ?? null, cached = usage?.prompt_tokens_details?.cached_tokens ?? null;
     const facts = {
@@ -132,6 +144,7 @@ export class Chat {
     setText(byId("tier"), "Looking which tier answered…");
     drawBar(byId("tier-bar"), {});
     const byTier = (await this.counted(endpoint, prompt, cached, before, endedAt)) ?? predicted(fields, prompt, cached);
+    if (this.explained !== answer) return;
     if (byTier) {
       setText(byId("tier"), sentence(byTier));
       const parts = { engine: 0, store: 0, computed: 0 };

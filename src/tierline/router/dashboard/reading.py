@@ -51,9 +51,10 @@ class Reader:
     async def read(self, http: aiohttp.ClientSession) -> None:
         """Read all, side by side."""
         endpoints = self._services.endpoints.all
-        engines = asyncio.gather(*(self._engine(http, endpoint) for endpoint in endpoints))
-        stores = asyncio.gather(*(_store(http, url) for url in self._addresses))
-        found, self.stores = await engines, await stores
+        found, self.stores = await asyncio.gather(  # one for both: whoever is cancelled here leaves neither behind
+            asyncio.gather(*(self._engine(http, endpoint) for endpoint in endpoints)),
+            asyncio.gather(*(_store(http, url) for url in self._addresses)),
+        )
         self.engines = {
             endpoint.url: figures for endpoint, figures in zip(endpoints, found, strict=True) if figures is not None
         }
