@@ -124,6 +124,8 @@ def test_the_command_finds_an_engine_with_known_times_within_bounds(tmp_path: Pa
         done = CliRunner().invoke(app, ["simulate", "validate", *arguments])
     told = msgspec.json.decode(json.read_bytes())
     assert done.exit_code == (0 if told["is_within"] else 1), done.output
+    if not told["is_within"] and not any(each["is_steady"] for each in told["attempts"]):
+        pytest.skip(f"this machine is too restless to hold a bound, in both attempts:\n{markdown_file.read_text()}")
     assert told["is_within"], markdown_file.read_text()
     assert {row["name"] for row in told["rows"]} == {bound.name for bound in BOUNDS.values()}
     assert told["attempts"][-1]["rounds"][0]["hit_rate"] > 0.3

@@ -16,6 +16,7 @@ from tierline.bench.serving.client import Target
 from tierline.bench.serving.drivers import aiperf, guidellm, vllm
 from tierline.bench.serving.drivers.driver import Asked, Driver, result_of
 from tierline.bench.serving.drivers.known import DRIVERS
+from tierline.bench.serving.measures import summarize
 from tierline.bench.serving.records import Record
 from tierline.bench.serving.report import report_of
 from tierline.bench.serving.results import Settings, decode, encode
@@ -149,6 +150,36 @@ def test_what_failed_is_a_failure_with_its_reason() -> None:
     record = vllm.records_of(json.dumps(told).encode())[2]
 
     assert (record.is_good, record.ttft_s, record.detail) == (False, None, "ConnectionResetError: reset")
+
+
+def test_of_means_no_percentile_of_gaps_is_made() -> None:
+    (mean, *_) = records = guidellm.records_of((DATA / "guidellm-0.8.1.json").read_bytes())
+
+    summary = summarize(records, 1.0)
+
+    assert "itl" not in summary.metrics
+    assert summary.metrics["tpot"].n == len(records)
+    assert mean.output == 8
+
+
+def aiperf_lines(**metadata: Any) -> bytes:
+    told = [json.loads(line) for line in (DATA / "aiperf-0.13.0.jsonl").read_text().splitlines()]
+    told[0]["metrics"]["time_to_first_output_token"]["value"] = 5 * told[0]["metrics"]["time_to_first_token"]["value"]
+    told[0]["metadata"] |= metadata
+    return "\n".join(map(json.dumps, told)).encode()
+
+
+def test_reasoning_is_the_first_token_whoever_measures() -> None:
+    as_recorded = aiperf.records_of((DATA / "aiperf-0.13.0.jsonl").read_bytes())
+
+    assert aiperf.records_of(aiperf_lines())[0].ttft_s == as_recorded[0].ttft_s
+
+
+def test_what_the_end_of_a_run_cut_off_has_not_failed() -> None:
+    records = aiperf.records_of(aiperf_lines(was_cancelled=True))
+
+    assert len(records) == 5
+    assert all(record.is_good for record in records)
 
 
 def test_our_flags_are_theirs() -> None:

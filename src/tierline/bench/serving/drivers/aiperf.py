@@ -1,4 +1,4 @@
-"""NVIDIA's aiperf: a line a request in ``profile_export.jsonl``; the first token is the first with content."""
+"""NVIDIA's aiperf: a line a request in ``profile_export.jsonl``; its first token has content or reasoning."""
 
 import math
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ def _json(value: object) -> str:
 
 
 def records_of(content: bytes) -> list[Record]:
-    """Read ``profile_export.jsonl``; what was sent to warm up is left out.
+    """Read ``profile_export.jsonl``; what was sent to warm up is left out, and what the end of the run cut off.
 
     Raises
     ------
@@ -108,15 +108,17 @@ def records_of(content: bytes) -> list[Record]:
         told = [msgspec.json.decode(line, type=_Line) for line in content.splitlines() if line.strip()]
     except msgspec.DecodeError as error:
         raise TierlineError(f"aiperf: what it wrote is no {_FILE}: {error}") from error
-    counted = [line for line in told if line.metadata.benchmark_phase == "profiling"]
+    counted = [
+        line for line in told if line.metadata.benchmark_phase == "profiling" and not line.metadata.was_cancelled
+    ]
     began = min((line.metadata.request_start_ns for line in counted), default=0)
     return [_record(index, line, began) for index, line in enumerate(counted)]
 
 
 def _record(index: int, line: _Line, began: int) -> Record:
     start, end = line.metadata.request_start_ns, line.metadata.request_end_ns
-    ttft = line.number("time_to_first_output_token", "time_to_first_token")
-    error = "" if line.error is None and ttft is not None and not line.metadata.was_cancelled else "failed"
+    ttft = line.number("time_to_first_token")  # that to the first *output* token leaves reasoning out
+    error = "" if line.error is None and ttft is not None else "failed"
     latency = line.number("request_latency")
     gaps = line.metrics["inter_chunk_latency"].value if "inter_chunk_latency" in line.metrics else []
     given = (

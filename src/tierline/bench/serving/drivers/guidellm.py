@@ -1,6 +1,7 @@
 """guidellm: flags of kinds and their settings, and one JSON file with every request (0.7 and newer).
 
-Its time to first token ends with the first event that has a token; gaps between tokens are told as one mean.
+Its time to first token ends with the first event that has a token. Of gaps between tokens it tells one mean a request,
+of which no percentile of gaps can be made: records have none, and the time per output token says as much.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,6 @@ class _Request(msgspec.Struct):
     request_start_time: float | None = None
     request_end_time: float | None = None
     time_to_first_token_ms: float | None = None
-    inter_token_latency_ms: float | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
@@ -114,7 +114,6 @@ def records_of(content: bytes) -> list[Record]:
 def _record(index: int, told: _Request, began: float, *, is_good: bool) -> Record:
     start, end, ttft = told.request_start_time or began, told.request_end_time, told.time_to_first_token_ms
     is_good = is_good and ttft is not None
-    gap, tokens = told.inter_token_latency_ms, told.output_tokens or 0
     return Record(
         index=index,
         family=f"prompt {index}",
@@ -122,7 +121,6 @@ def _record(index: int, told: _Request, began: float, *, is_good: bool) -> Recor
         sent_s=seconds(start - began),
         latency_s=seconds((end or start) - start),
         ttft_s=seconds(ttft * _MILLISECONDS) if is_good and ttft is not None else None,
-        gaps_s=[seconds(gap * _MILLISECONDS)] * (tokens - 1) if is_good and gap is not None else (),
         prompt_tokens=told.prompt_tokens,
         output_tokens=told.output_tokens,
         cached_tokens=told.cached_tokens,
