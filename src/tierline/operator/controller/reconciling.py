@@ -318,8 +318,9 @@ class Reconciler:
         failures = kept.failures | await self._bring(endpoint.uid, made, is_put_off=bool(kept.put_off))
         secrets += await self._claim(endpoint, made, owner)
         keep = {*map(reference, made.manifests), *secrets}
-        if failures:  # what serves goes when its successor is there
-            keep.update(found for found in self._children.of(endpoint.uid) if found.kind in _SERVING)
+        if failures:  # what serves goes when its successor is there, or could be but for it
+            live = {found for found in self._children.of(endpoint.uid) if found.kind in _SERVING}
+            keep.update(live - _in_the_way(live, failures))
         keep.update(self._until_routed(endpoint, made))
         await self._children.sweep(endpoint.uid, keep)
         shown = kept.shown if self._certificate_of(endpoint) in failures else await self._shown(endpoint, kept.shown)
@@ -622,6 +623,18 @@ class Reconciler:
         body = {**resource, "status": said}
         await self._cluster.ask("PUT", f"{kind.path(metadata['namespace'], metadata['name'])}/status", body=body)
         self.status_writes += 1
+
+
+def _in_the_way(live: Iterable[Reference], failures: Mapping[Reference, str]) -> set[Reference]:
+    """Return an Ingress for whose sake its successor in another namespace is refused, where nothing else is refused.
+
+    ingress-nginx lets two of different namespaces have no host and path in common: ``host "_" and path "/" is already
+    defined in ingress NAMESPACE/NAME``. Each would wait for the other for ever.
+    """
+    if any(failed.kind != "Ingress" for failed in failures):
+        return set()
+    named = {word.strip("\"'`.,;:()") for why in failures.values() for word in why.split()}
+    return {each for each in live if each.kind == "Ingress" and f"{each.namespace}/{each.name}" in named}
 
 
 def _router_namespaces(endpoint: Endpoint, live: Mapping[Reference, Live]) -> set[str]:

@@ -30,6 +30,7 @@ from tierline.operator.settled import PODS, Pods
 
 NAMESPACE = "default"
 ROOT = f"/apis/{names.API_VERSION}/namespaces/{NAMESPACE}/inferenceendpointconfigs"
+INGRESS = Kind("networking.k8s.io/v1", "Ingress", "ingresses", is_namespaced=True)
 KINDS = (("v1", "Service"), ("v1", "ConfigMap"), ("v1", "Secret"), ("apps/v1", "Deployment"), ("apps/v1", "DaemonSet"))
 
 
@@ -311,6 +312,36 @@ async def test_a_router_that_is_moved_serves_until_its_successor_is_available(
     await after.reconcile(key())
     assert not api.objects.keys() & former
     assert api.objects.keys() >= successors
+
+
+@pytest.mark.parametrize(
+    ("why", "stays"),
+    [
+        ('a webhook denied the request: host "_" and path "/" is already defined in ingress system/way-in', False),
+        ('a policy asks for what "system/way-in-2" has', True),
+    ],
+)
+async def test_an_ingress_goes_before_its_successor_where_that_is_refused_for_its_sake(
+    api: ApiOfAFewLines, children: Children, why: str, stays: bool
+) -> None:
+    def entered(endpoint: Endpoint, capabilities: Capabilities, config: OperatorConfig) -> Made:
+        made = PLANNER.desired(endpoint, capabilities, config)
+        metadata = {"namespace": entrance_namespace(endpoint, config), "labels": owner_labels(endpoint)}
+        ingress = {"apiVersion": INGRESS.api_version, "kind": "Ingress", "metadata": metadata | {"name": "way-in"}}
+        return Made((*made.manifests, ingress))
+
+    def looks(placement: Literal["system", "endpoint"]) -> Reconciler:
+        config = OperatorConfig(namespace="system", router_placement=placement)
+        return Reconciler(api, children, replace(PLANNER, desired=entered), config, Events(api, "me"), lambda: None)
+
+    children.served = {**children.served, (INGRESS.api_version, INGRESS.name): INGRESS}
+    put(api, "demo", intelligentRoutingSpec={"enabled": True})
+    api.objects[f"{ROOT}/demo"]["metadata"]["finalizers"] = [names.FINALIZER]
+    await looks("system").reconcile(key())
+    api.refusals[INGRESS.path(NAMESPACE, "way-in")] = ClusterRefused(why, 400)
+    with pytest.raises(ClusterRefused):
+        await looks("endpoint").reconcile(key())
+    assert (INGRESS.path("system", "way-in") in api.objects) is stays
 
 
 async def test_an_api_that_does_not_know_the_kind_at_the_moment_has_not_lost_its_resources(
