@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ from tests.integration.router.backend import (
     until_models_are_known,
 )
 from tests.integration.router.processes import clients, started
+
+from tierline.duties import Duties
+from tierline.router.dashboard.reading import Reader
 
 TOKEN = "a-token-that-is-long-enough"
 USAGE = (
@@ -57,6 +62,22 @@ async def watching(peer: Client, fields: str = "") -> Any:
     head = await peer.head()
     assert (head.status, head.fields["content-type"]) == (200, "text/event-stream; charset=utf-8")
     return await snapshot(peer)
+
+
+class SimulatedSilence:
+    """In place of a session with engines and stores that never answer: knows who is being asked."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    @asynccontextmanager
+    async def get(self, url: str, **_: object) -> AsyncIterator[None]:
+        self.asked.add(url)
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            self.asked.remove(url)
 
 
 async def test_there_is_no_page_unless_it_is_asked_for() -> None:
@@ -169,6 +190,7 @@ async def test_the_stream_tells_where_a_request_went_why_and_what_was_cached() -
     assert row["ttft_s"] > 0
     assert {(flow["reason"], flow["requests"]) for flow in seen["flows"]} == {("prefix", 1), ("cold", 1)}
     assert sum(moment["requests"] for moment in seen["moments"]) == 2
+    assert 2 / 60 <= seen["requests_per_s"] <= 2 / 50
     assert seen["hit"]["requests"] == 2
     assert [endpoint["state"]["url"] for endpoint in seen["endpoints"]] == [backend.url]
     assert PROMPT[:20] not in json.dumps(seen)
@@ -235,14 +257,31 @@ async def test_the_stream_ends_when_the_router_stops_though_requests_would_be_wa
     assert not server.services.clients
 
 
+def duties() -> int:
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return names.count(Duties.keep_up.__qualname__)
+
+
 async def test_nothing_goes_on_when_nobody_watches_any_more() -> None:
     async with backends(answering(b"")) as (backend,), router(backend, dashboard=True) as server:
+        before = duties()
         async with client(server) as peer:
             await watching(peer)
-            during = len(asyncio.all_tasks())
-        await until(lambda: len(asyncio.all_tasks()) <= during - 2)
+            assert duties() == before + 2
+        await until(lambda: duties() == before)
         async with client(server) as peer:
             await watching(peer)
+
+
+async def test_who_stops_reading_asks_neither_engines_nor_stores_any_longer() -> None:
+    silent = SimulatedSilence()
+    async with backends(answering(b"")) as (backend,), router(backend) as server:
+        reader = Reader(server.services, ["http://store:9200"])
+        reading = asyncio.create_task(reader.read(silent))  # type: ignore[arg-type]
+        await until(lambda: silent.asked == {f"{backend.url}/metrics", "http://store:9200/v1/stats"})
+        reading.cancel()
+        await asyncio.wait([reading])
+    assert silent.asked == set()
 
 
 async def test_every_worker_tells_of_the_requests_of_all(tmp_path: Path) -> None:

@@ -118,6 +118,40 @@ def test_the_chat_says_who_answered_and_which_tier(opened: Any, stack: Dashboard
     assert page.complaints == []
 
 
+def test_the_next_message_can_be_sent_while_it_is_looked_which_tier_answered_the_last_one(
+    opened: Any, stack: DashboardStack
+) -> None:
+    page = opened().page
+    page.locator("#endpoints tbody tr").filter(has_text="%").nth(len(stack.engines) - 1).wait_for()
+    page.get_by_role("button", name="Pause").click()  # what engines counted is not told before it goes on
+    page.get_by_label("Message").fill("a text that is asked about twice in a row, at once " * 20)
+    page.get_by_role("button", name="Send").click()
+    page.locator("#facts").get_by_text("Endpoint").wait_for()
+    page.evaluate(
+        """() => { window.said = [];
+          const told = records => records.flatMap(({ addedNodes }) => [...addedNodes].map(node => node.textContent));
+          new MutationObserver(records => window.said.push(...told(records)))
+            .observe(document.getElementById("tier"), { childList: true }); }"""
+    )
+    page.get_by_label("Message").fill("And what else?")
+    page.get_by_label("Message").press("Enter")
+    page.get_by_role("log").get_by_text("And what else?").wait_for()
+    page.locator("#facts").get_by_text("Endpoint").wait_for()
+    page.get_by_role("button", name="Pause").click()
+    page.locator("#tier").filter(has_text=re.compile("own cache|came from")).wait_for()
+    said = page.evaluate("window.said")
+    assert len(said[said.index("Looking which tier answered…") :]) == 2, "and then of the last answer alone"
+
+
+def test_an_answer_stays_when_it_cannot_be_said_where_it_came_from(opened: Any) -> None:
+    page = opened().page
+    page.evaluate("() => { document.getElementById('facts').replaceChildren = () => { throw new Error('broken'); }; }")
+    page.get_by_label("Message").fill("a text that is answered well")
+    page.get_by_role("button", name="Send").click()
+    page.locator("#tier").filter(has_text="cannot be said: broken").wait_for()
+    assert page.locator("#log .wrong").count() == 0
+
+
 def test_names_and_prompts_with_markup_are_text(opened: Any, stack: DashboardStack) -> None:
     page = opened()
     title = page.page.title()

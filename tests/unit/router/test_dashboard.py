@@ -6,7 +6,7 @@ import pytest
 
 from tierline.router.admin.documents import AffinityState, EndpointList
 from tierline.router.dashboard.documents import Flow, Moment, RequestRow, Share
-from tierline.router.dashboard.history import ROWS_KEPT, is_hit, merge_shares, place_of, ttft_of
+from tierline.router.dashboard.history import ROWS_KEPT, is_hit, merge_shares, place_of, requests_per_s, ttft_of
 from tierline.router.dashboard.reading import engine_figures
 
 
@@ -65,6 +65,19 @@ def test_the_slowest_tenth_is_read_from_all_that_was_counted() -> None:
 
 def test_of_nothing_there_is_no_time() -> None:
     assert ttft_of({}, {}) is None
+
+
+def test_one_request_after_a_quiet_spell_is_one_a_minute() -> None:
+    for quiet in ([], [Moment(at=940, requests=7)]):
+        assert 1 / 60 <= requests_per_s([*quiet, Moment(at=1000, requests=1)], now=1001.0) <= 1 / 50
+
+
+@pytest.mark.parametrize("now", [1000.0, 1003.0, 1009.9])
+def test_requests_a_second_are_those_of_a_steady_load(now: float) -> None:
+    steady = [Moment(at=at, requests=20) for at in range(900, 1000, 10)]
+    assert requests_per_s([*steady, Moment(at=1000, requests=round(2 * (now - 1000)))], now) == pytest.approx(
+        2, rel=0.01
+    )
 
 
 def test_a_hit_is_a_prompt_of_which_the_greater_part_was_cached_as_told_or_else_as_believed() -> None:

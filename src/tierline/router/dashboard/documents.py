@@ -182,6 +182,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     miss: Ttft | None
     """Of all moments that are kept."""
     flows: list[Flow]
+    requests_per_s: float
+    """In the last minute."""
     failures: dict[str, int]
     waiting: int
     index_bytes: int

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOMENT_S = 10
 KEPT_S = 600
+MINUTE_S = 60
 ROWS_KEPT = 15
 HIT_SHARE = 0.5
 """Of a prompt, what must have been cached for its request to be a hit: a template that all prompts share is none."""
@@ -173,6 +174,16 @@ def _quantile(counts: Mapping[int, int], share: float) -> float:
         if so_far >= wanted:
             break
     return float(_SHORTEST_S * 1.1 ** (place + 0.5))
+
+
+def requests_per_s(moments: Iterable[Moment], now: float) -> float:
+    """Return how many requests a second ended in the last minute, silence included.
+
+    >>> requests_per_s([Moment(at=0, requests=500), Moment(at=50, requests=30)], now=63.0)
+    0.5666666666666667
+    """
+    first = (floor((now - MINUTE_S) / MOMENT_S) + 1) * MOMENT_S  # the earliest moment that is in it as a whole
+    return sum(moment.requests for moment in moments if moment.at >= first) / (now - first)
 
 
 def view_of(moment: Moment) -> MomentView:

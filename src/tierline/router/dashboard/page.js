@@ -4,7 +4,7 @@ import { Chat } from "./chat.js";
 import { eventsOf, refusalOf } from "./events.js";
 import { bytes, clock, fill, number, percent, seconds, setText, short } from "./tables.js";
 
-const AGAIN_MS = 2000, KEPT_S = 600, MINUTE_S = 60, NEWS_S = 15;
+const AGAIN_MS = 2000, KEPT_S = 600, NEWS_S = 15;
 const REASONS = {
   prefix: "nobody holds more of the prompt", spill: "another endpoint holds more, or is the session's, but has too much to do",
   template: "only a prefix that everybody has is known", cold: "nothing of the prompt is known", "no-prompt": "there is no prompt to go by",
@@ -111,12 +111,10 @@ function tell(snapshot) {
 
 function showTiles(snapshot, kept) {
   const sum = (from, figure) => from.reduce((total, moment) => total + moment[figure], 0);
-  const last = kept.filter(moment => moment.at > snapshot.time - MINUTE_S);
-  const span = last.length ? Math.max(1, snapshot.time - last[0].at) : 1;
   const inflight = snapshot.endpoints.reduce((total, { state }) => total + state.inflight, 0);
   const waiting = snapshot.endpoints.reduce((total, { engine }) => total + (engine?.waiting ?? 0), snapshot.waiting);
   const [requests, failed, prompt] = ["requests", "failed", "prompt_tokens"].map(figure => sum(kept, figure));
-  setText(byId("tile-rate"), (sum(last, "requests") / span).toFixed(1));
+  setText(byId("tile-rate"), snapshot.requests_per_s.toFixed(1));
   setText(byId("tile-inflight"), number(inflight));
   setText(byId("tile-inflight-sub"), `${number(waiting)} waiting · ${snapshot.endpoints.length} endpoints`);
   setText(byId("tile-hit"), seconds(snapshot.hit?.p50_s));

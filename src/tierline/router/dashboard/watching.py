@@ -21,7 +21,7 @@ from tierline.router.admin.api import AdminApi
 from tierline.router.dashboard import reading
 from tierline.router.dashboard.documents import BucketView, EndpointView, Share, Snapshot, StoreView
 from tierline.router.dashboard.files import PAGE, SAFETY, read_files
-from tierline.router.dashboard.history import History, ttft_of, view_of
+from tierline.router.dashboard.history import History, requests_per_s, ttft_of, view_of
 from tierline.router.http.heads import RequestHead
 from tierline.router.http.replies import status_line
 
@@ -255,8 +255,9 @@ class Dashboard:
         )
 
     def _snapshot(self, share: Share) -> Snapshot:
+        now = time.time()
         return Snapshot(
-            time=time.time(),
+            time=now,
             workers=share.workers,
             arms=[arm for arm in share.affinity.arms if arm.share or arm.requests],
             turned_off=share.affinity.turned_off,
@@ -271,6 +272,7 @@ class Dashboard:
             hit=ttft_of(*(moment.hits for moment in share.moments)),
             miss=ttft_of(*(moment.misses for moment in share.moments)),
             flows=share.flows,
+            requests_per_s=requests_per_s(share.moments, now),
             failures=share.failures,
             waiting=share.waiting,
             index_bytes=share.index_bytes,
