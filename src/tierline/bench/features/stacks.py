@@ -1,7 +1,8 @@
 """The stacks that cells are measured on: engines, node stores and routers, each started no oftener than cells need it.
 
-Engines take longest to start, so they stay while what is below them is exchanged: node stores that are started anew
-have nothing, and engines join them as they would after a node store's restart. Every cell has a router of its own.
+Engines take longest to start, so they stay while what is below them is exchanged: each cell has node stores that were
+started for it and have nothing, and engines join them as they would after a node store's restart. Every cell has a
+router of its own. What is left of earlier cells in engines' own caches is under other salts, and is the first to go.
 """
 
 import asyncio
@@ -123,7 +124,8 @@ class OwnStacks:
         self._stores = ExitStack()
         self._plan: StackPlan | None = None
         self._of: Engines | None = None
-        self._below: Below | None = None
+        self._stores_for: Below | None = None
+        """What the node stores have below them that no cell has used yet."""
 
     def __enter__(self) -> "OwnStacks":
         return self
@@ -145,6 +147,7 @@ class OwnStacks:
         plan = self._engines_of(cell)
         if cell.engines is Engines.JOINED:
             self._join(plan, cell.below)
+            self._stores_for = None
         router = _router(plan, cell.strategy)
         log = self._folder / f"router-{cell.name}.log"
         with _program(router, log, _OTHERS_READY_WITHIN_S):
@@ -209,7 +212,7 @@ class OwnStacks:
 
     def _start_stores(self, plan: StackPlan, below: Below) -> None:
         self._stores.close()
-        self._below = None
+        self._stores_for = None
         remove_leftovers(plan)
         settings: dict[str, str] = {}
         plan.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -229,13 +232,11 @@ class OwnStacks:
             for store in plan.stores
         ]
         _start_together(self._stores, stores, self._folder, _OTHERS_READY_WITHIN_S)
-        self._below = below
+        self._stores_for = below
 
     def _join(self, plan: StackPlan, below: Below) -> None:
         """Have the engines at new node stores with this below; return once each has stored something there."""
-        if self._below is below and self._has_joined(plan):
-            return
-        if self._below is not below:
+        if self._stores_for is not below:
             self._say(f"exchanging the node stores: {below.value or 'nothing'} below them")
             self._start_stores(plan, below)
         deadline = time.monotonic() + _JOINED_WITHIN_S
@@ -258,7 +259,7 @@ class OwnStacks:
             await asyncio.gather(*(chat.ask(replica.url, prompt) for replica in plan.replicas))
 
     def _end(self) -> None:
-        self._plan = self._of = self._below = None
+        self._plan = self._of = self._stores_for = None
         self._running.close()
 
 
