@@ -54,7 +54,7 @@ format: $(VENV)/dev.stamp
 	@$(BIN)/ruff format src tests
 
 bench: $(VENV)/engine.stamp $(VENV)/bench.stamp ## Compare each feature on and off: TTFT, throughput, cost (about 15 minutes)
-	@$(BIN)/tierline bench compare-features --prices benchmarks/prices-example.yaml --instance-type m7g.large \
+	@$(BIN)/tierline bench compare-features --prices benchmarks/prices-example.yaml --instance-type r7a.large \
 	  --result-dir bench-results/features $(ARGS)
 
 bench-document: $(VENV)/engine.stamp $(VENV)/bench.stamp ## Measure TTFT cold, warm, on the other replica and after a restart

@@ -13,7 +13,7 @@ from tierline.errors import UsageError
 PRICES = Path(__file__).parents[3] / "benchmarks" / "prices-example.yaml"
 SMALL = (
     *("--engine", "simulated", "--quick", "--num-prompts", "8", "--num-prefixes", "2", "--input-len", "640"),
-    *("--prices", str(PRICES), "--instance-type", "m7g.large"),
+    *("--prices", str(PRICES), "--instance-type", "r7a.large"),
     *("--late-limit", "60000"),  # what these tests assert does not depend on times, and the machine may be busy
 )
 

@@ -266,11 +266,12 @@ def _notes(found: Measured) -> list[str]:
 
 
 def _load(comparison: Comparison, result: Result) -> str:
+    same = ", but for earlier answers in them" if comparison.workload in _ANSWERS_GO_ON else ""
     prefixes = f" over {comparison.prefixes} prefixes" if comparison.workload in ("templates", "agents") else ""
     return (
         f"{comparison.requests} requests of the workload {comparison.workload}{prefixes}, prompts of about "
         f"{comparison.input_len:,} tokens, answers of {comparison.output_len}, {comparison.concurrency} at once, word "
-        "for word the same in every cell, each cell under a cache_salt of its own, so that cold is cold; "
+        f"for word the same in every cell{same}, each cell under a cache_salt of its own, so that cold is cold; "
         f"model {result.settings.model}. These are contexts and loads that a small machine can serve: the vendor's "
         "figures are of 8K and 64K tokens on 56 GPUs, so compare ratios, not seconds."
     )

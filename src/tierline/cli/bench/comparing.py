@@ -90,7 +90,7 @@ def compare_features(
 
     \b
     Examples:
-      tierline bench compare-features --prices benchmarks/prices-example.yaml --instance-type m7g.large
+      tierline bench compare-features --prices benchmarks/prices-example.yaml --instance-type r7a.large
       tierline bench compare-features --input-len 2048 --cells off,prefix-caching,both --resume
       tierline bench compare-features --engine simulated --quick
       tierline bench compare-features --base-url http://127.0.0.1:8000

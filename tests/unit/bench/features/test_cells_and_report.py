@@ -1,5 +1,6 @@
 """Which cells there are, and what a report says of them: changes from the baselines, and all that is wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from tierline.bench.serving.results import Billing, Result, Settings
 from tierline.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[4]
-PRICES = read_prices(ROOT / "benchmarks" / "prices-example.yaml")
+PRICES_FILE = ROOT / "benchmarks" / "prices-example.yaml"
+PRICES = read_prices(PRICES_FILE)
 
 
 def result(ttft_s: float, *, answer: str = "yes", cached: int = 0, prices: PriceList = PRICES) -> Result:
@@ -59,7 +61,7 @@ def result(ttft_s: float, *, answer: str = "yes", cached: int = 0, prices: Price
         settings=settings,
         tokens_per_word=1.0,
         loads=[],
-        billing=Billing(prices, "m7g.large", 1),
+        billing=Billing(prices, "r7a.large", 1),
         records=records,
     )
 
@@ -76,7 +78,7 @@ def measured(**results: Result) -> Measured:
         concurrency=1,
         seed=0,
         folder=Path(),
-        billing=Billing(PRICES, "m7g.large", 1),
+        billing=Billing(PRICES, "r7a.large", 1),
     )
     by_name = {cell.name.replace("-", "_"): cell for cell in CELLS}
     return Measured(comparison, {by_name[name]: each for name, each in results.items()})
@@ -120,6 +122,16 @@ def test_what_a_feature_changes_is_said_of_both_baselines_in_the_vendors_form() 
     from_off, from_caching = ({line[0]: line[1:] for line in table.lines} for table in tables[1:3])
     assert from_off["both: prefixaware, L1 + tieredstorage"] == ("−72%", "−72%", "+257%", "−72%")
     assert from_caching["both: prefixaware, L1 + tieredstorage"][1] == "−44%"
+
+
+@pytest.mark.parametrize("shown_in", ["Makefile", "docs/cli.md"])
+def test_the_instance_that_is_billed_has_a_price_and_can_run_the_engines(shown_in: str) -> None:
+    (instance,) = set(re.findall(r"prices-example\.yaml --instance-type (\S+)", (ROOT / shown_in).read_text()))
+
+    (line,) = [line for line in PRICES_FILE.read_text().splitlines() if line.strip().startswith(f"{instance}:")]
+    assert PRICES.per_hour[instance] > 0
+    assert "x86-64" in line, "vLLM's wheels for processors are for nothing else"
+    assert "16 GiB" in line, "README asks for 12 GB"
 
 
 def test_the_vendors_four_charts_are_in_every_output() -> None:
