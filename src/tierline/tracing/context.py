@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import getrandbits
 from typing import NamedTuple
 
-import structlog
+from tierline import logs
 
 TRACEPARENT, TRACESTATE = b"traceparent", b"tracestate"
 SAMPLED = 0x01
@@ -118,13 +118,9 @@ def current() -> Origin:
 @contextmanager
 def working_for(origin: Origin) -> Iterator[None]:
     """Do the block's work, and that of tasks begun in it, for somebody: log events in it carry ``request_id``."""
-    before = _current.get()
-    token = _current.set(origin)
+    token, logged = _current.set(origin), logs.request_id.set(origin.request_id)
     try:
-        if origin.request_id != before.request_id:
-            with structlog.contextvars.bound_contextvars(request_id=origin.request_id or None):
-                yield
-        else:
-            yield
+        yield
     finally:
+        logs.request_id.reset(logged)
         _current.reset(token)

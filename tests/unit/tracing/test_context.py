@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-import structlog
 
+from tierline import logs
 from tierline.tracing.context import (
     NOWHERE,
     SAMPLED,
@@ -62,13 +62,13 @@ def test_of_an_origin_others_are_told_what_there_is_of_it() -> None:
 async def test_work_is_somebody_s_in_its_block_and_in_tasks_begun_there() -> None:
     origin = Origin("an id")
 
-    async def says() -> tuple[Origin, object]:
-        return current(), structlog.contextvars.get_contextvars().get("request_id")
+    async def says() -> tuple[Origin, str]:
+        return current(), logs.request_id.get()
 
     with working_for(origin):
         task = asyncio.create_task(says())
         assert await says() == (origin, "an id")
     assert await task == (origin, "an id")
-    assert await says() == (NOWHERE, None)
+    assert await says() == (NOWHERE, "")
     with working_for(origin), working_for(NOWHERE):
-        assert await says() == (NOWHERE, None)
+        assert await says() == (NOWHERE, "")

@@ -66,6 +66,52 @@ def test_headers_mean_the_same_whether_they_are_remembered_or_not(headers: bytes
         assert http.parse_head(b"PUT /%C3%BC HTTP/1.1\r\n" + headers) == unremembered
 
 
+def meaning(headers: bytes, *, is_long: bool) -> http.RequestHead | None:
+    """Return what headers say, long ones being parsed as they are; ``None`` where they are refused."""
+    more = b"X: " + b"x" * 2000 + b"\r\n" if is_long else b""
+    with contextlib.suppress(HttpRefusal):
+        return http.parse_head(b"PUT /a HTTP/1.1\r\n" + more + headers)
+    return None
+
+
+@given(
+    lines=st.lists(
+        st.sampled_from(
+            [
+                b"x-request-id: a-1\r\n",
+                b"X-Request-ID: B\r\n",
+                b"x-request-id:\tc d \r\n",
+                b"x-request-id: \x00\r\n",
+                b"traceparent: 00-1\r\n",
+                b"Traceparent:  2\r\n",
+                b"y: x-request-id: e\r\n",
+                b" goes on\r\n",
+                b"content-length: 7\r\n",
+                b"x-tierline-client: f\r\n",
+                b"connection: close\r\n",
+                b"\n",
+                b"no header\r\n",
+            ]
+        ),
+        max_size=5,
+    )
+)
+def test_whose_work_it_is_changes_nothing_of_what_other_headers_mean(lines: list[bytes]) -> None:
+    headers = b"".join(lines) + b"\r\n"
+    for _ in range(2):
+        assert meaning(headers, is_long=False) == meaning(headers, is_long=True)
+
+
+def test_headers_are_remembered_whosever_work_it_is() -> None:
+    head = b"GET / HTTP/1.1\r\nHost: remembered\r\nX-Request-Id: %d\r\ntraceparent: 00-%032x-%016x-01\r\nA: b\r\n\r\n"
+    said = {(read.request_id, read.traceparent) for read in (http.parse_head(head % (n, n, n)) for n in range(100))}
+    assert said == {(str(n), b"00-%032x-%016x-01" % (n, n)) for n in range(100)}
+    before = http._parse_headers.cache_info().misses
+    for number in range(100, 200):
+        http.parse_head(head % (number, number, number))
+    assert http._parse_headers.cache_info().misses == before
+
+
 @pytest.mark.parametrize(
     "headers",
     [b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", b"Content-Length: x\r\n\r\n", b"A: \x00\r\n\r\n", b"A\r\n\r\n"],
