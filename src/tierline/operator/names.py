@@ -52,6 +52,11 @@ def decode_name(name: str) -> str:
     return within(f"decode-{name}")
 
 
+def prefetch_name(name: str) -> str:
+    """Return the name of the init container that copies the model, as HyperPod's operator has it."""
+    return within(f"prefetch-{name}-inf")
+
+
 def router_name(name: str, namespace: str) -> str:
     """Return the name of the router's Deployment, which ``hyp`` and HyperPod's documents look for."""
     return within(f"{name}-{namespace}-router")

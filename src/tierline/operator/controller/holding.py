@@ -2,7 +2,8 @@
 
 A store that starts with another size refuses the segment that the one before has left, for engines may have it mapped:
 the first pod that is rolled would never run, and its machine's engines had no second level. A Redis that starts anew is
-empty, and an operator that comes with a newer image is no reason to lose what it holds.
+empty, and an operator that comes with a newer image is no reason to lose what it holds. One that cannot be started
+holds nothing.
 """
 
 import copy
@@ -10,7 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tierline import logs
+from tierline.operator.controller.kinds import Reference, reference
 from tierline.operator.controller.live import Live
+from tierline.operator.controller.workloads import redis_pods, troubles
 from tierline.operator.manifests.machines import Machines
 from tierline.operator.manifests.manifest import Manifest
 from tierline.operator.manifests.node_stores import memory_request
@@ -47,17 +50,34 @@ def grown(manifest: Manifest, live: Mapping[str, Any]) -> Manifest:
     return wanted
 
 
-def with_the_image_of(manifest: Manifest, live: Live | None) -> Manifest:
-    """Return a Redis as it is wanted, of the image that the one of its name runs; any other manifest as it is."""
+def with_the_image_of(manifest: Manifest, shared: Mapping[Reference, Live]) -> Manifest:
+    """Return a Redis as it is wanted, of the image that the one of its name runs; any other manifest as it is.
+
+    Parameters
+    ----------
+    manifest
+        As it is wanted.
+    shared
+        What endpoints share, as it was seen.
+    """
+    live = shared.get(reference(manifest))
     annotations = (live.metadata.annotations or {}) if live is not None else {}
     image = read_pods(annotations.get(PODS)).image
-    if manifest["kind"] != "Deployment" or not image:
+    if manifest["kind"] != "Deployment" or not image or (live is not None and _cannot_start(live, shared)):
         return manifest
     wanted = copy.deepcopy(manifest)
     wanted["metadata"]["annotations"][PODS] = annotations[PODS]
     for container in wanted["spec"]["template"]["spec"]["containers"]:
         container["image"] = image
     return wanted
+
+
+def _cannot_start(live: Live, shared: Mapping[Reference, Live]) -> bool:
+    """Whether no pod of a Redis is ready, and something keeps one from being started."""
+    if (live.status or {}).get("readyReplicas"):
+        return False
+    reason, _ = troubles(redis_pods(live.metadata.name, shared))
+    return bool(reason)
 
 
 def _capacity(daemon_set: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from tierline.operator.controller import conditions
 from tierline.operator.controller.conditions import Condition, Truth
 from tierline.operator.controller.kinds import POD, Reference, reference
 from tierline.operator.controller.live import Live
-from tierline.operator.controller.workloads import init_troubles, rollout
+from tierline.operator.controller.workloads import image_remedies, init_troubles, redis_pods, rollout, troubles
 from tierline.operator.endpoint import Endpoint
 from tierline.operator.manifests import node_stores
 from tierline.operator.manifests.certificates import AUTHORITY_SECRET, certificate_secret_name
@@ -155,7 +155,8 @@ def _model_source(seen: Observation, pods: list[Live]) -> Condition:
             return Condition(kind, "False", "VolumeNotBound", f"{claim} is {phase}")
     reason, texts = init_troubles(pods)
     if reason:
-        return Condition(kind, "False", reason, "; ".join(texts), is_trouble=True)
+        remedies = image_remedies(pods, workers_of(seen.endpoint)[0].name)
+        return Condition(kind, "False", reason, "; ".join([*texts, *remedies]), is_trouble=True)
     if any(_status(seen.live, each).get("availableReplicas") for each in workers_of(seen.endpoint)):
         return Condition(kind, "True", "Loaded", "workers serve the model")
     if any(_has_begun(pod) for pod in pods):
@@ -188,8 +189,13 @@ def _cache(seen: Observation) -> Iterator[Condition]:
         name = redis_name(seen.endpoint)
         own = [each for each in seen.shared if each.kind == "Deployment" and each.name == name]
         is_ready = any(_status(seen.shared, each).get("readyReplicas") for each in own)
-        message = f"Redis {name} is {'ready' if is_ready else 'not ready yet'}"
-        yield Condition(kind, "True" if is_ready else "False", "Redis", message)
+        if is_ready:
+            yield Condition(kind, "True", "Redis", f"Redis {name} is ready")
+            return
+        pods = redis_pods(name, seen.shared)
+        reason, texts = troubles(pods)
+        message = "; ".join([f"Redis {name} is not ready yet", *texts, *image_remedies(pods)])
+        yield Condition(kind, "False", reason or "Redis", message, is_trouble=bool(reason))
 
 
 def _node_stores(seen: Observation) -> Condition:

@@ -258,7 +258,7 @@ class Reconciler:
             return held(manifest, stores)
         if self._config.worker_updates == "at-once":
             return manifest
-        return with_the_image_of(manifest, self._children.of(SHARED).get(reference(manifest)))
+        return with_the_image_of(manifest, self._children.of(SHARED))
 
     def _still_needed(self, wanted: Iterable[Endpoint]) -> set[Reference]:
         pods = None if POD in self.unlisted else self._children.all(POD)

@@ -1,15 +1,19 @@
 """What was decided for an endpoint: read off what it has, and decided anew where its pods are replaced anyway."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Protocol
 
+import msgspec
+
+from tierline.operator import names
 from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
-from tierline.operator.controller.kinds import Reference
+from tierline.operator.controller.kinds import POD, Reference
 from tierline.operator.controller.live import CERT_MANAGERS, Live
 from tierline.operator.controller.observing import workers_of
 from tierline.operator.controller.planning import Stands
+from tierline.operator.controller.workloads import newest_is_available, unstarted_images
 from tierline.operator.endpoint import Endpoint
 from tierline.operator.manifests.certificates import certificate_secret_name
 from tierline.operator.manifests.routing import entrance_namespace, is_routed
@@ -59,7 +63,7 @@ def decisive(endpoint: Endpoint, config: OperatorConfig) -> list[Reference]:
 
 async def settle(
     endpoint: Endpoint,
-    live: Iterable[Live],
+    live: Collection[Live],
     stands: Stands,
     capabilities: Capabilities,
     config: OperatorConfig,
@@ -68,7 +72,7 @@ async def settle(
     """Return an endpoint with what was decided for it.
 
     As long as its pods can stay, everything about them stays; where something else replaces them, all is decided anew
-    but for routing.
+    but for routing. An image of ours that never comes to run is no reason to stay.
 
     Raises
     ------
@@ -76,6 +80,7 @@ async def settle(
         An annotation says what is not allowed.
     """
     found = settled(live, certificate_secret_name(endpoint))
+    found = replace(found, pods=_without_unstarted_images(found.pods, endpoint, live))
     standing = replace(endpoint, settled=found)
     if found.pods.template and stands(standing, capabilities, config):
         return standing
@@ -87,3 +92,17 @@ async def settle(
     commit = await commits.of(endpoint) or former  # a Hub that is silent now has said it before
     pods = Pods(commit=commit, repository=model.model_id if commit else "", routing=routing)
     return replace(standing, settled=replace(found, pods=pods))
+
+
+def _without_unstarted_images(pods: Pods, endpoint: Endpoint, live: Iterable[Live]) -> Pods:
+    """Return what was decided, without images of ours that never came to run, while no pod that it made is available.
+
+    Pods that were made before it may serve; they are replaced anyway.
+    """
+    workers, waiting = workers_of(endpoint), []
+    for each in live:
+        if each.kind == POD and (each.metadata.labels or {}).get(names.COMPONENT) == "worker":
+            waiting.append(each)
+        elif each.reference in workers and newest_is_available(each):
+            return pods
+    return msgspec.structs.replace(pods, **dict.fromkeys(unstarted_images(waiting), ""))

@@ -3,12 +3,26 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tierline.operator.controller.conditions import Condition
+from tierline.operator.controller.conditions import WORKERS, Condition
+from tierline.operator.controller.kinds import POD, Reference
 from tierline.operator.controller.live import Live
+from tierline.operator.manifests import redis
+from tierline.operator.manifests.cache_settings import CONNECTOR
+from tierline.operator.manifests.programs import COLLECTOR
+from tierline.operator.manifests.router import ROUTER_CONTAINER
+from tierline.operator.manifests.sidecars import PROXY
+from tierline.operator.names import APP, COMPONENT, INSTANCE, prefetch_name
+from tierline.operator.settled import PODS
 
 _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 """Reasons to wait that are none to worry."""
+_UNPULLED = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+_NO_PROGRAM = frozenset({"StartError", "ContainerCannotRun"})
+"""How containers end whose image has not what they are to run."""
 _COUNTS = ("replicas", "updatedReplicas", "availableReplicas")
+_STATUSES = ("initContainerStatuses", "containerStatuses")
 _MOST_TROUBLES = 3
 
 
@@ -45,10 +59,12 @@ def rollout(kind: str, name: str, live: Live | None, pods: Iterable[Live]) -> Co
         for each in status.get("conditions", ())
         if each.get("type") == "ReplicaFailure" and each.get("status") == "True"
     ]
+    pods = list(pods)
     trouble, texts = troubles(pods)
     if failures or trouble:
         reason = trouble or "ReplicaFailure"
-        return Condition(kind, "False", reason, "; ".join([message, *failures, *texts]), is_trouble=True)
+        texts = [message, *failures, *texts, *image_remedies(pods, name if kind == WORKERS else "")]
+        return Condition(kind, "False", reason, "; ".join(texts), is_trouble=True)
     return Condition(kind, "False", "RollingOut", message)
 
 
@@ -93,11 +109,77 @@ def init_troubles(pods: Iterable[Live]) -> tuple[str, list[str]]:
     return next((reason for reason, _ in found), ""), [text for _, text in found][:_MOST_TROUBLES]
 
 
+def redis_pods(name: str, shared: Mapping[Reference, Live]) -> list[Live]:
+    """Return the pods of the Redis of a name."""
+    pods = (live for found, live in shared.items() if found.kind == POD)
+    return [pod for pod in pods if (pod.metadata.labels or {}).get(APP) == name]
+
+
+def unstarted_images(pods: Iterable[Live]) -> set[str]:
+    """Return which settings of the operator name an image that a container waits for without ever having run.
+
+    One that ran and ended is none: what runs beside it is not to be replaced for that.
+    """
+    return {setting for setting, container in _waiting(pods) if not _has_run(container)}
+
+
+def _has_run(container: Mapping[str, Any]) -> bool:
+    last = container.get("lastState", {}).get("terminated", {})
+    return last.get("reason") not in _NO_PROGRAM if last else bool(container.get("restartCount"))
+
+
+def image_remedies(pods: Iterable[Live], settled: str = "") -> list[str]:
+    """Return what to do about images of ours that cannot be pulled.
+
+    Parameters
+    ----------
+    pods
+        Of a Deployment.
+    settled
+        Its name, where its pods stay with an image that runs, whichever the setting names; see :mod:`.settling`.
+    """
+    kept = f" (where some run already, after `kubectl annotate deployment {settled} {PODS}-`)" if settled else ""
+    found = {
+        setting: container.get("image", "")
+        for setting, container in _waiting(pods)
+        if container["state"]["waiting"]["reason"] in _UNPULLED
+    }
+    return [
+        f"image {image} comes from the operator's setting {setting}: once that names another, pods get it{kept}"
+        for setting, image in found.items()
+    ]
+
+
+def _waiting(pods: Iterable[Live]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Yield each container of ours that cannot be started now, with the setting that names its image."""
+    for pod in pods:
+        settings = _image_settings(pod.metadata.labels or {})
+        for key in _STATUSES:
+            for container in (pod.status or {}).get(key, ()):
+                reason = container.get("state", {}).get("waiting", {}).get("reason", "")
+                setting = settings.get(container.get("name", ""))
+                if setting is not None and reason and reason not in _STARTING:
+                    yield setting, container
+
+
+def _image_settings(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return for a pod's containers of ours which setting of the operator names their image."""
+    match labels.get(COMPONENT):
+        case "worker":
+            fetch = prefetch_name(labels.get(INSTANCE, ""))
+            return {PROXY: "image", COLLECTOR: "image", fetch: "image", CONNECTOR: "connector_image"}
+        case "router":
+            return {ROUTER_CONTAINER: "image", COLLECTOR: "image"}
+        case "redis":
+            return {redis.CONTAINER: "redis_image"}
+    return {}
+
+
 def _of_pod(name: str, status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for condition in status.get("conditions", ()):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             yield condition.get("reason", "Unschedulable"), f"pod {name}: {condition.get('message', '')}"
-    for key in ("initContainerStatuses", "containerStatuses"):
+    for key in _STATUSES:
         yield from container_troubles(name, status.get(key, ()))
 
 

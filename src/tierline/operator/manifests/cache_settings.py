@@ -40,7 +40,8 @@ NODE_IP = programs.field("NODE_IP", "status.hostIP")
 EXTRA_CONFIG = "LMCACHE_EXTRA_CONFIG"
 _SEGMENT_VOLUME = "kv-cache"
 _SOCKET_VOLUME = "node-store"
-_CONNECTOR_VOLUME = "tierline-connector"
+CONNECTOR = "tierline-connector"
+"""The init container that copies our connector, and the volume that it copies it to."""
 _COPIED_TO = "/copy"
 _CONNECTIONS_PER_MACHINE = 128
 """What a node store's clients open to it at most, all together: 16 for each of eight workers."""
@@ -106,22 +107,22 @@ def _our_connector(endpoint: Endpoint, config: OperatorConfig) -> Parts:
     # Keys are of the weights' own fingerprint: endpoints of a namespace share what they compute of the same model.
     extra["tierline.bucket"] = endpoint.namespace
     copy = {
-        "name": _CONNECTOR_VOLUME,
+        "name": CONNECTOR,
         "image": config.connector_image,
         "command": ["cp", "-R", f"{CONNECTOR_FOLDER}/.", _COPIED_TO],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": programs.restricted(),
-        "volumeMounts": [{"name": _CONNECTOR_VOLUME, "mountPath": _COPIED_TO}],
+        "volumeMounts": [{"name": CONNECTOR, "mountPath": _COPIED_TO}],
     }
     return Parts(
         arguments=(("--kv-transfer-config", json.dumps(transfer)),),
         environment=(variable(PYTHON_PATH, CONNECTOR_FOLDER),),
         mounts=(
-            {"name": _CONNECTOR_VOLUME, "mountPath": CONNECTOR_FOLDER, "readOnly": True},
+            {"name": CONNECTOR, "mountPath": CONNECTOR_FOLDER, "readOnly": True},
             {"name": _SOCKET_VOLUME, "mountPath": SOCKET_FOLDER},
         ),
         volumes=(
-            {"name": _CONNECTOR_VOLUME, "emptyDir": {}},
+            {"name": CONNECTOR, "emptyDir": {}},
             {"name": _SOCKET_VOLUME, "hostPath": {"path": SOCKET_FOLDER, "type": "Directory"}},
         ),
         init_containers=(copy,),

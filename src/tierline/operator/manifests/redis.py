@@ -19,6 +19,7 @@ from tierline.operator.names import APP, COMPONENT, INSTANCE, REDIS_OF
 from tierline.operator.settled import PODS, Pods
 
 NAME = "tierline-redis"
+CONTAINER = "redis"
 PORT = 6379
 DEFAULT_BYTES = 8 * 1024**3
 
@@ -103,7 +104,7 @@ def _service(server: _Server) -> Manifest:
 
 def _deployment(server: _Server) -> Manifest:
     container = {
-        "name": "redis",
+        "name": CONTAINER,
         "image": server.config.redis_image,
         "args": [
             "--bind",

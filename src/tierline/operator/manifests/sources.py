@@ -18,7 +18,7 @@ from tierline.operator.manifests.manifest import Made, Manifest, Notice
 from tierline.operator.manifests.parts import Parts
 from tierline.operator.manifests.sidecars import aws_variables
 from tierline.operator.manifests.sizes import binary_quantity
-from tierline.operator.names import within
+from tierline.operator.names import prefetch_name, within
 
 S3_DRIVER, FSX_DRIVER = "s3.csi.aws.com", "fsx.csi.aws.com"
 HUB_TOKEN = "HF_TOKEN"  # noqa: S105  (the name of a variable)
@@ -119,7 +119,7 @@ def _copied(endpoint: Endpoint, own: _Volume | None, config: OperatorConfig) -> 
         if size_bytes is not None:  # else the scheduler counts nothing, and the disk may be too small for it
             resources["requests"]["ephemeral-storage"] = binary_quantity(size_bytes)
     fetch = {
-        "name": prefetch_name(endpoint),
+        "name": prefetch_name(endpoint.name),
         "image": config.image,
         "command": ["tierline", "fetch"],
         "args": [address, mount.mount_path, *arguments],
@@ -133,11 +133,6 @@ def _copied(endpoint: Endpoint, own: _Volume | None, config: OperatorConfig) -> 
         volumes=tuple(volumes),
         mounts=(mounts[0],),
     )
-
-
-def prefetch_name(endpoint: Endpoint) -> str:
-    """Return the name of the init container that copies the model, as HyperPod's operator has it."""
-    return within(f"prefetch-{endpoint.name}-inf")
 
 
 def _is_copied(endpoint: Endpoint, capabilities: Capabilities, config: OperatorConfig) -> bool:

@@ -205,6 +205,18 @@ async def roll_out(api: Api, namespace: str, name: str, *, available: int | None
     await api.ask("PATCH", f"{path}/status", {"status": status}, MERGE)
 
 
+async def cannot_pull(api: Api, namespace: str, name: str, container: str) -> None:
+    """Have a pod of a Deployment, and say what a kubelet would that cannot pull the image of one of its containers."""
+    template = (await api.ask("GET", f"{DEPLOYMENTS.format(namespace)}/{name}"))["spec"]["template"]
+    listed = [*template["spec"].get("initContainers", ()), *template["spec"]["containers"]]
+    [image] = [each["image"] for each in listed if each["name"] == container]
+    waiting = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{image}"'}
+    said = {"name": container, "image": image, "imageID": "", "ready": False, "restartCount": 0}
+    await api.create_pod(namespace, f"{name}-x", 1, labels=template["metadata"]["labels"], is_ready=False)
+    statuses = [{**said, "state": {"waiting": waiting}}]
+    await api.set_status(namespace, f"{name}-x", phase="Pending", containerStatuses=statuses)
+
+
 async def report_removal(api: Api, namespace: str, *, available: int) -> None:
     """Say what a controller-manager would of the DaemonSet that removes what node stores left on two machines."""
     path = f"{DAEMON_SETS.format(namespace)}/tierline-node-removal"

@@ -10,6 +10,8 @@ from tests.integration.operator.controller.operators import (
     PLANNER,
     RESOURCES,
     SERVICES,
+    cannot_pull,
+    condition,
     eventually,
     names_at,
     operator,
@@ -72,6 +74,26 @@ async def test_what_changes_nothing_about_the_cache_keeps_the_redis_as_it_runs(
         assert (await api.ask("GET", path))["spec"] == runs["spec"]
     async with operator(cluster, namespace, WITH_REDIS, redis_image="valkey:9", worker_updates="at-once"):
         await eventually(lambda: runs_image(api, path, "valkey:9"))
+
+
+async def test_a_wrong_image_is_told_of_and_goes_with_the_setting_that_names_another(
+    cluster: Cluster, api: Api, namespace: str
+) -> None:
+    async with operator(cluster, namespace, WITH_REDIS, redis_image="registry/typo:1"):
+        await api.ask("POST", RESOURCES.format(namespace), resource(**CACHED))
+        await has(api, namespace, 1)
+        [name] = await redis(api, namespace)
+        await cannot_pull(api, namespace, name, "redis")
+        found = await eventually(lambda: condition_with(api, namespace, "registry/typo:1"))
+        assert "image registry/typo:1 comes from the operator's setting redis_image" in found["message"]
+    async with operator(cluster, namespace, WITH_REDIS, redis_image="valkey:8"):
+        await eventually(lambda: runs_image(api, f"{DEPLOYMENTS.format(namespace)}/{name}", "valkey:8"))
+
+
+async def condition_with(api: Api, namespace: str, text: str) -> dict[str, Any] | None:
+    """Return how the cache stands, once that is told with a text."""
+    found = await condition(api, namespace, "demo", "CacheReady")
+    return found if text in found.get("message", "") else None
 
 
 async def served(api: Api, namespace: str) -> str:

@@ -14,9 +14,11 @@ from tests.integration.operator.controller.operators import (
     RESOURCES,
     SECRETS,
     Kinds,
+    cannot_pull,
     condition,
     names_at,
     resource,
+    roll_out,
 )
 from tests.kube import Api, Cluster, running_cluster
 
@@ -216,6 +218,24 @@ async def test_taking_the_annotation_away_updates_the_workers_of_one_endpoint(
         path = f"{DEPLOYMENTS.format(namespace)}/demo"
         await api.ask("PATCH", path, {"metadata": {"annotations": {PODS: None}}}, MERGE)
         await eventually(lambda: has_images(api, namespace, "demo", "ours:2"))
+
+
+async def test_an_image_of_ours_that_cannot_be_pulled_goes_with_the_setting_that_names_another(
+    cluster: Cluster, api: Api, namespace: str
+) -> None:
+    async with operator(cluster, namespace, image="registry/typo:1"):
+        await make(api, namespace)
+        await roll_out(api, namespace, "demo", available=0)
+        await cannot_pull(api, namespace, "demo", "reverse-proxy")
+        remedy = "image registry/typo:1 comes from the operator's setting image"
+        await eventually(lambda: is_told(api, namespace, remedy))
+    async with operator(cluster, namespace, image="ours:1"):
+        await eventually(lambda: has_images(api, namespace, "demo", "ours:1"))
+
+
+async def is_told(api: Api, namespace: str, text: str) -> bool:
+    told = [(await condition(api, namespace, "demo", kind)).get("message", "") for kind in ("Ready", "WorkersReady")]
+    return all(text in each for each in told)
 
 
 async def has_images(api: Api, namespace: str, name: str, image: str) -> bool:

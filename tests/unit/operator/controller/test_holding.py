@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 from tests.endpoints import SPEC, endpoint
 
 from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
 from tierline.operator.controller.holding import CAPACITY, held, with_the_image_of
+from tierline.operator.controller.kinds import Reference, reference
 from tierline.operator.controller.live import Live, LiveMetadata
 from tierline.operator.manifests.desired import removal, shared
 from tierline.operator.manifests.machines import machines_of
@@ -55,11 +57,35 @@ def redis(image: str) -> dict[str, Any]:
     return next(each for each in made.manifests if each["kind"] == "Deployment")
 
 
+def seen(deployment: dict[str, Any], *, ready: int) -> dict[Reference, Live]:
+    metadata = deployment["metadata"]
+    live = LiveMetadata(metadata["name"], annotations=metadata["annotations"])
+    return {reference(deployment): Live(live, {"readyReplicas": ready}, kind="Deployment")}
+
+
+def pod(deployment: dict[str, Any], waits: str) -> dict[Reference, Live]:
+    """Return a pod of a Deployment whose container waits."""
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    statuses = [{"name": "redis", "state": {"waiting": {"reason": waits}}}]
+    live = Live(LiveMetadata("redis-1", labels=labels), {"containerStatuses": statuses}, kind="Pod")
+    return {live.reference: live}
+
+
 def test_a_redis_that_runs_keeps_its_image_and_with_it_what_it_holds() -> None:
     runs = redis("valkey:8")
-    live = Live(LiveMetadata(runs["metadata"]["name"], annotations=runs["metadata"]["annotations"]))
-    assert with_the_image_of(redis("valkey:9"), live) == runs
+    assert with_the_image_of(redis("valkey:9"), seen(runs, ready=1)) == runs
+    assert with_the_image_of(redis("valkey:9"), seen(runs, ready=0)) == runs, "it may be up again soon, with all it has"
+    pending = pod(runs, "ContainerCreating")
+    assert with_the_image_of(redis("valkey:9"), seen(runs, ready=0) | pending) == runs
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CrashLoopBackOff"])
+def test_a_redis_that_cannot_be_started_gets_the_image_that_is_asked_for(reason: str) -> None:
+    wrong = redis("valkey:typo")
+    assert with_the_image_of(redis("valkey:9"), seen(wrong, ready=0) | pod(wrong, reason)) == redis("valkey:9")
+    runs = seen(wrong, ready=1) | pod(wrong, reason)
+    assert with_the_image_of(redis("valkey:9"), runs) == wrong, "another pod of it has what is cached"
 
 
 def test_a_redis_that_is_not_there_has_the_image_that_is_asked_for() -> None:
-    assert with_the_image_of(redis("valkey:9"), None) == redis("valkey:9")
+    assert with_the_image_of(redis("valkey:9"), {}) == redis("valkey:9")
