@@ -2,8 +2,9 @@
 
 Run ``python benchmarks/gpu_prefill_against_load.py --output llama-8b-mine.yaml`` on a machine with CUDA (minutes; 55
 GiB of GPU memory, 8 GiB of /dev/shm). Weights are random, for they change no time; attention is PyTorch's, which is
-FlashAttention where the GPU has it. Each prompt is computed whole, then its KV is copied from the segment, in the
-pieces in which a node store keeps it, before and after ``cudaHostRegister``. Decoding steps are replayed CUDA graphs.
+FlashAttention where the GPU has it. Each prompt is computed whole, then its KV is loaded from the segment as the vLLM
+connector does: chunk by chunk, through a staging tensor, scattered over an engine's blocks, waited for and verified.
+Beside it stand the copies alone, before and after ``cudaHostRegister``. Decoding steps are replayed CUDA graphs.
 
 What is written are coefficients for ``tierline simulate run --coefficients``, with where they are from. ``--smoke``
 does all of it in tiny shapes on a CPU: it shows that the program works, and its figures mean nothing.
@@ -24,6 +25,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from tierline.client.copying import checksum
+from tierline.connectors.vllm.copy import WORD_BYTES, DeviceCopier, page_words
 from tierline.connectors.vllm.segment import PinnedRun
 from tierline.prefix import CHUNK_TOKENS
 from tierline.simulate.coefficients import (
@@ -41,6 +44,9 @@ from tierline.stack.machine import SHARED_MEMORY
 GIB = 2**30
 KV_SHARE = 0.9
 """Of the GPU's memory that an engine uses for weights and KV, as vLLM's --gpu-memory-utilization has it."""
+
+BLOCK_TOKENS = 16
+"""Of a block of vLLM's on GPUs."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +218,10 @@ class Segment:
         self.bytes = torch.frombuffer(self._mapping, dtype=torch.uint8)
         self.bytes.fill_(1)
 
+    def view(self, start: int, stop: int) -> memoryview:
+        """Return a run of its bytes."""
+        return memoryview(self._mapping)[start:stop]
+
     @contextlib.contextmanager
     def pinned(self, device: Device) -> Iterator[float]:
         """Have it registered with the driver meanwhile, as the connector does; yield how long that took."""
@@ -231,7 +241,30 @@ class Segment:
 
 
 def load_s(segment: Segment, shapes: Shapes, tokens: int, device: Device, repeats: int) -> float:
-    """Return how long it takes to copy the KV of so many tokens, piece by piece."""
+    """Return how long the connector takes to load the KV of so many tokens into an engine's blocks."""
+    blocks, chunk_blocks = tokens // BLOCK_TOKENS, CHUNK_TOKENS // BLOCK_TOKENS
+    shape = (blocks, 2, BLOCK_TOKENS, shapes.kv_heads, shapes.head)
+    copier = DeviceCopier(
+        [
+            page_words(torch.empty(shape, dtype=torch.bfloat16, device=device.kind), blocks, f"{layer}")
+            for layer in range(shapes.layers)
+        ],
+        chunk_blocks,
+    )
+    chunks = segment.bytes.view(torch.int64).split(copier.chunk_bytes // WORD_BYTES)
+    free = torch.randperm(blocks).tolist()  # the free blocks of an engine lie anywhere
+
+    def load() -> None:
+        after = copier.mark()
+        for number in range(tokens // CHUNK_TOKENS):
+            copier.load([chunks[number]], free[number * chunk_blocks : (number + 1) * chunk_blocks], after)
+            checksum([segment.view(number * copier.chunk_bytes, (number + 1) * copier.chunk_bytes)])
+
+    return device.median_s(load, repeats)
+
+
+def copy_s(segment: Segment, shapes: Shapes, tokens: int, device: Device, repeats: int) -> float:
+    """Return how long the copies alone take, one after the other, into one run of memory."""
     size = shapes.kv_bytes_per_token * tokens
     piece = shapes.kv_bytes_per_token * CHUNK_TOKENS
     target = torch.empty(size, dtype=torch.uint8, device=device.kind)
@@ -283,19 +316,27 @@ def measure(shapes: Shapes, plan: Plan, device: Device) -> Coefficients:
 
 def _measure_loads(shapes: Shapes, plan: Plan, device: Device, prefill_s: dict[int, float]) -> None:
     segment = Segment(shapes.kv_bytes_per_token * max(plan.loads))
-    pageable = {tokens: load_s(segment, shapes, tokens, device, plan.repeats) for tokens in plan.loads}
+    pageable = {tokens: copy_s(segment, shapes, tokens, device, plan.repeats) for tokens in plan.loads}
     with segment.pinned(device) as registered_s:
         print(f"cudaHostRegister of {segment.bytes.numel() / GIB:.2f} GiB: {registered_s:.2f} s", flush=True)
         for tokens in plan.loads:
             size = shapes.kv_bytes_per_token * tokens
             took_s = load_s(segment, shapes, tokens, device, plan.repeats)
-            ratio = prefill_s[tokens] / took_s
             print(
-                f"load {tokens:>6} tokens, {size / GIB:.2f} GiB: pinned {1000 * took_s:8.2f} ms, "
-                f"{size / took_s / 1e9:6.1f} GB/s (--l1-bandwidth); pageable {1000 * pageable[tokens]:8.2f} ms, "
-                f"{size / pageable[tokens] / 1e9:6.1f} GB/s; computing takes {ratio:.1f} times as long",
+                f"load {tokens:>6} tokens, {size / GIB:.2f} GiB, as the connector does: {_speed(size, took_s)} "
+                f"(--l1-bandwidth); computing takes {prefill_s[tokens] / took_s:.1f} times as long",
                 flush=True,
             )
+            alone_s = copy_s(segment, shapes, tokens, device, plan.repeats)
+            print(
+                f"copy {tokens:>6} tokens, nothing else: pinned {_speed(size, alone_s)}; "
+                f"pageable {_speed(size, pageable[tokens])}",
+                flush=True,
+            )
+
+
+def _speed(size_bytes: int, seconds: float) -> str:
+    return f"{1000 * seconds:8.2f} ms, {size_bytes / seconds / 1e9:6.1f} GB/s"
 
 
 def main() -> None:
