@@ -20,6 +20,8 @@ log = logs.get(__name__)
 
 QUEUE_SPANS = 8192
 SPANS_PER_LINE = 64
+MOST_FILE_BYTES = 2**30
+"""A file this long gets no more: requests may have spans because their clients want it, and those fill no disk."""
 GATHERING_S = 0.05
 """How long spans gather for a line, once there is one."""
 _LOGGED_EVERY_S = 60.0
@@ -99,7 +101,10 @@ class SpanFile:
             line = encode(spans, self._resource, __version__) + b"\n"
             if self._is_cut:  # by a full disk: what comes next must not become a part of that line
                 line = b"\n" + line
-            written = os.write(self._descriptor, line)
+            if os.fstat(self._descriptor).st_size >= MOST_FILE_BYTES:
+                self._warn("the file has as much as it may: remove or rotate it")
+            else:
+                written = os.write(self._descriptor, line)
         except (OSError, ValueError) as error:  # also of a name with half a character, which is no text of JSON
             self._warn(str(error))
         if line and written == len(line):

@@ -107,6 +107,27 @@ async def test_of_names_that_clients_choose_spans_have_the_beginning(collected: 
     assert backend.requests[0].first_line == f"POST {path} HTTP/1.1".encode()
 
 
+@pytest.mark.parametrize("fields", ["", UNSAMPLED, SAMPLED.replace(TRACE, "f" * 32)])
+@pytest.mark.parametrize("further", ["", "x-request-id: another\r\n"])
+async def test_an_id_of_a_place_in_a_trace_that_the_request_is_not_in_counts_as_none(
+    collected: Collected, fields: str, further: str
+) -> None:
+    async with (
+        backends(answering(whole())) as (backend,),
+        router(backend, opentelemetry=True) as server,
+        client(server) as peer,
+    ):
+        forged = await peer.ask(chat(), fields=f"X-Request-ID: {TRACE}-{PARENT}\r\n{further}{fields}")
+        known = await peer.ask(chat(), fields=f"x-request-id: {TRACE}-{PARENT}\r\n{SAMPLED}")
+    assert known.fields["x-request-id"] == f"{TRACE}-{PARENT}"
+    assert not forged.fields["x-request-id"].startswith(("another", TRACE))
+    assert [request.fields[b"x-request-id"].decode() for request in backend.requests] == [
+        forged.fields["x-request-id"],
+        known.fields["x-request-id"],
+    ]
+    assert backend.requests[0].head.lower().count(b"x-request-id") == 1
+
+
 async def test_a_caller_s_trace_goes_on_and_its_state_with_it(collected: Collected) -> None:
     async with (
         backends(answering(whole())) as (backend,),

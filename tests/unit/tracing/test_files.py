@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tierline.cli.trace import app
 from tierline.errors import UsageError
+from tierline.tracing import file as file_module
 from tierline.tracing.context import SAMPLED, TraceContext
 from tierline.tracing.otlp import ReadSpan, decode, encode
 from tierline.tracing.reading import Trace, TraceTree, read_traces
@@ -177,6 +178,23 @@ def test_a_line_that_a_full_disk_cut_off_hides_no_other(tmp_path: Path, monkeypa
     reading = read_traces([file])
     assert ([trace.trace_id for trace in reading.traces], reading.unread_lines) == ([f"{2:032x}"], {file: 1})
     assert f"{file}: 1 line without spans left out" in CliRunner().invoke(app, ["show", str(file)]).output
+
+
+def test_a_file_that_is_long_enough_gets_no_more_until_it_is_rotated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_module, "MOST_FILE_BYTES", 1)
+    file = tmp_path / "spans.jsonl"
+    tracer = tracer_of("tierline-node", file)
+    for number in range(1, 4):
+        tracer.put(span("s", number, 0, 0, 1, trace=number))
+        while tracer.waiting:
+            time.sleep(0.01)
+        if number == 2:
+            os.truncate(file, 0)
+    tracer.close_blocking()
+    assert tracer.outcomes() == {"exported": 2, "failed": 1, "dropped": 0}
+    assert [trace.trace_id for trace in read_traces([file]).traces] == [f"{3:032x}"]
 
 
 def test_what_cannot_be_written_is_counted_and_the_next_is_written(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 from http import HTTPStatus
-from random import random
+from random import getrandbits, random
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -153,6 +153,10 @@ def dispatch(
         exchange.arm = services.choosing.without_affinity(routing)
     if services.spans is not None:
         exchange.trace = services.spans.begin(head)
+        if services.spans.forges_a_place(head, exchange.trace):
+            head.drop(REQUEST_ID)
+            del head.fields[REQUEST_ID]
+            exchange.request_id = b"%032x" % getrandbits(128)
         if exchange.trace is not None and REQUEST_ID not in head.fields:
             # Of all that is sent to it, vLLM's API server hands a connector this id alone.
             exchange.request_id = exchange.trace.context.request_id().encode()

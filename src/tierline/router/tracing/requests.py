@@ -10,13 +10,22 @@ from tierline.metrics import families
 from tierline.router.http.heads import RequestHead
 from tierline.router.tracing.records import RequestRecord
 from tierline.router.tracing.spans import spans_of
-from tierline.tracing.context import SAMPLED, TRACEPARENT, TRACESTATE, TraceContext, random_id, read_context
+from tierline.tracing.context import (
+    SAMPLED,
+    TRACEPARENT,
+    TRACESTATE,
+    TraceContext,
+    context_of_request_id,
+    random_id,
+    read_context,
+)
 from tierline.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from tierline.router.proxy.exchange import Exchange
 
 SERVICE_NAME = "tierline-router"
+_ID_LINE = b"x-request-id: "
 
 
 class RequestTracing(Collector):
@@ -60,6 +69,16 @@ class RequestTracing(Collector):
         head.fields[TRACEPARENT] = (TraceContext(trace_id, parent.span_id, 0) if parent else context).field()
         head.lines.append(b"traceparent: %b\r\n" % head.fields[TRACEPARENT])
         return None
+
+    def forges_a_place(self, head: RequestHead, record: RequestRecord | None) -> bool:
+        """Whether an ``x-request-id`` names a place in a trace in which this request is not.
+
+        A connector takes such an id for the router's own, and has spans there whoever sampled.
+        """
+        told = (line[len(_ID_LINE) : -len(b"\r\n")] for line in head.lines if line[: len(_ID_LINE)].lower() == _ID_LINE)
+        places = [context_of_request_id(request_id.decode("latin-1")) for request_id in told]
+        trace_id = record.context.trace_id if record is not None else None
+        return any(place is not None and place.trace_id != trace_id for place in places)
 
     def ended(self, record: RequestRecord, exchange: "Exchange") -> None:
         """The request is over: have its spans delivered."""
