@@ -27,7 +27,7 @@ WANTED = [
     endpoint({"intelligentRoutingSpec": None, "autoScalingSpec": QUERY, "kvCacheSpec": REDIS}, name="alone"),
     endpoint(
         {"pdSpec": {"prefillSpec": {}, "decodingSpec": {}}, "intelligentRoutingSpec": ROUTED},
-        annotations={"router-replicas": "2", "api-keys": "clients"},
+        annotations={"router-replicas": "2", "api-keys": "clients", "dashboard": "true"},
         name="pairs",
     ),
 ]

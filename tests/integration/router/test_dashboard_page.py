@@ -152,6 +152,27 @@ def test_an_answer_stays_when_it_cannot_be_said_where_it_came_from(opened: Any) 
     assert page.locator("#log .wrong").count() == 0
 
 
+def test_the_page_asks_for_the_token_and_leaves_authorization_to_what_hands_requests_on(opened: Any) -> None:
+    page = opened().page
+    shown = []
+
+    def ask_for_token(route: Any) -> None:
+        shown.append(route.request.headers)
+        if "x-tierline-admin-token" in shown[-1]:
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"error": {"message": "no token"}})
+
+    page.route("**/dashboard/events", ask_for_token)
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Pause").click()
+    page.locator("#token").fill("a-token-that-is-long-enough")
+    page.locator("#token").press("Enter")
+    page.get_by_role("status").filter(has_text="Live").wait_for()
+    assert shown[-1]["x-tierline-admin-token"] == "a-token-that-is-long-enough"
+    assert "authorization" not in shown[-1]
+
+
 def test_names_and_prompts_with_markup_are_text(opened: Any, stack: DashboardStack) -> None:
     page = opened()
     title = page.page.title()

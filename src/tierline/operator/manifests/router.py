@@ -6,7 +6,7 @@ from typing import Any
 from tierline.operator.capabilities import Capabilities
 from tierline.operator.config import OperatorConfig
 from tierline.operator.endpoint import Endpoint
-from tierline.operator.manifests import programs
+from tierline.operator.manifests import annotations, programs
 from tierline.operator.manifests.autoscaling import is_scaled
 from tierline.operator.manifests.manifest import Made, Manifest, Notice
 from tierline.operator.manifests.monitoring import scrape_annotations, shows_metrics
@@ -191,6 +191,7 @@ def _settings(endpoint: Endpoint, config: OperatorConfig) -> dict[str, object]:
         "health_path": health_path if is_free(health_path) else None,
         "prefill_threshold": pairs.routing_threshold if pairs is not None else None,
         "admin_token_file": f"{_SECRETS}/{ADMIN_TOKEN}",
+        "dashboard": annotations.switch(endpoint, "dashboard", default=False) or None,
         "gossip_listen": f"$(POD_IP):{GOSSIP_PORT}" if several else None,
         "peers_name": f"{_peers_name(endpoint)}.{entrance_namespace(endpoint, config)}.svc:{GOSSIP_PORT}"
         if several

@@ -11,6 +11,7 @@ const REASONS = {
   session: "the session's own endpoint", spilled: "where the session went when its own had too much to do",
   "least-load": "it has the least to do", "no-session": "the request names no session", turn: "it is this endpoint's turn",
 };
+const TOKEN_FIELD = "x-tierline-admin-token"; // the Kubernetes API, which hands requests on, takes Authorization for itself
 const byId = id => document.getElementById(id);
 
 let token = "", isPaused = false, stream = null, moments = new Map(), stateOf = new Map(), newsUntil = 0;
@@ -23,7 +24,7 @@ async function watch() {
   const mine = (stream = new AbortController());
   try {
     const response = await fetch("dashboard/events", {
-      signal: mine.signal, headers: token ? { authorization: `Bearer ${token}` } : {}, cache: "no-store", credentials: "omit",
+      signal: mine.signal, headers: token ? { [TOKEN_FIELD]: token } : {}, cache: "no-store", credentials: "omit",
     });
     if (response.status === 401) {
       askForToken(token ? await refusalOf(response) : "This router asks for its admin token.");

@@ -134,6 +134,7 @@ CASES: list[tuple[str, Child, Endpoint, Capabilities, OperatorConfig]] = [
     ("router/pairs", router, endpoint(PAIRS), PLAIN, USUAL),
     ("router/several", router, endpoint(annotations={"router-replicas": "3"}), PLAIN, USUAL),
     ("router/scaled-without-metrics", router, endpoint(AMAZON | {"metrics": {"enabled": False}}), FULL, PROMETHEUS),
+    ("router/dashboard", router, endpoint(annotations={"dashboard": "true"}), PLAIN, USUAL),
     ("router/api-keys", router, endpoint(KEY, annotations={"api-keys": "clients"}), PLAIN, USUAL),
     ("router/api-keys-system", router, endpoint(KEY, annotations={"api-keys": "clients"}), PLAIN, SYSTEM),
     ("routing-service/routed", routing_service, endpoint(), PLAIN, USUAL),
