@@ -61,6 +61,15 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield World(started, server, ["--url", f"http://127.0.0.1:{server.port}", "--token-file", str(token_file)])
 
 
+async def test_the_token_leaves_authorization_to_what_hands_requests_on(world: World) -> None:
+    handing_on = world.backends[1]  # such as the Kubernetes API, which takes it for itself
+    await run("endpoints", "--url", f"{handing_on.url}/proxy", "--token", TOKEN)
+    (asked,) = handing_on.requests
+    assert asked.first_line == b"GET /proxy/admin/endpoints HTTP/1.1"
+    assert asked.fields[b"x-tierline-admin-token"] == TOKEN.encode()
+    assert b"authorization" not in asked.fields
+
+
 async def test_endpoints_are_listed_added_drained_and_removed(world: World) -> None:
     first, second = world.backends
     listed = await run("endpoints", *world.options)

@@ -49,7 +49,10 @@ class RouterAdmin:
         import aiohttp
         import msgspec
 
-        sent = {**(headers or {}), **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
+        from tierline.router.admin.access import ADMIN_TOKEN_FIELD
+
+        # Not in Authorization, which the Kubernetes API takes for itself where it hands the request on.
+        sent = {**(headers or {}), **({ADMIN_TOKEN_FIELD: self.token} if self.token else {})}
         if body is not None:
             sent["Content-Type"] = "application/json"
         try:
