@@ -24,6 +24,7 @@ from tierline import logs
 from tierline.proxy.config import ProxyConfig
 from tierline.router.http.bodies import ChunkedBody, LengthBody, UntilCloseBody
 from tierline.router.http.heads import RequestHead, ResponseHead
+from tierline.tracing.context import read_id
 
 log = logs.get(__name__)
 
@@ -101,7 +102,7 @@ class Record:
         self._capture = capture
         self._chunks: ChunkedBody | None = None
         self.event_id = str(uuid.uuid4())
-        self.request_id = request_id.decode("latin-1")
+        self.request_id, _ = read_id(request_id.decode("latin-1"))
         self.began_at = capture.now()
         self.input: _Payload | None = None
         self.output: _Payload | None = None

@@ -21,6 +21,7 @@ from tierline.router.keys import ApiKey
 from tierline.router.pairs import NOT_ITS_WEIGHTS, X_TIERLINE_WEIGHTS
 from tierline.router.proxy.client import ClientConnection
 from tierline.router.proxy.upstream import UpstreamConnection
+from tierline.tracing.context import Origin
 
 log = logs.get(__name__)
 
@@ -381,7 +382,7 @@ class Relay:
 
     def _request_id(self) -> str | None:
         """Return the request's id for the log; ``None`` where it has none."""
-        return self._head.fields.get(REQUEST_ID, b"").decode("latin-1") or None
+        return Origin.read(self._head.fields.get(REQUEST_ID, b"").decode("latin-1"), b"").request_id or None
 
     def _release_body(self) -> None:
         self._services.held_bytes -= self._held_bytes

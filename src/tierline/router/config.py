@@ -175,6 +175,9 @@ class RouterConfig(ProgramConfig):
     endpoint_api_key_file: Path | None = Field(
         default=None, description="file with the API key that endpoints ask for; read again when it changes"
     )
+    trust_traceparent: bool = Field(
+        default=True, description="whether a request's traceparent counts; else each trace begins at this router"
+    )
     trace_share: float = Field(
         default=0.0, ge=0, le=1, description="share of the requests without traceparent for which a trace is begun"
     )

@@ -18,7 +18,7 @@ SAMPLED = 0x01
 REQUEST_ID_CHARS = 256
 """Of an id that a client chose, in spans, logs and messages."""
 _HEX = frozenset(b"0123456789abcdef")
-_OF_TRACED = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})", re.ASCII)
+_OF_TRACED = re.compile(r"(?:(.+)~)?([0-9a-f]{32})-([0-9a-f]{16})", re.ASCII | re.DOTALL)
 
 
 class TraceContext(NamedTuple):
@@ -37,9 +37,13 @@ class TraceContext(NamedTuple):
         """Return the value of ``traceparent``."""
         return b"00-%032x-%016x-%02x" % self
 
-    def request_id(self) -> str:
-        """Return an id for the request that has none: who is told that alone, as a connector is, finds the trace."""
-        return f"{self.trace_id:032x}-{self.span_id:016x}"
+    def request_id(self, chosen: str = "") -> str:
+        """Return an id by which who is told that alone, as a connector is, finds the trace; reads as :func:`read_id`.
+
+        ``chosen``: the one that the request has; empty: none.
+        """
+        place = f"{self.trace_id:032x}-{self.span_id:016x}"
+        return f"{chosen}~{place}" if chosen else place
 
 
 def read_context(field: bytes | None) -> TraceContext | None:
@@ -57,13 +61,19 @@ def read_context(field: bytes | None) -> TraceContext | None:
     return context if context.trace_id and context.span_id else None
 
 
-def context_of_request_id(request_id: str) -> TraceContext | None:
-    """Return the sampled place that :meth:`TraceContext.request_id` made an id of; ``None`` for any other id."""
+def read_id(request_id: str) -> tuple[str, TraceContext | None]:
+    """Return the id that a request goes by, and the sampled place that :meth:`TraceContext.request_id` put into it.
+
+    >>> read_id("of a client~0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331")[0]
+    'of a client'
+    """
     match = _OF_TRACED.fullmatch(request_id)
     if match is None:
-        return None
-    context = TraceContext(int(match[1], 16), int(match[2], 16), SAMPLED)
-    return context if context.trace_id and context.span_id else None
+        return request_id, None
+    context = TraceContext(int(match[2], 16), int(match[3], 16), SAMPLED)
+    if not (context.trace_id and context.span_id):
+        return request_id, None
+    return match[1] or request_id, context
 
 
 def random_id(bits: int) -> int:
@@ -92,6 +102,8 @@ class Origin:
         if not (request_id or traceparent):
             return NOWHERE
         field = traceparent.encode("latin-1", "replace") if isinstance(traceparent, str) else traceparent
+        if "~" in request_id:
+            request_id, _ = read_id(request_id)
         return cls(request_id[:REQUEST_ID_CHARS], read_context(field))
 
     @property

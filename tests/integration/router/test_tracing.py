@@ -128,6 +128,61 @@ async def test_an_id_of_a_place_in_a_trace_that_the_request_is_not_in_counts_as_
     assert backend.requests[0].head.lower().count(b"x-request-id") == 1
 
 
+@pytest.mark.parametrize("echoed", ["", "X-Request-Id: %b\r\n", "x-request-id: of the endpoint's own\r\n"])
+async def test_endpoints_are_sent_a_client_s_id_with_the_request_s_place_and_the_client_its_own(
+    collected: Collected, echoed: str
+) -> None:
+    async def echo(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(fields=echoed.encode().replace(b"%b", request.fields[b"x-request-id"])))
+
+    async with (
+        backends(echo) as (backend,),
+        router(backend, opentelemetry=True) as behind,
+        router(f"http://127.0.0.1:{behind.port}", opentelemetry=True) as server,
+        client(server) as peer,
+    ):
+        mine = await peer.ask(chat(), fields="X-Request-ID: mine\r\nX-Request-ID: mine\r\n")
+        first, _, second, _ = await received(collected, 4)
+        await peer.ask(chat(), fields="x-request-id: unsampled\r\n" + UNSAMPLED)
+    assert mine.fields["x-request-id"] == ("of the endpoint's own" if "own" in echoed else "mine")
+    assert [request.attributes["tierline.request_id"] for request in (first, second)] == ["mine", "mine"]
+    told, unsampled = (request.fields[b"x-request-id"].decode() for request in backend.requests)
+    assert told == f"mine~{first.trace_id}-{second.span_id}"
+    assert unsampled == "unsampled"
+    assert backend.requests[0].head.lower().count(b"x-request-id") == 1
+
+
+async def test_a_router_that_does_not_trace_goes_by_the_client_s_id_and_sends_on_what_came() -> None:
+    told = f"mine~{TRACE}-{PARENT}"
+    async with backends(answering(whole())) as (backend,), router(backend) as server, client(server) as peer:
+        answer = await peer.ask(chat(), fields=f"x-request-id: {told}\r\n{SAMPLED}")
+    assert answer.fields["x-request-id"] == "mine"
+    assert backend.requests[0].fields[b"x-request-id"].decode() == told
+
+
+@pytest.mark.parametrize("settings", [{}, {"trace_share": 1}, {"opentelemetry": True}], ids=str)
+async def test_what_clients_say_of_traces_counts_as_nothing_where_it_is_not_trusted(
+    collected: Collected, settings: dict[str, object]
+) -> None:
+    async with (
+        backends(answering(whole())) as (backend,),
+        router(backend, trust_traceparent=False, **settings) as server,
+        client(server) as peer,
+    ):
+        for fields in (SAMPLED, UNSAMPLED, SAMPLED + f"x-request-id: {TRACE}-{PARENT}\r\n"):
+            answer = await peer.ask(chat(), fields=fields + "Tracestate: vendor=1\r\n")
+            assert TRACE not in answer.fields["x-request-id"]
+        if "opentelemetry" in settings:
+            spans = await received(collected, 6)
+            assert [span.parent_id for span in spans if span.kind == 2] == [""] * 3
+            assert not any(span.state for span in spans)
+    for request in backend.requests:
+        assert TRACE not in request.head.decode()
+        assert b"tracestate" not in request.head.lower()
+        begun = request.fields.get(b"traceparent", b"")
+        assert begun.endswith(b"-01") if settings else not begun
+
+
 async def test_a_caller_s_trace_goes_on_and_its_state_with_it(collected: Collected) -> None:
     async with (
         backends(answering(whole())) as (backend,),

@@ -36,5 +36,7 @@ def test_a_place_in_a_trace_is_vllm_s_own_header_or_else_what_the_router_s_id_sa
     router_s = TraceContext(0x123, 0x456, SAMPLED)
     name = f"chatcmpl-{router_s.request_id()}-7e1f44aa"
     assert origin_of(request(name)) == Origin(router_s.request_id(), router_s)
+    for chosen in ("a client's", "i" * 1000):
+        assert origin_of(request(f"cmpl-{router_s.request_id(chosen)}-0-7e1f44aa")) == Origin(chosen[:256], router_s)
     assert origin_of(request(name, {"traceparent": CONTEXT.field().decode()})).trace == CONTEXT
     assert origin_of(request("chatcmpl-an id-7e1f44aa", {"tracestate": "a=1"})) == Origin("an id")

@@ -121,7 +121,8 @@ async def test_what_is_no_text_of_a_named_type_is_base64(fields: bytes, said: by
 async def test_a_stream_in_chunks_is_recorded_without_them() -> None:
     files = Files()
     recording = capture(files, capture_json_types=["text/event-stream"])
-    begun = recording.begin(request(b"x-request-id: r7\r\n"), b"{}")
+    place = b"0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
+    begun = recording.begin(request(b"x-request-id: r7~%b\r\n" % place), b"{}")
     assert begun is not None
     head = ResponseHead(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n")
     begun.answer_began(head, ChunkedBody())

@@ -10,9 +10,9 @@ from tierline.tracing.context import (
     SAMPLED,
     Origin,
     TraceContext,
-    context_of_request_id,
     current,
     read_context,
+    read_id,
     working_for,
 )
 
@@ -46,9 +46,16 @@ def test_what_is_no_traceparent_counts_as_none(field: bytes | None) -> None:
 
 def test_a_request_without_an_id_gets_one_that_says_its_place() -> None:
     context = TraceContext(int(TRACE, 16), int(SPAN, 16), SAMPLED)
-    assert context_of_request_id(context.request_id()) == context
-    for other in ("", "an id", TRACE, f"{TRACE}-{SPAN[1:]}", f"{'0' * 32}-{SPAN}", f"{TRACE}-{SPAN}-0"):
-        assert context_of_request_id(other) is None
+    assert read_id(context.request_id()) == (context.request_id(), context)
+    for other in ("", "an id", TRACE, f"{TRACE}-{SPAN[1:]}", f"{'0' * 32}-{SPAN}", f"{TRACE}-{SPAN}-0", f"~{TRACE}"):
+        assert read_id(other) == (other, None)
+
+
+@pytest.mark.parametrize("chosen", ["an id", "a~b", "a\nb", "i" * 1000, f"{TRACE}-{SPAN}"])
+def test_a_place_stands_behind_the_id_that_a_client_chose(chosen: str) -> None:
+    context = TraceContext(int(TRACE, 16), int(SPAN, 16), SAMPLED)
+    assert read_id(context.request_id(chosen)) == (chosen, context)
+    assert Origin.read(context.request_id(chosen), "") == Origin(chosen[:256])
 
 
 def test_of_an_origin_others_are_told_what_there_is_of_it() -> None:

@@ -169,6 +169,14 @@ def router(
     traces_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Append spans of requests here, for tierline trace show.")
     ] = None,
+    trust_traceparent: Annotated[
+        bool | None,
+        typer.Option(
+            "--trust-traceparent/--no-trust-traceparent",
+            help="Go on with the traces that clients began.",
+            show_default="true",
+        ),
+    ] = None,
     dashboard: Annotated[
         bool | None,
         typer.Option("--dashboard", help="Show a page at /dashboard, to those whom /admin lets in."),
@@ -240,6 +248,7 @@ def router(
             "endpoint_api_key_file": endpoint_api_key_file,
             "opentelemetry": opentelemetry,
             "traces_file": traces_file,
+            "trust_traceparent": trust_traceparent,
             "dashboard": dashboard,
             "dashboard_stores": dashboard_store,
             "log_level": log_level,

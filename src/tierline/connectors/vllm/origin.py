@@ -1,14 +1,14 @@
 """What the connector can know of a request beside its tokens: its id outside of vLLM, and its place in a trace.
 
 vLLM hands a connector no headers. Its request has ``trace_headers``, where vLLM itself traces
-(``--otlp-traces-endpoint``), and a name that vLLM makes of ``x-request-id``; the router gives a traced request that has
-no id one that says its place in the trace (:meth:`~tierline.tracing.context.TraceContext.request_id`).
+(``--otlp-traces-endpoint``), and a name that vLLM makes of ``x-request-id``; the router sends it a traced request with
+an id that says its place in the trace (:meth:`~tierline.tracing.context.TraceContext.request_id`).
 """
 
 import re
 from typing import TYPE_CHECKING
 
-from tierline.tracing.context import REQUEST_ID_CHARS, Origin, context_of_request_id, read_context
+from tierline.tracing.context import REQUEST_ID_CHARS, Origin, read_context, read_id
 
 if TYPE_CHECKING:
     from vllm.v1.request import Request
@@ -21,11 +21,11 @@ _NAME = re.compile(
 
 def origin_of(request: "Request") -> Origin:
     """Return whose work a request is."""
-    request_id = outer_request_id(request.request_id)
+    request_id, place = read_id(outer_request_id(request.request_id))
     headers = request.trace_headers
     traceparent = headers.get("traceparent") if headers else None
     trace = read_context(traceparent.encode("latin-1", "replace")) if traceparent else None
-    return Origin(request_id, trace or context_of_request_id(request_id))
+    return Origin(request_id[:REQUEST_ID_CHARS], trace or place)
 
 
 def outer_request_id(name: str) -> str:
@@ -37,4 +37,4 @@ def outer_request_id(name: str) -> str:
     '9b2c'
     """
     match = _NAME.fullmatch(name)
-    return ((match["chat"] or match["text"]) if match else name)[:REQUEST_ID_CHARS]
+    return (match["chat"] or match["text"]) if match else name

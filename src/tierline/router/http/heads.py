@@ -169,6 +169,12 @@ class RequestHead(_Head):
         """Forward the fields of these lower-case names no more."""
         self.lines = self.lines_without(*names)
 
+    def forget(self, *names: bytes) -> None:
+        """Let it be as if the fields of these lower-case names had not come."""
+        self.drop(*names)
+        for name in names:
+            self.fields.pop(name, None)
+
     def lines_without(self, *names: bytes) -> list[bytes]:
         """Return the end-to-end fields that have none of these lower-case names."""
         return [line for line in self.lines if line.partition(b":")[0].lower() not in names]

@@ -22,8 +22,9 @@ from tierline.router.proxy.services import REQUEST_ID, X_TIERLINE_BYPASS, Servic
 from tierline.router.proxy.serving import Cycle
 from tierline.router.renaming import with_id
 from tierline.router.strategies.base import RoutingRequest
+from tierline.router.tracing.requests import names_another_place
 from tierline.router.workers.gathering import CONTENT_TYPE, encode_families, families_of
-from tierline.tracing.context import TRACEPARENT
+from tierline.tracing.context import TRACEPARENT, TRACESTATE
 
 if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
@@ -151,19 +152,20 @@ def dispatch(
     exchange.wants_stream = bytes(fields.stream) == b"true"
     if "affinity" in without:
         exchange.arm = services.choosing.without_affinity(routing)
+    is_trusted = services.config.trust_traceparent
+    if not is_trusted:
+        head.forget(TRACEPARENT, TRACESTATE)
     if services.spans is not None:
         exchange.trace = services.spans.begin(head)
-        if services.spans.forges_a_place(head, exchange.trace):
-            head.drop(REQUEST_ID)
-            del head.fields[REQUEST_ID]
-            exchange.request_id = b"%032x" % getrandbits(128)
-        if exchange.trace is not None and REQUEST_ID not in head.fields:
-            # Of all that is sent to it, vLLM's API server hands a connector this id alone.
-            exchange.request_id = exchange.trace.context.request_id().encode()
     elif services.config.trace_share and TRACEPARENT not in head.fields and random() < services.config.trace_share:
         # https://www.w3.org/TR/trace-context/: version, trace, parent, flags (sampled)
         head.fields[TRACEPARENT] = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01".encode()
         head.lines.append(b"traceparent: %b\r\n" % head.fields[TRACEPARENT])
+    if (services.spans is not None or not is_trusted) and names_another_place(head, exchange.trace):
+        head.forget(REQUEST_ID)
+        exchange.request_id = b"%032x" % getrandbits(128)
+    if exchange.trace is not None:
+        exchange.tell_place(exchange.trace.context)
     if services.admission is not None:
         exchange.priority = _priority(services, head, fields)
         if key is not None:

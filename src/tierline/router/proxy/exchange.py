@@ -37,7 +37,7 @@ from tierline.router.strategies.base import Decision, RoutingRequest
 from tierline.router.tokens import TOKENIZED, Question, TokenLadder
 from tierline.router.tracing.records import CANCELED, RequestRecord
 from tierline.router.usage import SMALL_BYTES, TAIL_BYTES, cached_tokens, prompt_tokens
-from tierline.tracing.context import TRACEPARENT
+from tierline.tracing.context import TRACEPARENT, TraceContext, read_id
 
 if TYPE_CHECKING:
     from tierline.router.proxy.client import ClientConnection
@@ -46,6 +46,7 @@ log = logs.get(__name__)
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110, 9.2.2
 _NOTHING = RoutingRequest()
+_ID_LINE = b"x-request-id: "
 RETRY_PAUSE_S, RETRY_PAUSE_MAX_S = 0.05, 1.0
 """Before the second retry of a request at most, then twice as long each time; by chance down to half of it, so that
 requests that failed together do not come back together."""
@@ -87,10 +88,10 @@ class Exchange:
         "_alone", "_asking", "_attempts", "_before_last", "_body", "_client", "_events", "_facade", "_failed_with",
         "_handed", "_hedge", "_hedge_timer", "_held_bytes", "_is_paused", "_is_prefilled", "_last", "_may_be_stale",
         "_may_pair", "_may_repeat", "_members", "_pause", "_prefill", "_routing", "_services", "_target", "_ticket",
-        "_tried", "_weights", "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s", "decision",
-        "ended_at", "has_answered", "head", "hedge", "is_event_stream", "itl_s", "keep_alive", "model", "overhead_s",
-        "pairing", "priority", "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route", "salt",
-        "session", "started_at", "status", "tenant", "tokens_s", "trace", "waited_s", "wants_stream",
+        "_told_id", "_tried", "_weights", "aborted_by", "actual_cached_tokens", "answered_at", "arm", "choosing_s",
+        "decision", "ended_at", "has_answered", "head", "hedge", "is_event_stream", "itl_s", "keep_alive", "model",
+        "overhead_s", "pairing", "priority", "prompt_tokens", "queued_at", "queued_s", "request_id", "retries", "route",
+        "salt", "session", "started_at", "status", "tenant", "tokens_s", "trace", "waited_s", "wants_stream",
     )  # fmt: skip
 
     def __init__(
@@ -149,7 +150,9 @@ class Exchange:
         self.tenant = ""
         self.priority = 0
         """The lowest goes first."""
-        self.request_id = head.fields.get(REQUEST_ID) or b"%032x" % getrandbits(128)
+        self._told_id = b""
+        """The id that endpoints are sent, where it is another than ``request_id``."""
+        self.request_id = _chosen(head.fields.get(REQUEST_ID, b"")) or b"%032x" % getrandbits(128)
         self.arm = services.choosing.arm_of(routing, self.request_id)
         """Whose strategy chooses."""
         self.decision: Decision | None = None
@@ -201,6 +204,18 @@ class Exchange:
 
     def _rewrites(self, status: int) -> bool:
         return self._facade is not None and self._facade.rewrites(status)
+
+    def tell_place(self, place: TraceContext) -> None:
+        """Have the id that endpoints are sent say the request's place in its trace.
+
+        Of all that is sent to it, vLLM's API server hands a connector this id alone. The client knows it not.
+        """
+        if REQUEST_ID not in self.head.fields:
+            self.request_id = place.request_id().encode()
+        elif read_id(self.logged_id)[1] is None:  # else a router before this one has told it
+            self._told_id = place.request_id(self.logged_id).encode("latin-1")
+            self.head.drop(REQUEST_ID)
+            self.head.lines.append(_ID_LINE + self._told_id + b"\r\n")
 
     # Tokens -----------------------------------------------------------------------------------------------------------
 
@@ -734,6 +749,8 @@ class Exchange:
         self._release_body()
         framed = self._framing(attempt, response)
         lines = response.lines if self._facade is None else self._facade.head_lines(response)
+        if self._told_id and response.has_request_id:
+            lines = [self._in_client_s_words(line) for line in lines]
         return (
             b"%b%b%b%b%b%bx-tierline-endpoint: %b\r\nx-tierline-reason: %b\r\n"
             b"x-tierline-matched-blocks: %d\r\nx-tierline-prompt-blocks: %d\r\n"
@@ -747,6 +764,11 @@ class Exchange:
                 b"x-tierline-confidence: %b\r\n" % decision.confidence.encode() if decision.confidence else b"",
             )
         )  # fmt: skip
+
+    def _in_client_s_words(self, line: bytes) -> bytes:
+        """Return a line of an answer's head; where it is the id that the endpoint was sent, with the client's."""
+        is_id = line[: len(_ID_LINE)].lower() == _ID_LINE
+        return line.replace(self._told_id, self.request_id) if is_id else line
 
     @property
     def _is_paired(self) -> bool:
@@ -923,6 +945,11 @@ class Exchange:
             aborted_by=self.aborted_by or None,
             seconds=round(self.ended_at - self.started_at, 6),
         )
+
+
+def _chosen(field: bytes) -> bytes:
+    """Return the id that a client chose, also where a router before this one sent it with a place in a trace."""
+    return read_id(field.decode("latin-1"))[0].encode("latin-1") if b"~" in field else field
 
 
 def _tier_field(decision: Decision) -> bytes:

@@ -15,9 +15,9 @@ from tierline.tracing.context import (
     TRACEPARENT,
     TRACESTATE,
     TraceContext,
-    context_of_request_id,
     random_id,
     read_context,
+    read_id,
 )
 from tierline.tracing.tracer import Tracer
 
@@ -70,17 +70,18 @@ class RequestTracing(Collector):
         head.lines.append(b"traceparent: %b\r\n" % head.fields[TRACEPARENT])
         return None
 
-    def forges_a_place(self, head: RequestHead, record: RequestRecord | None) -> bool:
-        """Whether an ``x-request-id`` names a place in a trace in which this request is not.
-
-        A connector takes such an id for the router's own, and has spans there whoever sampled.
-        """
-        told = (line[len(_ID_LINE) : -len(b"\r\n")] for line in head.lines if line[: len(_ID_LINE)].lower() == _ID_LINE)
-        places = [context_of_request_id(request_id.decode("latin-1")) for request_id in told]
-        trace_id = record.context.trace_id if record is not None else None
-        return any(place is not None and place.trace_id != trace_id for place in places)
-
     def ended(self, record: RequestRecord, exchange: "Exchange") -> None:
         """The request is over: have its spans delivered."""
         for span in spans_of(record, exchange, self._clock):
             self.tracer.put(span)
+
+
+def names_another_place(head: RequestHead, record: RequestRecord | None) -> bool:
+    """Whether an ``x-request-id`` says a place in a trace in which this request is not.
+
+    A connector takes such an id for the router's own, and has spans there whoever sampled.
+    """
+    told = (line[len(_ID_LINE) : -len(b"\r\n")] for line in head.lines if line[: len(_ID_LINE)].lower() == _ID_LINE)
+    places = [read_id(request_id.decode("latin-1"))[1] for request_id in told]
+    trace_id = record.context.trace_id if record is not None else None
+    return any(place is not None and place.trace_id != trace_id for place in places)
