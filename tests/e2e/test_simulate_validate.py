@@ -13,9 +13,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_what_is_simulated_is_within_bounds_of_what_vllm_does(tmp_path: Path) -> None:
-    """One thread, one client, short prompts: what disturbs a shared machine then costs samples, and medians count."""
+    """One thread, short prompts: what disturbs a shared machine then costs samples, and medians count."""
     json, markdown, file = tmp_path / "validation.json", tmp_path / "validation.md", tmp_path / "mine.yaml"
-    arguments = ["--threads", "1", "--max-concurrency", "1", "--max-input-len", "768", "--output-len", "12"]
+    arguments = ["--threads", "1", "--max-concurrency", "2", "--max-input-len", "1024", "--output-len", "12"]
     arguments += ["--questions", "3", "--rounds", "3", "--coefficients", str(file)]
     arguments += ["--json", str(json), "--markdown", str(markdown)]
     done = CliRunner().invoke(app, ["simulate", "validate", *arguments])
