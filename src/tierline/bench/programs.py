@@ -19,7 +19,10 @@ from types import TracebackType
 from tierline.errors import EnvironmentTooSmall, TierlineError
 from tierline.stack.machine import is_port_free
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 30.0
+"""From SIGTERM to SIGKILL; vLLM on a busy machine takes more than ten."""
+GROUP_STOP_SECONDS = 5.0
+"""From a program's own end to SIGKILL for what it has started."""
 _PROCESS_CLOCK = 2
 _LOG_LINES_SHOWN = 8
 _NEIGHBOURS = 8
@@ -89,13 +92,17 @@ class Program:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self) -> None:
-        """End the program: asked first, killed after :data:`STOP_SECONDS`."""
+        """End the program: asked first, killed after :data:`STOP_SECONDS`; and then what it has started."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
-        # What ignored the request, and what the program had started and left behind.
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):  # nobody of its group is left
+            # Python's resource tracker outlives who started it: it removes the shared memory that vLLM leaves.
+            deadline = time.monotonic() + GROUP_STOP_SECONDS
+            while self._process.poll() is not None and time.monotonic() < deadline:
+                os.killpg(self.pid, 0)
+                time.sleep(0.02)
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 

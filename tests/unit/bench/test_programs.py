@@ -43,6 +43,23 @@ print(child.pid, file=open({str(children)!r}, "w"), flush=True)
     assert wait_until_gone(int(children.read_text()))
 
 
+def test_what_a_program_started_has_time_to_tidy_up(tmp_path: Path) -> None:
+    started, tidied = tmp_path / "started", tmp_path / "tidied"
+    helper = f"""
+import os, pathlib, time
+parent = os.getppid()
+pathlib.Path({str(started)!r}).touch()
+while os.getppid() == parent: time.sleep(0.01)
+pathlib.Path({str(tidied)!r}).touch()
+"""
+    code = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {helper!r}])\n{FOR_EVER}"
+
+    with Program(python(code), tmp_path / "log", started.exists):
+        assert not tidied.exists()
+
+    assert tidied.exists()
+
+
 def wait_until_gone(pid: int) -> bool:
     """Return whether a process that nobody of ours waits for is gone, or a zombie, within a few seconds."""
     for _ in range(100):
