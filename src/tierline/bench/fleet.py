@@ -105,7 +105,8 @@ class Fleet:
     block_tokens
         Of each of these.
     below
-        What is below each engine's cache, made for one of them after the other; ``None``: nothing.
+        What is below each engine's cache, made for one of them after the other, with whom to tell what its host's
+        memory holds, and what of that all endpoints reach; ``None``: nothing.
     scaler
         Adds endpoints and takes them away; ``None``: there are always ``endpoints``.
     gone
@@ -125,7 +126,7 @@ class Fleet:
         endpoints: int,
         blocks: int,
         model: EngineModel,
-        below: Callable[[int, CacheListener | None], Below] | None = None,
+        below: Callable[[int, CacheListener | None, CacheListener | None], Below] | None = None,
         block_tokens: int = BLOCK_TOKENS,
         scaler: Scaler | None = None,
         gone: Callable[[int], None] | None = None,
@@ -275,7 +276,8 @@ class Fleet:
             self._strategy.sources[endpoint.url] = [events]
             source = events.blocks
         host = _Events(source, self._block_tokens, "CPU") if source is not None else None
-        below = self._below(position, host) if self._below is not None else None
+        shared = _Events(source, self._block_tokens, "CPU", "REMOTE") if source is not None else None
+        below = self._below(position, host, shared) if self._below is not None else None
         engine = self._engine_at[position] = Engine(self._model, self._blocks, below)
         engine.cache.listener = _Events(source, self._block_tokens) if source is not None else None
         self.engines.append(engine)
@@ -303,17 +305,22 @@ class Fleet:
 class _Events:
     """KV events of an engine's cache, or of what is below it, applied as they come."""
 
-    def __init__(self, source: SourceBlocks, block_tokens: int, medium: str | None = None) -> None:
+    def __init__(
+        self, source: SourceBlocks, block_tokens: int, medium: str | None = None, locality: str | None = None
+    ) -> None:
         self._source = source
         self._block_tokens = block_tokens
         self._medium = medium
+        self._locality = locality
 
     def stored(self, parent: int | None, blocks: Sequence[int]) -> None:
         tokens = [token for block in blocks for token in repeat(block, self._block_tokens)]
-        self._tell(BlockStored(list(blocks), parent, tokens, self._block_tokens, medium=self._medium))
+        self._tell(
+            BlockStored(list(blocks), parent, tokens, self._block_tokens, medium=self._medium, locality=self._locality)
+        )
 
     def removed(self, block: int) -> None:
-        self._tell(BlockRemoved([block], medium=self._medium))
+        self._tell(BlockRemoved([block], medium=self._medium, locality=self._locality))
 
     def _tell(self, event: Event) -> None:
         self._source.apply(EventBatch(timestamp=0.0, events=[event], rank=None, unknown=0))

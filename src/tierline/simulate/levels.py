@@ -18,7 +18,7 @@ from tierline.simulate.vendor import COEFFICIENTS, GIB, REPLICAS
 LEVELS = (0.05, 0.3, 0.6, 0.8, 0.9, 1.1)
 _AT_ONCE_PER_S = 1e6
 _L1 = TierModel(500 * GIB, 50e9, 0.001)
-_L2 = TierModel(REPLICAS * 500 * GIB, 11e9, 0.002)
+_L2 = TierModel(0, 11e9, 0.002)
 
 
 class Contender(NamedTuple):
@@ -44,7 +44,9 @@ def contenders() -> list[Contender]:
         Contender(PUBLISHED, Cluster(known, REPLICAS, PUBLISHED)),
         Contender("tierline prefixaware", Cluster(known, REPLICAS, "prefixaware")),
         Contender("tierline kvaware", Cluster(known, REPLICAS, "kvaware")),
-        Contender("tierline prefixaware, L1, L2", Cluster(known, REPLICAS, "prefixaware", l1=_L1, l2=_L2)),
+        Contender(
+            "tierline prefixaware, L1, L2", Cluster(known, REPLICAS, "prefixaware", l1=_L1, l2=_L2, l2_kind="l1")
+        ),
     ]
 
 

@@ -150,6 +150,7 @@ def _cluster(cluster: Cluster) -> dict[str, JsonValue]:
         "kv_tokens": coefficients.kv_tokens,
         "l1": _tier(cluster.l1),
         "l2": _tier(cluster.l2),
+        "l2_kind": None if cluster.l2 is None else cluster.l2_kind,
         "overhead_s": cluster.overhead_s,
         "load_factor": cluster.load_factor,
         "autoscaling": None if cluster.autoscaling is None else asdict(cluster.autoscaling),

@@ -19,6 +19,7 @@ from tierline.router.strategies.kvaware import KV_INDEX_BYTES
 from tierline.simulate.autoscaling import Autoscaler, Autoscaling
 from tierline.simulate.coefficients import Coefficients
 from tierline.simulate.loads import Clients, sharing_nothing
+from tierline.simulate.pooled import PoolKind
 from tierline.simulate.published import PublishedPrefixAware
 from tierline.simulate.tiers import NodeTiers, TierModel, Tiers, block_bytes
 
@@ -42,6 +43,8 @@ class Cluster:
         Whether engines have a prefix cache.
     l1, l2
         Tiers below that; ``None``: there is none.
+    l2_kind
+        Where L2 is.
     replicas_per_node
         How many share L1 and a node's links.
     overhead_s
@@ -58,6 +61,7 @@ class Cluster:
     keeps_prefixes: bool = True
     l1: TierModel | None = None
     l2: TierModel | None = None
+    l2_kind: PoolKind = "nodes"
     replicas_per_node: int = 1
     overhead_s: float = 0.0
     load_factor: float = 1.0
@@ -68,6 +72,11 @@ class Cluster:
         """How many there may be."""
         return self.replicas if self.autoscaling is None else self.autoscaling.most
 
+    @property
+    def nodes(self) -> int:
+        """How many nodes there are at the beginning."""
+        return -(-self.replicas // self.replicas_per_node)
+
     def __post_init__(self) -> None:
         if self.most_replicas < self.replicas:
             raise ConfigurationError("--max-replicas", self.most_replicas, f"at least --replicas, {self.replicas}")
@@ -75,6 +84,12 @@ class Cluster:
             raise ConfigurationError("--strategy", self.strategy, ", ".join([*STRATEGIES, PUBLISHED]))
         if not self.keeps_prefixes and (self.l1 or self.l2):
             raise ConfigurationError("--no-prefix-caching", True, "no --l1-size and no --l2-size beside it")
+        if self.l2_kind == "l1" and (self.l1 is None or not self.l1.size_bytes):
+            raise ConfigurationError("--l2-kind", self.l2_kind, "only with --l1-size, for that memory it is")
+        if self.l2_kind == "l1" and self.l2 is not None and self.l2.size_bytes:
+            raise ConfigurationError(
+                "--l2-size", self.l2.size_bytes, "nothing with --l2-kind l1: it is --l1-size of each node"
+            )
 
 
 @dataclass(frozen=True)
@@ -179,7 +194,9 @@ def simulate(cluster: Cluster, load: Load) -> Outcome:
         cluster.l2,
         block_bytes=block_bytes(cluster.coefficients.kv_bytes_per_token, block_tokens),
         prefill=cluster.coefficients.prefill_cost.of_blocks(block_tokens),
+        kind=cluster.l2_kind,
         replicas_per_node=cluster.replicas_per_node,
+        nodes=cluster.nodes,
         load_factor=cluster.load_factor,
     )
     has_tiers = cluster.l1 is not None or cluster.l2 is not None

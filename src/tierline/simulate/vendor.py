@@ -231,6 +231,7 @@ def try_choice(context: int, choice: Choice, seed: int, seconds: float) -> Chang
         overhead_s=overhead_s,
     )
     l1_bytes, l2_speed = int(choice["L1 size"]) * GIB, float(choice["L2 speed"]) * 1e9
+    # As on HyperPod: L1 is LMCache's, L2 the memory of daemons beside it, on the same nodes.
     features = Cluster(
         known,
         REPLICAS,

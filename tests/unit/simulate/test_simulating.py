@@ -255,6 +255,11 @@ def test_more_load_is_never_served_sooner() -> None:
     [
         (lambda: Cluster(LARGE, strategy="best"), "--strategy: got 'best'; allowed: prefixaware, kvaware"),
         (lambda: Cluster(LARGE, keeps_prefixes=False, l1=memory(1)), "--no-prefix-caching: got True; allowed: no --l1"),
+        (lambda: Cluster(LARGE, l2=memory(0), l2_kind="l1"), "--l2-kind: got 'l1'; allowed: only with --l1-size"),
+        (
+            lambda: Cluster(LARGE, l1=memory(1), l2=memory(1), l2_kind="l1"),
+            "--l2-size: got .*; allowed: nothing with --l2-kind l1",
+        ),
         (
             lambda: simulate(Cluster(with_room(2)), Load(Trace("long", [Request(0.0, (1, 2, 3))]))),
             "kv_tokens: 1024'; allowed: 2048 or more: so long is a request",

@@ -8,6 +8,7 @@ import typer
 from tierline.errors import ConfigurationError
 
 Workload = Literal["chats", "documents", "templates", "questions"]
+PoolKind = Literal["nodes", "l1", "service"]
 Policy = Literal["arc", "lru", "s3fifo", "lfu", "fifo"]
 
 
@@ -50,12 +51,22 @@ def run(
     l1_size: Annotated[str, typer.Option(metavar="SIZE", help="Memory of a node; 0: there is none.")] = "0",
     l1_bandwidth: Annotated[
         float,
-        typer.Option(min=0.001, help="From it into a node's engines, GB/s; measured here by `tierline bench store`."),
+        typer.Option(
+            min=0.001,
+            help="From it into a node's engines, GB/s, and as much back; measured here by `tierline bench store`.",
+        ),
     ] = 50.0,
     l1_latency: Annotated[float, typer.Option(min=0, help="Seconds before the first byte.")] = 0.001,
     l1_policy: Annotated[Policy, typer.Option(help="What goes when room is needed.")] = "arc",
     l2_size: Annotated[str, typer.Option(metavar="SIZE", help="Beyond the nodes, all of it; 0: there is none.")] = "0",
-    l2_bandwidth: Annotated[float, typer.Option(min=0.001, help="Of one node's link, GB/s.")] = 11.0,
+    l2_kind: Annotated[
+        PoolKind,
+        typer.Option(
+            help="Where: memory of the nodes beside L1, an equal part each; their L1 itself, without --l2-size; "
+            "one service with a link as a node's."
+        ),
+    ] = "nodes",
+    l2_bandwidth: Annotated[float, typer.Option(min=0.001, help="Of one node's link, GB/s each way.")] = 11.0,
     l2_latency: Annotated[float, typer.Option(min=0, help="Seconds before the first byte.")] = 0.002,
     l2_policy: Annotated[Policy, typer.Option(help="What goes when room is needed.")] = "arc",
     overhead: Annotated[float, typer.Option(min=0, help="Router, network, tokenizing: seconds a request.")] = 0.0,
@@ -97,6 +108,7 @@ def run(
     Examples:
       tierline simulate run
       tierline simulate run --replicas 7 --strategy kvaware --l1-size 500GiB --l2-size 4TiB
+      tierline simulate run --replicas 7 --strategy kvaware --l1-size 500GiB --l2-kind l1
       tierline simulate run --trace conversation_trace.jsonl --request-rate 2 --json result.json
       tierline simulate run --workload questions --random-input-len 65536 --max-concurrency 28 --think-time 10
       tierline simulate run --replicas 2 --max-replicas 12 --l2-size 4TiB --request-rate 8 --num-prompts 20000
@@ -120,24 +132,28 @@ def run(
     from tierline.simulate.serving import result_of
     from tierline.simulate.tiers import TierModel
 
-    def tier(flag: str, size: str, bandwidth: float, latency: float, policy: Policy) -> TierModel | None:
+    def tier(flag: str, size: str, bandwidth: float, latency: float, policy: Policy) -> TierModel:
         try:
             size_bytes = parse_byte_size(size)
         except ValueError as error:
             raise ConfigurationError(flag, size, str(error)) from None
-        return TierModel(size_bytes, bandwidth * 1e9, latency, policy) if size_bytes else None
+        return TierModel(size_bytes, bandwidth * 1e9, latency, policy)
 
     if max_concurrency is None and duration is not None:
         raise ConfigurationError(
             "--duration", duration, "only with --max-concurrency: an open loop ends with its requests"
         )
+    l1 = tier("--l1-size", l1_size, l1_bandwidth, l1_latency, l1_policy)
+    l2 = tier("--l2-size", l2_size, l2_bandwidth, l2_latency, l2_policy)
+    has_l2 = l2.size_bytes > 0 or l2_kind == "l1"
     cluster = Cluster(
         coefficients=known.read(coefficients),
         replicas=replicas,
         strategy=strategy,
         keeps_prefixes=prefix_caching,
-        l1=tier("--l1-size", l1_size, l1_bandwidth, l1_latency, l1_policy),
-        l2=tier("--l2-size", l2_size, l2_bandwidth, l2_latency, l2_policy),
+        l1=l1 if l1.size_bytes or has_l2 else None,  # what L2 brings goes over its link
+        l2=l2 if has_l2 else None,
+        l2_kind=l2_kind,
         replicas_per_node=replicas_per_node,
         overhead_s=overhead,
         load_factor=load_factor,
