@@ -3,14 +3,16 @@
 Equal numbers are equal blocks after equal blocks, so a number stands for the whole prefix that ends with it.
 """
 
+import gzip
 import heapq
 import itertools
 import json
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from tierline.errors import UsageError
 
@@ -64,7 +66,7 @@ def read_trace(path: Path) -> Trace:
 
     ``timestamp`` is in milliseconds, ``hash_ids`` has a number for each block of 512 tokens, ``output_length``, where
     there is one, the answer's tokens (R. Qin et al., "Mooncake: Trading More Storage for Less Computation", FAST 2025;
-    repository kvcache-ai/Mooncake).
+    repository kvcache-ai/Mooncake). A file whose name ends in ``.gz`` is unpacked.
 
     Raises
     ------
@@ -73,14 +75,18 @@ def read_trace(path: Path) -> Trace:
     """
     requests = []
     try:
-        with path.open() as lines:
+        with _open(path) as lines:
             for number, line in enumerate(lines, start=1):
                 requests.append(_request(path, number, line))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UsageError(f"--trace: {path}: cannot be read: {error}") from error
     if not requests:
         raise UsageError(f"--trace: {path}: is empty")
-    return Trace(path.stem, sorted(requests, key=lambda request: request.at_s))
+    return Trace(Path(path.name.removesuffix(".gz")).stem, sorted(requests, key=lambda request: request.at_s))
+
+
+def _open(path: Path) -> TextIO:
+    return gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
 
 
 def _request(path: Path, number: int, line: str) -> Request:

@@ -1,9 +1,10 @@
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 
-from tierline.bench.traces import Request, generate_trace, read_trace
+from tierline.bench.traces import Request, Trace, generate_trace, read_trace
 from tierline.errors import UsageError
 
 
@@ -20,6 +21,18 @@ def test_a_trace_of_mooncake_s_format_is_read_in_the_order_of_time(tmp_path: Pat
     assert trace.name == "short_trace"
     assert trace.requests == [Request(1.5, (0, 1)), Request(3.0, (0, 2))]
     assert (trace.blocks, trace.footprint) == (4, 3)
+
+
+def test_a_packed_trace_is_unpacked_and_one_that_is_cut_off_is_a_users_mistake(tmp_path: Path) -> None:
+    packed = gzip.compress(b'{"timestamp": 1500, "hash_ids": [0, 1]}\n')
+    (tmp_path / "short_trace.jsonl.gz").write_bytes(packed)
+    (tmp_path / "cut.gz").write_bytes(packed[:-9])
+
+    trace = read_trace(tmp_path / "short_trace.jsonl.gz")
+
+    assert trace == Trace("short_trace", [Request(1.5, (0, 1))])
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_trace(tmp_path / "cut.gz")
 
 
 @pytest.mark.parametrize("line", ["", "{}", "[1]", "hello", '{"timestamp": 1, "hash_ids": 7}'])
