@@ -27,12 +27,17 @@ help: ## List the targets
 up: $(VENV)/engine.stamp $(if $(findstring lmcache,$(ARGS)),$(VENV)/lmcache.stamp) ## Start a node store, two vLLM replicas on this machine's CPU, and the router
 	@$(BIN)/tierline up $(ARGS)
 
-test: $(VENV)/engine.stamp $(VENV)/dev.stamp lint-quietly provide-kube ## Lint, check types and floors, run every test (real vLLM included)
+test: $(VENV)/engine.stamp $(VENV)/dev.stamp lint-quietly provide-kube provide-dynamo ## Lint, check types and floors, run every test (real vLLM included)
 	@$(BIN)/python -m pytest --durations=15 $(ARGS)
 
 .PHONY: provide-kube
 provide-kube: $(VENV)/bin/python
 	@PYTHON=$(abspath $(VENV)/bin/python) scripts/kube/provide
+
+.PHONY: provide-dynamo
+provide-dynamo:
+	@[ -n "$${TIERLINE_DYNAMO:-}" ] || $(MAKE) --no-print-directory .venv-dynamo \
+	  || echo "== Dynamo's mocker could not be installed; the tests that need it will say that they were skipped"
 
 test-fast: $(VENV)/dev.stamp ## Run the tests that need no engine
 	@$(BIN)/python -m pytest -m "not vllm" $(ARGS)
@@ -78,7 +83,7 @@ docs: $(VENV)/bin/python ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict
 
 clean: ## Remove .venv and what the tools left behind
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist build
+	rm -rf $(VENV) .venv-dynamo .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist build
 
 # Environments ---------------------------------------------------------------------------------------------------------
 
@@ -112,12 +117,20 @@ $(VENV)/dev.stamp: $(VENV)/bin/python $(VENV)/lmcache.stamp pyproject.toml
 	@scripts/debian-packages redis-server libibverbs1 librdmacm1 iproute2 etcd-server prometheus chromium
 	@touch $@
 
-# Of Dynamo only its runtime: the mocker's replay is in it, and needs nothing else of Dynamo's requirements.
-.venv-dynamo: ## Install NVIDIA Dynamo's mocker, for `tierline simulate mocker`
-	@echo "== installing Dynamo's runtime into $@ (75 MB, once)"
-	@$(PYTHON) -m venv $@
-	@$@/bin/python -m pip --disable-pip-version-check install --quiet --no-deps 'ai-dynamo-runtime==1.6.1' 'numpy>=2' \
-	  || { rm -rf $@; exit 1; }
+# Of Dynamo only its runtime: the mocker's replay is in it, and needs nothing else of Dynamo's requirements. It has an
+# environment of its own, for it takes no pydantic that is newer than 2.13: all else would be tested with an old one.
+DYNAMO_VERSION := 1.6.1
+.PHONY: .venv-dynamo
+.venv-dynamo: .venv-dynamo/$(DYNAMO_VERSION).stamp ## Install NVIDIA Dynamo's mocker, for `tierline simulate mocker`
+	@:
+
+.venv-dynamo/$(DYNAMO_VERSION).stamp:
+	@echo "== installing Dynamo's runtime into .venv-dynamo (95 MB, once)"
+	@$(PYTHON) -m venv .venv-dynamo
+	@.venv-dynamo/bin/python -m pip --disable-pip-version-check install --progress-bar off --no-deps \
+	  'ai-dynamo-runtime==$(DYNAMO_VERSION)' 'numpy>=2' | $(PROGRESS) \
+	  || { rm -rf .venv-dynamo; exit 1; }
+	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/bin/python pyproject.toml
 	@echo "== installing what the benchmarks draw with and compare against into $(VENV)"

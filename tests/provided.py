@@ -6,8 +6,9 @@ from typing import NoReturn
 import pytest
 
 REQUIRE = "TIERLINE_REQUIRE"
-KUBE, HYP, PROMETHEUS, CHROMIUM = "kube", "hyp", "prometheus", "chromium"
-"""A Kubernetes API with its controllers and ``kubectl``; AWS's ``hyp``; Prometheus with ``promtool``; a browser."""
+KUBE, HYP, PROMETHEUS, CHROMIUM, DYNAMO = "kube", "hyp", "prometheus", "chromium", "dynamo"
+"""A Kubernetes API with its controllers and ``kubectl``; AWS's ``hyp``; Prometheus with ``promtool``; a browser; the
+mocker of NVIDIA Dynamo."""
 
 
 def lacks(what: str, why: str) -> NoReturn:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +18,26 @@ from tierline.bench.rows import percentile
 from tierline.bench.traces import Request, Trace
 from tierline.errors import TierlineError, UsageError
 from tierline.simulate.coefficients import Coefficients
+from tierline.simulate.prescribed import Prescribed
 from tierline.simulate.results import figures
 from tierline.simulate.running import Cluster, Load, simulate
 
-ROUTERS: Mapping[str, str] = {"round_robin": "roundrobin", "kv_router": "kvaware"}
-"""Of the mocker, and the strategy of ours that does the same or nearly."""
+ROUTERS: Mapping[str, Sequence[str]] = {
+    "round_robin": ("roundrobin",),
+    "kv_router": (Prescribed.name, "kvaware"),
+}
+"""Of the mocker, and what stands beside it of ours: the strategy that does the same; its own choices, and a strategy
+of the same kind."""
 DIFFERENCES = (
-    "Prompts are whole blocks of 512 tokens in both; the mocker gets the trace rewritten so.",
+    "Prompts are whole blocks of 512 tokens in both, and no two requests come at once: the mocker gets the trace "
+    "rewritten so.",
     "The mocker's table of prefill times knows a chunk's length only: what a chunk attends to before it takes no time.",
     "In ours a step that computes prompts and decodes pays its least time once; the mocker adds both tables' times.",
-    "kv_router is Dynamo's, with its own weights of overlap and load; kvaware is ours.",
+    "The mocker preempts requests when a cache is full, and their own prefix that they find again counts as cached; "
+    "ours preempts nobody.",
+    "prescribed repeats the choices that kv_router made, one by one: what differs there is not routing.",
+    "kv_router is Dynamo's: what running requests hold weighs as much as what is to be computed. Ties are broken by "
+    "chance, so its figures are others each time. kvaware is ours.",
 )
 _PROGRAM = Path(__file__).with_name("mocker_replay.py")
 
@@ -41,7 +52,7 @@ class Side(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """Both under one way of routing."""
+    """Both under one way of routing, or one of each."""
 
     router: str
     strategy: str
@@ -52,6 +63,7 @@ class Beside(NamedTuple):
 class _Replayed(msgspec.Struct):
     """A request, as the mocker reports it."""
 
+    worker: int
     arrival_time_ms: float
     ttft_ms: float
     e2e_latency_ms: float
@@ -79,27 +91,42 @@ def compare(python: Path, trace: Trace, known: Coefficients, replicas: int, rate
     """
     if not python.is_file():
         raise UsageError(f"--dynamo: {python} is not there; make .venv-dynamo installs Dynamo's mocker (75 MB)")
-    load = Load(trace, rate=rate)
-    replayed = _replay(python, _scaled(trace, load.time_scale), known, replicas)
-    found = []
-    for router, strategy in ROUTERS.items():
-        made = figures(simulate(Cluster(known, replicas, strategy), load))
-        ours = Side(made["p50_ttft_ms"], made["p90_ttft_ms"], made["output_throughput"], made["hit_rate"])
-        found.append(Beside(router, strategy, _side(replayed[router]), ours))
-    return found
+    load = Load(replace(trace, requests=_apart(trace.requests, Load(trace, rate=rate).time_scale)))
+    replayed = _replay(python, load.trace, known, replicas)
+    return [
+        Beside(router, strategy, _side(replayed[router]), _ours(known, replicas, load, strategy, replayed[router]))
+        for router, strategies in ROUTERS.items()
+        for strategy in strategies
+    ]
 
 
-def _scaled(trace: Trace, scale: float) -> Sequence[Request]:
-    return [request._replace(at_s=request.at_s * scale) for request in trace.requests]
+def _ours(known: Coefficients, replicas: int, load: Load, strategy: str, replayed: Sequence[_Replayed]) -> Side:
+    if strategy == Prescribed.name:
+        outcome = simulate(Cluster(known, replicas), load, Prescribed(each.worker for each in replayed))
+    else:
+        outcome = simulate(Cluster(known, replicas, strategy), load)
+    made = figures(outcome)
+    return Side(made["p50_ttft_ms"], made["p90_ttft_ms"], made["output_throughput"], made["hit_rate"])
 
 
-def _replay(
-    python: Path, requests: Sequence[Request], known: Coefficients, replicas: int
-) -> dict[str, list[_Replayed]]:
-    block_tokens = Trace("", requests).block_tokens
+def _apart(requests: Sequence[Request], scale: float) -> Sequence[Request]:
+    """Return them at the times that they have in both, a microsecond apart at least.
+
+    The mocker does not say which request of the trace it is of which it reports something: its time says that.
+    """
+    made, last_us = [], -1
+    for request in requests:
+        last_us = max(round(1e6 * request.at_s * scale), last_us + 1)
+        made.append(request._replace(at_s=last_us / 1e6))
+    return made
+
+
+def _replay(python: Path, asked_for: Trace, known: Coefficients, replicas: int) -> dict[str, list[_Replayed]]:
+    """Return what became of each request, by router, in the order of their coming."""
+    block_tokens = asked_for.block_tokens
     with tempfile.TemporaryDirectory(prefix="tierline-mocker-") as folder:
         trace, answer = Path(folder) / "trace.jsonl", Path(folder) / "replayed.json"
-        trace.write_bytes(b"".join(_line(request, block_tokens) for request in requests))
+        trace.write_bytes(b"".join(_line(request, block_tokens) for request in asked_for.requests))
         asked = {
             "trace": str(trace),
             "workers": replicas,
@@ -124,12 +151,19 @@ def _replay(
         if done.returncode:
             last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             raise TierlineError(f"Dynamo's mocker ended with status {done.returncode}: {last}")
-        return msgspec.json.decode(answer.read_bytes(), type=dict[str, list[_Replayed]])
+        found = msgspec.json.decode(answer.read_bytes(), type=dict[str, list[_Replayed]])
+    for router, replayed in found.items():
+        if len(replayed) != len(asked_for.requests):
+            raise TierlineError(
+                f"Dynamo's mocker, {router}: expected {len(asked_for.requests)} requests, it reports {len(replayed)}"
+            )
+        replayed.sort(key=lambda each: each.arrival_time_ms)
+    return found
 
 
 def _line(request: Request, block_tokens: int) -> bytes:
     entry = {
-        "timestamp": round(1000 * request.at_s),
+        "timestamp": 1000 * request.at_s,
         "input_length": block_tokens * len(request.blocks),
         "output_length": request.output_tokens,
         "hash_ids": list(request.blocks),

@@ -42,7 +42,9 @@ def _replay(asked: dict[str, Any], engine: dict[str, Any], router: str) -> list[
         trace_block_size=asked["engine"]["block_size"],
         capture_per_request=True,
     )
-    return [{name: each[name] for name in _KEPT} for each in replayed.per_request]
+    return [
+        {"worker": each["decode_worker_idx"]} | {name: each[name] for name in _KEPT} for each in replayed.per_request
+    ]
 
 
 def _write_speeds(path: Path, asked: dict[str, Any]) -> None:

@@ -172,8 +172,13 @@ class Outcome:
         return job.ended_at_s - job.at_s + self.overhead_s
 
 
-def simulate(cluster: Cluster, load: Load) -> Outcome:
+def simulate(cluster: Cluster, load: Load, strategy: Strategy | None = None) -> Outcome:
     """Serve a load.
+
+    Parameters
+    ----------
+    strategy
+        Chooses instead of the cluster's; it is this run's alone.
 
     Raises
     ------
@@ -201,7 +206,7 @@ def simulate(cluster: Cluster, load: Load) -> Outcome:
     )
     has_tiers = cluster.l1 is not None or cluster.l2 is not None
     fleet = Fleet(
-        _strategy(cluster, load, blocks),
+        strategy or _strategy(cluster, load, blocks),
         cluster.replicas,
         blocks,
         cluster.coefficients.engine_model(),

@@ -8,7 +8,8 @@ import typer
 
 def mocker(
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A trace in Mooncake's format.", show_default="chats")
+        Path | None,
+        typer.Option(metavar="FILE", help="A trace in Mooncake's format, or such a .gz.", show_default="chats"),
     ] = None,
     coefficients: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="How fast a replica is, in both.")
