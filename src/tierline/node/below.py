@@ -29,6 +29,7 @@ from tierline.pool.pool import Pool
 from tierline.pool.warming import warm
 from tierline.proofs import read_secret
 from tierline.store import ObjectKey
+from tierline.tracing.tracer import Tracer
 from tierline.wire.cluster import ClusterView, MemberFigures, TierFigures
 
 log = logs.get(__name__)
@@ -101,6 +102,8 @@ class Below:
         Guards ``tiers`` against what a tier should not do.
     entrance
         Of the pool; ``None``: the node is in none.
+    tracer
+        Is told of what is done for traced requests; ``None``: nobody is.
 
     Attributes
     ----------
@@ -116,6 +119,7 @@ class Below:
         segments: Segments,
         duties: Duties,
         entrance: Entrance | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._config = config
         self._segments = segments
@@ -123,7 +127,7 @@ class Below:
         self.source = None if entrance is None else entrance.source
         self._certificate = None if entrance is None else entrance.credentials.certificate
         self._pooled = PooledSegments(segments, self.of, self._suspect)
-        self._pool = None if entrance is None else self._make_pool(entrance)
+        self._pool = None if entrance is None else self._make_pool(entrance, tracer)
         self._suspected: set[asyncio.Task[None]] = set()
         options = EngineOptions([segment.service.store.segment.buffer for segment in segments], config.host)
         uses: list[TierUse] = []
@@ -279,9 +283,11 @@ class Below:
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
-    def _make_pool(self, entrance: Entrance) -> Pool:
+    def _make_pool(self, entrance: Entrance, tracer: Tracer | None) -> Pool:
         own = Hello(self._config.node_name, self._segments.first.service.store.epoch, self._config.pool_name)
-        return Pool(own, entrance.sock, entrance.credentials, [entrance.source], self._pooled, self._duties)
+        return Pool(
+            own, entrance.sock, entrance.credentials, [entrance.source], self._pooled, self._duties, tracer=tracer
+        )
 
     def _is_at_home(self, slot: int) -> bool:
         return self._pool is not None and self._pool.is_at_home(slot)

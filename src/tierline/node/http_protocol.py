@@ -442,6 +442,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._payer = f"token:{grant.name}" if grant.is_known else self._peer
         if self._service.tracer is not None and isinstance(route, _TRACED):
             self._span = self._service.tracer.open(f"{head.method} {self._route_name}", "server", self._origin.trace)
+        if self._span is None:
+            self._begin(route, head, grant)
+            return
+        self._origin = Origin(self._origin.request_id, self._span.context)
+        with working_for(self._origin):
+            self._begin(route, head, grant)
+
+    def _begin(self, route: routes.Route, head: RequestHead, grant: Grant) -> None:
         if isinstance(route, routes.PutObject):
             self._start_upload(ObjectKey(route.bucket, route.name), head, route.anchor)
         elif isinstance(route, routes.LeasePrefix):
@@ -585,9 +593,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         upload, self._upload = self._upload, None
         assert upload is not None
         try:
-            self._service.commit(
-                upload.slot.id, self._owner, upload.checksum, upload.key, upload.slot.size, upload.anchor
-            )
+            with working_for(self._origin) if self._origin.is_traced else contextlib.nullcontext():
+                self._service.commit(
+                    upload.slot.id, self._owner, upload.checksum, upload.key, upload.slot.size, upload.anchor
+                )
         except NoSpace as error:  # of the journal
             self._service.abort(upload.slot.id, self._owner)
             self._refuse(_no_space(error))

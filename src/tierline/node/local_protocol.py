@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol, cast
@@ -402,12 +403,14 @@ class LocalConnection(asyncio.Protocol):
         tracer = self._service.tracer
         origin = Origin.read(request.request_id, request.traceparent)
         span = tracer.open("commit", "server", origin.trace) if tracer is not None else None
+        told = origin if span is None else Origin(origin.request_id, span.context)
         for entry in reversed(
             request.entries
         ):  # the head of a prefix is then its youngest block, and outlives the rest
             try:
                 key = ObjectKey(request.bucket, entry.name)
-                self._service.commit(entry.slot, self.owner, entry.checksum, key, entry.size, entry.anchor)
+                with working_for(told) if told.is_traced else nullcontext():  # what writes it to tiers asks for whom
+                    self._service.commit(entry.slot, self.owner, entry.checksum, key, entry.size, entry.anchor)
             except StoreError as error:
                 outcomes.append(_refusal(error))
             else:

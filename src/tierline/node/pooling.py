@@ -141,7 +141,7 @@ class PooledSegments:
     async def _hand_over(self, store: Store, use: TierUse, keys: Sequence[ObjectKey], within_s: float) -> int:
         batch = hold(store, keys)
         try:
-            return await write(store, use, batch, within_s)
+            return (await write(store, use, batch, within_s)).objects
         finally:
             for held in batch:
                 store.release(held.lease)

@@ -6,6 +6,7 @@ The rule inside: **the lease holds exactly the objects gathered**; whoever gives
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import repeat
 from math import inf
@@ -240,7 +241,8 @@ class PrefixRun:
             self.release()
             return ""
         if self._service.below is not None:
-            self._service.below.used(self.objects)
+            with working_for(self._origin) if self._origin.is_traced else nullcontext():
+                self._service.below.used(self.objects)
         return self.lease
 
     def release(self) -> None:

@@ -208,7 +208,10 @@ class Node:
         self._http_connections: set[HttpConnection] = set()
         self._local_connections: set[LocalConnection] = set()
         self._duties = Duties(DUTIES)
-        self.below = Below(config, self.segments, self._duties, entrance)
+        self._tracer = open_tracer(SERVICE_NAME, config.traces_file, to_collector=config.opentelemetry)
+        for segment in self.segments:
+            segment.service.tracer = self._tracer
+        self.below = Below(config, self.segments, self._duties, entrance, self._tracer)
         self._metrics = NodeMetrics(
             self.service,
             lambda: (len(self._http_connections), len(self._local_connections)),
@@ -234,9 +237,6 @@ class Node:
         self._turns = ReceivingTurns()
         self._tasks: set[asyncio.Task[None]] = set()
         self._greeting = 0
-        self._tracer = open_tracer(SERVICE_NAME, config.traces_file, to_collector=config.opentelemetry)
-        for segment in self.segments:
-            segment.service.tracer = self._tracer
         if self._tracer is not None:
             self._metrics.show_spans(self._tracer.outcomes)
         self._name_troubles: dict[str, str] = {}

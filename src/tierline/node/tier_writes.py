@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 from tierline.duties import Duties
 from tierline.errors import UnknownLease
+from tierline.node.service import NodeService
 from tierline.node.tier_figures import TierUse
 from tierline.pool.slots import slot_of_name
 from tierline.pool.tier import Kept
 from tierline.store import Leased, ObjectKey, Store, key_of
 from tierline.store.index import text_of
+from tierline.tracing.context import NOWHERE, Origin, current, working_for
+from tierline.tracing.spans import Attributes, bucket_digest
 
 WRITER = "node:tiers"
 """Holder of the leases under which the node writes objects to tiers."""
@@ -46,7 +49,7 @@ class TierWrites:
 
     Parameters
     ----------
-    store
+    service
         The segment's store.
     uses
         The tiers.
@@ -57,12 +60,12 @@ class TierWrites:
     """
 
     def __init__(
-        self, store: Store, uses: Sequence[TierUse], has_second_copy: Callable[[str], bool], duties: Duties
+        self, service: NodeService, uses: Sequence[TierUse], has_second_copy: Callable[[str], bool], duties: Duties
     ) -> None:
-        self._store = store
+        self._store = service.store
         self._has_second_copy = has_second_copy
-        self._lines = [_Line(store, use, duties) for use in uses if use.policy != "read-only"]
-        self._fresh: list[str] = []
+        self._lines = [_Line(service, use, duties) for use in uses if use.policy != "read-only"]
+        self._fresh: list[tuple[str, Origin]] = []
         self._keeping: asyncio.Task[None] | None = None
         self._is_quiet = False
         self.hears_of_uses = any(line.use.policy == "write-through-on-second-use" for line in self._lines)
@@ -115,18 +118,19 @@ class TierWrites:
             if line.use.policy == "write-through-on-second-use":
                 for each in leased:
                     if each.is_verified and self._is_wanted(line.use, each.key, is_transit=False):
-                        line.offer(each.key, each.size)
+                        line.offer(each.key, each.size, current())
 
     def _changed(self, text: str, is_stored: bool) -> None:
         """Remember what was stored until the store is done with it."""
         if is_stored and not self._is_quiet:
             if not self._fresh:
                 asyncio.get_running_loop().call_soon(self._take_up)
-            self._fresh.append(text)
+            self._fresh.append((text, current()))
 
     def _take_up(self) -> None:
         fresh, self._fresh = self._fresh, []
-        for text in reversed(fresh):  # a prefix is committed last block first, and what there is no room for is its end
+        # A prefix is committed last block first, and what there is no room for is its end.
+        for text, origin in reversed(fresh):
             entry = self._store.entry(text)
             if entry is None:
                 continue
@@ -136,7 +140,7 @@ class TierWrites:
                 is_now = entry.is_transit or line.use.policy == "write-all"
                 if is_now and self._is_wanted(line.use, key, is_transit=entry.is_transit):
                     line.forget(key)
-                    line.offer(key, entry.size)
+                    line.offer(key, entry.size, origin)
 
     def _is_wanted(self, use: TierUse, key: ObjectKey, *, is_transit: bool) -> bool:
         """Whether a tier shall have an object: other nodes' memory only what stays not here or is wanted twice."""
@@ -156,10 +160,11 @@ class TierWrites:
 
 
 class _Held(NamedTuple):
-    """An object that waits, under a lease."""
+    """An object that waits, under a lease, and whose work it is to write it."""
 
     lease: str
     leased: Leased
+    origin: Origin
 
 
 class _Batch(NamedTuple):
@@ -169,15 +174,23 @@ class _Batch(NamedTuple):
     ended: asyncio.Event
 
 
+class Written(NamedTuple):
+    """What a tier has taken."""
+
+    objects: int
+    size_bytes: int
+
+
 class _Line:
     """What waits to be written to one tier, in order.
 
     Invariant: what waits is under a lease, and is ``_waiting_bytes`` together.
     """
 
-    def __init__(self, store: Store, use: TierUse, duties: Duties) -> None:
+    def __init__(self, service: NodeService, use: TierUse, duties: Duties) -> None:
         self.use = use
-        self._store = store
+        self._service = service
+        self._store = store = service.store
         self._duties = duties
         self._most_bytes = MOST_WAITING_SHARE * store.segment.size
         self._waiting: OrderedDict[ObjectKey, _Held] = OrderedDict()
@@ -229,8 +242,8 @@ class _Line:
         self._offered[key] = None
         return True
 
-    def offer(self, key: ObjectKey, size: int) -> None:
-        """Let an object be written, unless it was offered before or too much waits."""
+    def offer(self, key: ObjectKey, size: int, origin: Origin) -> None:
+        """Let an object be written for somebody, unless it was offered before or too much waits."""
         if not self.note(key):
             return
         is_too_much = self._waiting_bytes + size > self._most_bytes and bool(self._waiting)
@@ -245,7 +258,7 @@ class _Line:
             return
         if key in self._waiting:  # as it was before it went and came again
             self._drop(key)
-        self._waiting[key] = _Held(*found)
+        self._waiting[key] = _Held(*found, origin)
         self._waiting_bytes += size
         self._filled.set()
 
@@ -257,12 +270,29 @@ class _Line:
             self._in_hand.append(batch)
             try:
                 with self._duties.guarded("tiers"):
-                    await write(self._store, self.use, batch.held, refused=self.forget)
+                    await self._write(batch.held)
             finally:
                 self._in_hand.remove(batch)
                 batch.ended.set()
                 for held in batch.held:
                     self._store.release(held.lease)
+
+    async def _write(self, batch: Sequence[_Held]) -> None:
+        """Write a batch, and tell whose work it was: a commit's, or that of a lease that was an object's second use."""
+        origins = list(dict.fromkeys(held.origin for held in batch if held.origin.is_traced))
+        causes = [origin.trace for origin in origins if origin.trace is not None]
+        tracer = self._service.tracer
+        span = None if tracer is None else tracer.open_for_all(f"write {self.use.tier.name}", "client", causes)
+        origin = origins[0] if len(origins) == 1 else NOWHERE
+        if span is not None:
+            origin = Origin(origin.request_id, span.context)
+        written = Written(0, 0)
+        try:
+            with working_for(origin):
+                written = await write(self._store, self.use, batch, refused=self.forget)
+        finally:
+            if span is not None:
+                span.end(_told(batch, written), is_error=not written.objects)
 
     def _take(self) -> list[_Held]:
         batch: list[_Held] = []
@@ -293,11 +323,11 @@ async def write(
     batch: Sequence[_Held],
     within_s: float = LONGEST_WRITE_S,
     refused: Callable[[ObjectKey], None] = lambda _: None,
-) -> int:
-    """Write leased objects to a tier; returns how many it has then, and tells ``refused`` of those that it has not."""
+) -> Written:
+    """Write leased objects to a tier; returns what it has then, and tells ``refused`` of those that it has not."""
     within_s = min(within_s, store.limits.max_ttl_s / 2)
     kept: list[Kept] = []
-    for lease, leased in batch:
+    for lease, leased, _ in batch:
         try:
             store.renew(lease, store.limits.max_ttl_s)
         except UnknownLease:  # the whole node stood still for too long
@@ -311,7 +341,7 @@ async def write(
         place = slot_of_name(*leased.key) if place is None else place
         kept.append(Kept(leased.key, place, leased.size, leased.checksum, store.views(leased.extents)))
     if not kept:
-        return 0
+        return Written(0, 0)
     stored: Sequence[bool] = ()
     try:
         async with asyncio.timeout(within_s):
@@ -321,16 +351,30 @@ async def write(
     taken = [each for each, is_stored in zip(kept, stored, strict=False) if is_stored]
     use.figures.stores["stored"] += len(taken)
     use.figures.stores["refused"] += len(kept) - len(taken)
-    use.figures.stored_bytes += sum(each.size for each in taken)
+    size = sum(each.size for each in taken)
+    use.figures.stored_bytes += size
     for each in taken:
         store.mark_copied(each.key)
     for each in kept:
         if each not in taken:
             refused(each.key)
-    return len(taken)
+    return Written(len(taken), size)
+
+
+def _told(batch: Sequence[_Held], written: Written) -> Attributes:
+    """Return what a span says of a batch."""
+    attributes: Attributes = {
+        "tierline.asked_objects": len(batch),
+        "tierline.objects": written.objects,
+        "tierline.bytes": written.size_bytes,
+    }
+    buckets = {held.leased.key.bucket for held in batch}
+    if len(buckets) == 1:
+        attributes["tierline.bucket_digest"] = bucket_digest(buckets.pop())
+    return attributes
 
 
 def hold(store: Store, keys: Sequence[ObjectKey]) -> list[_Held]:
     """Lease objects that are stored, to write them to a tier."""
     found = [store.lease(key, WRITER, store.limits.max_ttl_s, is_use=False) for key in keys]
-    return [_Held(*each) for each in found if each is not None]
+    return [_Held(*each, NOWHERE) for each in found if each is not None]

@@ -22,7 +22,7 @@ from tierline.pool.local import Offered
 from tierline.pool.slots import slot_of, slot_of_name
 from tierline.pool.tier import Arrival, Found, Wanted
 from tierline.store import Leased, ObjectKey, Owner, Slot, Store
-from tierline.tracing.context import current
+from tierline.tracing.context import Origin, current, working_for
 from tierline.tracing.spans import Attributes, bucket_digest
 
 FETCHES_AT_ONCE = 8
@@ -92,7 +92,7 @@ class Tiering:
         duties: Duties,
     ) -> None:
         self.uses = tuple(uses)
-        self.writes = TierWrites(service.store, self.uses, has_second_copy, duties)
+        self.writes = TierWrites(service, self.uses, has_second_copy, duties)
         self._service = service
         self._store = service.store
         self._keeps_own = keeps_own
@@ -349,13 +349,14 @@ class Tiering:
         brought: Counter[str] = Counter()
         tracer, origin = self._service.tracer, current()
         span = tracer.open(f"fetch {use.tier.name}", "client", origin.trace) if tracer is not None else None
+        told = origin if span is None else Origin(origin.request_id, span.context)
         loop = asyncio.get_running_loop()
         since = loop.time()
         try:
             async with self._turns:
                 since = loop.time()
                 wanted = [Wanted(each.key, each.found, self._store.views(each.slot.extents)) for each in coming]
-                with self._duties.guarded("tiers", lets_through=TimeoutError):
+                with self._duties.guarded("tiers", lets_through=TimeoutError), working_for(told):
                     async with _closing(use.tier.fetch_into(wanted)) as arrivals:
                         while missing:
                             async with asyncio.timeout(STALL_S):

@@ -20,6 +20,7 @@ from tierline.pool.local import Local, LocalState, Offered
 from tierline.pool.peers import PING_SECONDS, SILENT_BEATS
 from tierline.pool.tier import Found
 from tierline.store import ObjectKey
+from tierline.tracing.context import Origin, working_for
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.pool import (
     MAX_OBJECTS_PER_MESSAGE,
@@ -198,7 +199,8 @@ class Answering:
         if len(connection.keeping) >= MOST_KEEPING:
             connection.say(Keeping(wish.id, [False] * len(wish.objects)))
             return
-        task = asyncio.create_task(self._fetch(connection, wish))
+        with working_for(Origin.read(wish.request_id, wish.traceparent)):
+            task = asyncio.create_task(self._fetch(connection, wish))
         connection.keeping.add(task)
         task.add_done_callback(connection.keeping.discard)
 

@@ -22,6 +22,7 @@ from tierline.pool.connecting import ControlConnection
 from tierline.pool.directory import Holding
 from tierline.pool.handshake import Hello
 from tierline.pool.members import Member
+from tierline.tracing.context import current
 from tierline.wire.cluster import ALIVE, SELF
 from tierline.wire.framing import FrameDecoder, encode_frame
 from tierline.wire.pool import (
@@ -143,7 +144,9 @@ class Peer:
 
     async def keep(self, objects: list[ObjectToKeep], within_s: float) -> Sequence[bool]:
         """Ask it to fetch objects from here and keep them; returns which of them it has."""
-        keeping = await self._exchange(Keep(self._number(), objects), Keeping, within_s)
+        origin = current()
+        wish = Keep(self._number(), objects, origin.request_id, origin.traceparent)
+        keeping = await self._exchange(wish, Keeping, within_s)
         return keeping.kept if keeping is not None and len(keeping.kept) == len(objects) else [False] * len(objects)
 
     async def lookup(self, slot: int, digests: Sequence[bytes], within_s: float) -> Sequence[Sequence[Holding]]:

@@ -22,6 +22,7 @@ from tierline.pool.peers import MemberState
 from tierline.pool.receiving import Transfers
 from tierline.pool.sending import Sender, Sent
 from tierline.pool.tieredstorage import TieredStorage, Traffic
+from tierline.tracing.tracer import Tracer
 from tierline.wire.cluster import SELF, MemberFigures, TrafficFigures
 
 CONNECT_WITHIN_S = 3.0
@@ -48,6 +49,8 @@ class Pool:
         Memory of this node's part of the directory.
     clock
         Monotonic seconds.
+    tracer
+        Is told of what is done for traced requests; ``None``: nobody is.
     """
 
     def __init__(
@@ -61,8 +64,9 @@ class Pool:
         *,
         max_directory_bytes: int = DEFAULT_BYTES,
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer | None = None,
     ) -> None:
-        self.sender = Sender(asyncio.get_running_loop(), local.store_of, local.suspect)
+        self.sender = Sender(asyncio.get_running_loop(), local.store_of, local.suspect, tracer=tracer)
         self.transfers = Transfers(own, credentials, clock=clock)
         self.control = Control(
             own,

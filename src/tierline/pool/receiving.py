@@ -29,6 +29,7 @@ from tierline.pool.members import Member
 from tierline.pool.threads import give_way, limit_waits, shut_down, wait_to_the_end
 from tierline.pool.tier import Arrival
 from tierline.store import ObjectKey
+from tierline.tracing.context import Origin, current
 from tierline.wire.framing import encode_frame
 from tierline.wire.transfers import (
     HEAD_BYTES,
@@ -273,11 +274,11 @@ class _Link:
         else:
             limit_waits(self.sock, silence_s, silence_s)
 
-    def ask(self, expected: Sequence[Expected]) -> int:
-        """Ask for objects; returns the number of the fetch."""
+    def ask(self, expected: Sequence[Expected], origin: Origin) -> int:
+        """Ask for objects, and say for whose sake; returns the number of the fetch."""
         number, self._number = self._number, self._number + 1
         asked = [Asked(one.key.bucket, one.key.name, one.size, one.checksum) for one in expected]
-        self.sock.sendall(encode_frame(Fetch(number, asked)))
+        self.sock.sendall(encode_frame(Fetch(number, asked, origin.request_id, origin.traceparent)))
         return number
 
     def thank(self, number: int, wrong: list[int]) -> None:
@@ -346,6 +347,7 @@ class _Run:
         self._deadline = deadline
         self._streams = streams
         self._clock = transfers.clock
+        self._origin = current()
         self._loop = asyncio.get_running_loop()
         self._began = self._last = self._clock()
         self._batches = deque(_batches(expected))
@@ -413,7 +415,8 @@ class _Run:
     def _receive(self, link: _Link, asked: deque[_Batch]) -> None:
         while True:
             while len(asked) < _AHEAD and (indices := self._take()):
-                asked.append(_Batch(link.ask([self._expected[index] for index in indices]), indices))
+                expected = [self._expected[index] for index in indices]
+                asked.append(_Batch(link.ask(expected, self._origin), indices))
             if not asked:
                 return
             number, indices = asked[0]

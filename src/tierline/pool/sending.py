@@ -7,6 +7,7 @@ holds nothing for long; it asks again, here or elsewhere.
 """
 
 import asyncio
+import logging
 import math
 import os
 import socket
@@ -24,10 +25,14 @@ from tierline.errors import TierlineError, TooManyLeases, WireError
 from tierline.pool.handshake import Hello
 from tierline.pool.threads import limit_waits
 from tierline.store import Extent, ObjectKey, Store
+from tierline.tracing.context import Origin
+from tierline.tracing.spans import Attributes, bucket_digest
+from tierline.tracing.tracer import Tracer
 from tierline.wire.framing import FrameDecoder
 from tierline.wire.transfers import MAX_OPEN_FETCHES, Asked, BulkRequest, Fetch, ObjectHead, Outcome, Received
 
 log = logs.get(__name__)
+_logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -85,6 +90,8 @@ class Sender:
         Told, on the loop, of objects whose bytes were others than they should be when they came to a receiver.
     limits
         See :class:`SendingLimits`.
+    tracer
+        Is told of what is sent for traced requests; ``None``: nobody is.
     """
 
     def __init__(
@@ -93,6 +100,7 @@ class Sender:
         store_of: Callable[[str], Store | None],
         suspect: Callable[[ObjectKey], None],
         limits: SendingLimits = DEFAULTS,
+        tracer: Tracer | None = None,
     ) -> None:
         self.active = 0
         """Fetches that are being sent."""
@@ -105,6 +113,7 @@ class Sender:
         self.dropped = 0
         """Connections that were ended because of what the receiver did, or did not."""
         self.limits = limits
+        self.tracer = tracer
         self._loop = loop
         self._store_of = store_of
         self._suspect = suspect
@@ -223,10 +232,59 @@ class _Open(NamedTuple):
     deadline: float
 
 
+class _Telling:
+    """Tells of what one node got from this one for one request, in one run of fetches over one connection.
+
+    Not of each of them: a prefix may be a thousand fetches.
+    """
+
+    def __init__(self, tracer: Tracer | None, first: Fetch, node: str) -> None:
+        self._origin = Origin.read(first.request_id, first.traceparent)
+        self._bucket = first.objects[0].bucket
+        self._node = node
+        self._asked = self._sent = self._size = self._wrong = 0
+        self._span = None if tracer is None else tracer.open("peer fetch", "server", self._origin.trace)
+
+    def asked(self, objects: int) -> None:
+        """Take note of a fetch."""
+        self._asked += objects
+
+    def sent(self, size: int) -> None:
+        """Take note of an object that was sent."""
+        self._sent += 1
+        self._size += size
+
+    def wrong(self, objects: int) -> None:
+        """Take note of objects that came with other bytes."""
+        self._wrong += objects
+
+    def end(self, *, is_whole: bool) -> None:
+        """Tell: all that was sent has come, or the connection has ended before."""
+        if self._span is not None:
+            attributes: Attributes = {
+                "tierline.bucket_digest": bucket_digest(self._bucket),
+                "tierline.peer": self._node,
+                "tierline.asked_objects": self._asked,
+                "tierline.objects": self._sent,
+                "tierline.bytes": self._size,
+            }
+            self._span.end(attributes, is_error=not is_whole or self._wrong > 0)
+        if self._origin.request_id and _logger.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "objects sent",
+                request_id=self._origin.request_id,
+                node=self._node,
+                asked=self._asked,
+                sent=self._sent,
+                is_whole=is_whole,
+            )
+
+
 class _Sending:
     """One connection.
 
-    Invariant: what is leased for it is in :attr:`_open`, at most :data:`MAX_OPEN_FETCHES` fetches.
+    Invariant: what is leased for it is in :attr:`_open`, at most :data:`MAX_OPEN_FETCHES` fetches; while there are any,
+    :attr:`_telling` tells of them.
     """
 
     def __init__(self, sender: Sender, sock: socket.socket, peer: Hello) -> None:
@@ -236,6 +294,7 @@ class _Sending:
         self._node = peer.node
         self._holder = f"node:{peer.node}"
         self._open: deque[_Open] = deque()
+        self._telling: _Telling | None = None
         self._number = 0
         self._lease_s = self._limits.lease_s
         self._renewed = time.monotonic()
@@ -273,6 +332,7 @@ class _Sending:
         loans = [loan for one in self._open for loan in one.loans.values()]
         self._open.clear()
         self._sender.take_back(loans)
+        self._tell(is_whole=False)
 
     def _limit_waits(self) -> None:
         """Let no wait be so long that a lease could not be renewed in time."""
@@ -283,6 +343,9 @@ class _Sending:
         if fetch.number != self._number or len(self._open) >= MAX_OPEN_FETCHES:
             raise WireError(f"fetch {fetch.number}, and {self._number} was to be next, {len(self._open)} not received")
         self._number += 1
+        if self._telling is None:
+            self._telling = _Telling(self._sender.tracer, fetch, self._node)
+        self._telling.asked(len(fetch.objects))
         lent = self._sender.lend(fetch.objects, self._holder)
         loans = {index: loan for index, loan in enumerate(lent) if isinstance(loan, _Loan)}
         shortest_s = min((loan.store.limits.max_ttl_s for loan in loans.values()), default=math.inf)
@@ -300,6 +363,7 @@ class _Sending:
                     self._send_head(head)
                     self._send_object(loan)
                     self._sender.count(outcome=Outcome.SENT, to=self._node)
+                    self._telling.sent(loan.size)
                 else:
                     self._send_head(ObjectHead(fetch.number, index, loan))
                     self._sender.count(outcome=loan)
@@ -336,6 +400,15 @@ class _Sending:
         done = self._open.popleft()
         wrong = [done.loans[index].key for index in received.wrong if index in done.loans]
         self._sender.take_back(list(done.loans.values()), wrong)
+        if self._telling is not None:
+            self._telling.wrong(len(wrong))
+        if not self._open:
+            self._tell(is_whole=True)
+
+    def _tell(self, *, is_whole: bool) -> None:
+        telling, self._telling = self._telling, None
+        if telling is not None:
+            telling.end(is_whole=is_whole)
 
 
 class _Way(Protocol):

@@ -6,6 +6,7 @@ dropped, and whatever is not delivered is counted.
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from tierline import __version__, logs
 from tierline.errors import UsageError
@@ -58,6 +59,7 @@ class CollectorExport:
         self.dropped = 0
         """Spans that found the queue full."""
         self._handed = 0
+        self._lock = threading.Lock()
         for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
             if os.environ.get(variable, _PROTOCOL) != _PROTOCOL:
                 raise UsageError(f"{variable}={os.environ[variable]}: Tierline speaks {_PROTOCOL}")
@@ -99,10 +101,11 @@ class CollectorExport:
 
     def put(self, span: Span) -> None:
         """Have a span delivered, or drop it."""
-        if self.waiting >= self._queue_spans:
-            self.dropped += 1
-            return
-        self._handed += 1
+        with self._lock:  # spans end in threads, too
+            if self.waiting >= self._queue_spans:
+                self.dropped += 1
+                return
+            self._handed += 1
         self._processor.on_end(self._readable(span))
 
     def close(self) -> None:
@@ -118,6 +121,7 @@ class CollectorExport:
             resource=self._resource,
             attributes=span.attributes,
             events=[Event(name, timestamp=at) for name, at in span.events],
+            links=[Link(_span_context(linked, None, is_remote=True)) for linked in span.links],
             kind=_KINDS[span.kind],
             instrumentation_scope=self._scope,
             status=_ERROR if span.is_error else _UNSET,

@@ -107,6 +107,11 @@ class Origin:
         return cls(request_id[:REQUEST_ID_CHARS], read_context(field))
 
     @property
+    def is_traced(self) -> bool:
+        """Whether whoever began its trace wants spans of it."""
+        return self.trace is not None and self.trace.is_sampled
+
+    @property
     def traceparent(self) -> str:
         """The value of the header; empty outside of any trace."""
         return self.trace.field().decode() if self.trace is not None else ""

@@ -53,6 +53,7 @@ class SpanFile:
         self._path = path
         self._resource = resource
         self._queue: deque[Span] = deque()
+        self._lock = threading.Lock()
         self._has_work = threading.Event()
         self._is_closing = False
         self._is_cut = False
@@ -67,7 +68,8 @@ class SpanFile:
     def put(self, span: Span) -> None:
         """Have a span written, or drop it where the disk does not keep up."""
         if len(self._queue) >= QUEUE_SPANS:
-            self.dropped += 1
+            with self._lock:  # spans end in threads, too
+                self.dropped += 1
             return
         self._queue.append(span)
         if not self._has_work.is_set():

@@ -38,6 +38,7 @@ def _span(span: Span) -> dict[str, Any]:
         "endTimeUnixNano": str(span.end_ns),
         "attributes": _attributes(span.attributes),
         "events": [{"name": name, "timeUnixNano": str(at)} for name, at in span.events],
+        "links": [{"traceId": f"{each.trace_id:032x}", "spanId": f"{each.span_id:016x}"} for each in span.links],
         "status": {"code": _ERROR} if span.is_error else {},
     }
 
@@ -71,6 +72,8 @@ class ReadSpan(msgspec.Struct, frozen=True):
         In hexadecimal; ``parent_id`` is empty where the trace begins.
     start_ns, end_ns
         Since 1970; no span ends before it began.
+    links
+        Other spans that it is the work of: their traces' ids, and their own.
     """
 
     service: str
@@ -82,6 +85,7 @@ class ReadSpan(msgspec.Struct, frozen=True):
     end_ns: int
     attributes: Attributes
     is_error: bool
+    links: tuple[tuple[str, str], ...] = ()
 
     @property
     def duration_ns(self) -> int:
@@ -105,6 +109,11 @@ class _Status(msgspec.Struct):
     code: int | str = 0
 
 
+class _Link(msgspec.Struct, rename="camel"):
+    trace_id: str
+    span_id: str
+
+
 class _Span(msgspec.Struct, rename="camel"):
     trace_id: str
     span_id: str
@@ -113,6 +122,7 @@ class _Span(msgspec.Struct, rename="camel"):
     end_time_unix_nano: str | int
     parent_span_id: str = ""
     attributes: list[_Attribute] = []
+    links: list[_Link] = []
     status: _Status = msgspec.field(default_factory=_Status)
 
 
@@ -170,6 +180,7 @@ def _read(span: _Span, service: str) -> ReadSpan:
         end_ns=end_ns,
         attributes=_read_attributes(span.attributes),
         is_error=span.status.code in (_ERROR, "STATUS_CODE_ERROR"),
+        links=tuple((_id(link.trace_id, 32), _id(link.span_id, 16)) for link in span.links),
     )
 
 

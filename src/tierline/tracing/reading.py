@@ -1,12 +1,15 @@
 """Files of spans, read back: which traces are in them, and how the spans of one lie under each other.
 
 Rule: whatever is in a file, reading it ends, in traces or in one clear error; spans of any number of files, in any
-order and written twice, make the same traces. A line that a full disk or a crash cut off hides no other.
+order and written twice, make the same traces. A line that a full disk or a crash cut off hides no other. Work that was
+done for several requests at once has a trace of its own: it is a part of each trace that its first span links to.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from tierline.errors import UsageError
 from tierline.tracing.otlp import ReadSpan, decode
@@ -44,7 +47,8 @@ class Trace:
 
     def is_called(self, name: str) -> bool:
         """Whether a name is this trace's id, or that of a request in it."""
-        return name.lower() == self.trace_id or any(span.attributes.get(_ID) == name for span in self.spans)
+        trace_id = name.lower()  # also that of a batch that is drawn here
+        return any(span.trace_id == trace_id or span.attributes.get(_ID) == name for span in self.spans)
 
     def roots(self) -> list[TraceTree]:
         """Return the spans whose parents are not here, each with all that lie under it."""
@@ -130,8 +134,30 @@ def read_traces(files: Sequence[Path]) -> Reading:
             raise UsageError(f"{file}, {why}")
         if unread:
             unread_lines[file] = unread
+    _join_batches(spans)
     traces = [
         Trace(trace_id, tuple(sorted(found.values(), key=lambda span: (span.start_ns, -span.end_ns))))
         for trace_id, found in spans.items()
     ]
     return Reading(sorted(traces, key=lambda trace: trace.start_ns), unfinished, unread_lines)
+
+
+def _join_batches(spans: dict[str, dict[str, ReadSpan]]) -> None:
+    """Move traces that begin with a span that links to others' into these, under the spans that it links to."""
+    firsts = {
+        trace_id: span
+        for trace_id, found in spans.items()
+        for span in found.values()
+        if span.links and not span.parent_id
+    }
+    for trace_id, first in firsts.items():
+        # None that moves itself: two that link to each other stay where they are.
+        places = {
+            linked: parent for linked, parent in reversed(first.links) if linked in spans and linked not in firsts
+        }
+        for linked, parent_id in places.items():
+            for span in spans[trace_id].values():
+                under = msgspec.structs.replace(span, parent_id=parent_id) if span is first else span
+                spans[linked].setdefault(span.span_id, under)
+        if places:
+            del spans[trace_id]

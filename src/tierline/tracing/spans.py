@@ -35,6 +35,8 @@ class Span:
         What happened meanwhile, and when.
     state
         The caller's ``tracestate``.
+    links
+        Other spans that it is the work of.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Span:
     is_error: bool = False
     events: tuple[tuple[str, int], ...] = ()
     state: str = ""
+    links: tuple[TraceContext, ...] = ()
 
 
 def bucket_digest(bucket: str) -> str:

@@ -61,14 +61,25 @@ class OpenSpan:
     tracer
         Who is told.
     context, parent
-        Its place, and that of the span it is under.
+        Its place, and that of the span it is under; without one, a trace begins.
+    links
+        Other spans that it is the work of.
     """
 
-    __slots__ = ("_kind", "_name", "_started_ns", "_tracer", "context", "parent")
+    __slots__ = ("_kind", "_links", "_name", "_started_ns", "_tracer", "context", "parent")
 
-    def __init__(self, tracer: "Tracer", name: str, kind: Kind, parent: TraceContext) -> None:
+    def __init__(
+        self,
+        tracer: "Tracer",
+        name: str,
+        kind: Kind,
+        parent: TraceContext | None,
+        links: tuple[TraceContext, ...] = (),
+    ) -> None:
         self.parent = parent
-        self.context = parent._replace(span_id=random_id(64))
+        trace_id = random_id(128) if parent is None else parent.trace_id
+        self.context = TraceContext(trace_id, random_id(64), SAMPLED)
+        self._links = links
         self._tracer = tracer
         self._name = name
         self._kind = kind
@@ -87,6 +98,7 @@ class OpenSpan:
                 attributes,
                 is_remote=self._kind == "server",
                 is_error=is_error,
+                links=self._links,
             )
         )
 
@@ -122,6 +134,18 @@ class Tracer:
         if parent is None or not parent.flags & SAMPLED:
             return None
         return OpenSpan(self, name, kind, parent)
+
+    def open_for_all(self, name: str, kind: Kind, causes: Sequence[TraceContext]) -> OpenSpan | None:
+        """Begin the span of work that spans of one trace or several have caused, all sampled; ``None`` where none has.
+
+        As OpenTelemetry has it for batches: under the first where all are of one trace, and linked to the others; else
+        in a trace of its own, and linked to all.
+        """
+        if not causes:
+            return None
+        if len({cause.trace_id for cause in causes}) == 1:
+            return OpenSpan(self, name, kind, causes[0], tuple(causes[1:]))
+        return OpenSpan(self, name, kind, None, tuple(causes))
 
     def put(self, span: Span) -> None:
         """Have a span delivered."""

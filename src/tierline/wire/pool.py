@@ -5,14 +5,15 @@ connected says a :data:`PeerRequest`, who was connected to answers with a :data:
 Both have proved who they are before the first frame (:mod:`tierline.pool.handshake`).
 
 Objects are said by *digest*, 16 bytes of the text of their key. It is no proof of anything: who fetches an object says
-its whole name, and a digest that two names shared would be a miss. Every list is bounded, and so is a frame.
+its whole name, and a digest that two names shared would be a miss. Every list is bounded, and so is a frame. Nodes of
+two versions may be in one pool: a field may only be appended, with a default, and one that is not known is skipped.
 """
 
 from typing import Annotated
 
 import msgspec
 
-from tierline.wire.messages import Message, Name
+from tierline.wire.messages import Message, Name, RequestId, Traceparent
 
 SLOTS = 4096
 """Of the directory: few enough that a node's share is a table, many enough that hundreds of shares are even."""
@@ -98,6 +99,8 @@ class Keep(Message, frozen=True):
 
     id: Number
     objects: Annotated[list[ObjectToKeep], msgspec.Meta(max_length=MAX_KEPT_PER_MESSAGE)]
+    request_id: RequestId = ""
+    traceparent: Traceparent = ""
 
 
 PeerRequest = Ping | Announce | Complete | Lookup | Keep

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from tierline.errors import WireError
-from tierline.wire.messages import Message, Name
+from tierline.wire.messages import Message, Name, RequestId, Traceparent
 
 MAX_OBJECTS_PER_FETCH = 64
 MAX_OPEN_FETCHES = 4
@@ -37,6 +37,8 @@ class Fetch(Message, frozen=True):
 
     number: Number
     objects: Annotated[list[Asked], msgspec.Meta(min_length=1, max_length=MAX_OBJECTS_PER_FETCH)]
+    request_id: RequestId = ""
+    traceparent: Traceparent = ""
 
 
 class Received(Message, frozen=True):

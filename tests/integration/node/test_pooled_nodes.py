@@ -21,6 +21,8 @@ from tests.ports import free_ports
 
 from tierline.client import CommitEntry, NodeClient, Slot
 from tierline.node.server import WATCH_INTERVAL_S
+from tierline.tracing.context import SAMPLED, Origin, TraceContext, working_for
+from tierline.tracing.reading import TraceTree, read_traces
 
 StartPool = Callable[..., list[NodeProcess]]
 
@@ -170,6 +172,37 @@ def test_a_bucket_that_asks_for_it_has_a_second_copy(start_pool: StartPool) -> N
     first.kill()
     with second.connect() as reader:
         assert read(reader, NAMES) == (6, {})
+
+
+def drawn(tree: TraceTree) -> list[object]:
+    return [tree.span.name, *map(drawn, tree.children)]
+
+
+def test_what_a_node_fetches_from_another_and_has_copied_there_is_in_the_traces_it_was_for(
+    tmp_path: Path, start_pool: StartPool
+) -> None:
+    files = [tmp_path / f"traces-{number}.jsonl" for number in range(2)]
+    copied = json.dumps({"b": {"copies": 2}})
+    first, second = start_pool(2, [{"traces_file": file} for file in files], buckets=copied, log_level="debug")
+    writing, reading = (TraceContext(number, 0xDEF, SAMPLED) for number in (1, 2))
+    with first.connect(writer=True) as writer, second.connect() as reader:
+        with working_for(Origin("a writer's", writing)):
+            store(writer, "of two nodes", b"x" * 1000)
+        wait_until(lambda: second.stats["store"]["objects"] == 1)
+        store(writer, "of one", b"x" * 1000, bucket="c")
+        wait_until(lambda: entries(second) == 3)
+        with working_for(Origin("a reader's", reading)):
+            assert len(reader.prefix_lease("c", ["of one"], 10, wait_s=20).objects) == 1
+    fetched: list[object] = ["fetch tieredstorage", ["peer fetch"]]
+    expected = [["commit", ["write tieredstorage", fetched]], ["prefix lease", fetched]]
+
+    def is_told() -> bool:
+        traces = read_traces(files).traces if all(map(Path.exists, files)) else []
+        return [drawn(root) for trace in traces for root in trace.roots()] == expected
+
+    wait_until(is_told)
+    assert [trace.trace_id for trace in read_traces(files).traces] == [f"{number:032x}" for number in (1, 2)]
+    wait_until(lambda: "a reader's" in first.log)
 
 
 def test_copies_go_before_what_nobody_else_has(start_pool: StartPool) -> None:

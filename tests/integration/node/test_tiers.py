@@ -13,6 +13,7 @@ from tests.integration.pool import redis_servers
 from tests.integration.pool.redis_servers import needs_redis
 
 from tierline.client import NodeClient
+from tierline.tracing.reading import TraceTree, read_traces
 from tierline.wire.messages import Leased
 
 NAMES = [f"{number:064x}@bf16.x.c256.tp0-1.pp0-1.g0" for number in range(6)]
@@ -205,3 +206,25 @@ def test_what_tiers_do_is_in_the_document_of_the_cluster_and_needs_no_pool(
     [tier] = document["tiers"]
     assert (tier["name"], tier["hits"]) == ("redis", 6)
     assert tier["fetched_bytes"] == tier["stored_bytes"] == 6 * len(content_of(NAMES[0]))
+
+
+def test_over_http_what_is_written_to_a_tier_and_fetched_from_it_is_under_the_request_s_span(
+    tmp_path: Path, start_node: StartNode, redis_port: int
+) -> None:
+    file = tmp_path / "traces.jsonl"
+    node = start_node(tiers=f"redis://127.0.0.1:{redis_port}", traces_file=file)
+    writing, reading = (f"traceparent: 00-{number:032x}-{7:016x}-01\r\n" for number in (1, 2))
+    with node.http() as http:
+        assert http.request("PUT", "/v1/kv/b/an-object", content_of(NAMES[0]), writing)[0] == 200
+        wait_until(lambda: stored_below(node) == 1)
+        flush(node)
+        assert http.request("GET", "/v1/kv/b/an-object", headers=reading)[2] == content_of(NAMES[0])
+
+    def drawn(tree: TraceTree) -> list[object]:
+        return [tree.span.name, *map(drawn, tree.children)]
+
+    def told() -> list[object]:
+        traces = read_traces([file]).traces if file.exists() else []
+        return [drawn(root) for trace in traces for root in trace.roots()]
+
+    wait_until(lambda: told() == [["PUT PutObject", ["write redis"]], ["GET GetObject", ["fetch redis"]]])

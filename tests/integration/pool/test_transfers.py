@@ -14,6 +14,9 @@ from tierline.pool.handshake import Credentials, Purpose
 from tierline.pool.receiving import ReceivingLimits
 from tierline.pool.tier import Arrival
 from tierline.store import ObjectKey
+from tierline.tracing.context import SAMPLED, Origin, TraceContext, working_for
+from tierline.tracing.otlp import decode
+from tierline.tracing.tracer import open_tracer
 from tierline.wire.transfers import Outcome
 
 AUTHORITY = trustme.CA()
@@ -145,3 +148,46 @@ async def test_how_long_a_fetch_takes_is_known_once_there_was_one() -> None:
 async def test_nothing_that_is_expected_is_nothing_that_comes() -> None:
     async with open_holder() as holder, open_transfers() as transfers:
         assert await fetch_all(transfers, holder.member, []) == []
+
+
+async def test_a_traced_fetch_is_one_span_of_the_holder_for_each_connection(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    limits = ReceivingLimits(streams=2, stream_bytes=8 * MIB)
+    parent = TraceContext(0xABC, 0xDEF, SAMPLED)
+    async with open_holder() as holder, open_transfers(limits=limits) as transfers:
+        holder.sender.tracer = tracer = open_tracer("tierline-node", file, to_collector=False)
+        assert tracer is not None
+        expected = holder.put_some(*[2 * MIB] * 16)
+        missing = expect("nowhere", 500, 1)
+        await fetch_all(transfers, holder.member, expected)
+        with working_for(Origin("an id", parent)):
+            await fetch_all(transfers, holder.member, [*expected, missing])
+        with working_for(Origin("another id", parent._replace(flags=0))):
+            await fetch_all(transfers, holder.member, expected)
+        await until(lambda: holder.leases == 0)
+    await tracer.close()
+    spans = [span for line in file.read_bytes().splitlines() for span in decode(line)]
+    assert 1 <= len(spans) <= 2
+    assert {(span.name, span.trace_id, span.parent_id) for span in spans} == {
+        ("peer fetch", f"{parent.trace_id:032x}", f"{parent.span_id:016x}")
+    }
+    told = ("asked_objects", "objects", "bytes")
+    assert [sum(int(span.attributes[f"tierline.{name}"]) for span in spans) for name in told] == [17, 16, 32 * MIB]
+    assert {(span.attributes["tierline.peer"], span.is_error) for span in spans} == {("asker", False)}
+
+
+async def test_a_fetch_that_ends_before_all_has_come_is_a_failed_span(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    limits = ReceivingLimits(streams=1)
+    async with open_holder(capacity=80 * MIB) as holder, open_transfers(limits=limits) as transfers:
+        holder.sender.tracer = tracer = open_tracer("tierline-node", file, to_collector=False)
+        assert tracer is not None
+        expected = holder.put_some(*[8 * MIB] * 8)
+        with working_for(Origin("an id", TraceContext(0xABC, 0xDEF, SAMPLED))):
+            fetching = transfers.fetch(holder.member, expected, 30.0)
+            await anext(fetching)
+            await fetching.aclose()
+        await until(lambda: holder.leases == 0 and tracer.outcomes()["exported"] == 1)
+    await tracer.close()
+    (span,) = decode(file.read_bytes())
+    assert (span.name, span.is_error) == ("peer fetch", True)

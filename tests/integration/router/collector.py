@@ -29,6 +29,8 @@ class Span:
     attributes: dict[str, Any]
     resource: dict[str, Any]
     events: list[str]
+    links: list[tuple[str, str]]
+    """Their traces' ids, and their own."""
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Collected:
                         attributes(span.attributes),
                         attributes(group.resource.attributes),
                         [event.name for event in span.events],
+                        [(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
                     )
                     for span in scope.spans
                 ]

@@ -29,6 +29,8 @@ from tests.integration.router.collector import Collected, Span, collecting
 from tierline.errors import UsageError
 from tierline.router.config import RouterConfig
 from tierline.router.server import RouterServer, start
+from tierline.tracing.context import TraceContext
+from tierline.tracing.tracer import open_tracer
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = (f"traceparent: 00-{TRACE}-{PARENT}-{flags}\r\n" for flags in ("01", "00"))
@@ -386,6 +388,18 @@ async def test_the_standard_variables_say_where_how_and_as_whom(
     assert request.resource["deployment.environment.name"] == "test"
     assert collected.headers[0]["x-team"] == "ours"
     assert collected.headers[0]["content-encoding"] == "gzip"
+
+
+async def test_a_collector_is_told_what_caused_the_work_of_a_batch(collected: Collected) -> None:
+    tracer = open_tracer("tierline-node", None, to_collector=True)
+    assert tracer is not None
+    span = tracer.open_for_all("write redis", "client", [TraceContext(number, 7, 1) for number in (1, 2)])
+    assert span is not None
+    span.end({})
+    (only,) = await received(collected, 1)
+    await tracer.close()
+    assert only.links == [(f"{number:032x}", f"{7:016x}") for number in (1, 2)]
+    assert (only.parent_id, tracer.outcomes()["exported"]) == ("", 1)
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,14 @@ from tierline.node import tier_writes
 from tierline.node import tiering as tiering_module
 from tierline.node.prefix_run import PrefixRun
 from tierline.node.service import NodeService
-from tierline.node.tier_figures import TierUse
+from tierline.node.tier_figures import TierUse, WritePolicy
 from tierline.node.tiering import STALL_S, STOP_S, Tiering
 from tierline.pool.local import Offered
 from tierline.pool.slots import slot_of
 from tierline.pool.tier import Arrival, Found
 from tierline.store import PAGE_BYTES, ObjectKey, Store, StoreLimits
-from tierline.tracing.context import SAMPLED, Origin, TraceContext, working_for
+from tierline.tracing.context import NOWHERE, SAMPLED, Origin, TraceContext, working_for
+from tierline.tracing.otlp import decode
 from tierline.tracing.reading import read_traces
 from tierline.tracing.tracer import open_tracer
 
@@ -882,3 +883,68 @@ def test_what_a_tier_brings_for_a_traced_request_is_a_span_under_its_lease(tmp_p
     assert fetch.span.name == "fetch redis"
     told = {name: fetch.span.attributes[f"tierline.{name}"] for name in ("tier", "objects", "bytes")}
     assert told == {"tier": "redis", "objects": 3, "bytes": sum(len(content_of(key)) for key in KEYS[:3])}
+
+
+def origin_of(trace: int, span: int, flags: int = SAMPLED) -> Origin:
+    return Origin(f"request {trace}", TraceContext(trace, span, flags))
+
+
+@pytest.mark.parametrize("policy", ["write-all", "write-through-on-second-use"])
+def test_what_is_written_to_a_tier_is_a_span_under_whose_work_it_was(tmp_path: Path, policy: WritePolicy) -> None:
+    file = tmp_path / "spans.jsonl"
+    tracer = open_tracer("tierline-node", file, to_collector=False)
+    assert tracer is not None
+    tier = SimulatedTier(store_s=5.0)
+
+    async def case() -> None:
+        async with world(TierUse(tier, policy)) as node:
+            node.service.tracer = tracer
+
+            async def work(origin: Origin, *keys: ObjectKey) -> None:
+                """Have objects written for somebody, by what a tier with this policy writes at."""
+                if policy == "write-all":
+                    with working_for(origin):
+                        node.compute(*keys)
+                else:
+                    node.compute(*keys)
+                    with working_for(origin):
+                        await node.read(keys)
+
+            await work(origin_of(1, 2), *KEYS[:2])
+            await asyncio.sleep(1.0)  # one writer has these in hand
+            await work(NOWHERE, KEYS[2])
+            await asyncio.sleep(1.0)  # and so has the other: what comes now waits, and goes together
+            await work(origin_of(3, 4), KEYS[3])
+            await work(origin_of(5, 6), KEYS[4])
+            await work(origin_of(7, 8, flags=0), KEYS[5])
+            await node.let_pass(60)
+            assert tier.asked["store_from"] == 3
+
+    run(case())
+    tracer.close_blocking()
+    writes = [span for line in file.read_bytes().splitlines() for span in decode(line) if span.name == "write redis"]
+    alone, together = writes
+    assert alone.trace_id == f"{1:032x}"
+    assert (alone.attributes["tierline.objects"], alone.attributes["tierline.bytes"]) == (2, 8000)
+    assert together.attributes["tierline.objects"] == 3
+    assert (together.parent_id, {trace for trace, _ in together.links}) == ("", {f"{3:032x}", f"{5:032x}"})
+    if policy == "write-all":
+        assert alone.parent_id == f"{2:016x}"
+
+
+def test_a_write_that_a_tier_does_not_take_is_a_failed_span(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    tracer = open_tracer("tierline-node", file, to_collector=False)
+    assert tracer is not None
+
+    async def case() -> None:
+        async with world(TierUse(SimulatedTier(raises={"store_from"}), "write-all")) as node:
+            node.service.tracer = tracer
+            with working_for(origin_of(1, 2)):
+                node.compute(KEYS[0])
+            await node.let_pass(60)
+
+    run(case())
+    tracer.close_blocking()
+    (only,) = decode(file.read_bytes())
+    assert (only.name, only.is_error, only.attributes["tierline.objects"]) == ("write redis", True, 0)

@@ -231,6 +231,50 @@ def test_spans_begin_under_what_is_sampled_alone(tmp_path: Path) -> None:
     assert (only.parent_id, only.is_error, only.attributes) == (f"{2:016x}", True, {"tierline.tier": "redis"})
 
 
+def test_work_that_several_spans_caused_is_under_the_first_of_one_trace_or_in_a_trace_of_its_own(
+    tmp_path: Path,
+) -> None:
+    tracer = tracer_of("tierline-node", tmp_path / "spans.jsonl")
+    first, second, other = TraceContext(1, 2, SAMPLED), TraceContext(1, 3, SAMPLED), TraceContext(4, 5, SAMPLED)
+    assert tracer.open_for_all("write", "client", []) is None
+    for causes in ([first], [first, second], [first, other]):
+        begun = tracer.open_for_all("write", "client", causes)
+        assert begun is not None
+        begun.end({})
+    tracer.close_blocking()
+    line = (tmp_path / "spans.jsonl").read_bytes()
+    alone, batch, shared = decode(line)
+    named = [(f"{each.trace_id:032x}", f"{each.span_id:016x}") for each in (first, second, other)]
+    assert [(each.trace_id, each.parent_id) for each in (alone, batch)] == [named[0]] * 2
+    assert [each.links for each in (alone, batch, shared)] == [(), (named[1],), (named[0], named[2])]
+    assert shared.parent_id == ""
+    assert shared.trace_id not in (named[0][0], named[2][0])
+
+
+def linked(number: int, trace: int, *links: int) -> Span:
+    """Return a span that begins a trace and links to the root of others."""
+    places = tuple(TraceContext(other, 1, SAMPLED) for other in links)
+    return Span("write redis", "client", TraceContext(trace, number, SAMPLED), None, 5, 9, {}, links=places)
+
+
+def test_work_for_several_requests_is_drawn_in_each_of_their_traces_and_not_alone(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    requests = [span("commit", 1, 0, 0, 10, trace=1), span("commit", 1, 0, 20, 30, trace=2)]
+    batch = [linked(7, 3, 1, 2, 0xF0), span("fetch tieredstorage", 8, 7, 5, 6, trace=3)]
+    file.write_bytes(encode([*requests, *batch], {}, "1") + b"\n")
+    traces = read_traces([file]).traces
+    assert [trace.trace_id for trace in traces] == [f"{1:032x}", f"{2:032x}"]
+    for trace in traces:
+        assert names(trace) == ["commit", "write redis", "fetch tieredstorage"]
+        assert trace.is_called(f"{3:032x}")
+
+
+def test_traces_that_link_to_each_other_and_to_none_that_is_here_stay_what_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    file.write_bytes(encode([linked(1, 1, 2), linked(1, 2, 1), linked(1, 3, 3), linked(1, 4, 9)], {}, "1") + b"\n")
+    assert sorted(trace.trace_id for trace in read_traces([file]).traces) == [f"{n:032x}" for n in (1, 2, 3, 4)]
+
+
 def test_without_a_destination_there_is_no_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
     assert open_tracer("tierline-node", None, to_collector=False) is None
@@ -250,12 +294,26 @@ def test_of_a_bucket_spans_have_a_digest() -> None:
     ),
     start=st.integers(0, 2**62),
     length=st.integers(0, 2**40),
+    links=st.lists(st.builds(TraceContext, st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1), st.just(SAMPLED))),
 )
 def test_any_span_is_read_as_it_was_written(
-    name: str, attributes: dict[str, str | int | float | bool], start: int, length: int
+    name: str,
+    attributes: dict[str, str | int | float | bool],
+    start: int,
+    length: int,
+    links: list[TraceContext],
 ) -> None:
-    written = Span(name, "server", ROOT, None, start, start + length, attributes)
+    written = Span(name, "server", ROOT, None, start, start + length, attributes, links=tuple(links))
     (read,) = decode(encode([written], {"service.name": "s"}, "1"))
     assert read == ReadSpan(
-        "s", name, f"{0xABC:032x}", f"{1:016x}", "", start, start + length, attributes, is_error=False
+        "s",
+        name,
+        f"{0xABC:032x}",
+        f"{1:016x}",
+        "",
+        start,
+        start + length,
+        attributes,
+        is_error=False,
+        links=tuple((f"{link.trace_id:032x}", f"{link.span_id:016x}") for link in links),
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tierline.errors import WireError
 from tierline.wire import pool
 from tierline.wire.framing import FrameDecoder, encode_frame
+from tierline.wire.messages import Message
 
 IDS = st.integers(0, 2**63 - 1)
 SLOTS = st.integers(0, pool.SLOTS - 1)
@@ -35,7 +36,11 @@ MESSAGES = st.one_of(
     st.builds(pool.Complete),
     st.builds(pool.Lookup, IDS, st.lists(st.builds(pool.Run, SLOTS, st.lists(DIGESTS, max_size=4)), max_size=3)),
     st.builds(
-        pool.Keep, IDS, st.lists(st.builds(pool.ObjectToKeep, NAMES, NAMES, SLOTS, SIZES, CHECKSUMS), max_size=3)
+        pool.Keep,
+        IDS,
+        st.lists(st.builds(pool.ObjectToKeep, NAMES, NAMES, SLOTS, SIZES, CHECKSUMS), max_size=3),
+        st.text(max_size=20),
+        st.text(max_size=20),
     ),
     st.builds(pool.Well, IDS, *[IDS] * 5),
     st.builds(pool.Announced, IDS, st.lists(IDS, max_size=4)),
@@ -104,6 +109,22 @@ def test_the_largest_messages_fit_a_frame() -> None:
         pool.Lookup(1, [pool.Run(0, digests)]),
         pool.Announce(1, held, []),
         pool.Located(1, [pool.Holder("n" * 200, 1)] * 64, [located]),
-        pool.Keep(1, kept),
+        pool.Keep(1, kept, "i" * 256, "t" * 256),
     ):
         assert encode_frame(message)
+
+
+class OldKeep(Message, frozen=True, tag="Keep"):
+    """As it was before it said for whose sake."""
+
+    id: int
+    objects: list[pool.ObjectToKeep]
+
+
+def test_nodes_of_two_versions_understand_each_other() -> None:
+    """One may be restarted with a newer version while the other runs."""
+    wish = [pool.ObjectToKeep("b", "n", 1, 10, 5)]
+    old: FrameDecoder[Any] = FrameDecoder(OldKeep | pool.Ping)  # type: ignore[arg-type]
+    assert list(old.feed(encode_frame(pool.Keep(3, wish, "an id", "a place")))) == [OldKeep(3, wish)]
+    new: FrameDecoder[Any] = FrameDecoder(TYPE)
+    assert list(new.feed(encode_frame(OldKeep(3, wish)))) == [pool.Keep(3, wish, "", "")]

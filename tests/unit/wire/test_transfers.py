@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tierline.errors import WireError
 from tierline.wire.framing import FrameDecoder, encode_frame
+from tierline.wire.messages import Message
 from tierline.wire.transfers import (
     HEAD_BYTES,
     MAX_OBJECTS_PER_FETCH,
@@ -41,8 +42,23 @@ def test_a_head_with_an_outcome_that_is_none_is_refused() -> None:
 
 
 def test_requests_are_what_was_said() -> None:
-    said = [Fetch(0, [Asked("b", "name", 1, 2**64 - 1)]), Received(0, [1, 2])]
+    said = [Fetch(0, [Asked("b", "name", 1, 2**64 - 1)], "an id", "a place"), Received(0, [1, 2])]
     assert decode(b"".join(encode_frame(message) for message in said)) == said
+
+
+class OldFetch(Message, frozen=True, tag="Fetch"):
+    """As it was before it said for whose sake."""
+
+    number: int
+    objects: list[Asked]
+
+
+def test_nodes_of_two_versions_understand_each_other() -> None:
+    """One may be restarted with a newer version while the other runs."""
+    asked = [Asked("b", "name", 1, 1)]
+    old: FrameDecoder[OldFetch | Received] = FrameDecoder(OldFetch | Received)  # type: ignore[arg-type]
+    assert list(old.feed(encode_frame(Fetch(3, asked, "an id", "a place")))) == [OldFetch(3, asked)]
+    assert decode(encode_frame(OldFetch(3, asked))) == [Fetch(3, asked, "", "")]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +71,7 @@ def test_requests_are_what_was_said() -> None:
         Fetch(0, [Asked("b", "n" * 1025, 1, 1)]),
         Fetch(0, [Asked("b", "n", 0, 1)]),
         Fetch(0, [Asked("b", "n", 1, -1)]),
+        Fetch(0, [Asked("b", "n", 1, 1)], "i" * 257),
         Received(0, [0] * (MAX_OBJECTS_PER_FETCH + 1)),
         Received(0, [-1]),
     ],
