@@ -132,6 +132,6 @@ def choice_of(decision: Decision) -> Choice:
                 seconds=(waiting + uncached) / rate if waiting is not None and rate else None,
                 matched_blocks=depth,
             )
-            for endpoint, waiting, uncached, rate, depth in decision.weighed
+            for endpoint, waiting, uncached, rate, depth in decision.weighed.rows()
         ],
     )

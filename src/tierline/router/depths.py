@@ -1,7 +1,7 @@
 """How far along a chain of keys each of many holders has it, found in few look-ups.
 
-A holder is a bit, and a key's mask says who has it. Rule: who has a key has all before it, so masks only shrink along a
-chain, and only spans at whose ends masks differ are looked into.
+A holder is a bit by its place, and a key's mask says who has it. Rule: who has a key has all before it, so masks only
+shrink along a chain, and only spans at whose ends masks differ are looked into.
 
 A look-up in a large index misses the processor's caches (1 µs), and 64 holders of a long prompt may stop at 64 places.
 Hence *grain*: places need be found no closer than that, and the few that matter are looked at again.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 Masks = Callable[[Sequence[int]], Sequence[int]]
 """Returns the masks of several keys."""
 Depths = dict[int, int]
-"""By its bit, how many leading keys a holder has."""
+"""By its place, how many leading keys a holder has."""
 
 GRAIN_PARTS = 64
 FANOUT = 8
@@ -25,7 +25,7 @@ def grain_of(length: int) -> int:
 
 
 def find_depths(keys: Sequence[int], masks_of: Masks, alive: int = -1, grain: int = 1) -> Depths:
-    """Return, by its bit, how many leading keys each holder has; those that have none are left out.
+    """Return, by its place, how many leading keys each holder has; those that have none are left out.
 
     Parameters
     ----------
@@ -74,9 +74,9 @@ def find_depths(keys: Sequence[int], masks_of: Masks, alive: int = -1, grain: in
 
 def _stop_at(depths: Depths, mask: int, depth: int) -> None:
     while mask:
-        bit = mask & -mask
-        depths[bit] = depth
-        mask ^= bit
+        place = mask.bit_length() - 1  # of the last one: what is left gets shorter
+        depths[place] = depth
+        mask ^= 1 << place
 
 
 def known_depth(keys: Sequence[int], mask_at: Callable[[int, int], int], bits: int = -1) -> int:

@@ -186,6 +186,11 @@ class Endpoint:
         own = self.own_inflight
         return self.inflight - (len(self._prompts) * self.inflight // own if own else 0)
 
+    @staticmethod
+    def decoding_at(endpoints: Sequence["Endpoint"]) -> list[int]:
+        """Return :attr:`decoding` of each. Every request asks this of all, and at most of them no prompt waits."""
+        return [endpoint.decoding if endpoint._prompts else endpoint.inflight for endpoint in endpoints]
+
     def has_room(self, limit: int) -> bool:
         """Whether it may have one more request, of ``limit`` at once."""
         return self.inflight < limit

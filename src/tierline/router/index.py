@@ -20,7 +20,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from tierline.router.depths import find_depths, known_depth
+from tierline.router.depths import Depths, find_depths, known_depth
 
 PLACEMENT_BYTES = 420
 """Most that one placement may cost. CPython 3.11+, 64 bits: 120 for a slot of the shared dictionary just after it grew,
@@ -73,9 +73,9 @@ class PrefixIndex:
         containers = sys.getsizeof(self._masks) + sum(map(sys.getsizeof, self._orders))
         return containers + len(self) * 48 + len(self._masks) * 32
 
-    def match(self, hashes: Sequence[int], bits: int = -1, grain: int = 1) -> dict[int, int]:
-        """Return, by its bit, how many leading blocks each endpoint of ``bits`` holds; those that hold none are left
-        out.
+    def match(self, hashes: Sequence[int], bits: int = -1, grain: int = 1) -> Depths:
+        """Return, by its position, how many leading blocks each endpoint of ``bits`` holds; those that hold none are
+        left out.
 
         Depths may fall short by less than ``grain``.
         """

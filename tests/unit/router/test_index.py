@@ -17,7 +17,7 @@ def chain(text: str) -> list[int]:
 
 
 def depth(index: PrefixIndex, text: str, position: int) -> int:
-    return index.match(chain(text)).get(1 << position, 0)
+    return index.match(chain(text)).get(position, 0)
 
 
 class IndexIsALeastRecentlyUsedSetOfPrefixes(RuleBasedStateMachine):
@@ -141,7 +141,7 @@ def test_a_hot_beginning_is_renewed_though_what_its_endpoint_may_hold_changes() 
     index.place(0, range(1_000, 1_900), 1_000)
     index.place(0, hot, 16_000)  # much waits there, which has displaced nothing yet
     index.place(0, range(2_000, 2_500), 1_000)
-    assert index.match(hot) == {1: 64}
+    assert index.match(hot) == {0: 64}
 
 
 def test_what_was_withdrawn_of_a_hot_beginning_is_placed_again() -> None:

@@ -202,10 +202,10 @@ class _Answer:
         if chain < 0 or not source.is_telling:
             return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, chain, _NOTHING)
         keys, found = self._found.get(chain) or self._follow(chain)
-        depth = found[Tier.GPU].get(blocks.bit, 0)
+        depth = found[Tier.GPU].get(blocks.slot, 0)
         if blocks.expected:
             depth += blocks.expected.run(keys, depth, self._holdings.now())
-        tiers = [max(depth, in_tier.get(blocks.bit, 0)) for in_tier in found]
+        tiers = [max(depth, in_tier.get(blocks.slot, 0)) for in_tier in found]
         return SourceDepths(standing, OWN_SCHEME, blocks.block_tokens, chain, tiers)
 
     def _of_instance(self, endpoint: int, instance: LmcacheInstance, lmcache: Lmcache) -> SourceDepths:

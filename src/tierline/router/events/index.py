@@ -114,7 +114,7 @@ class BlockIndex:
             source.capacity = capacity
 
     def match(self, keys: Sequence[int], reach: int = -1, bits: int | None = None, grain: int = 1) -> list[Depths]:
-        """Return for each tier, by a source's bit, how many leading blocks it has there or in a faster tier.
+        """Return for each tier, by a source's slot, how many leading blocks it has there or in a faster tier.
 
         Those that have none are left out.
 

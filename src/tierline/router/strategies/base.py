@@ -5,7 +5,7 @@ strategy what became of its choices. An endpoint that drains is offered to no st
 the sessions and prefixes that it has, for each of these requests would put off its end, and what it holds goes with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil, log2
 from typing import NamedTuple, Protocol, Self, TypeAlias
 
@@ -172,10 +172,42 @@ class RoutingRequest:
         self._blocks, self._whole, self._prompt_bytes = hash_blocks(canonical_prompt(fields), seed)
 
 
-Weighed: TypeAlias = tuple[Endpoint, int | None, int, float, int]
-"""Of a candidate: tokens that wait there (``None``: it had too much to do to be asked), tokens of this prompt that
-it would compute, its speed in tokens a second (0 where no endpoint's is known), and how many leading blocks it is
-believed to hold. A plain tuple: one is made of every candidate of every request."""
+Held: TypeAlias = tuple[int, int, int]
+"""Of one endpoint: leading blocks of the prompt that it holds, tokens that this saves it from computing, and tokens
+that it will read from a cache. The last two differ where reading costs. A plain tuple: a request may
+make one for each."""
+
+
+class Weighed(NamedTuple):
+    """What was weighed of a candidate."""
+
+    endpoint: Endpoint
+    waiting_tokens: int | None
+    """``None``: it had too much to do to be asked."""
+    uncached_tokens: int
+    """Of this prompt, what it would compute."""
+    speed: float
+    """In tokens a second; 0 where no endpoint's is known."""
+    matched_blocks: int
+    """Leading ones that it is believed to hold."""
+
+
+class Weighing(NamedTuple):
+    """What was weighed of all candidates, a column for each figure: few are looked at, and a row of every candidate of
+    every request costs as much as weighing it."""
+
+    endpoints: Sequence[Endpoint] = ()
+    is_within: Sequence[bool] = ()
+    """Whether it had so little to do that it was asked."""
+    waiting: Sequence[int] = ()
+    uncached: Sequence[int] = ()
+    speeds: Sequence[float] = ()
+    held: Sequence[Held] = ()
+
+    def rows(self) -> Iterator[Weighed]:
+        """Yield what was weighed of each candidate."""
+        for endpoint, is_asked, tokens, uncached, speed, (depth, _, _) in zip(*self, strict=True):
+            yield Weighed(endpoint, tokens if is_asked else None, uncached, speed, depth)
 
 
 class Decision(NamedTuple):
@@ -195,7 +227,7 @@ class Decision(NamedTuple):
     """What it is expected to read from its caches."""
     predicted_by_tier: Sequence[int] = ()
     """That by tier, the fastest first (:class:`~tierline.router.events.index.Tier`); empty where it is guessed."""
-    weighed: Sequence[Weighed] = ()
+    weighed: Weighing = Weighing()
     """What was weighed, where a strategy weighs."""
     confidence: str = ""
     """What these figures go by: :data:`EXACT`, :data:`BOUND`, :data:`APPROXIMATE`; empty where nothing was asked."""
@@ -250,15 +282,21 @@ def share(endpoint: Endpoint, now: float) -> float:
     return endpoint.weight * max(SLOW_START_SHARE, age / SLOW_START_SECONDS)
 
 
+def shares_of(endpoints: Sequence[Endpoint], now: float) -> list[float]:
+    """Return the :func:`share` of each, which is its weight of nearly all."""
+    return [
+        endpoint.weight if now - endpoint.cold_since >= SLOW_START_SECONDS else share(endpoint, now)
+        for endpoint in endpoints
+    ]
+
+
 def load_bounds(endpoints: Sequence[Endpoint], now: float) -> list[int]:
     """Return the requests in flight that each endpoint may have and still be given more for affinity's sake.
 
     At least one endpoint is within its bound: together they are more than all requests in flight.
     """
-    total, shares = 1, []
-    for endpoint in endpoints:
-        total += endpoint.inflight
-        shares.append(share(endpoint, now))
+    total = 1 + sum([endpoint.inflight for endpoint in endpoints])
+    shares = shares_of(endpoints, now)
     bound = (LOAD_BOUND * total + LOAD_ALLOWANCE * len(endpoints)) / sum(shares)
     return [ceil(bound * part) for part in shares]
 
@@ -281,11 +319,13 @@ def within_bounds(
     shares
         Of all that decodes, what each should have, against the others'.
     """
-    work_s = [tokens / speed if speed else 0.0 for tokens, speed in zip(waiting, speeds, strict=True)]
+    work_s = [tokens / speed if tokens and speed else 0.0 for tokens, speed in zip(waiting, speeds, strict=True)]
     work_bound = LOAD_BOUND * sum(work_s) / len(endpoints) + WORK_ALLOWANCE_S
-    has_time = [seconds <= work_bound for seconds in work_s]
-    decoding = [endpoint.decoding for endpoint in endpoints]
+    decoding = Endpoint.decoding_at(endpoints)
     decoding_bound = (LOAD_BOUND * sum(decoding) + DECODING_ALLOWANCE * len(endpoints)) / sum(shares)
+    if max(work_s) <= work_bound and max(decoding) <= decoding_bound * min(shares):
+        return [True] * len(endpoints)  # as nearly always, and found in a fraction of the time
+    has_time = [seconds <= work_bound for seconds in work_s]
     is_within = [
         is_free and number <= decoding_bound * part
         for is_free, number, part in zip(has_time, decoding, shares, strict=True)
@@ -293,11 +333,16 @@ def within_bounds(
     return is_within if any(is_within) else has_time
 
 
-def rendezvous(key: int, endpoint: Endpoint, part: float = 1.0) -> float:
-    """Return the score of ``endpoint`` for ``key``; the highest wins (Thaler and Ravishankar, 1998).
+def rendezvous(key: int, endpoints: Sequence[Endpoint], now: float) -> Endpoint:
+    """Return the one of ``endpoints`` with the highest score for ``key`` (Thaler and Ravishankar, 1998).
 
     Scores depend on nothing else, so routers that share no state agree, and a change of the set moves only the keys of
-    the endpoint that came or went. An endpoint wins in proportion to its ``part`` (Schindelhauer and Schomaker,
+    the endpoint that came or went. An endpoint wins in proportion to its share (Schindelhauer and Schomaker,
     "Weighted distributed hash tables", 2005).
     """
-    return part / (64.0 - log2(xxhash.xxh3_64_intdigest(endpoint.name, key) + 0.5))
+    digest = xxhash.xxh3_64_intdigest
+    scores = [
+        part / (64.0 - log2(digest(endpoint.name, key) + 0.5))
+        for endpoint, part in zip(endpoints, shares_of(endpoints, now), strict=True)
+    ]
+    return endpoints[scores.index(max(scores))]

@@ -28,8 +28,8 @@ from tierline.router.events.index import BlockIndex, SourceBlocks, Tier
 from tierline.router.events.keys import PromptTokens
 from tierline.router.events.source import EventSource
 from tierline.router.events.stored import StoreBlocks, StoreIndex, StoreLookup
-from tierline.router.strategies.base import APPROXIMATE, BOUND, EXACT, Decision, Found, RoutingRequest
-from tierline.router.strategies.prefixaware import Held, Holding, PrefixAware
+from tierline.router.strategies.base import APPROXIMATE, BOUND, EXACT, Decision, Found, Held, RoutingRequest
+from tierline.router.strategies.prefixaware import Holding, PrefixAware
 
 TIER_WEIGHTS: Mapping[Tier, float] = {Tier.GPU: 1.0, Tier.HOST: 0.8, Tier.STORAGE: 0.3, Tier.SHARED: 0.6}
 """What a token saves that is read from a tier: 1 less what reading it takes, in times of computing it. For a model of
@@ -98,9 +98,9 @@ class KvAware(PrefixAware):
         lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, self.weights)
         held: list[Held] = []
         exact = bounds = 0
-        block_tokens, total = request.block_tokens or 1, len(request.blocks)
+        model, block_tokens, total = request.model, request.block_tokens or 1, len(request.blocks)
         for endpoint, guess in zip(endpoints, guesses, strict=True):
-            found = lookup.found(endpoint) if is_explained(request.model, endpoint) else None
+            found = lookup.found(endpoint) if is_explained(model, endpoint) else None
             if found is None:
                 held.append(guess)
                 continue
@@ -267,7 +267,7 @@ class _Lookup:
         saved = 0.0
         predicted = 0
         slower: list[int] = []
-        adapter = adapter_of(self._model, endpoint)
+        adapter = adapter_of(self._model, endpoint) if endpoint.model_cards else None
         for source in sources:
             if not source.is_exact:
                 if not source.is_telling:
@@ -278,7 +278,7 @@ class _Lookup:
             if size is None:  # it holds nothing yet, and never said how large its blocks are
                 continue
             keys, grain, depths = self._chains.get((size, adapter)) or self._ask(size, adapter)
-            depth = depths[0].get(blocks.bit, 0)  # the engine's own cache
+            depth = depths[0].get(blocks.slot, 0)  # the engine's own cache
             if blocks.expected:
                 start = depth + grain - 1 if depth else 0  # it holds no more than that
                 run = blocks.expected.run(keys, start, self._request.now)
@@ -287,12 +287,14 @@ class _Lookup:
             if depths[-1] is not depths[0]:
                 slower = slower or [0] * len(Tier)
                 for tier in _SLOWER:
-                    deeper = depths[tier].get(blocks.bit, 0)
+                    deeper = depths[tier].get(blocks.slot, 0)
                     if deeper > depth:
                         saved += (deeper - depth) * size * self._weights[tier]
                         slower[tier] += (deeper - depth) * size
                         depth = deeper
             predicted += depth * size
+        if len(sources) == 1 and not slower:  # as nearly all engines, with no mean to take
+            return int(saved), predicted, is_exact, ()
         return _mean(saved, predicted, slower, len(sources), is_exact=is_exact)
 
     def _ask(self, size: int, adapter: str | None) -> tuple[list[int], int, list[Depths]]:

@@ -6,7 +6,7 @@ Prompts differ in length, so of endpoints with equally many requests the one wit
 from collections.abc import Sequence
 
 from tierline.router.endpoints import Endpoint
-from tierline.router.strategies.base import Decision, RoutingRequest, share
+from tierline.router.strategies.base import Decision, RoutingRequest, shares_of
 from tierline.router.strategies.roundrobin import RoundRobin
 
 
@@ -20,7 +20,8 @@ class LeastLoad:
 
     def choose(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> Decision:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
-        loads = [_load(endpoint, request.now) for endpoint in endpoints]
+        shares = shares_of(endpoints, request.now)
+        loads = [(e.inflight / part, e.queued_tokens / part) for e, part in zip(endpoints, shares, strict=True)]
         least = min(loads)
         equals = [endpoint for endpoint, load in zip(endpoints, loads, strict=True) if load == least]
         return Decision(self._turns.choose(request, equals).endpoint, "least-load")
@@ -35,8 +36,3 @@ class LeastLoad:
     def forget(self, endpoint: Endpoint) -> None:
         """See :class:`~tierline.router.strategies.base.Strategy`."""
         self._turns.forget(endpoint)
-
-
-def _load(endpoint: Endpoint, now: float) -> tuple[float, float]:
-    part = share(endpoint, now)
-    return endpoint.inflight / part, endpoint.queued_tokens / part

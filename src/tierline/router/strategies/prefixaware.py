@@ -28,18 +28,15 @@ from tierline.router.prompt import BLOCK_BYTES, BYTES_PER_TOKEN
 from tierline.router.strategies.base import (
     APPROXIMATE,
     Decision,
+    Held,
     RoutingRequest,
-    Weighed,
+    Weighing,
     Witness,
     rendezvous,
-    share,
+    shares_of,
     within_bounds,
 )
 
-Held = tuple[int, int, int]
-"""Of one endpoint: leading blocks of the prompt that it holds, tokens that this saves it from computing, and tokens
-that it will read from a cache. The last two differ where reading costs. A plain tuple: each request makes one for
-each."""
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 _NOTHING: Held = (0, 0, 0)
 SAME_SPEED = 0.7
@@ -102,39 +99,31 @@ class PrefixAware:
         template_tokens = template * request.block_tokens
         waiting = [endpoint.queued_tokens and endpoint.waiting_tokens(request.now) for endpoint in endpoints]
         speeds = _speeds(endpoints)
-        shares = [share(endpoint, request.now) for endpoint in endpoints]
+        shares = shares_of(endpoints, request.now)
         is_within = within_bounds(endpoints, waiting, speeds, shares)
-
-        best: list[Endpoint] = []
-        least_seconds, least_inflight = inf, 0
-        weighed: list[Weighed] = []
-        for endpoint, tokens, speed, part, is_candidate, found in zip(
-            endpoints, waiting, speeds, shares, is_within, held, strict=True
-        ):
-            depth, saved, _ = found
-            uncached = prompt_tokens - (saved if saved > template_tokens else template_tokens)
-            if not is_candidate:
-                weighed.append((endpoint, None, uncached, speed, depth))
-                continue
-            weighed.append((endpoint, tokens, uncached, speed, depth))
-            queued = tokens and tokens * endpoint.weight / part  # more, of an endpoint that starts
-            seconds = (queued + RECOMPUTING * uncached) / (speed or endpoint.weight)
-            if seconds > least_seconds:
-                continue
-            inflight = endpoint.inflight
-            if seconds < least_seconds or inflight < least_inflight:
-                least_seconds, least_inflight = seconds, inflight
-                best = [endpoint]
-            elif inflight == least_inflight:
-                best.append(endpoint)
-
+        uncached = [prompt_tokens - (saved if saved > template_tokens else template_tokens) for _, saved, _ in held]
+        # In seconds; what waits at an endpoint that starts counts for more.
+        costs = [
+            ((tokens and tokens * endpoint.weight / part) + RECOMPUTING * computed) / (speed or endpoint.weight)
+            if is_candidate
+            else inf
+            for endpoint, is_candidate, tokens, computed, speed, part in zip(
+                endpoints, is_within, waiting, uncached, speeds, shares, strict=True
+            )
+        ]
+        least = min(costs)
+        best = [endpoint for endpoint, cost in zip(endpoints, costs, strict=True) if cost == least]
+        if len(best) > 1:
+            fewest = min([tied.inflight for tied in best])
+            best = [tied for tied in best if tied.inflight == fewest]
         endpoint = best[0]
         if len(best) > 1:
             key = blocks[template] if template < len(blocks) else request.prompt_hash
-            endpoint = max(best, key=lambda tied: rendezvous(key, tied, share(tied, request.now)))
+            endpoint = rendezvous(key, best, request.now)
         there = self.view(request, endpoint, endpoints)
-        deepest = max(there.matched_blocks, *[of_candidate[0] for of_candidate in held])
+        deepest = max(there.matched_blocks, max([depth for depth, _, _ in held]))
         reason = _reason(there.matched_blocks, deepest, template, len(blocks))
+        weighed = Weighing(tuple(endpoints), is_within, waiting, uncached, speeds, held)
         return there._replace(reason=reason, best_blocks=deepest, weighed=weighed)
 
     def view(self, request: RoutingRequest, endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> Decision:
@@ -159,7 +148,8 @@ class PrefixAware:
         if not depths:
             return [_NOTHING] * len(endpoints)
         size, depth_of = request.block_tokens, depths.get
-        return [(depth := depth_of(endpoint.bit, 0), depth * size, depth * size) for endpoint in endpoints]
+        by_depth = {depth: (depth, depth * size, depth * size) for depth in {0, *depths.values()}}
+        return [by_depth[depth_of(endpoint.position, 0)] for endpoint in endpoints]
 
     def held_by(
         self,

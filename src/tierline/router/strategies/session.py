@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import xxhash
 
 from tierline.router.endpoints import Endpoint
-from tierline.router.strategies.base import Decision, RoutingRequest, Witness, load_bounds, rendezvous, share
+from tierline.router.strategies.base import Decision, RoutingRequest, Witness, load_bounds, rendezvous
 from tierline.router.strategies.leastload import LeastLoad
 
 SPILLS_MAX = 65_536
@@ -43,10 +43,10 @@ class SessionAffinity:
             for endpoint in within:
                 if endpoint.url == stays_at:
                     return Decision(endpoint, "spilled")
-        home = max(endpoints, key=lambda e: rendezvous(key, e, share(e, now)))
+        home = rendezvous(key, endpoints, now)
         if home in within:
             return Decision(home, "session")
-        return Decision(max(within, key=lambda e: rendezvous(key, e, share(e, now))), "spill")
+        return Decision(rendezvous(key, within, now), "spill")
 
     def placed(self, request: RoutingRequest, decision: Decision) -> None:
         """Remember where a session went that is not at home."""

@@ -50,7 +50,7 @@ def apply(source: SourceBlocks, *events: Event) -> None:
 
 
 def depth(index: BlockIndex, source: SourceBlocks, text: str, tier: Tier = Tier.SHARED, **identity: Any) -> int:
-    return index.match(chain(token_bytes(prompt(text)), SIZE, **identity))[tier].get(source.bit, 0)
+    return index.match(chain(token_bytes(prompt(text)), SIZE, **identity))[tier].get(source.slot, 0)
 
 
 def roomy() -> BlockIndex:
@@ -168,7 +168,7 @@ def test_long_prompts_are_followed_to_where_each_source_stops() -> None:
     for source, blocks in zip(sources, (700, 512, 2000), strict=True):
         apply(source, BlockStored(list(range(blocks)), None, tokens[: 2 * blocks], SIZE))
     depths = index.match(chain(token_bytes(tokens), SIZE))[Tier.SHARED]
-    assert [depths[source.bit] for source in sources] == [700, 512, 2000]
+    assert [depths[source.slot] for source in sources] == [700, 512, 2000]
 
 
 def test_adapters_and_salts_have_blocks_of_their_own() -> None:
@@ -239,9 +239,9 @@ def test_what_one_has_in_a_shared_store_all_have_that_can_read_it() -> None:
     apply(writer, BlockStored([1, 2], None, prompt("ab"), SIZE, medium="STORAGE", locality="REMOTE"))
     apply(reader, stored("a"))
     keys = chain(token_bytes(prompt("ab")), SIZE)
-    assert index.match(keys)[Tier.SHARED] == {writer.bit: 2, reader.bit: 2}
-    assert index.match(keys)[Tier.STORAGE] == {reader.bit: 1}
-    assert index.match(keys, reach=reader.bit)[Tier.SHARED] == {reader.bit: 1}
+    assert index.match(keys)[Tier.SHARED] == {writer.slot: 2, reader.slot: 2}
+    assert index.match(keys)[Tier.STORAGE] == {reader.slot: 1}
+    assert index.match(keys, reach=reader.bit)[Tier.SHARED] == {reader.slot: 1}
 
 
 def test_beyond_the_budget_what_was_told_first_is_dropped_and_the_source_is_not_whole() -> None:
