@@ -91,28 +91,30 @@ class KvAware(PrefixAware):
 
     def held(self, request: RoutingRequest, endpoints: Sequence[Endpoint]) -> list[Held]:
         """See :class:`~tierline.router.strategies.prefixaware.PrefixAware`."""
-        guesses = super().held(request, endpoints)
         if request.tokens is None:
             self.lookups[APPROXIMATE] += len(endpoints)
-            return guesses
+            return super().held(request, endpoints)
         lookup = request.told or _Lookup(self.blocks, request, endpoints, self.sources, self.weights)
         held: list[Held] = []
+        guesses: list[Held] = []  # made once one is needed: not where all sources are exact
         exact = bounds = 0
         model, block_tokens, total = request.model, request.block_tokens or 1, len(request.blocks)
-        for endpoint, guess in zip(endpoints, guesses, strict=True):
+        for place, endpoint in enumerate(endpoints):
             found = lookup.found(endpoint) if is_explained(model, endpoint) else None
             if found is None:
-                held.append(guess)
+                guesses = guesses or super().held(request, endpoints)
+                held.append(guesses[place])
                 continue
             saved, predicted, is_exact, _ = found
-            depth = predicted // block_tokens
             if is_exact:
                 exact += 1
             else:
                 bounds += 1
-                if saved < guess[1]:
-                    held.append(guess)
+                guesses = guesses or super().held(request, endpoints)
+                if saved < guesses[place][1]:
+                    held.append(guesses[place])
                     continue
+            depth = predicted // block_tokens
             held.append((depth if depth < total else total, saved, predicted))
         self.lookups[EXACT] += exact
         self.lookups[BOUND] += bounds
