@@ -171,11 +171,22 @@ class Chat:
             await asyncio.sleep(0.02)
 
     async def split(self, urls: Iterable[str]) -> TokenSplit:
-        """Return who answered all prompt tokens since the engines were started, summed over engines."""
+        """Return who answered all prompt tokens since the engines were started, summed over engines.
+
+        Raises
+        ------
+        EngineError
+            When one does not answer with metrics.
+        """
         total = NO_TOKENS
         for url in urls:
             async with self._http.get(f"{url}/metrics") as response:
-                total += token_split(await response.text())
+                if response.status != 200:
+                    raise EngineError(f"{url}/metrics answered {response.status}")
+                try:
+                    total += token_split(await response.text())
+                except ValueError as error:
+                    raise EngineError(f"{url}/metrics answered no metrics: {error}") from error
         return total
 
 

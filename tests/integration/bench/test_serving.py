@@ -162,6 +162,7 @@ def test_hosts_share_a_load_and_their_results_are_merged(engine: str, tmp_path: 
         (("--prices", "missing.yaml"), UsageError),
         (("--dataset-name", "trace"), ConfigurationError),
         (("--input-len", "8"), ConfigurationError),
+        (("--metrics-url", "http://127.0.0.1:1"), ConfigurationError),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -170,6 +171,20 @@ def test_mistakes_are_told_before_anything_is_sent(
 ) -> None:
     with pytest.raises(error):
         bench("--base-url", engine, *arguments)
+
+
+def test_an_engine_that_has_no_metrics_is_named(engine: str) -> None:
+    with pytest.raises(EngineError, match="/nope/metrics answered 404"):
+        bench("--base-url", engine, *SMALL, "--metrics-url", f"{engine}/nope")
+
+
+def test_a_run_that_is_over_before_anything_is_measured_is_no_result(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(TierlineError, match="nothing was measured: all 1 requests were sent within --ramp-up-seconds"):
+        bench(
+            "--base-url", engine, "--num-prompts", "1", "--ramp-up-seconds", "9999", "--json", str(tmp_path / "r.json")
+        )
+
+    assert not (tmp_path / "r.json").exists()
 
 
 def simulated_aiperf(folder: Path, *, status: int) -> Path:

@@ -5,6 +5,7 @@ which servers that send several tokens in one make longer and fewer. Rates are o
 is measured to the last answer of one, in each run that was interrupted.
 """
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,7 @@ def parse_slos(texts: Sequence[str]) -> Slos:
             limits[name] = float(limit)
         except ValueError:
             limits[name] = -1.0
-        if name not in ("ttft", "tpot", "e2el") or not limits[name] > 0:
+        if name not in ("ttft", "tpot", "e2el") or not 0 < limits[name] < math.inf:
             raise ConfigurationError("--goodput", text, "METRIC:MILLISECONDS; metrics: ttft, tpot, e2el")
     return Slos(limits)
 

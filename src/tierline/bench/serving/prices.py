@@ -5,6 +5,7 @@ until the first token for the input, after it for the output. So the two parts a
 """
 
 import datetime as dt
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def read_prices(path: Path) -> PriceList:
     Raises
     ------
     UsageError
-        When there is none, or its date or its source are missing.
+        When there is none, its date or its source are missing, or a price is none.
     """
     try:
         prices = msgspec.yaml.decode(path.read_bytes(), type=PriceList, strict=False)
@@ -57,6 +58,11 @@ def read_prices(path: Path) -> PriceList:
         ) from error
     if not prices.source.strip():
         raise UsageError(f"--prices: {path}: `source` is empty; say where these prices are published")
+    for instance_type, price in prices.per_hour.items():
+        if not (math.isfinite(price) and price > 0):
+            raise UsageError(
+                f"--prices: {path}: `per_hour` of {instance_type!r}: got {price}; allowed: a price of more than 0"
+            )
     return prices
 
 

@@ -350,7 +350,7 @@ async def _warm_up(http: aiohttp.ClientSession, given: Run, tokens_per_word: flo
 async def _split(http: aiohttp.ClientSession, urls: Sequence[str]) -> TokenSplit | None:
     if not urls:
         return None
-    with contextlib.suppress(aiohttp.ClientConnectorError):
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
         return await Chat(http, "", 1).split(url.rstrip("/").removesuffix("/metrics") for url in urls)
     raise ConfigurationError("--metrics-url", ", ".join(urls), "URLs of engines that answer /metrics")
 

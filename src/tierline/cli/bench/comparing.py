@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tierline.cli.numbers import number
+
 if TYPE_CHECKING:
     from tierline.bench.features.comparing import Comparison, Measured
     from tierline.bench.report import Report
@@ -55,6 +57,8 @@ def compare_features(
     late_limit: Annotated[
         float | None,
         typer.Option(
+            min=0,
+            callback=number(),
             metavar="MS",
             help="How late 1 of 100 requests may be sent.",
             show_default="a quarter of TTFT P50, but 10 to 50",

@@ -1,11 +1,13 @@
 """``tierline bench run``: load on any endpoint of the OpenAI API."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from tierline.cli.numbers import number
 
 if TYPE_CHECKING:
     from tierline.bench.serving.arrivals import Ramp
@@ -32,7 +34,9 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="trace: Mooncake or Bailian JSONL, Azure or BurstGPT CSV."),
     ] = None,
-    trace_speed: Annotated[float, typer.Option(help="trace: how many times faster than it came.")] = 1.0,
+    trace_speed: Annotated[
+        float, typer.Option(callback=number(over=0), help="trace: how many times faster than it came.")
+    ] = 1.0,
     num_prompts: Annotated[int, typer.Option(min=1, help="How many requests, at most.")] = 100,
     input_len: Annotated[
         int | None,
@@ -66,24 +70,39 @@ def run(
     request_rate: Annotated[
         float | None,
         typer.Option(
+            callback=number(over=0, may_be_infinite=True),
             help="Requests a second, whether or not those before are answered; inf: all at once.",
             show_default="closed loop",
         ),
     ] = None,
-    burstiness: Annotated[float, typer.Option(help="1: Poisson; less: bursts; more: steadier; inf: a clock.")] = 1.0,
+    burstiness: Annotated[
+        float,
+        typer.Option(
+            callback=number(over=0, may_be_infinite=True),
+            help="1: Poisson; less: bursts; more: steadier; inf: a clock.",
+        ),
+    ] = 1.0,
     ramp_up_strategy: Annotated[
         Literal["linear", "exponential"] | None, typer.Option(help="How the rate changes over the run.")
     ] = None,
-    ramp_up_start_rps: Annotated[float | None, typer.Option(help="The rate of the first request.")] = None,
-    ramp_up_end_rps: Annotated[float | None, typer.Option(help="The rate of the last one.")] = None,
+    ramp_up_start_rps: Annotated[
+        float | None, typer.Option(callback=number(over=0), help="The rate of the first request.")
+    ] = None,
+    ramp_up_end_rps: Annotated[
+        float | None, typer.Option(callback=number(over=0), help="The rate of the last one.")
+    ] = None,
     ramp_up_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Open places one by one over this time; none of it is measured.")
+        float,
+        typer.Option(min=0.0, callback=number(), help="Open places one by one over this time; none of it is measured."),
     ] = 0.0,
     num_warmups: Annotated[int, typer.Option(min=0, help="Requests before, which nobody counts.")] = 0,
     duration: Annotated[
-        float | None, typer.Option(min=0.0, help="Seconds after which nothing is sent.", show_default="no limit")
+        float | None,
+        typer.Option(callback=number(over=0), help="Seconds after which nothing is sent.", show_default="no limit"),
     ] = None,
-    request_timeout: Annotated[float, typer.Option(min=0.0, help="Seconds that a request may take.")] = 600.0,
+    request_timeout: Annotated[
+        float, typer.Option(callback=number(over=0), help="Seconds that a request may take.")
+    ] = 600.0,
     goodput: Annotated[
         list[str] | None,
         typer.Option(metavar="METRIC:MS", help="What a good answer keeps: ttft, tpot, e2el; may be repeated."),
@@ -103,6 +122,8 @@ def run(
     start_at: Annotated[
         float | None,
         typer.Option(
+            min=0,
+            callback=number(),
             metavar="EPOCH",
             help="When to start, in Unix seconds, so that hosts start together.",
             show_default="at once",
@@ -111,7 +132,11 @@ def run(
     late_limit: Annotated[
         float | None,
         typer.Option(
-            metavar="MS", help="How late 1 of 100 requests may be sent.", show_default="10, or 5 % of TTFT P50"
+            min=0,
+            callback=number(),
+            metavar="MS",
+            help="How late 1 of 100 requests may be sent.",
+            show_default="10, or 5 % of TTFT P50",
         ),
     ] = None,
     driver: Annotated[
@@ -194,11 +219,31 @@ def run(
     from tierline.bench.serving.running import TRACE, Run
     from tierline.bench.serving.workloads import default_turns
     from tierline.cli.bench.writing import Files, compared, shown
-    from tierline.errors import UsageError
+    from tierline.errors import ConfigurationError, TierlineError, UsageError
 
     if compare is not None:
         compared(*compare)
         return
+    is_trace = dataset_name == TRACE
+    is_timed_by_us = request_rate is not None or ramp_up_strategy is not None
+    has_two_rates = ramp_up_strategy is not None and request_rate is not None and math.isfinite(request_rate)
+    _require_effect(
+        {
+            "--dataset-path": (dataset_path is None or is_trace, "--dataset-name trace"),
+            "--trace-speed": (
+                trace_speed == 1.0 or (is_trace and not is_timed_by_us),
+                "--dataset-name trace, without --request-rate and --ramp-up-strategy",
+            ),
+            "--burstiness": (burstiness == 1.0 or is_timed_by_us, "--request-rate or --ramp-up-strategy"),
+            "--request-rate": (not has_two_rates, "--ramp-up-strategy only as inf"),
+            "--instances": (instances == 1 or prices is not None, "--prices"),
+            "--driver-path": (driver_path is None or driver is not None, "--driver"),
+            "--tokenizer": (tokenizer is None or driver is not None, "--driver"),
+            "--save-detailed": (not save_detailed or save_result, "--save-result"),
+            "--result-dir": (result_dir is None or save_result, "--save-result"),
+            "--result-filename": (result_filename is None or save_result, "--save-result"),
+        }
+    )
     files = Files(
         json=json,
         csv=csv,
@@ -220,7 +265,13 @@ def run(
         raise UsageError("--resume: needs --json, whose file is made from what the interrupted run has left")
     if (start_at is not None or share != "1/1") and salt is None:
         raise UsageError("--share, --start-at: need --salt, the same on every host, or they share no prefix")
-    is_trace = dataset_name == TRACE
+    if duration is not None and ramp_up_seconds >= duration:
+        raise ConfigurationError(
+            "--ramp-up-seconds", ramp_up_seconds, f"less than --duration, {duration:g}, or nothing is measured"
+        )
+    for flag, urls in (("--base-url", [base_url]), ("--metrics-url", metrics_url or [])):
+        for url in urls:
+            _require_http(flag, url)
     ramp = _ramp(ramp_up_strategy, ramp_up_start_rps, ramp_up_end_rps)
     is_open_loop = is_trace or ramp is not None or request_rate is not None
     headers = _pairs("--header", header)
@@ -297,6 +348,11 @@ def run(
             resumes=resume,
         )
     )
+    if not any(record.is_measured for record in result.records):
+        raise TierlineError(
+            f"nothing was measured: all {len(result.records)} requests were sent within --ramp-up-seconds, "
+            f"{ramp_up_seconds:g}; give less of it, or more requests"
+        )
     shown(result)
     if journal is not None and result.doubts:  # what is not published is not gone on with either
         journal.unlink(missing_ok=True)
@@ -372,6 +428,29 @@ def billing_of(prices: Path | None, instance_type: str | None, instances: int) -
     return Billing(fleet.prices, fleet.instance_type, fleet.instances)
 
 
+def _require_effect(flags: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse a flag that would change nothing: by its name whether it is left out or has an effect, and with what."""
+    from tierline.errors import UsageError
+
+    for flag, (is_well, goes_with) in flags.items():
+        if not is_well:
+            raise UsageError(f"{flag}: has no effect here; it goes with {goes_with}")
+
+
+def _require_http(flag: str, url: str) -> None:
+    from urllib.parse import urlsplit
+
+    from tierline.errors import ConfigurationError
+
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(flag, url, "http://HOST:PORT or https://HOST:PORT")
+
+
 def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
     from tierline.errors import ConfigurationError
 
@@ -402,6 +481,6 @@ def _percentiles(text: str) -> tuple[float, ...]:
         percents = tuple(sorted({float(part) for part in text.split(",")}))
     except ValueError:
         percents = ()
-    if not percents or not 0 <= percents[0] <= percents[-1] <= 100:
+    if not percents or not all(0 <= percent <= 100 for percent in percents):
         raise ConfigurationError("--metric-percentiles", text, "numbers from 0 to 100 with commas between them")
     return percents

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from tierline.cli.numbers import number
+
 
 def mocker(
     trace: Annotated[
@@ -18,7 +20,9 @@ def mocker(
     num_prompts: Annotated[int, typer.Option(min=2, help="Requests at most.")] = 2000,
     request_rate: Annotated[
         float | None,
-        typer.Option(min=1e-6, help="Requests a second, in the trace's rhythm.", show_default="as they came"),
+        typer.Option(
+            min=1e-6, callback=number(), help="Requests a second, in the trace's rhythm.", show_default="as they came"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of chats.")] = 1,
     attention: Annotated[

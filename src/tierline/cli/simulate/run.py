@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tierline.cli.numbers import number
 from tierline.errors import ConfigurationError
 
 Workload = Literal["chats", "documents", "templates", "questions"]
@@ -34,29 +35,37 @@ def run(
     questions: Annotated[int, typer.Option(min=1, help="questions: about each document.")] = 4,
     request_rate: Annotated[
         float | None,
-        typer.Option(min=1e-6, help="Requests a second, in the trace's rhythm.", show_default="as they came"),
+        typer.Option(
+            min=1e-6, callback=number(), help="Requests a second, in the trace's rhythm.", show_default="as they came"
+        ),
     ] = None,
     max_concurrency: Annotated[
         int | None,
         typer.Option(min=1, help="A closed loop of so many clients instead, each with one session at a time."),
     ] = None,
     think_time: Annotated[
-        float, typer.Option(min=0, help="Of those clients between requests, seconds on average.")
+        float, typer.Option(min=0, callback=number(), help="Of those clients between requests, seconds on average.")
     ] = 0.0,
     duration: Annotated[
-        float | None, typer.Option(min=0.1, help="End the closed loop after so many seconds.", show_default="requests")
+        float | None,
+        typer.Option(
+            min=0.1, callback=number(), help="End the closed loop after so many seconds.", show_default="requests"
+        ),
     ] = None,
-    warmup: Annotated[float, typer.Option(min=0, help="Seconds at the start that are not measured.")] = 0.0,
+    warmup: Annotated[
+        float, typer.Option(min=0, callback=number(), help="Seconds at the start that are not measured.")
+    ] = 0.0,
     prefix_caching: Annotated[bool, typer.Option(help="Whether engines keep prefixes.")] = True,
     l1_size: Annotated[str, typer.Option(metavar="SIZE", help="Memory of a node; 0: there is none.")] = "0",
     l1_bandwidth: Annotated[
         float,
         typer.Option(
             min=0.001,
+            callback=number(),
             help="From it into a node's engines, GB/s, and as much back; measured here by `tierline bench store`.",
         ),
     ] = 50.0,
-    l1_latency: Annotated[float, typer.Option(min=0, help="Seconds before the first byte.")] = 0.001,
+    l1_latency: Annotated[float, typer.Option(min=0, callback=number(), help="Seconds before the first byte.")] = 0.001,
     l1_policy: Annotated[Policy, typer.Option(help="What goes when room is needed.")] = "arc",
     l2_size: Annotated[str, typer.Option(metavar="SIZE", help="Beyond the nodes, all of it; 0: there is none.")] = "0",
     l2_kind: Annotated[
@@ -66,12 +75,17 @@ def run(
             "one service with a link as a node's."
         ),
     ] = "nodes",
-    l2_bandwidth: Annotated[float, typer.Option(min=0.001, help="Of one node's link, GB/s each way.")] = 11.0,
-    l2_latency: Annotated[float, typer.Option(min=0, help="Seconds before the first byte.")] = 0.002,
+    l2_bandwidth: Annotated[
+        float, typer.Option(min=0.001, callback=number(), help="Of one node's link, GB/s each way.")
+    ] = 11.0,
+    l2_latency: Annotated[float, typer.Option(min=0, callback=number(), help="Seconds before the first byte.")] = 0.002,
     l2_policy: Annotated[Policy, typer.Option(help="What goes when room is needed.")] = "arc",
-    overhead: Annotated[float, typer.Option(min=0, help="Router, network, tokenizing: seconds a request.")] = 0.0,
+    overhead: Annotated[
+        float, typer.Option(min=0, callback=number(), help="Router, network, tokenizing: seconds a request.")
+    ] = 0.0,
     load_factor: Annotated[
-        float, typer.Option(min=0, help="What a second of computing is worth in seconds of loading.")
+        float,
+        typer.Option(min=0, callback=number(), help="What a second of computing is worth in seconds of loading."),
     ] = 1.0,
     max_replicas: Annotated[
         int | None,
@@ -80,14 +94,19 @@ def run(
         ),
     ] = None,
     target_requests: Annotated[
-        float, typer.Option(min=0.1, help="Autoscaler: requests under way that each replica should have.")
+        float,
+        typer.Option(min=0.1, callback=number(), help="Autoscaler: requests under way that each replica should have."),
     ] = 8.0,
-    scale_interval: Annotated[float, typer.Option(min=1, help="Autoscaler: seconds between two looks.")] = 30.0,
+    scale_interval: Annotated[
+        float, typer.Option(min=1, callback=number(), help="Autoscaler: seconds between two looks.")
+    ] = 30.0,
     start_delay: Annotated[
-        float, typer.Option(min=0, help="Autoscaler: seconds until a replica that is wanted serves.")
+        float,
+        typer.Option(min=0, callback=number(), help="Autoscaler: seconds until a replica that is wanted serves."),
     ] = 180.0,
     cool_down: Annotated[
-        float, typer.Option(min=0, help="Autoscaler: seconds that fewer must do before replicas go.")
+        float,
+        typer.Option(min=0, callback=number(), help="Autoscaler: seconds that fewer must do before replicas go."),
     ] = 300.0,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures.")] = None,
