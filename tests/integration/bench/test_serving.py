@@ -206,9 +206,14 @@ def test_another_load_generator_runs_in_our_place_and_its_result_is_ours(engine:
     program = simulated_aiperf(tmp_path, status=0)
     arguments = ("--base-url", engine, *SMALL, "--dataset-name", "independent", "--driver", "aiperf")
 
-    done = bench(*arguments, "--driver-path", str(program), "--json", str(tmp_path / "r.json"))
+    with pytest.raises(TierlineError, match="nothing is written"):
+        bench(*arguments, "--driver-path", str(program), "--json", str(tmp_path / "late.json"))
+    done = bench(
+        *arguments, *SLOW_CLIENT_IS_NO_MATTER, "--driver-path", str(program), "--json", str(tmp_path / "r.json")
+    )
 
     assert done.exit_code == 0, done.output
+    assert not (tmp_path / "late.json").exists()
     result = read(tmp_path / "r.json")
     assert (result["driver"], result["is_simulated"], result["summary"]["completed"]) == ("aiperf", True, 6)
     with pytest.raises(UsageError, match="--resume: goes only with our own client"):

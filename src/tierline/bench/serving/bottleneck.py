@@ -56,13 +56,13 @@ def reasons_not_to_publish(records: Sequence[Record], loads: Sequence[ClientLoad
     reasons = []
     sent = [record for record in records if record.ttft_s is not None]
     if sent:
-        late_ms = percentile([record.late_s for record in sent], 99) * 1000
+        late_ms = percentile([record.late_s or 0.0 for record in sent], 99) * 1000
         ttft_ms = percentile([record.ttft_s or 0.0 for record in sent], 50) * 1000
         limit_ms = late.limit_ms(ttft_ms)
         if late_ms > limit_ms:
             reasons.append(
-                f"1 of 100 requests was sent {late_ms:.0f} ms late or more, where {limit_ms:.0f} ms are allowed: give "
-                "--processes more, or use a machine with nothing else to do"
+                f"1 of 100 requests was sent {late_ms:.0f} ms late or more, where {limit_ms:.0f} ms are allowed: use a "
+                f"machine with nothing else to do{', or give --processes more' if loads else ''}"
             )
     busiest = max((load.cpu_share for load in loads), default=0.0)
     if busiest > BUSY_SHARE:

@@ -24,7 +24,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     queued_s
         How long it had waited for a place, where the number in flight is limited in an open loop.
     late_s
-        How much later it was sent than it could have been: the client's own delay.
+        How much later it was sent than it could have been: the client's own delay; ``None``: nobody knows.
     ttft_s
         From sending to the first event with content; ``None``: there was none.
     latency_s
@@ -57,7 +57,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     sent_s: float
     latency_s: float
     queued_s: float = 0.0
-    late_s: float = 0.0
+    late_s: float | None = 0.0
     ttft_s: float | None = None
     gaps_s: Sequence[float] = ()
     prompt_tokens: int | None = None

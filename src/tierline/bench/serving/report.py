@@ -187,8 +187,10 @@ def _notes(result: Result) -> list[str]:
         notes.append(f"{left_out} requests of the ramp are not measured.")
     if any(record.output_tokens is None for record in measured if record.is_good):
         notes.append("The server does not count tokens: output tokens are events with content, input is unknown.")
-    late = [record.late_s for record in measured if record.ttft_s is not None]
-    if late and not result.driver:
+    late = [record.late_s for record in measured if record.ttft_s is not None and record.late_s is not None]
+    if result.unchecked:
+        notes.append(f"How late {result.driver} sent is unknown: {result.unchecked}.")
+    elif late:
         notes.append(f"The client sent at most {max(late) * 1000:.1f} ms late.")
     if result.billing is not None:
         prices = result.billing.prices

@@ -85,6 +85,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         Of the client's processes.
     doubts
         Why these figures may be the client's and not the server's.
+    unchecked
+        Why nobody knows how late the client sent; empty: it is known.
     records
         One a request.
     split
@@ -105,6 +107,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_word: float
     loads: Sequence[ClientLoad]
     doubts: Sequence[str] = ()
+    unchecked: str = ""
     notes: Sequence[str] = ()
     split: TokenSplit | None = None
     billing: Billing | None = None

@@ -198,12 +198,7 @@ def make_plan(given: Run) -> list[Planned]:
     """
     settings = given.settings
     if settings.workload == TRACE:
-        if given.trace_path is None:
-            raise ConfigurationError("--dataset-name", TRACE, "with --dataset-path, the trace's file")
-        trace = trace_files.read(given.trace_path)
-        planned = trace_files.plan(
-            trace, settings.requests, settings.trace_speed, settings.input_len or None, settings.output_len
-        )
+        planned = trace_files.plan(replayed_trace(settings, given.trace_path))
     else:
         planned = plan(
             settings.workload,
@@ -218,6 +213,21 @@ def make_plan(given: Run) -> list[Planned]:
         )
     number, hosts = parse_share(settings.share)
     return shares(planned, hosts)[number - 1]
+
+
+def replayed_trace(settings: Settings, path: Path | None) -> list[trace_files.Traced]:
+    """Return the trace as these settings have it replayed.
+
+    Raises
+    ------
+    UsageError
+        When there is none, or it cannot be read.
+    """
+    if path is None:
+        raise ConfigurationError("--dataset-name", TRACE, "with --dataset-path, the trace's file")
+    return trace_files.replayed(
+        trace_files.read(path), settings.requests, settings.trace_speed, settings.input_len or None, settings.output_len
+    )
 
 
 def parse_share(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import csv
 import datetime as dt
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tierline.bench.serving.plan import Message, Planned
@@ -17,6 +17,7 @@ from tierline.errors import ConfigurationError, UsageError
 
 MOONCAKE_BLOCK_TOKENS = 512
 BAILIAN_BLOCK_TOKENS = 16
+_MILLISECONDS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,14 @@ def _burstgpt(row: Mapping[str, str]) -> Traced:
     return Traced(float(row["Timestamp"]), int(row["Request tokens"]), int(row["Response tokens"]))
 
 
-def plan(
+def replayed(
     trace: Sequence[Traced],
     requests: int,
     speed: float = 1.0,
     longest_input: int | None = None,
     longest_output: int = 0,
-) -> list[Planned]:
-    """Return a trace's beginning as a plan of an open loop.
+) -> list[Traced]:
+    """Return a trace's beginning as it is asked again.
 
     Parameters
     ----------
@@ -152,29 +153,65 @@ def plan(
     """
     if not speed > 0:
         raise ConfigurationError("--trace-speed", str(speed), "more than 0; 2: twice as fast as they came")
+    return [
+        replace(
+            request,
+            at_s=request.at_s / speed,
+            input_tokens=min(request.input_tokens, longest_input or request.input_tokens),
+            output_tokens=min(request.output_tokens, longest_output or request.output_tokens),
+        )
+        for request in trace[:requests]
+    ]
+
+
+def plan(trace: Sequence[Traced]) -> list[Planned]:
+    """Return a trace as a plan of an open loop."""
     planned, seen = [], set[int]()
-    for index, request in enumerate(trace[:requests]):
-        tokens = min(request.input_tokens, longest_input or request.input_tokens)
-        pieces, known = _pieces(index, request, tokens, seen)
+    for index, request in enumerate(trace):
+        pieces, known = _pieces(index, request, seen)
         planned.append(
             Planned(
                 index=index,
                 # Blocks come back in any order, so what was interrupted is asked again as a whole.
                 family="trace" if request.blocks else f"prompt {index}",
                 messages=(Message("user", pieces),),
-                output_tokens=min(request.output_tokens, longest_output or request.output_tokens),
-                input_tokens=tokens,
+                output_tokens=request.output_tokens,
+                input_tokens=request.input_tokens,
                 known_tokens=known,
-                at_s=request.at_s / speed,
+                at_s=request.at_s,
             )
         )
     return planned
 
 
-def _pieces(index: int, request: Traced, tokens: int, seen: set[int]) -> tuple[tuple[Piece, ...], int]:
+def mooncake_lines(trace: Sequence[Traced]) -> bytes:
+    """Return a trace in Mooncake's format, whatever it was read from, for programs that read no other.
+
+    Every prompt has as many blocks as its length takes. What shares nothing has numbers that no other prompt has, and
+    so has a block of which a part is left: its text is another one than that of the whole.
+    """
+    numbers: dict[tuple[int | str, int], int] = {}
+    lines = []
+    for index, request in enumerate(trace):
+        size, ids = request.block_tokens, []
+        for place, begin in enumerate(range(0, request.input_tokens, size)):
+            length = min(size, request.input_tokens - begin)
+            name = request.blocks[place] if place < len(request.blocks) else f"{index}/{place}"
+            ids.append(numbers.setdefault((name, length), len(numbers)))
+        line = {
+            "timestamp": round(request.at_s * _MILLISECONDS, 3),
+            "input_length": request.input_tokens,
+            "output_length": request.output_tokens,
+            "hash_ids": ids,
+        }
+        lines.append(json.dumps(line))
+    return "\n".join([*lines, ""]).encode()
+
+
+def _pieces(index: int, request: Traced, seen: set[int]) -> tuple[tuple[Piece, ...], int]:
     if not request.blocks:
-        return (Piece("talk", f"prompt {index}", tokens),), 0
-    pieces, known, left, is_known = [], 0, tokens, True
+        return (Piece("talk", f"prompt {index}", request.input_tokens),), 0
+    pieces, known, left, is_known = [], 0, request.input_tokens, True
     for block in request.blocks:
         if left <= 0:
             break

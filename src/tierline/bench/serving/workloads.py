@@ -69,6 +69,20 @@ def default_turns(name: str) -> int:
     return {"chats": 20, "agents": 10}.get(name, 4)
 
 
+def chat_message_tokens(shape: Shape) -> int:
+    """Return how long each message of a chat is, for its last prompt to have the context length.
+
+    Raises
+    ------
+    ConfigurationError
+        When the answers alone are longer.
+    """
+    said = _left(shape, (shape.turns - 1) * shape.output_tokens) // shape.turns
+    if said < 1:
+        raise _too_short(shape, shape.turns * (shape.output_tokens + 1))
+    return said
+
+
 def _documents(shape: Shape) -> Iterator[Planned]:
     return _asked_about(shape, "document", "contract", "question")
 
@@ -97,9 +111,7 @@ def _asked_about(shape: Shape, what: str, kind: Kind, question: Kind) -> Iterato
 
 def _chats(shape: Shape) -> Iterator[Planned]:
     """Yield chats that reach the context length with their last turn; every prompt has all that was said."""
-    said = _left(shape, (shape.turns - 1) * shape.output_tokens) // shape.turns
-    if said < 1:
-        raise _too_short(shape, shape.turns * (shape.output_tokens + 1))
+    said = chat_message_tokens(shape)
     for index in range(shape.requests):
         number, turn = divmod(index, shape.turns)
         family = f"chat {number}"

@@ -11,6 +11,7 @@ from tierline.cli.numbers import number
 
 if TYPE_CHECKING:
     from tierline.bench.serving.arrivals import Ramp
+    from tierline.bench.serving.bottleneck import LateRule
     from tierline.bench.serving.drivers.driver import Asked
     from tierline.bench.serving.results import Billing, Result
     from tierline.bench.serving.running import Run
@@ -142,7 +143,7 @@ def run(
     driver: Annotated[
         Literal["vllm", "aiperf", "guidellm"] | None,
         typer.Option(
-            help="Run this load generator instead and import its result; workloads: independent, templates.",
+            help="Run this load generator instead and import its result, for workloads that it can make.",
             show_default="our own client",
         ),
     ] = None,
@@ -216,7 +217,7 @@ def run(
     from tierline.bench.serving.client import Target
     from tierline.bench.serving.drivers.driver import Asked
     from tierline.bench.serving.measures import parse_slos
-    from tierline.bench.serving.running import TRACE, Run
+    from tierline.bench.serving.running import TRACE, Run, replayed_trace
     from tierline.bench.serving.workloads import default_turns
     from tierline.cli.bench.writing import Files, compared, shown
     from tierline.errors import ConfigurationError, TierlineError, UsageError
@@ -312,6 +313,7 @@ def run(
         percentiles=_percentiles(metric_percentiles),
         metadata=_pairs("--metadata", metadata),
     )
+    late = LATE if late_limit is None else LateRule.fixed(late_limit)
     if driver is not None:
         others = {
             "--resume": resume,
@@ -319,15 +321,20 @@ def run(
             "--share": share != "1/1",
             "--start-at": start_at is not None,
             "--metrics-url": bool(metrics_url),
-            "--late-limit": late_limit is not None,
             "--salt": salt is not None,
         }
         given = [flag for flag, is_given in others.items() if is_given]
         result = _by_driver(
             driver,
             driver_path,
-            Asked(settings, target, tokenizer or target.model),
+            Asked(
+                settings,
+                target,
+                tokenizer or target.model,
+                replayed_trace(settings, dataset_path) if is_trace else (),
+            ),
             billing_of(prices, instance_type, instances),
+            late,
             given,
         )
         shown(result)
@@ -342,7 +349,7 @@ def run(
             salt=salt or "",
             metrics_urls=metrics_url or (),
             billing=billing_of(prices, instance_type, instances),
-            late=LATE if late_limit is None else LateRule.fixed(late_limit),
+            late=late,
             start_at_s=start_at,
             journal=journal,
             resumes=resume,
@@ -370,7 +377,12 @@ def _served_model(base_url: str, headers: dict[str, str]) -> str:
 
 
 def _by_driver(
-    name: str, path: Path | None, asked: "Asked", billing: "Billing | None", others: Sequence[str]
+    name: str,
+    path: Path | None,
+    asked: "Asked",
+    billing: "Billing | None",
+    late: "LateRule",
+    others: Sequence[str],
 ) -> "Result":
     import asyncio
     import sys
@@ -379,15 +391,16 @@ def _by_driver(
     import msgspec
 
     from tierline.bench.serving.drivers.driver import is_simulated, run_driver
-    from tierline.bench.serving.drivers.known import DRIVERS
+    from tierline.bench.serving.drivers.known import driver_for
     from tierline.bench.serving.running import command_line
     from tierline.errors import UsageError
 
     if others:
         raise UsageError(f"{others[0]}: goes only with our own client, without --driver")
+    driver = driver_for(name, asked.settings.workload)
     with tempfile.TemporaryDirectory(prefix="tierline-bench-") as folder:
         command = command_line(sys.argv[1:])
-        result = run_driver(DRIVERS[name], asked, path, Path(folder), billing=billing, command=command)
+        result = run_driver(driver, asked, path, Path(folder), billing=billing, command=command, late=late)
     simulated = asyncio.run(is_simulated(asked.target.base_url))
     records = [msgspec.structs.replace(record, is_simulated=simulated) for record in result.records]
     return msgspec.structs.replace(result, records=records)

@@ -1,5 +1,6 @@
 """Traces of real services in their own formats, and what becomes of them."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tierline.bench.serving.plan import write_messages
-from tierline.bench.serving.trace_files import Traced, plan, read
+from tierline.bench.serving.trace_files import Traced, mooncake_lines, plan, read, replayed
 from tierline.errors import ConfigurationError, UsageError
 
 
@@ -95,7 +96,7 @@ traces = st.lists(
 def test_equal_blocks_are_equal_text_and_a_prompt_is_as_long_as_in_the_trace(
     trace: list[Traced], count: int, longest: int | None
 ) -> None:
-    planned = plan(trace, count, longest_input=longest)
+    planned = plan(replayed(trace, count, longest_input=longest))
 
     assert len(planned) == min(count, len(trace))
     for each, request in zip(planned, trace, strict=False):
@@ -112,7 +113,7 @@ def test_equal_blocks_are_equal_text_and_a_prompt_is_as_long_as_in_the_trace(
 def test_the_first_to_ask_for_blocks_is_cold_and_who_asks_again_is_warm() -> None:
     trace = [Traced(float(at), 32, 1, blocks, 16) for at, blocks in enumerate([(1, 2), (1, 2), (1, 3), (4, 2)])]
 
-    planned = plan(trace, 4, speed=2.0)
+    planned = plan(replayed(trace, 4, speed=2.0))
 
     assert [each.known_tokens for each in planned] == [0, 32, 16, 16 * 0]
     assert [each.at_s for each in planned] == [0.0, 0.5, 1.0, 1.5]
@@ -120,9 +121,27 @@ def test_the_first_to_ask_for_blocks_is_cold_and_who_asks_again_is_warm() -> Non
 
 
 def test_a_trace_without_blocks_shares_nothing() -> None:
-    planned = plan([Traced(0.0, 30, 4), Traced(1.0, 30, 400)], 5, longest_output=9)
+    planned = plan(replayed([Traced(0.0, 30, 4), Traced(1.0, 30, 400)], 5, longest_output=9))
 
     assert [each.family for each in planned] == ["prompt 0", "prompt 1"]
     assert [each.output_tokens for each in planned] == [4, 9]
     with pytest.raises(ConfigurationError, match="--trace-speed"):
-        plan([Traced(0.0, 30, 4)], 1, speed=0)
+        replayed([Traced(0.0, 30, 4)], 1, speed=0)
+
+
+@given(traces, st.integers(1, 12), st.none() | st.integers(1, 60))
+def test_in_mooncakes_format_a_trace_shares_what_our_own_replay_of_it_shares(
+    trace: list[Traced], count: int, longest: int | None
+) -> None:
+    asked = replayed([*trace, Traced(200.0, 40, 1)], count, longest_input=longest)
+
+    told = [json.loads(line) for line in mooncake_lines(asked).splitlines()]
+
+    assert [each["input_length"] for each in told] == [request.input_tokens for request in asked]
+    seen = set[int]()
+    for each, request, planned in zip(told, asked, plan(asked), strict=True):
+        assert each["timestamp"] == pytest.approx(1000 * request.at_s, abs=1e-3)
+        assert len(each["hash_ids"]) == -(-request.input_tokens // request.block_tokens)
+        known = list(itertools.takewhile(seen.__contains__, each["hash_ids"]))
+        assert min(request.input_tokens, len(known) * request.block_tokens) == planned.known_tokens
+        seen |= set(each["hash_ids"])

@@ -7,11 +7,23 @@ from typing import Any
 
 import msgspec
 
-from tierline.bench.serving.drivers.driver import QUESTION_TOKENS, Asked, Driver, refuse, seconds
+from tierline.bench.serving.drivers.driver import (
+    CHATS,
+    INDEPENDENT,
+    QUESTION_TOKENS,
+    TEMPLATES,
+    TRACE_FILE,
+    Asked,
+    Driver,
+    refuse,
+    seconds,
+)
 from tierline.bench.serving.records import Record
+from tierline.bench.serving.running import TRACE
 from tierline.errors import TierlineError
 
 _FILE = "profile_export.jsonl"
+_CONVERSATION = "session_"
 _NANOSECONDS = 1e-9
 _MILLISECONDS = 1e-3
 
@@ -21,6 +33,8 @@ class _Metadata(msgspec.Struct):
     request_end_ns: int
     benchmark_phase: str = "profiling"
     was_cancelled: bool = False
+    conversation_id: str = ""
+    turn_index: int = 0
 
 
 class _Metric(msgspec.Struct):
@@ -53,17 +67,24 @@ class _Line(msgspec.Struct):
 
 def _arguments(asked: Asked, folder: Path) -> list[str]:
     settings, target = asked.settings, asked.target
-    refuse(asked, [(settings.ramp is not None, "--ramp-up-strategy")])
+    is_trace = settings.workload == TRACE
+    refuse(
+        asked,
+        [
+            (settings.ramp is not None, "--ramp-up-strategy"),
+            (is_trace and settings.request_rate is not None, "--request-rate with a trace"),
+            (is_trace and settings.ramp_s > 0, "--ramp-up-seconds with a trace"),
+            (settings.workload == CHATS and settings.is_open_loop, "--request-rate with chats"),
+            (settings.workload in (CHATS, TRACE) and settings.warmups > 0, f"--num-warmups with {settings.workload}"),
+            (settings.request_rate is None and settings.is_open_loop and not is_trace, "--request-rate inf"),
+            (is_trace and settings.max_concurrency is not None, "--max-concurrency with a trace"),
+            (is_trace and settings.duration_s is not None, "--duration with a trace"),
+        ],
+    )
     is_chat = target.endpoint.endswith("/chat/completions")
     arguments = ["profile", "-m", target.model, "--url", target.base_url, "--endpoint", target.endpoint]
     arguments += ["--endpoint-type", "chat" if is_chat else "completions", "--streaming", "--use-server-token-count"]
-    arguments += ["--tokenizer", asked.tokenizer, "--request-count", str(settings.requests)]
-    arguments += ["--random-seed", str(settings.seed), "--osl", str(settings.output_len)]
-    if asked.prefix_tokens:
-        arguments += ["--isl", str(QUESTION_TOKENS), "--prefix-prompt-length", str(asked.prefix_tokens)]
-        arguments += ["--num-prefix-prompts", str(settings.prefixes)]
-    else:
-        arguments += ["--isl", str(settings.input_len)]
+    arguments += ["--tokenizer", asked.tokenizer, "--random-seed", str(settings.seed), *_prompts(asked, folder)]
     if settings.max_concurrency is not None:
         arguments += ["--concurrency", str(settings.max_concurrency)]
     if settings.request_rate is not None:
@@ -82,6 +103,22 @@ def _arguments(asked: Asked, folder: Path) -> list[str]:
         arguments += ["--header", f"{name}:{value}"]
     arguments += ["--request-timeout-seconds", str(target.timeout_s)]
     return [*arguments, "--artifact-dir", str(folder), "--ui", "none"]
+
+
+def _prompts(asked: Asked, folder: Path) -> list[str]:
+    settings = asked.settings
+    if asked.trace:
+        replay = ["--input-file", str(folder / TRACE_FILE), "--custom-dataset-type", "mooncake_trace"]
+        return [*replay, "--isl-block-size", str(asked.block_tokens), "--fixed-schedule"]
+    lengths = ["--osl", str(settings.output_len), "--isl"]
+    if settings.workload == CHATS:
+        turns = ["--conversation-turn-mean", str(settings.turns), "--conversation-turn-stddev", "0"]
+        return [*lengths, str(asked.message_tokens), "--conversation-num", str(asked.chats), *turns]
+    count = ["--request-count", str(settings.requests)]
+    if asked.prefix_tokens:
+        prefixes = ["--prefix-prompt-length", str(asked.prefix_tokens), "--num-prefix-prompts", str(settings.prefixes)]
+        return [*count, *lengths, str(QUESTION_TOKENS), *prefixes]
+    return [*count, *lengths, str(settings.input_len)]
 
 
 def _arrivals(burstiness: float | None) -> list[str]:
@@ -115,6 +152,12 @@ def records_of(content: bytes) -> list[Record]:
     return [_record(index, line, began) for index, line in enumerate(counted)]
 
 
+def _row(record: Record) -> int | None:
+    """Return which row of a trace a request is: aiperf numbers conversations in the order of its file."""
+    _, _, number = record.family.partition(_CONVERSATION)
+    return int(number) if number.isdecimal() else None
+
+
 def _record(index: int, line: _Line, began: int) -> Record:
     start, end = line.metadata.request_start_ns, line.metadata.request_end_ns
     ttft = line.number("time_to_first_token")  # that to the first *output* token leaves reasoning out
@@ -126,8 +169,9 @@ def _record(index: int, line: _Line, began: int) -> Record:
     )
     return Record(
         index=index,
-        family=f"prompt {index}",
-        is_cold=True,
+        family=line.metadata.conversation_id or f"prompt {index}",
+        is_cold=line.metadata.turn_index == 0,
+        late_s=None,
         sent_s=seconds((start - began) * _NANOSECONDS),
         latency_s=seconds((end - start) * _NANOSECONDS if latency is None else latency * _MILLISECONDS),
         ttft_s=None if error or ttft is None else seconds(ttft * _MILLISECONDS),
@@ -147,4 +191,6 @@ def _read(folder: Path) -> list[Record]:
         raise TierlineError(f"aiperf: it left no result: {error}") from error
 
 
-AIPERF = Driver("aiperf", "aiperf", "pip install aiperf", _arguments, _read)
+AIPERF = Driver(
+    "aiperf", "aiperf", "pip install aiperf", (INDEPENDENT, TEMPLATES, CHATS, TRACE), _arguments, _read, row=_row
+)

@@ -11,8 +11,19 @@ from pathlib import Path
 
 import msgspec
 
-from tierline.bench.serving.drivers.driver import QUESTION_TOKENS, Asked, Driver, refuse, seconds
+from tierline.bench.serving.arrivals import Ramp
+from tierline.bench.serving.drivers.driver import (
+    INDEPENDENT,
+    QUESTION_TOKENS,
+    TEMPLATES,
+    TRACE_FILE,
+    Asked,
+    Driver,
+    refuse,
+    seconds,
+)
 from tierline.bench.serving.records import Record
+from tierline.bench.serving.running import TRACE
 from tierline.errors import TierlineError
 
 _FILE = "vllm.json"
@@ -31,12 +42,31 @@ class _Detailed(msgspec.Struct):
 
 def _arguments(asked: Asked, folder: Path) -> list[str]:
     settings, target = asked.settings, asked.target
-    refuse(asked, [(settings.duration_s is not None, "--duration"), (settings.ramp_s > 0, "--ramp-up-seconds")])
+    is_trace = settings.workload == TRACE
+    refuse(
+        asked,
+        [
+            (settings.duration_s is not None, "--duration"),
+            (settings.ramp_s > 0, "--ramp-up-seconds"),
+            (settings.ramp is not None and not _is_whole(settings.ramp), "--ramp-up-*-rps that is no whole number"),
+            (is_trace and settings.request_rate is not None, "--request-rate with a trace"),
+            (is_trace and settings.ramp is not None, "--ramp-up-strategy with a trace"),
+            # It writes a trace's prompts as tokens, which the chat API does not take, and always ignores their end.
+            (
+                is_trace and not target.endpoint.endswith("/v1/completions"),
+                "a trace at another --endpoint than /v1/completions",
+            ),
+            (is_trace and not target.ignore_eos, "--no-ignore-eos with a trace"),
+        ],
+    )
     arguments = ["bench", "serve"]
     arguments += ["--backend", "openai-chat" if target.endpoint.endswith("/chat/completions") else "openai"]
     arguments += ["--base-url", target.base_url, "--endpoint", target.endpoint, "--model", target.model]
     arguments += ["--tokenizer", asked.tokenizer, "--num-prompts", str(settings.requests), "--seed", str(settings.seed)]
-    if asked.prefix_tokens:
+    if asked.trace:
+        arguments += ["--dataset-name", "timed_trace", "--dataset-path", str(folder / TRACE_FILE)]
+        arguments += ["--timed-trace-chunk-hash-size", str(asked.block_tokens), "--timed-trace-sec-multiplier", "0.001"]
+    elif asked.prefix_tokens:
         arguments += ["--dataset-name", "prefix_repetition"]
         arguments += ["--prefix-repetition-prefix-len", str(asked.prefix_tokens)]
         arguments += ["--prefix-repetition-suffix-len", str(QUESTION_TOKENS)]
@@ -47,8 +77,9 @@ def _arguments(asked: Asked, folder: Path) -> list[str]:
         arguments += ["--random-output-len", str(settings.output_len)]
     if settings.max_concurrency is not None:
         arguments += ["--max-concurrency", str(settings.max_concurrency)]
-    arguments += ["--request-rate", "inf" if settings.request_rate is None else str(settings.request_rate)]
-    arguments += ["--burstiness", "inf" if settings.burstiness is None else str(settings.burstiness)]
+    if not is_trace:
+        arguments += ["--request-rate", "inf" if settings.request_rate is None else str(settings.request_rate)]
+        arguments += ["--burstiness", "inf" if settings.burstiness is None else str(settings.burstiness)]
     if settings.ramp is not None:
         arguments += ["--ramp-up-strategy", settings.ramp.strategy]
         arguments += ["--ramp-up-start-rps", str(int(settings.ramp.start_rps))]
@@ -61,6 +92,10 @@ def _arguments(asked: Asked, folder: Path) -> list[str]:
         arguments += ["--extra-body", msgspec.json.encode(target.extra_body).decode()]
     arguments += ["--num-warmups", str(settings.warmups), "--disable-tqdm"]
     return [*arguments, "--save-result", "--save-detailed", "--result-dir", str(folder), "--result-filename", _FILE]
+
+
+def _is_whole(ramp: Ramp) -> bool:
+    return ramp.start_rps.is_integer() and ramp.end_rps.is_integer()
 
 
 def records_of(content: bytes) -> list[Record]:
@@ -91,6 +126,7 @@ def _record(told: _Detailed, index: int, began: float) -> Record:
         index=index,
         family=f"prompt {index}",
         is_cold=True,
+        late_s=None,
         sent_s=seconds(told.start_times[index] - began),
         latency_s=seconds(latency, least=ttft),
         ttft_s=ttft if is_good else None,
@@ -126,4 +162,13 @@ add_cli_args(parser)
 main(parser.parse_args(sys.argv[3:]))  # behind: bench serve
 """
 
-VLLM = Driver("vllm", "vllm", "pip install vllm", _arguments, _read, _here)
+VLLM = Driver(
+    "vllm",
+    "vllm",
+    "pip install vllm",
+    (INDEPENDENT, TEMPLATES, TRACE),
+    _arguments,
+    _read,
+    _here,
+    lambda record: record.index,
+)
