@@ -383,7 +383,7 @@ class Store:
         excess = len(run) % group_size
         if excess:  # of a group that is not complete
             del run[-excess:]
-            self._count_behind(excess)
+            self._count_behind(keys[0], excess)
         self._readers.hold_all(run, self._clock())
         leased = self._rows.leased_all(keys, run)
         if run:
@@ -963,10 +963,11 @@ class Store:
         self._counters.misses += 1
         self._counters.misses_by_reason[reason] += 1
         self._namespaces.of(key).misses += 1
-        self._count_behind(misses - 1)
+        self._count_behind(key, misses - 1)
 
-    def _count_behind(self, misses: int) -> None:
+    def _count_behind(self, key: ObjectKey, misses: int) -> None:
         self._counters.misses += misses
+        self._namespaces.of(key).misses += misses
         self._counters.misses_by_reason["behind_a_miss"] += misses
 
     def _cut(self, ttl_s: float) -> float:

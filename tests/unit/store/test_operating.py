@@ -443,4 +443,5 @@ def test_misses_are_counted_by_reason(open_store: OpenStore) -> None:
         "behind_a_miss": 2,
     }
     assert stats.misses == sum(stats.misses_by_reason.values()) == 8
+    assert sum(namespace.misses for namespace in store.namespaces()) == 8, "so that both have the same rate of hits"
     assert stats.hits == 2
