@@ -209,6 +209,9 @@ class RouterConfig(ProgramConfig):
     dashboard_stores: tuple[str, ...] = Field(
         default=(), description="URLs of node stores whose contents /dashboard shows, such as http://127.0.0.1:9200"
     )
+    dashboard_store_token_file: Path | None = Field(
+        default=None, description="file with the token that these node stores ask for; read again when it changes"
+    )
     health_interval_s: float = Field(default=2.0, gt=0, description="seconds between health checks of an endpoint")
     health_timeout_s: float = Field(default=5.0, gt=0, description="seconds that a health check may take")
     connect_timeout_s: float = Field(default=5.0, gt=0, description="seconds to connect to an endpoint")

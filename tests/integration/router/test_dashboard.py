@@ -1,13 +1,16 @@
 """``/dashboard`` over HTTP: who may see it, what its stream tells, and when that ends."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.node.processes import NodeProcess
+from tests.integration.node.processes import store as store_object
 from tests.integration.router.backend import (
     DONE,
     EVENT,
@@ -29,7 +32,9 @@ from tests.integration.router.backend import (
 from tests.integration.router.processes import clients, started
 
 from tierline.duties import Duties
-from tierline.router.dashboard.reading import Reader
+from tierline.errors import UsageError
+from tierline.prefix import Shard, object_name
+from tierline.router.dashboard.reading import Reader, StoreToken
 
 TOKEN = "a-token-that-is-long-enough"
 USAGE = (
@@ -37,6 +42,8 @@ USAGE = (
     b'{"cached_tokens":256}}}\n\n'
 )
 PROMPT = "a text that is asked about again and again " * 30
+NAMES = [object_name(bytes([number]) * 32, Shard(kv_dtype="bfloat16", layout="test-1")) for number in range(2)]
+"""Of objects of KV: a node store tells of no others."""
 
 
 def get(path: str = "/dashboard", host: str = "localhost", fields: str = "") -> bytes:
@@ -228,6 +235,134 @@ async def test_a_node_store_that_cannot_be_asked_is_shown_as_such() -> None:
     assert all(store["wrong"] for store in seen["stores"])
 
 
+async def store_as(peer: Client, is_so: Callable[[Any], bool]) -> Any:
+    """Return what is told of the only store as soon as it is so."""
+    async with asyncio.timeout(60):
+        while True:
+            [found] = (await snapshot(peer))["stores"]
+            if is_so(found):
+                return found
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[NodeProcess]:
+    """A node store that asks for a token, with an object in it."""
+    file = tmp_path / "tokens.yaml"
+    rights = {
+        "looks": {"*": ["read"]},
+        "administers": {"*": ["read", "write", "admin"]},
+        "is_a_tenant": {"t": ["read"]},
+    }
+    tokens = [{"name": name, "token": f"{name}-0123456789", "rights": each} for name, each in rights.items()]
+    file.write_text(json.dumps({"tokens": tokens}))
+    with contextlib.closing(NodeProcess(tmp_path, tokens_file=file)) as node:
+        with node.connect(writer=True, token="administers-0123456789") as writer:
+            store_object(writer, "name-of-an-object", b"content")
+        yield node
+
+
+async def test_a_store_that_asks_for_a_token_is_told_of_with_the_one_of_a_file_which_may_change(
+    guarded: NodeProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("nobody-knows-0123456789")
+    told = answering(b"")
+    settings = {"dashboard": True, "dashboard_stores": (guarded.url,), "dashboard_store_token_file": file}
+    async with backends(told) as (backend,), router(backend, **settings) as server, client(server) as peer:
+        first = await watching(peer)
+        assert first["stores"][0]["wrong"]
+        seen = [await store_as(peer, lambda store: "does not know" in store["wrong"])]
+        assert "dashboard_store_token_file" in seen[0]["wrong"]
+
+        file.write_text("looks-0123456789\n")
+        seen.append(await store_as(peer, lambda store: not store["wrong"]))
+        [bucket] = seen[-1]["buckets"]
+        assert (seen[-1]["objects"], bucket["bucket"], bucket["objects"]) == (1, "b", 1)
+
+        file.write_text("administers-0123456789")
+        seen.append(await store_as(peer, lambda store: bool(store["buckets"])))
+        assert {**seen[-1]["buckets"][0], "bytes": 0} == {**bucket, "bytes": 0}, "the same, whichever way it is read"
+
+        file.unlink()
+        await snapshot(peer)
+        assert not (await store_as(peer, lambda store: True))["wrong"], "the former token stays in force"
+
+        file.write_text("is_a_tenant-0123456789")
+        seen.append(await store_as(peer, lambda store: not store["buckets"]))
+        assert (seen[-1]["objects"], seen[-1]["wrong"]) == (1, "")
+        assert "no right on every bucket" in seen[-1]["buckets_wrong"]
+    assert "0123456789" not in json.dumps(seen) + capsys.readouterr().out
+
+
+async def test_without_a_token_the_page_says_that_a_store_asks_for_one(guarded: NodeProcess) -> None:
+    settings = {"dashboard": True, "dashboard_stores": (guarded.url,)}
+    async with (
+        backends(answering(b"")) as (backend,),
+        router(backend, **settings) as server,
+        client(server) as peer,
+    ):
+        await watching(peer)
+        told = await store_as(peer, lambda store: "asks for a token" in store["wrong"])
+    assert "dashboard_store_token_file" in told["wrong"]
+    assert told["buckets"] == []
+
+
+async def test_a_token_is_shown_to_the_stores_that_are_named_and_to_nobody_else(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    elsewhere = b"HTTP/1.1 302 Found\r\nlocation: %b/elsewhere\r\ncontent-length: 0\r\n\r\n"
+    async with backends(answering(b""), answering(b""), answering(b"")) as (backend, store, other):
+        store.behave = answering(elsewhere % other.url.encode())
+        settings = {"dashboard": True, "dashboard_stores": (store.url,), "dashboard_store_token_file": file}
+        async with router(backend, **settings) as server, client(server) as peer:
+            await watching(peer)
+            told = await store_as(peer, lambda store: "not understood" in store["wrong"])
+    assert TOKEN not in json.dumps(told)
+    assert {request.fields[b"authorization"] for request in store.requests} == {b"Bearer " + TOKEN.encode()}
+    assert other.requests == []
+    assert all(b"authorization" not in request.fields for request in backend.checks)
+
+
+async def test_a_token_file_that_cannot_be_used_is_said_at_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    async with backends(answering(b"")) as (backend,):
+        with pytest.raises(UsageError, match="dashboard_store_token_file: cannot read"):
+            async with router(backend, dashboard=True, dashboard_store_token_file=file):
+                pass
+        file.write_text("two words")
+        with pytest.raises(UsageError, match="must hold") as raised:
+            async with router(backend, dashboard=True, dashboard_store_token_file=file):
+                pass
+    assert "two words" not in str(raised.value)
+
+
+async def test_without_a_store_named_what_stores_told_kvaware_is_shown_by_bucket_and_how_far_it_holds(
+    tmp_path: Path,
+) -> None:
+    events = f"ipc://{tmp_path}/events"
+    async with backends(answering(b"")) as (backend,):
+        with contextlib.closing(NodeProcess(tmp_path, kv_events=events)) as node:
+            follows = {"strategy": "kvaware", "node_events": (f"{backend.url}={events}?replay={events}.replay",)}
+            async with router(backend, dashboard=True, **follows) as server, client(server) as peer:
+                first = await watching(peer)
+                assert [(store["source"], store["objects"]) for store in first["stores"]] == [("index", 0)]
+                with node.connect(writer=True) as writer:
+                    for bucket, number in (("b", 0), ("b", 1), ("tenants", 0)):
+                        store_object(writer, NAMES[number], b"content", bucket=bucket)
+                    told = await store_as(peer, lambda store: store["objects"] == 3 and not store["wrong"])
+                    writer.delete("b", NAMES[:1])
+                    fewer = await store_as(peer, lambda store: store["objects"] == 2)
+                node.kill()
+                lost = await store_as(peer, lambda store: "no events" in store["wrong"])
+    assert told["name"] == events
+    assert [(each["bucket"], each["objects"], each["bytes"]) for each in told["buckets"]] == [
+        ("b", 2, None),
+        ("tenants", 1, None),
+    ]
+    assert [(each["bucket"], each["objects"]) for each in fewer["buckets"]] == [("b", 1), ("tenants", 1)]
+    assert lost["objects"] == 2, "what it had when it was last heard"
+
+
 async def test_failures_are_counted_by_what_went_wrong() -> None:
     async def breaks_off(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD + chunk(EVENT))
@@ -276,7 +411,7 @@ async def test_nothing_goes_on_when_nobody_watches_any_more() -> None:
 async def test_who_stops_reading_asks_neither_engines_nor_stores_any_longer() -> None:
     silent = SimulatedSilence()
     async with backends(answering(b"")) as (backend,), router(backend) as server:
-        reader = Reader(server.services, ["http://store:9200"])
+        reader = Reader(server.services, ["http://store:9200"], StoreToken(None))
         reading = asyncio.create_task(reader.read(silent))  # type: ignore[arg-type]
         await until(lambda: silent.asked == {f"{backend.url}/metrics", "http://store:9200/v1/stats"})
         reading.cancel()

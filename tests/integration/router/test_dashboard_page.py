@@ -224,7 +224,7 @@ def test_who_cannot_see_it_finds_landmarks_names_and_a_table_for_the_picture(ope
         "- main",
         "- contentinfo",
         '- heading "Tierline router" [level=1]',
-        '- img "Time to first',
+        'img "Time to first',
     ):
         assert part in tree
     for name in (

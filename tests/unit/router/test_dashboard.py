@@ -44,6 +44,7 @@ def share(**changes: Any) -> Share:
         "failures": {},
         "waiting": 0,
         "index_bytes": 0,
+        "started_at": 0.0,
     }
     return Share(**given | changes)
 
@@ -94,6 +95,7 @@ def test_workers_shares_are_added_up_and_the_latest_requests_of_all_are_kept() -
         flows=[Flow(endpoint="a", reason="prefix", requests=1)],
         failures={"answered 503": 1},
         waiting=1,
+        started_at=7.0,
     )
     other = share(
         rows=[row(time=float(number)) for number in range(2 * ROWS_KEPT + 1, 0, -2)],
@@ -101,6 +103,7 @@ def test_workers_shares_are_added_up_and_the_latest_requests_of_all_are_kept() -
         flows=[Flow(endpoint="a", reason="prefix", requests=2), Flow(endpoint="b", reason="cold", requests=9)],
         failures={"answered 503": 2, "the client left": 1},
         waiting=2,
+        started_at=5.0,
     )
     together = merge_shares([one, other])
     assert [each.time for each in together.rows] == [float(2 * ROWS_KEPT + 1 - number) for number in range(ROWS_KEPT)]
@@ -110,7 +113,7 @@ def test_workers_shares_are_added_up_and_the_latest_requests_of_all_are_kept() -
     ]
     assert [(flow.endpoint, flow.requests) for flow in together.flows] == [("b", 9), ("a", 3)]
     assert together.failures == {"answered 503": 3, "the client left": 1}
-    assert (together.waiting, together.workers) == (3, 2)
+    assert (together.waiting, together.workers, together.started_at) == (3, 2, 5.0)
 
 
 def test_an_engine_s_page_is_read_over_all_of_its_data_parallel_ranks() -> None:

@@ -185,6 +185,9 @@ def router(
         list[str] | None,
         typer.Option(metavar="URL", help="Node store whose contents the page shows; repeat for more."),
     ] = None,
+    dashboard_store_token_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File with the token that these node stores ask for.")
+    ] = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -251,6 +254,7 @@ def router(
             "trust_traceparent": trust_traceparent,
             "dashboard": dashboard,
             "dashboard_stores": dashboard_store,
+            "dashboard_store_token_file": dashboard_store_token_file,
             "log_level": log_level,
             "log_format": log_format,
         },

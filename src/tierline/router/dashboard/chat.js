@@ -24,6 +24,9 @@ export class Chat {
       event.preventDefault();
       byId("chat-form").requestSubmit();
     });
+    byId("chat-form").addEventListener("keydown", event => {
+      if (event.key === "Escape" && !event.isComposing) this.answering?.abort();
+    });
     byId("stop").addEventListener("click", () => this.answering?.abort());
     byId("sample").addEventListener("click", () => {
       byId("prompt").value = SAMPLE;
@@ -198,9 +201,10 @@ export class Chat {
     return said;
   }
 
+  /** Neither button is ever `disabled`: who has just pressed it with a key would lose his place on the page. */
   busy(isBusy) {
-    byId("send").disabled = isBusy;
-    byId("stop").disabled = !isBusy;
+    byId("send").ariaDisabled = String(isBusy);
+    byId("stop").ariaDisabled = String(!isBusy);
     byId("log").ariaBusy = String(isBusy);
   }
 }

@@ -82,6 +82,8 @@ class Share(msgspec.Struct, kw_only=True):
     waiting: int
     """Requests that wait for a place."""
     index_bytes: int
+    started_at: float
+    """When the first worker started, seconds since 1970; nothing here is of an earlier request."""
     workers: int = 1
 
 
@@ -153,7 +155,7 @@ class StoreView(msgspec.Struct, kw_only=True):
     source: str
     """``store``: it said so; ``index``: by its events, which ``kvaware`` follows."""
     wrong: str = ""
-    """Why nothing is known of it."""
+    """Why nothing is known of it, or why it cannot be believed."""
     capacity_bytes: int | None = None
     used_bytes: int | None = None
     objects: int = 0
@@ -161,7 +163,8 @@ class StoreView(msgspec.Struct, kw_only=True):
     misses: int | None = None
     evictions: int | None = None
     buckets: list[BucketView] = []
-    """``None``-like when empty: it has none, or does not say."""
+    buckets_wrong: str = ""
+    """Why they are not known."""
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -169,6 +172,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
 
     time: float
     """Seconds since 1970."""
+    started_at: float
     workers: int
     arms: list[ArmState]
     turned_off: list[str]

@@ -218,6 +218,7 @@ def merge_shares(shares: Sequence[Share], elsewhere: "Iterable[Load]" = ()) -> S
         failures=dict(sum((Counter(share.failures) for share in shares), Counter())),
         waiting=sum(share.waiting for share in shares),
         index_bytes=sum(share.index_bytes for share in shares),
+        started_at=min(share.started_at for share in shares),
         workers=len(shares),
     )
 

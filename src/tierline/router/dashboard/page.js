@@ -4,7 +4,7 @@ import { Chat } from "./chat.js";
 import { eventsOf, refusalOf } from "./events.js";
 import { bytes, clock, fill, number, percent, seconds, setText, short } from "./tables.js";
 
-const AGAIN_MS = 2000, KEPT_S = 600, NEWS_S = 15;
+const AGAIN_MS = 2000, SILENT_MS = 15000, KEPT_S = 600, NEWS_S = 15;
 const REASONS = {
   prefix: "nobody holds more of the prompt", spill: "another endpoint holds more, or is the session's, but has too much to do",
   template: "only a prefix that everybody has is known", cold: "nothing of the prompt is known", "no-prompt": "there is no prompt to go by",
@@ -15,6 +15,7 @@ const TOKEN_FIELD = "x-tierline-admin-token"; // the Kubernetes API, which hands
 const byId = id => document.getElementById(id);
 
 let token = "", isPaused = false, stream = null, moments = new Map(), stateOf = new Map(), newsUntil = 0;
+let heardAt = Infinity, isLost = false; // by the router's clock, so that it can be told from its start
 const chart = new TtftChart(byId("chart"), byId("chart-empty"), byId("ttft-table"));
 const chat = new Chat();
 
@@ -22,6 +23,12 @@ const chat = new Chat();
 
 async function watch() {
   const mine = (stream = new AbortController());
+  let silence = 0, isFirst = true;
+  const listen = () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => mine.abort(new Error(`Nothing came for ${SILENT_MS / 1000} s.`)), SILENT_MS);
+  };
+  listen();
   try {
     const response = await fetch("dashboard/events", {
       signal: mine.signal, headers: token ? { [TOKEN_FIELD]: token } : {}, cache: "no-store", credentials: "omit",
@@ -32,14 +39,22 @@ async function watch() {
     }
     if (!response.ok) throw new Error(await refusalOf(response));
     for await (const { event, data } of eventsOf(response)) {
-      if (event === "snapshot") show(JSON.parse(data));
+      listen();
+      if (event !== "snapshot") continue;
+      if (isFirst) moments.clear(); // it has all that the router knows; what another process knew is no part of it
+      isFirst = false;
+      show(JSON.parse(data));
     }
     throw new Error("The router ended the stream.");
   } catch (error) {
-    if (mine.signal.aborted) return;
+    if (stream !== mine) return;
     newsUntil = 0;
-    say("lost", `${error instanceof TypeError ? "The router cannot be reached." : error.message} Trying again…`);
+    isLost = true;
+    const { message } = mine.signal.reason ?? (error instanceof TypeError ? new Error("The router cannot be reached.") : error);
+    say("lost", `${message} Trying again…`);
     setTimeout(() => { if (stream === mine) restart(); }, AGAIN_MS);
+  } finally {
+    clearTimeout(silence);
   }
 }
 
@@ -92,13 +107,18 @@ function show(snapshot) {
   showStrategies(snapshot);
   const failures = Object.entries(snapshot.failures).sort((one, other) => other[1] - one[1]);
   fill(byId("failures"), failures.map(([what, count]) => [what, number(count)]), "None.");
+  setText(byId("failures").caption, `Since the router's start at ${clock(snapshot.started_at)}`);
   setText(byId("as-of"), `As of ${clock(snapshot.time)}`);
   chat.heard(snapshot);
 }
 
-/** Says aloud what changed of the endpoints' states; nothing else, or it would never be quiet. */
+/** Says aloud what changed of the endpoints' states, and that the router is back; nothing else, or it would never be quiet. */
 function tell(snapshot) {
-  const changed = [];
+  const changed = [], isAnew = snapshot.started_at > heardAt;
+  if (isAnew) stateOf.clear();
+  if (isLost) changed.push(isAnew ? `Live again: the router started anew at ${clock(snapshot.started_at)}` : "Live again");
+  isLost = false;
+  heardAt = snapshot.time;
   for (const { state: { url, state } } of snapshot.endpoints) {
     const before = stateOf.get(url);
     if (before !== undefined && before !== state) changed.push(`${short(url)} is ${state}`);
@@ -115,9 +135,9 @@ function showTiles(snapshot, kept) {
   const inflight = snapshot.endpoints.reduce((total, { state }) => total + state.inflight, 0);
   const waiting = snapshot.endpoints.reduce((total, { engine }) => total + (engine?.waiting ?? 0), snapshot.waiting);
   const [requests, failed, prompt] = ["requests", "failed", "prompt_tokens"].map(figure => sum(kept, figure));
-  setText(byId("tile-rate"), snapshot.requests_per_s.toFixed(1));
+  setText(byId("tile-rate"), snapshot.requests_per_s.toFixed(snapshot.requests_per_s < 0.95 ? 2 : 1));
   setText(byId("tile-inflight"), number(inflight));
-  setText(byId("tile-inflight-sub"), `${number(waiting)} waiting · ${snapshot.endpoints.length} endpoints`);
+  setText(byId("tile-inflight-sub"), `${number(waiting)} waiting · ${snapshot.endpoints.length} endpoint${snapshot.endpoints.length === 1 ? "" : "s"}`);
   setText(byId("tile-hit"), seconds(snapshot.hit?.p50_s));
   setText(byId("tile-miss"), seconds(snapshot.miss?.p50_s));
   const faster = snapshot.hit && snapshot.miss && snapshot.miss.p50_s / snapshot.hit.p50_s;
@@ -167,18 +187,20 @@ function showStores(stores) {
   const rate = ({ hits, misses }) => (hits == null ? "–" : percent(hits + misses ? hits / (hits + misses) : null));
   fill(byId("stores"), stores.map(store => [
     { text: short(store.name), kind: "name" },
-    ...(store.wrong ? [{ text: store.wrong, span: 4, kind: "wrong" }] : [
-      store.capacity_bytes == null ? "–" : {
+    ...(store.wrong && store.source === "store" ? [{ text: store.wrong, span: 4, kind: "wrong" }] : [
+      store.capacity_bytes == null ? { text: store.wrong || "by its events", kind: store.wrong && "wrong" } : {
         text: `${bytes(store.used_bytes)} of ${bytes(store.capacity_bytes)}`, kind: "barred",
         parts: { store: store.used_bytes / store.capacity_bytes },
       },
       number(store.objects), rate(store), number(store.evictions),
     ]),
   ]), "The router knows of no node store (--dashboard-store names them).");
-  const buckets = stores.flatMap(store => store.buckets.map(bucket => ({ ...bucket, store: store.name })));
-  fill(byId("buckets"), buckets.map(bucket => [
-    { text: bucket.bucket, kind: "name" }, short(bucket.store), bytes(bucket.bytes), number(bucket.objects), rate(bucket),
-  ]), "Nothing is stored.");
+  const rows = stores.flatMap(store => (store.buckets_wrong
+    ? [["–", { text: short(store.name), kind: "name" }, { text: store.buckets_wrong, span: 3, kind: "wrong" }]]
+    : store.buckets.map(bucket => [
+      { text: bucket.bucket, kind: "name" }, { text: short(store.name), kind: "name" }, bytes(bucket.bytes), number(bucket.objects), rate(bucket),
+    ])));
+  fill(byId("buckets"), rows, stores.some(store => !store.wrong) ? "Nothing is stored." : "Nothing is known.");
 }
 
 function showRows(rows) {
@@ -203,7 +225,7 @@ function showStrategies({ arms, turned_off: off, index_bytes: index, workers }) 
   const main = arms.find(arm => arm.arm === "main" && !arm.model) ?? arms[0];
   const badges = [main?.strategy, workers > 1 && `${workers} workers`, off.length && "affinity is off"].filter(Boolean);
   setText(byId("strategy"), badges.join(" · "));
-  setText(byId("index"), index ? `The prefix index takes ${bytes(index)}.` : "");
+  setText(byId("index"), index ? `What the router knows of caches takes ${bytes(index)}.` : "");
 }
 
 watch();

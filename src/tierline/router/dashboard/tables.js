@@ -3,7 +3,8 @@
 
 export const short = url => url.replace(/^https?:\/\//, "");
 export const number = value => (value == null ? "–" : Math.round(value).toLocaleString("en"));
-export const percent = share => (share == null || Number.isNaN(share) ? "–" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`);
+export const percent = share =>
+  share == null || Number.isNaN(share) ? "–" : `${(100 * share).toFixed(share && share < 0.0995 ? 1 : 0)} %`;
 export const seconds = value =>
   value == null ? "–" : value < 0.0995 ? `${(1000 * value).toPrecision(2)} ms` : value < 9.95 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`;
 export const clock = at => new Date(1000 * at).toLocaleTimeString("en-GB");

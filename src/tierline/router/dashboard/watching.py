@@ -22,6 +22,7 @@ from tierline.router.dashboard import reading
 from tierline.router.dashboard.documents import BucketView, EndpointView, Share, Snapshot, StoreView
 from tierline.router.dashboard.files import PAGE, SAFETY, read_files
 from tierline.router.dashboard.history import History, requests_per_s, ttft_of, view_of
+from tierline.router.events.source import SourceState
 from tierline.router.http.heads import RequestHead
 from tierline.router.http.replies import status_line
 
@@ -43,6 +44,13 @@ _HEAD = (
     b"x-accel-buffering: no\r\n" + SAFETY + b"connection: close\r\n\r\n"
 )
 """No length and no chunks: the connection ends with the stream, as clients of HTTP/1.0 understand it too."""
+_DOUBTS = {
+    SourceState.EXACT: "",
+    SourceState.BOOT: "its events have not told all of it yet",
+    SourceState.DEGRADED: "at least these: some events were missed, or more is in it than the index has room for",
+    SourceState.LOST: "no events reach the router any more: this is what it had before",
+}
+"""How far a store's events can be believed."""
 
 
 class Watcher:
@@ -117,6 +125,11 @@ class Dashboard:
         Counts what fails.
     followed
         Knows what node stores hold by their events; ``None`` where nobody listens to any.
+
+    Raises
+    ------
+    UsageError
+        The file with the token of node stores cannot be used.
     """
 
     def __init__(
@@ -128,13 +141,17 @@ class Dashboard:
         followed: "StoreFollower | None" = None,
     ) -> None:
         self.history = History()
+        self._started_at = time.time()
         self._services = services
         self._access = access
         self._admin = admin
         self._duties = duties
         self._followed = followed
         self._files = read_files()
-        self._reader = reading.Reader(services, services.config.dashboard_stores)
+        config = services.config
+        self._reader = reading.Reader(
+            services, config.dashboard_stores, reading.StoreToken(config.dashboard_store_token_file)
+        )
         self._watchers: set[Watcher] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_closed = False
@@ -252,12 +269,14 @@ class Dashboard:
             failures=dict(history.failures),
             waiting=services.admission.waiting if services.admission is not None else 0,
             index_bytes=services.choosing.index_bytes,
+            started_at=self._started_at,
         )
 
     def _snapshot(self, share: Share) -> Snapshot:
         now = time.time()
         return Snapshot(
             time=now,
+            started_at=share.started_at,
             workers=share.workers,
             arms=[arm for arm in share.affinity.arms if arm.share or arm.requests],
             turned_off=share.affinity.turned_off,
@@ -284,15 +303,16 @@ class Dashboard:
             return []
         return [
             StoreView(
-                name=address,
+                name=address.partition("?")[0],
                 source="index",
-                objects=sum(buckets.values()),
+                wrong=_DOUBTS[store.standing],
+                objects=sum(store.objects.values()),
                 buckets=[
                     BucketView(bucket=bucket, objects=objects, bytes=None)
-                    for bucket, objects in sorted(buckets.items())
+                    for bucket, objects in sorted(store.objects.items())
                 ],
             )
-            for address, buckets in self._followed.contents().items()
+            for address, store in self._followed.contents().items()
         ]
 
 

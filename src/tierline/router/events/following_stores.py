@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -16,6 +16,14 @@ from tierline.router.events.subscriber import EventSubscriptions
 
 if TYPE_CHECKING:
     from tierline.router.strategies.kvaware import KvAware
+
+
+class StoreContents(NamedTuple):
+    """What a store holds, as it told."""
+
+    standing: SourceState
+    objects: dict[str, int]
+    """By bucket."""
 
 
 class StoreFollower(Collector):
@@ -63,12 +71,14 @@ class StoreFollower(Collector):
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
 
-    def contents(self) -> dict[str, dict[str, int]]:
-        """Return how many objects each store holds, by its address and by bucket."""
+    def contents(self) -> dict[str, StoreContents]:
+        """Return what each store holds, by its address."""
         if self._subscriptions is None:
             return {}
-        followed = self._subscriptions.by_endpoint
-        return {address: followed[address][0].source.blocks.by_bucket() for address in self._users}
+        sources = {address: self._subscriptions.by_endpoint[address][0].source for address in self._users}
+        return {
+            address: StoreContents(source.standing, source.blocks.by_bucket()) for address, source in sources.items()
+        }
 
     async def close(self) -> None:
         """End all subscriptions."""
