@@ -94,20 +94,8 @@ class DashboardStack:
             return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
 
     def chat(self, messages: Sequence[dict[str, str]], *, model: str = "", max_tokens: int = 8) -> str:
-        """Have a chat go on, by a stream that is read to its end; return what was answered."""
-        body: dict[str, Any] = {
-            "model": model or self.model,
-            "messages": list(messages),
-            "max_tokens": max_tokens,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        with contextlib.closing(connection):
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
-            events = connection.getresponse().read().decode().split("\n\n")
-        chunks = [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: {")]
-        return "".join(choice["delta"]["content"] for chunk in chunks for choice in chunk["choices"])
+        """Have a chat go on; see :func:`chat`."""
+        return chat(self.url, model or self.model, messages, max_tokens)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Until something is so."""
@@ -138,6 +126,23 @@ class DashboardStack:
             )
         self._stack.callback(_end, process)
         return process
+
+
+def chat(url: str, model: str, messages: Sequence[dict[str, str]], max_tokens: int) -> str:
+    """Have a chat go on, by a stream that is read to its end; return what was answered."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": list(messages),
+        "max_tokens": max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    with contextlib.closing(connection):
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+        events = connection.getresponse().read().decode().split("\n\n")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: {")]
+    return "".join(choice["delta"]["content"] for chunk in chunks for choice in chunk["choices"])
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
