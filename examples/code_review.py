@@ -1,6 +1,6 @@
 """A review of one piece of code by several reviewers, who all read the same code and each look for something else."""
 
-from shared import Asker, arguments
+from shared import Asker, arguments, text_of
 
 REVIEWERS = {
     "correctness": "Find inputs for which this code does the wrong thing.",
@@ -13,7 +13,7 @@ REVIEWERS = {
 def main() -> None:
     """Give each reviewer the code first, and what to look for behind it."""
     given = arguments(__doc__, file="src/tierline/prefix.py")
-    code = given.file.read_text()
+    code = text_of(given.file)
     asker = Asker(given.url, given.answer_tokens)
     for task in REVIEWERS.values():
         asker.ask(

@@ -1,6 +1,6 @@
 """Questions on one long document: the document is computed once, for whoever asks next, at whichever replica."""
 
-from shared import Asker, arguments
+from shared import Asker, arguments, text_of
 
 QUESTIONS = (
     "What is this document about?",
@@ -13,7 +13,7 @@ QUESTIONS = (
 def main() -> None:
     """Ask each question of a conversation of its own that begins with the document."""
     given = arguments(__doc__, file="LICENSE")
-    document = given.file.read_text()
+    document = text_of(given.file)
     asker = Asker(given.url, given.answer_tokens)
     for question in QUESTIONS:
         # What is common comes first, and word for word alike: a cache of prefixes finds no other.

@@ -1,5 +1,6 @@
 """The examples, as their README has them run, against a router in front of a simulated engine."""
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +43,21 @@ def test_each_example_finds_its_prompts_cached_from_the_second_answer_on(url: st
         assert len(figures) >= 4
         assert all(cached > prompt / 2 for prompt, cached in figures[1:]), shown.stdout
         assert all("http://127.0.0.1:" in line for line in answers)
+
+
+def test_a_wrong_address_or_file_ends_an_example_with_one_line(
+    free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    nobody, nothing = f"http://127.0.0.1:{free_port()}/v1", str(tmp_path / "nothing")
+    for arguments, said in (
+        (("chat.py", "--url", nobody), f"{nobody}: Connection error."),
+        (("code_review.py", "--file", nothing), f"--file {nothing}: No such file or directory"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(EXAMPLES / arguments[0]), run_name="__main__")
+        assert (ended.value.code, *capsys.readouterr()) == (2, "", f"{said}\n")
 
 
 def test_the_readme_names_every_example_and_the_address_of_tierline_up() -> None:
