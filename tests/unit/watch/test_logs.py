@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,45 @@ PROGRAM = """
 from tierline import logs
 from tierline.tracing.context import Origin, working_for
 logs.configure("debug", json=True)
+log = logs.get("tierline.node")
 with working_for(Origin("an id")):
-    logs.get("tierline.node").warning("a tier failed", tier="redis")
+    for say in (log.debug, log.info, log.warning, log.error, log.critical):
+        say("a tier failed", tier="redis")
 """
+GO_LAYOUT = {
+    "2006": "%Y", "01": "%m", "02": "%d", "15": "%H", "04": "%M", "05": "%S", "999999": "%f", "Z07:00": "%z"
+}  # fmt: skip
+"""What stands for what in a layout of Go's ``time``; all else, a ``Z`` alone too, stands for itself."""
+SEVERITIES = ("trace", "debug", "info", "warn", "error", "fatal")
+"""What the collector's documentation says that it reads without a mapping."""
 
 
 @pytest.fixture(scope="module")
-def line() -> dict[str, str]:
-    """What a program writes in JSON, while it works for a request."""
+def lines() -> list[dict[str, str]]:
+    """What a program writes in JSON, while it works for a request: one of each level."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    read: dict[str, str] = json.loads(done.stderr)
-    return read
+    return [json.loads(line) for line in done.stderr.splitlines()]
 
 
-def test_what_a_program_says_for_a_request_has_its_id(line: dict[str, str]) -> None:
-    assert (line["event"], line["request_id"], line["tier"]) == ("a tier failed", "an id", "redis")
+def test_what_a_program_says_for_a_request_has_its_id(lines: list[dict[str, str]]) -> None:
+    for line in lines:
+        assert (line["event"], line["request_id"], line["tier"]) == ("a tier failed", "an id", "redis")
 
 
-def test_time_and_severity_are_where_the_collector_looks_for_them(line: dict[str, str]) -> None:
-    parser = OPERATORS["json_parser"]
-    time = line[parser["timestamp"]["parse_from"].removeprefix("attributes.")]
-    assert datetime.strptime(time, "%Y-%m-%dT%H:%M:%S.%fZ")
-    assert parser["timestamp"]["layout"] == "2006-01-02T15:04:05.999999Z"
-    assert line[parser["severity"]["parse_from"].removeprefix("attributes.")] == "warning"
+def test_the_collector_reads_a_line_s_time_with_its_zone(lines: list[dict[str, str]]) -> None:
+    parser = OPERATORS["json_parser"]["timestamp"]
+    assert parser["layout_type"] == "gotime"
+    layout = re.sub("|".join(GO_LAYOUT), lambda found: GO_LAYOUT[found[0]], parser["layout"])
+    for line in lines:
+        time = datetime.strptime(line[parser["parse_from"].removeprefix("attributes.")], layout)
+        assert time.utcoffset() == timedelta(0)
+
+
+def test_the_collector_knows_the_severity_of_every_level(lines: list[dict[str, str]]) -> None:
+    parser = OPERATORS["json_parser"]["severity"]
+    known = {**{name: name for name in SEVERITIES}, **{level: name for name, level in parser["mapping"].items()}}
+    levels = [line[parser["parse_from"].removeprefix("attributes.")] for line in lines]
+    assert [known.get(level) for level in levels] == ["debug", "info", "warn", "error", "fatal"]
 
 
 @pytest.mark.parametrize(
