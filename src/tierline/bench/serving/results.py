@@ -8,7 +8,7 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     warmups: int = 0
     ignores_eos: bool = True
     processes: int = 1
-    share: str = "1/1"
+    share: Annotated[str, msgspec.Meta(pattern=r"^\d+/\d+(\+\d+/\d+)*$")] = "1/1"
     seed: int = 0
     goodput_ms: Mapping[str, float] = {}
     percentiles: tuple[float, ...] = (50.0, 90.0, 95.0, 99.0)
@@ -195,8 +195,9 @@ def merge(results: Sequence[Result]) -> Result:
     Raises
     ------
     UsageError
-        When they did not ask the same, or not at the same time.
+        When they are not those of all hosts, each once, or did not ask the same, or not at the same time.
     """
+    _check_shares(results)
     first = min(results, key=lambda result: result.started_s)
     records: list[Record] = []
     for result in results:
@@ -208,19 +209,30 @@ def merge(results: Sequence[Result]) -> Result:
                 f"{result.settings.share} began {offset:.0f} s after {first.settings.share}, when that had ended"
             )
         records += [msgspec.structs.replace(record, sent_s=record.sent_s + offset) for record in result.records]
-    shares = sorted({result.settings.share for result in results})
-    if len(shares) != len(results):
-        raise UsageError(f"--merge: {', '.join(shares)}: a share is there twice")
     splits = [result.split for result in results if result.split is not None]
     return msgspec.structs.replace(
         first,
-        settings=msgspec.structs.replace(first.settings, share="+".join(shares)),
+        settings=msgspec.structs.replace(
+            first.settings, share="+".join(sorted(result.settings.share for result in results))
+        ),
         loads=[load for result in results for load in result.loads],
         doubts=[f"{result.settings.share}: {doubt}" for result in results for doubt in result.doubts],
         # Every host reads the same engines' counters over about the same time.
         split=max(splits, key=lambda split: split.total, default=None),
         records=sorted(records, key=lambda record: record.sent_s),
     )
+
+
+def _check_shares(results: Sequence[Result]) -> None:
+    given = [share for result in results for share in result.settings.share.split("+")]
+    if doubled := sorted({share for share in given if given.count(share) > 1}):
+        raise UsageError(f"--merge: {', '.join(doubled)}: more than one result has this share")
+    hosts = {share.partition("/")[2] for share in given}
+    if len(hosts) > 1:
+        raise UsageError(f"--merge: {', '.join(sorted(given))}: are not of the same number of hosts")
+    number = int(hosts.pop())
+    if missing := [share for share in (f"{host}/{number}" for host in range(1, number + 1)) if share not in given]:
+        raise UsageError(f"--merge: {', '.join(missing)}: no result has this share; a load is that of all its hosts")
 
 
 def _asked(result: Result) -> Settings:

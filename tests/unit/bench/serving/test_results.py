@@ -245,10 +245,24 @@ def test_hosts_that_asked_for_other_things_or_at_other_times_are_not_merged() ->
     for wrong in (
         result(records(), settings=msgspec.structs.replace(SETTINGS, share="2/2", input_len=9)),
         result(records(), settings=msgspec.structs.replace(SETTINGS, share="2/2"), started_s=5000.0),
-        one,
     ):
         with pytest.raises(UsageError):
             merge([one, wrong])
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        (["1/2"], "2/2: no result has this share"),
+        (["2/4", "4/4"], "1/4, 3/4: no result has this share"),
+        (["1/2", "1/2"], "1/2: more than one result has this share"),
+        (["1/2+2/2", "2/2"], "2/2: more than one result has this share"),
+        (["1/2", "2/3"], "1/2, 2/3: are not of the same number of hosts"),
+    ],
+)
+def test_results_that_are_not_those_of_all_hosts_are_not_merged(shares: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=f"--merge: {re.escape(said)}"):
+        merge([result(records(), settings=msgspec.structs.replace(SETTINGS, share=share)) for share in shares])
 
 
 def test_two_runs_of_the_same_server_are_not_called_different_and_a_slower_one_is() -> None:
