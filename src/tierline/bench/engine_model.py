@@ -153,6 +153,8 @@ class Job:
     """Of all caches."""
     prefill_left: int = 0
     block_tokens: int = BLOCK_TOKENS
+    session: bytes = b""
+    """Whose it is, as routers are told."""
     admitted_at_s: float = inf
     first_token_at_s: float = inf
     ended_at_s: float = inf

@@ -207,6 +207,7 @@ class Fleet:
             len(prompt.blocks) * self._block_tokens,
             prompt.output_tokens,
             block_tokens=self._block_tokens,
+            session=arrival.session,
         )
         self._open[job] = decision, endpoint.begin(decision.uncached_tokens, now), arrival
         engine = self._engine_at[endpoint.position]

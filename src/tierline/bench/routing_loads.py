@@ -33,9 +33,13 @@ class Arrival:
 def arrivals(trace: Trace) -> Iterator[Arrival]:
     """Yield a trace's requests with what a router reads of them, which is more than they are themselves."""
     hashes_of = _Hashes(router_blocks(trace.block_tokens))
-    sessions = infer_sessions(trace.requests) if trace.sessions is None else trace.sessions
-    for request, session in zip(trace.requests, sessions, strict=True):
+    for request, session in zip(trace.requests, sessions_of(trace), strict=True):
         yield Arrival(request, b"%d" % session, hashes_of(request.blocks))
+
+
+def sessions_of(trace: Trace) -> Sequence[int]:
+    """Return a number for each request's conversation: the trace's own, or inferred."""
+    return infer_sessions(trace.requests) if trace.sessions is None else trace.sessions
 
 
 def infer_sessions(requests: Sequence[Request]) -> list[int]:

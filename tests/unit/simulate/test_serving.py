@@ -34,6 +34,56 @@ def test_a_run_is_a_result_of_the_bench_with_the_same_figures(tmp_path: Path) ->
     assert percentile([each.latency_s for each in result.records], 90) * 1000 == pytest.approx(told["p90_e2el_ms"])
 
 
+def test_a_session_is_a_family_and_cold_is_what_the_trace_had_not_before(tmp_path: Path) -> None:
+    trace, files = tmp_path / "trace.jsonl", [tmp_path / "with.json", tmp_path / "without.json"]
+    prompts = [[0, 1, 2], [0, 1, 2, 3], [0, 7, 8, 9], [0, 7, 8, 9, 10]]  # two chats behind one system prompt
+    lines = [{"timestamp": 9_000 * place, "hash_ids": each, "output_length": 3} for place, each in enumerate(prompts)]
+    trace.write_bytes(b"\n".join(map(msgspec.json.encode, lines)))
+    run = ("simulate", "run", "--replicas", "1", "--trace", str(trace))
+    invoked(*run, "--result", str(files[0]))
+    invoked(*run, "--no-prefix-caching", "--result", str(files[1]))
+
+    for file in files:
+        made = decode(file).records
+        assert [record.is_cold for record in made] == [True, False, True, False]
+        assert [record.family for record in made] == ["session 0", "session 0", "session 2", "session 2"]
+    assert [record.cached_tokens for record in decode(files[0]).records] == [0, 1536, 512, 2048]
+
+
+def test_a_closed_loop_s_requests_are_cold_by_what_was_sent_before_them(tmp_path: Path) -> None:
+    file = tmp_path / "closed.json"
+    invoked(*RUN[:-2], "--max-concurrency", "3", "--result", str(file))
+
+    made = decode(file).records
+    assert len({record.family for record in made}) > 10
+    assert {record.is_cold for record in made} == {True, False}
+    # A chat's later turns repeat more than half of what it said, unless the new message is longer than all before it.
+    assert sum(not record.is_cold for record in made) > len(made) / 4
+
+
+def test_a_report_of_a_simulation_says_nothing_of_a_client_or_a_server(tmp_path: Path) -> None:
+    file = tmp_path / "a.md"
+    invoked(*RUN, "--warmup", "5", "--l1-size", "50GiB", "--markdown", str(file))
+    written = file.read_text()
+
+    assert "open loop, 4 requests/s in the rhythm of the trace" in written
+    assert "2 replicas behind prefixaware" in written
+    assert "| L1 |" in written
+    assert "requests outside the measured time are not measured" in written
+    for wrong in (
+        "all at once",
+        "as in the trace",
+        "tokens a word",
+        "simulate:",
+        "ms late",
+        "counters",
+        "another node",
+    ):
+        assert wrong not in written
+    invoked(*RUN[:-2], "--max-concurrency", "3", "--think-time", "2", "--markdown", str(file))
+    assert "closed loop, 3 clients, who pause for 2 s on average" in file.read_text()
+
+
 def test_reports_and_comparisons_of_the_bench_draw_it_and_say_that_it_is_simulated(tmp_path: Path) -> None:
     one, other, page, table = (tmp_path / name for name in ("a.json", "b.json", "a.html", "a.md"))
     invoked(*RUN, "--result", str(one), "--html", str(page), "--markdown", str(table))

@@ -1,14 +1,17 @@
 """Two results beside each other: how many times the one is the other, and how sure that is.
 
 Confidence intervals are percentile bootstraps (B. Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979):
-each side is drawn again with replacement, by families, because requests that share a prefix are not independent; rates
-by twentieths of the run. An interval that does not contain 1 is a difference. It knows of chance within these two runs
-only, not of what differs from day to day: for that, run more often.
+each side is drawn again with replacement, by families, because requests that share a prefix are not independent. Where
+a few families have most of the requests (a trace is one), it is drawn by twentieths of the requests in the order in
+which they were sent; rates by twentieths of the time. There must be ten or more to draw from: whoever draws from one
+draws the same each time, and an interval without width is no certainty. An interval that does not contain 1 is a
+difference. It knows of chance within these two runs only, not of what differs from day to day: for that, run more
+often.
 """
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +24,7 @@ from tierline.bench.serving.results import Result
 RESAMPLES = 1_000
 LEVEL_PERCENT = 95.0
 PARTS_OF_A_RUN = 20
+LEAST_DRAWN = 10
 
 _COMPARED_PERCENTS = (50.0, 90.0, 99.0)
 
@@ -40,7 +44,7 @@ class Comparison:
     ratio
         Second over first.
     low, high
-        Between these the ratio lies, by the bootstrap.
+        Between these the ratio lies, by the bootstrap; ``None``: there is too little to draw from.
     """
 
     name: str
@@ -48,12 +52,14 @@ class Comparison:
     first: float
     second: float
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
-    def is_different(self) -> bool:
-        """Whether chance alone would seldom make this."""
+    def is_different(self) -> bool | None:
+        """Whether chance alone would seldom make this; ``None``: nobody can say."""
+        if self.low is None or self.high is None:
+            return None
         return not self.low <= 1 <= self.high
 
 
@@ -62,15 +68,17 @@ def compare(first: Result, second: Result, seed: int = 0, resamples: int = RESAM
     dice = random.Random(seed)
     found = []
     for metric in METRICS:
-        sides = [_families(result.measured, metric) for result in (first, second)]
+        sides = [_drawn_by(result.measured, metric) for result in (first, second)]
         if not all(sides):
             continue
         for percent in _COMPARED_PERCENTS:
 
-            def figure(values: Sequence[Sequence[float]], percent: float = percent) -> float:
-                return percentile([value for family in values for value in family], percent) * 1000
+            def figure(drawn: Sequence[Sequence[float]], percent: float = percent) -> float:
+                return percentile([value for values in drawn for value in values], percent) * 1000
 
-            found.append(_compared(f"{metric.upper()} P{percent:g}", "ms", sides[0], sides[1], figure, dice, resamples))
+            is_enough = all(_effective(side) >= LEAST_DRAWN for side in sides)
+            name, times = f"{metric.upper()} P{percent:g}", resamples if is_enough else 0
+            found.append(_compared(name, "ms", sides[0], sides[1], figure, dice, times))
     for name, unit, count in _RATES:
         sides_of_rate = [_twentieths(result.measured, count) for result in (first, second)]
         if all(any(side) for side in sides_of_rate):
@@ -87,8 +95,8 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
             figure_text(each.first),
             figure_text(each.second),
             f"{each.ratio:.3f}",
-            f"{each.low:.3f} – {each.high:.3f}",
-            "yes" if each.is_different else "no",
+            "–" if each.low is None or each.high is None else f"{each.low:.3f} – {each.high:.3f}",
+            {True: "yes", False: "no", None: "too few requests"}[each.is_different],
         )
         for each in found
     ]
@@ -101,7 +109,13 @@ def differences(first: Result, second: Result) -> list[str]:
     notes = []
     for name in first.settings.__struct_fields__:
         one, other = getattr(first.settings, name), getattr(second.settings, name)
-        if one != other:
+        if name == "metadata":
+            notes += [
+                f"{key} differs: A {one.get(key, '–')}, B {other.get(key, '–')}"
+                for key in sorted({*one, *other})
+                if one.get(key) != other.get(key)
+            ]
+        elif one != other:
             notes.append(f"{name} differs: A {one}, B {other}")
     if first.is_simulated or second.is_simulated:
         which = [name for name, result in (("A", first), ("B", second)) if result.is_simulated]
@@ -134,17 +148,35 @@ def _compared(
         first=one,
         second=other,
         ratio=other / one if one else float("inf"),
-        low=percentile(ratios, tail) if ratios else 0.0,
-        high=percentile(ratios, 100 - tail) if ratios else float("inf"),
+        low=percentile(ratios, tail) if ratios else None,
+        high=percentile(ratios, 100 - tail) if ratios else None,
     )
 
 
-def _families(records: Sequence[Record], metric: str) -> list[list[float]]:
+def _drawn_by(records: Sequence[Record], metric: str) -> list[list[float]]:
+    """Return a metric's samples as they are drawn: together with those that they are not independent of."""
     by_family: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_family[record.family].append(record)
-    families = [samples(family, metric) for family in by_family.values()]
-    return [family for family in families if family]
+    families = _samples(by_family.values(), metric)
+    if _effective(families) >= LEAST_DRAWN:
+        return families
+    ordered = sorted((record for record in records if samples([record], metric)), key=lambda record: record.sent_s)
+    n = len(ordered)
+    neighbours = (
+        ordered[n * part // PARTS_OF_A_RUN : n * (part + 1) // PARTS_OF_A_RUN] for part in range(PARTS_OF_A_RUN)
+    )
+    return _samples(neighbours, metric)
+
+
+def _samples(groups: Iterable[Sequence[Record]], metric: str) -> list[list[float]]:
+    return [values for group in groups if (values := samples(group, metric))]
+
+
+def _effective(drawn: Sequence[Sequence[float]]) -> float:
+    """Return how many of equal size would vary as these do (L. Kish, "Survey Sampling", 1965): of one large one, 1."""
+    sizes = [len(values) for values in drawn]
+    return sum(sizes) ** 2 / sum(size**2 for size in sizes) if sizes else 0.0
 
 
 def _twentieths(records: Sequence[Record], count: Callable[[Record], int]) -> list[float]:

@@ -108,14 +108,12 @@ def _rates(label: str, parts: dict[str, Summary]) -> Table:
 def _tiers(label: str, result: Result) -> Table:
     split = result.split
     assert split is not None
-    named = (
-        ("the engine's own cache", split.engine_cache),
-        ("the node store", split.node_store),
-        ("another node", split.other_node),
-        ("computed", split.computed),
-    )
+    names, who = ("the engine's own cache", "the node store", "another node", "computed"), "by the engines' counters"
+    if result.is_simulation:
+        names, who = ("the engine's own cache", "L1", "L2", "computed"), "of those that are measured"
+    named = zip(names, (split.engine_cache, split.node_store, split.other_node, split.computed), strict=True)
     lines = [(name, f"{tokens:,}", f"{tokens / split.total:.1%}" if split.total else "–") for name, tokens in named]
-    return Table(f"{label}Who had the prompts' tokens, by the engines' counters", ("tier", "tokens", "share"), lines)
+    return Table(f"{label}Who had the prompts' tokens, {who}", ("tier", "tokens", "share"), lines)
 
 
 def _bill(label: str, costs: Costs, currency: str) -> Table:
@@ -168,23 +166,31 @@ def _load(settings: Settings) -> str:
     return f"open loop, all at once{limit}"
 
 
-def _notes(result: Result) -> list[str]:
-    settings, measured = result.settings, result.measured
-    notes = []
-    if result.is_simulated:
-        notes.append("Simulated engines answered: these figures are of a model of an engine, never of a real one.")
-    notes += [f"Not to be published: {doubt}." for doubt in result.doubts]
+def _asked(result: Result) -> str:
+    """Say what a client asked for."""
+    settings = result.settings
     lengths = (
         f"at most {settings.input_len:,} tokens" if settings.input_len else "lengths as in the trace",
         f"at most {settings.output_len} tokens" if settings.output_len else "lengths as in the trace",
     )
     words = "" if result.driver else f"{result.tokens_per_word:.2f} tokens a word; "
-    notes.append(
+    return (
         f"{f'{settings.workload} {settings.trace}'.rstrip()}: prompts of {lengths[0]}, answers of {lengths[1]}; "
         f"{_load(settings)}; {words}model {settings.model} at {settings.base_url}."
     )
+
+
+def _notes(result: Result) -> list[str]:
+    measured = result.measured
+    notes = []
+    if result.is_simulated:
+        notes.append("Simulated engines answered: these figures are of a model of an engine, never of a real one.")
+    notes += [f"Not to be published: {doubt}." for doubt in result.doubts]
+    if not result.is_simulation:  # who simulates says what was asked for in a note of its own
+        notes.append(_asked(result))
     if left_out := len(result.records) - len(measured):
-        notes.append(f"{left_out} requests of the ramp are not measured.")
+        when = "outside the measured time" if result.is_simulation else "of the ramp"
+        notes.append(f"{left_out} requests {when} are not measured.")
     if any(record.output_tokens is None for record in measured if record.is_good):
         notes.append("The server does not count tokens: output tokens are events with content, input is unknown.")
     late = [record.late_s for record in measured if record.ttft_s is not None and record.late_s is not None]

@@ -21,6 +21,8 @@ from tierline.bench.serving.records import ClientLoad, Record
 from tierline.errors import UsageError
 
 SCHEMA = "tierline-serving/1"
+SIMULATION = "simulate:"
+"""In place of a server's URL: there was none, nor a client; a simulation made the result."""
 
 _AIPERF_PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 _MS = 1000.0
@@ -123,6 +125,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def is_simulated(self) -> bool:
         """Whether any answer said that no model made it."""
         return any(record.is_simulated for record in self.records)
+
+    @property
+    def is_simulation(self) -> bool:
+        """Whether nothing was sent anywhere."""
+        return self.settings.base_url == SIMULATION
 
     @property
     def slos(self) -> Slos:

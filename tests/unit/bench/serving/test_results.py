@@ -278,10 +278,46 @@ def test_two_runs_of_the_same_server_are_not_called_different_and_a_slower_one_i
     assert not alike["TTFT P50"].is_different
     assert unlike["TTFT P50"].is_different
     assert unlike["TTFT P50"].ratio == pytest.approx(2, rel=0.2)
-    assert all(each.low <= each.ratio <= each.high for each in unlike.values() if each.name.startswith("TTFT"))
+    for each in unlike.values():
+        assert each.low is not None
+        assert each.high is not None
+        assert each.low <= each.ratio <= each.high
     assert not unlike["ITL P50"].is_different
     assert alike.keys() == unlike.keys() >= {"requests", "output tokens", "E2EL P99"}
     assert len(comparison_table(list(unlike.values())).lines) == len(unlike)
+
+
+def test_two_shuffles_of_one_trace_are_not_different() -> None:
+    dice, times = random.Random(7), [record.ttft_s for record in records(count=60)]
+    sides = []
+    for _ in range(2):
+        dice.shuffle(times)
+        made = records(count=60)
+        shuffled = [
+            msgspec.structs.replace(record, family="trace", ttft_s=time * dice.uniform(0.9, 1.1))
+            for record, time in zip(made, times, strict=True)
+            if time is not None
+        ]
+        sides.append(result(shuffled))
+
+    found = {each.name: each for each in compare(sides[0], sides[1], resamples=200)}
+
+    for each in found.values():
+        assert each.is_different is False
+    ttft = found["TTFT P50"]
+    assert ttft.low is not None
+    assert ttft.high is not None
+    assert ttft.high - ttft.low > 0.05
+
+
+def test_of_a_few_requests_nobody_can_say_whether_they_differ() -> None:
+    first, second = result(records(1, count=8)), result(records(2, 3.0, count=8))
+
+    found = compare(first, second, resamples=50)
+
+    assert {each.name: each.is_different for each in found}["TTFT P50"] is None
+    line = next(line for line in comparison_table(found).lines if line[0] == "TTFT P50")
+    assert line[-2:] == ("–", "too few requests")
 
 
 def test_a_comparison_says_in_what_the_runs_were_not_alike() -> None:
