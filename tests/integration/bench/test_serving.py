@@ -1,10 +1,13 @@
 """``tierline bench run`` as a user runs it, against a simulated engine in a process of its own."""
 
+import contextlib
 import csv
 import json
+import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from tests.ports import free_port
 from typer.testing import CliRunner, Result
 
 from tierline.bench.programs import Program, answers, tierline
+from tierline.bench.serving.bottleneck import BUSY_SHARE
+from tierline.bench.serving.measures import most_in_flight
+from tierline.bench.serving.results import decode
 from tierline.cli.main import app
 from tierline.errors import ConfigurationError, EngineError, TierlineError, UsageError
 
@@ -100,6 +106,82 @@ def test_a_client_that_is_too_slow_publishes_nothing(engine: str, tmp_path: Path
         bench("--base-url", engine, *SMALL, "--late-limit", "0", "--json", str(tmp_path / "r.json"))
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_client_that_could_not_look_at_answers_publishes_nothing(engine: str, tmp_path: Path) -> None:
+    """In a closed loop it sends nothing late either: whatever it had to wait for, it saw late as well."""
+    result, journal = tmp_path / "r.json", tmp_path / "r.partial.jsonl"
+    arguments = ("--input-len", "400", "--output-len", "32", "--num-prompts", "24", "--max-concurrency", "4")
+    command = tierline("bench", "run", "--base-url", engine, *arguments, "--late-limit", "200", "--json", str(result))
+
+    def has_some() -> bool:
+        return journal.exists() and len(journal.read_bytes().splitlines()) > 2
+
+    with Program(command, tmp_path / "log", is_ready=has_some, ready_within_s=60) as run:
+        (client,) = clients_of(run.pid)
+        os.kill(client, signal.SIGSTOP)
+        time.sleep(1.5)
+        os.kill(client, signal.SIGCONT)
+        wait_until(lambda: not journal.exists(), within_s=60)
+        wait_until(lambda: "nothing is written" in (tmp_path / "log").read_text(), within_s=60)
+
+    assert "noticed 1 of 100 answers" in " ".join((tmp_path / "log").read_text().split())
+    assert not result.exists()
+
+
+def clients_of(pid: int) -> list[int]:
+    """Return the client processes of a benchmark."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parent = int(file.read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"tierline.bench.serving.worker" in (file.parent / "cmdline").read_bytes():
+                found.append(int(file.parent.name))
+    return found
+
+
+def wait_until(is_so: Callable[[], bool], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_twenty_prompts_of_64k_tokens_at_once_are_no_work_for_the_client(tmp_path: Path) -> None:
+    port, result = free_port(), tmp_path / "r.json"
+    url = f"http://127.0.0.1:{port}"
+    rates = ("--prefill-rate", "1000000", "--max-num-batched-tokens", "65536", "--cache-blocks", "120000")
+    with Program(
+        tierline("simulate-engine", "--port", str(port), *rates),
+        tmp_path / "log",
+        is_ready=lambda: answers(f"{url}/health"),
+        ready_within_s=60,
+    ):
+        done = bench(
+            *(
+                "--base-url",
+                url,
+                "--input-len",
+                "65536",
+                "--output-len",
+                "8",
+                "--num-turns",
+                "2",
+                "--num-prompts",
+                "40",
+            ),
+            *("--max-concurrency", "20", *SLOW_CLIENT_IS_NO_MATTER, "--json", str(result)),
+        )
+
+    assert done.exit_code == 0, done.output
+    told = decode(result)
+    assert most_in_flight(told.records) == 20
+    assert len(told.records) == 40
+    assert all(record.is_good and abs((record.prompt_tokens or 0) - 65536) < 4000 for record in told.records)
+    assert {record.cached_tokens for record in told.records if record.is_cold} == {0}
+    assert all((record.cached_tokens or 0) > 60_000 for record in told.records if not record.is_cold)
+    (load,) = told.loads
+    assert load.cpu_share < BUSY_SHARE / 2
 
 
 def test_a_run_that_is_interrupted_goes_on_and_is_whole(engine: str, tmp_path: Path) -> None:

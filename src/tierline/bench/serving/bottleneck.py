@@ -1,5 +1,6 @@
 """Whether the client was what was measured: then its figures are not the server's, and are not published."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,24 @@ class LateRule:
         return min(self.most_ms, max(self.least_ms, self.share * ttft_ms))
 
 
+def wait_of_one_in_a_hundred(stalls_s: Sequence[float], wall_s: float) -> float:
+    """Return how long 1 of 100 events waits, when they come evenly in time and find a process that stalls like this.
+
+    >>> wait_of_one_in_a_hundred([1.0], 10.0)  # one event in ten comes during it, the first of them waits a second
+    0.9
+    """
+    allowed = 0.01 * wall_s
+    longest = [*sorted(stalls_s, reverse=True), 0.0]
+    total = 0.0
+    for count, (stall, shorter) in enumerate(itertools.pairwise(longest), start=1):
+        total += stall
+        # For a time of ``allowed`` in all, what comes waits longer than this.
+        wait = (total - allowed) / count
+        if wait >= shorter:
+            return wait
+    return 0.0
+
+
 LATE = LateRule()
 """Unless somebody asks for another: 10 ms, or 5 % of the median time to first token where that is more."""
 
@@ -63,6 +82,12 @@ def reasons_not_to_publish(records: Sequence[Record], loads: Sequence[ClientLoad
             reasons.append(
                 f"1 of 100 requests was sent {late_ms:.0f} ms late or more, where {limit_ms:.0f} ms are allowed: use a "
                 f"machine with nothing else to do{', or give --processes more' if loads else ''}"
+            )
+        noticed_ms = max((load.notices_s for load in loads), default=0.0) * 1000
+        if noticed_ms > limit_ms:
+            reasons.append(
+                f"a client process noticed 1 of 100 answers {noticed_ms:.0f} ms late or more, where {limit_ms:.0f} ms "
+                "are allowed: use a machine with nothing else to do, or give --processes more"
             )
     busiest = max((load.cpu_share for load in loads), default=0.0)
     if busiest > BUSY_SHARE:

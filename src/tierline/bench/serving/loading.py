@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 import aiohttp
 import msgspec
 
+from tierline.bench.serving.bottleneck import wait_of_one_in_a_hundred
 from tierline.bench.serving.client import Reply, Target, ask, encode_body
 from tierline.bench.serving.plan import Planned, write_messages
 from tierline.bench.serving.records import NOT_SENT, ClientLoad, Record
 from tierline.bench.serving.sending import Ready, Sending
 
+_LOOKS_EVERY_S = 0.01
 _WRITTEN_BEFORE = 32
 """Prompts that are there before the start of an open loop."""
 
@@ -83,18 +85,28 @@ class Loader:
         self._started = started
         await asyncio.sleep(max(0.0, -self._now()))
         wall, cpu = time.monotonic(), time.process_time()
+        stalls_s: list[float] = []
+        looking = asyncio.create_task(_look(stalls_s))
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector) as http, asyncio.TaskGroup() as requests:
-            while not self._sending.is_over(self._now()):
-                step = self._sending.take(self._now())
-                if isinstance(step, Ready):
-                    requests.create_task(self._request(http, step))
-                    await asyncio.sleep(0)  # so that it is sent before the next one is written
-                    continue
-                self._write_ahead(1)
-                self._moved.clear()
-                await self._wait(min(step, self._left_s()))
-        return ClientLoad(wall_s=time.monotonic() - wall, cpu_s=time.process_time() - cpu)
+        try:
+            async with aiohttp.ClientSession(connector=connector) as http, asyncio.TaskGroup() as requests:
+                while not self._sending.is_over(self._now()):
+                    step = self._sending.take(self._now())
+                    if isinstance(step, Ready):
+                        requests.create_task(self._request(http, step))
+                        await asyncio.sleep(0)  # so that it is sent before the next one is written
+                        continue
+                    self._write_ahead(1)
+                    self._moved.clear()
+                    await self._wait(min(step, self._left_s()))
+        finally:
+            looking.cancel()
+        wall_s = time.monotonic() - wall
+        return ClientLoad(
+            wall_s=wall_s,
+            cpu_s=time.process_time() - cpu,
+            notices_s=wait_of_one_in_a_hundred(stalls_s, wall_s),
+        )
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -179,3 +191,11 @@ class Loader:
         """How long something may still be sent; once that is over, only answers are waited for."""
         left_s = math.inf if self._assignment.duration_s is None else self._assignment.duration_s - self._now()
         return left_s if left_s > 0 else math.inf
+
+
+async def _look(stalls_s: list[float]) -> None:
+    """Look at the clock again and again, and keep how much later than meant: so long no answer was looked at either."""
+    while True:
+        due = time.monotonic() + _LOOKS_EVERY_S
+        await asyncio.sleep(_LOOKS_EVERY_S)
+        stalls_s.append(max(0.0, time.monotonic() - due))

@@ -106,10 +106,14 @@ class ClientLoad(msgspec.Struct, frozen=True):
     ----------
     wall_s, cpu_s
         How long it ran, and the processor time it used.
+    notices_s
+        How long 1 of 100 answers, had they come at any time, would have waited for the process to look: what it is busy
+        with itself, and what keeps it from the processor, delays what it measures.
     """
 
     wall_s: float
     cpu_s: float
+    notices_s: float = 0.0
 
     @property
     def cpu_share(self) -> float:

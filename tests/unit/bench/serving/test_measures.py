@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierline.bench.serving.bottleneck import LateRule, reasons_not_to_publish
+from tierline.bench.serving.bottleneck import LateRule, reasons_not_to_publish, wait_of_one_in_a_hundred
 from tierline.bench.serving.measures import Slos, duration, most_in_flight, parse_slos, samples, summarize
 from tierline.bench.serving.prices import Fleet, PriceList, costs, read_prices
 from tierline.bench.serving.records import ClientLoad, Record
@@ -168,6 +168,24 @@ def test_a_price_list_is_a_file_with_its_date_and_its_source(tmp_path: Path) -> 
 def test_a_client_that_kept_up_has_nothing_against_it() -> None:
     assert reasons_not_to_publish(TIMELINE, [ClientLoad(wall_s=4.0, cpu_s=1.0)]) == []
     assert reasons_not_to_publish([], []) == []
+
+
+@given(st.lists(st.floats(0.001, 1.0), max_size=20), st.floats(1.0, 100.0))
+def test_one_in_a_hundred_waits_as_long_as_stalls_are_longer_for_a_hundredth_of_the_time(
+    stalls_s: list[float], wall_s: float
+) -> None:
+    wait_s = wait_of_one_in_a_hundred(stalls_s, wall_s)
+
+    longer_s = sum(max(0.0, stall_s - wait_s) for stall_s in stalls_s)
+    assert longer_s == pytest.approx(min(0.01 * wall_s, sum(stalls_s)))
+
+
+def test_a_client_that_looks_late_says_so_and_what_to_do() -> None:
+    kept = [Record(index=0, family="f", is_cold=True, sent_s=1, latency_s=1, ttft_s=0.1)]
+    load = ClientLoad(wall_s=10.0, cpu_s=1.0, notices_s=0.03)
+
+    assert "noticed 1 of 100 answers 30 ms late or more, where 10 ms" in reasons_not_to_publish(kept, [load])[0]
+    assert reasons_not_to_publish(kept, [load], LateRule.fixed(40.0)) == []
 
 
 def test_a_client_that_sends_late_or_is_busy_says_so_and_what_to_do() -> None:
