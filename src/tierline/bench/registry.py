@@ -139,7 +139,8 @@ def run_bench(
     if name not in BENCHES:
         raise ConfigurationError("NAME", name, ", ".join(sorted(BENCHES)))
     if plot is not None:
-        reports.require_plotting()
+        reports.require_plotting(plot)
+    reports.require_writable({"--json": json, "--markdown": markdown, "--plot": plot})
     measure = BENCHES[name].load()
     machine = Machine.here()
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -160,7 +161,6 @@ def run_bench(
     reports.show(report, console)
     for path, write in ((json, reports.write_json), (markdown, reports.write_markdown), (plot, reports.plot)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write(report, path)
     return report
 

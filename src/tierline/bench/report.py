@@ -7,17 +7,18 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from tierline import __version__
 from tierline.bench.rows import FIXED, Direction, JsonValue, Row
-from tierline.errors import UsageError
+from tierline.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "tierline-bench/1"
 
+_CHARTS = (".png", ".svg")
 _WIDEST_FIRST_COLUMN = 42
 _COLUMN_MARGIN = 3
 
@@ -211,21 +213,21 @@ def show(report: Report, console: Console) -> None:
             for column in columns:
                 shown.add_column(table.header[column], justify="left" if column == 0 else "right", no_wrap=column > 0)
             for line in table.lines:
-                shown.add_row(*(line[column] for column in columns))
+                shown.add_row(*(Text(line[column]) for column in columns))  # what servers say is no markup
             console.print(shown)
     for note in _all_notes(report):
         console.print(f"- {note}", highlight=False, markup=False)
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw the report's chart as a PNG.
+    """Draw the report's chart, as what the file's name ends in.
 
     Raises
     ------
     UsageError
-        When matplotlib is not installed.
+        When there is nothing to draw, or :func:`require_plotting` raises it.
     """
-    require_plotting()
+    require_plotting(path)
     if report.chart is None:
         raise UsageError(f"--plot: tierline bench {report.bench} has nothing to draw")
     if isinstance(report.chart, CurveChart):
@@ -303,14 +305,50 @@ def _draw_curves(chart: CurveChart) -> "Figure":
     return figure
 
 
-def require_plotting() -> None:
+def require_writable(outputs: Mapping[str, Path | None]) -> None:
+    """Fail before a long run, not after it: make the folders of files that will be written, and try to open each.
+
+    Parameters
+    ----------
+    outputs
+        By flag, the file; ``None``: there is none.
+
+    Raises
+    ------
+    UsageError
+        When one cannot be written, or two flags have the same one.
+    """
+    flags: dict[Path, str] = {}
+    for flag, path in outputs.items():
+        if path is None:
+            continue
+        try:
+            file = path.resolve()
+            if file.is_dir():
+                raise UsageError(f"{flag}: {path} is a folder; give a file")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not file.exists()
+            if is_new or file.is_file():  # a pipe's reader would take opening and closing it for the end
+                if flags.setdefault(file, flag) != flag:
+                    raise UsageError(f"{flag}: {path} is the file of {flags[file]}")
+                file.open("ab").close()
+            if is_new:
+                file.unlink()
+        except OSError as error:
+            why = "is no folder" if isinstance(error, FileExistsError) else error.strerror
+            raise UsageError(f"{flag}: {path}: cannot be written: {error.filename}: {why}") from error
+
+
+def require_plotting(path: Path | None = None) -> None:
     """Fail before a long run, not after it.
 
     Raises
     ------
     UsageError
-        When matplotlib is not installed.
+        When matplotlib is not installed, or does not write what the file's name ends in.
     """
+    if path is not None and path.suffix.lower() not in _CHARTS:
+        raise ConfigurationError("--plot", str(path), f"a file that ends in {', '.join(_CHARTS)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib: pip install 'tierline[bench]'")
 

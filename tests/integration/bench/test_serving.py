@@ -245,6 +245,10 @@ def test_hosts_share_a_load_and_their_results_are_merged(engine: str, tmp_path: 
         (("--dataset-name", "trace"), ConfigurationError),
         (("--input-len", "8"), ConfigurationError),
         (("--metrics-url", "http://127.0.0.1:1"), ConfigurationError),
+        (("--plot", "x.foo"), ConfigurationError),
+        (("--csv", "/tmp"), UsageError),
+        (("--html", "/etc/passwd/x.html"), UsageError),
+        (("--save-result", "--result-dir", "/proc"), UsageError),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

@@ -10,7 +10,20 @@ from rich.console import Console
 
 from tierline.bench import registry
 from tierline.bench.registry import BENCHES, BenchOptions, run_bench
-from tierline.bench.report import Bar, Chart, Machine, Report, Table, figure_text, markdown, plot, show, write_json
+from tierline.bench.report import (
+    Bar,
+    Chart,
+    Machine,
+    Report,
+    Table,
+    figure_text,
+    markdown,
+    plot,
+    require_plotting,
+    require_writable,
+    show,
+    write_json,
+)
 from tierline.bench.rows import Limit, Row, not_measured
 from tierline.errors import UsageError
 
@@ -108,3 +121,42 @@ def test_every_bench_that_is_listed_can_be_loaded(name: str) -> None:
 )
 def test_figures_are_shown_with_three_significant_digits(value: float | None, text: str) -> None:
     assert figure_text(value) == text
+
+
+def test_what_servers_say_is_no_markup_on_a_terminal() -> None:
+    text = io.StringIO()
+    show(
+        report_of(tables=(Table("errors", ("error", "said"), (("HTTP 429", "[/red] [b]no[/b]"),)),)), Console(file=text)
+    )
+    assert "[/red] [b]no[/b]" in text.getvalue()
+
+
+def test_files_that_cannot_be_written_are_refused_before_a_run_and_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "not there yet")
+    for wrong, why in (
+        ({"--csv": tmp_path}, "--csv: .* is a folder"),
+        ({"--html": tmp_path / "file" / "x.html"}, "--html: .*file: is no folder"),
+        ({"--html": tmp_path / "file" / "deeper" / "x.html"}, "--html: .*: cannot be written"),
+        ({"--json": Path("/proc/x.json")}, "--json: .*/proc/x.json: No such file"),
+        ({"--json": tmp_path / ("x" * 300)}, "--json: .*: File name too long"),
+        ({"--json": tmp_path / "a", "--csv": tmp_path / "b" / ".." / "a"}, "--csv: .* is the file of --json"),
+        ({"--json": tmp_path / "link", "--csv": tmp_path / "not there yet"}, "--csv: .* is the file of --json"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            require_writable(wrong)
+
+    require_writable({"--json": tmp_path / "new" / "a.json", "--csv": tmp_path / "file", "--html": None})
+    require_writable({"--json": Path("/dev/null"), "--csv": Path("/dev/null")})
+
+    assert (tmp_path / "file").read_text() == "kept"
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["file", "link", "new"]
+
+
+def test_a_chart_is_png_or_svg(tmp_path: Path) -> None:
+    for name in ("a.png", "a.SVG"):
+        require_plotting(tmp_path / name)
+    for name in ("a.foo", "a.gif", "a"):
+        with pytest.raises(UsageError, match=r"--plot.*\.png, \.svg"):
+            require_plotting(tmp_path / name)

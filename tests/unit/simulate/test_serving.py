@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from tierline.bench.rows import percentile
 from tierline.bench.serving.results import decode
 from tierline.cli.main import app
+from tierline.errors import ConfigurationError, UsageError
 from tierline.simulate.coefficients import read, write
 
 RUN = ("simulate", "run", "--replicas", "2", "--num-prompts", "120", "--request-rate", "4")
@@ -96,6 +97,17 @@ def test_reports_and_comparisons_of_the_bench_draw_it_and_say_that_it_is_simulat
     assert "Simulated engines answered" in written
     assert "Coefficients llama-3.1-70b-tp8-h100: " in written
     assert "Validated: never" in written
+
+
+@pytest.mark.parametrize("flag", ["--json", "--result", "--html", "--markdown"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_simulated(flag: str) -> None:
+    with pytest.raises(UsageError, match=f"^{flag}: /proc/x: cannot be written"):
+        CliRunner().invoke(app, (*RUN, flag, "/proc/x"), catch_exceptions=False)
+
+
+def test_a_chart_that_cannot_be_drawn_is_refused_before_a_study() -> None:
+    with pytest.raises(ConfigurationError, match=r"--plot: got x\.foo"):
+        CliRunner().invoke(app, ("simulate", "vendor", "--plot", "x.foo"), catch_exceptions=False)
 
 
 def test_every_result_says_which_coefficients_it_is_made_of_and_how_far_they_are_off(tmp_path: Path) -> None:

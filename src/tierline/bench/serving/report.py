@@ -1,12 +1,15 @@
 """A result for people: rows, tables, notes and a chart, in the form that every benchmark's report has."""
 
+import textwrap
 from collections.abc import Sequence
 
 from tierline.bench.report import Bar, Chart, Report, Table, figure_text
 from tierline.bench.rows import Row, not_measured
-from tierline.bench.serving.measures import METRICS, Summary, duration
+from tierline.bench.serving.measures import METRICS, Summary, duration, most_in_flight
 from tierline.bench.serving.prices import Costs
 from tierline.bench.serving.results import Result, Settings
+
+_LONGEST_DETAIL = 100
 
 
 def report_of(result: Result) -> Report:
@@ -18,6 +21,8 @@ def report_of(result: Result) -> Report:
     if costs is not None and result.billing is not None:
         rows += _cost_rows(label, costs, result.billing.prices.currency)
     tables = [_latencies(label, parts, result.settings.percentiles), _rates(label, parts)]
+    if result.summary().errors:
+        tables.append(_failures(label, result))
     if result.split is not None:
         tables.append(_tiers(label, result))
     if costs is not None and result.billing is not None:
@@ -82,6 +87,7 @@ def _rates(label: str, parts: dict[str, Summary]) -> Table:
             # Those of parts are what the whole run's load was made of; what one request gets can be compared.
             figure_text(summary.requests_per_s) if name == "all" else "",
             figure_text(summary.output_tokens_per_s) if name == "all" else "",
+            figure_text(summary.tokens_per_s) if name == "all" else "",
             figure_text(summary.own_output_tokens_per_s),
             figure_text(summary.goodput) if name == "all" else "",
             f"{summary.input_tokens:,}",
@@ -96,6 +102,7 @@ def _rates(label: str, parts: dict[str, Summary]) -> Table:
         "failed",
         "per s",
         "output tokens/s",
+        "all tokens/s",
         "of one request",
         "goodput",
         "input",
@@ -103,6 +110,22 @@ def _rates(label: str, parts: dict[str, Summary]) -> Table:
         "cached",
     )
     return Table(f"{label}How much is answered", header, lines)
+
+
+def _failures(label: str, result: Result) -> Table:
+    """List what went wrong, the most frequent first, with what was said of it the first time that anything was."""
+    said: dict[str, str] = {}
+    for record in result.measured:
+        if not said.get(record.error):
+            said[record.error] = record.detail
+    counts = sorted(result.summary().errors.items(), key=lambda each: -each[1])
+    lines = [(kind, f"{count:,}", _in_a_line(said[kind])) for kind, count in counts]
+    return Table(f"{label}What failed", ("error", "requests", "said of the first"), lines)
+
+
+def _in_a_line(text: str) -> str:
+    printable = "".join(each if each.isprintable() else " " for each in text)
+    return textwrap.shorten(printable, _LONGEST_DETAIL, placeholder=" …")
 
 
 def _tiers(label: str, result: Result) -> Table:
@@ -180,6 +203,15 @@ def _asked(result: Result) -> str:
     )
 
 
+def _too_few_in_flight(result: Result) -> int | None:
+    """Return how many requests a closed loop had in flight, where these were fewer than it was asked for."""
+    settings = result.settings
+    if settings.is_open_loop or settings.max_concurrency is None or result.driver or result.is_simulation:
+        return None
+    most = most_in_flight(result.records)
+    return most if most < settings.max_concurrency else None
+
+
 def _notes(result: Result) -> list[str]:
     measured = result.measured
     notes = []
@@ -188,6 +220,14 @@ def _notes(result: Result) -> list[str]:
     notes += [f"Not to be published: {doubt}." for doubt in result.doubts]
     if not result.is_simulation:  # who simulates says what was asked for in a note of its own
         notes.append(_asked(result))
+    failed = sum(not record.is_good for record in measured)
+    if failed:
+        notes.append(f"{failed} of {len(measured)} requests failed: times and rates are those of the others.")
+    if (most := _too_few_in_flight(result)) is not None:
+        notes.append(
+            f"At most {most} were in flight at once, not {result.settings.max_concurrency}: a request that goes on "
+            "with another waits for its answer. With more --num-prompts there are more that need not."
+        )
     if left_out := len(result.records) - len(measured):
         when = "outside the measured time" if result.is_simulation else "of the ramp"
         notes.append(f"{left_out} requests {when} are not measured.")

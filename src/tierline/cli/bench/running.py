@@ -189,7 +189,8 @@ def run(
 
     Prompts are made from a seed and salted, so that what is called cold is in no cache. A request that is meant to find
     a prefix waits for the answer that puts it there. Time to first token ends with the first event with content. When
-    the client itself was too slow, nothing is written and the exit status is 1.
+    the client itself was too slow, nothing is written and the exit status is 1, as it is when more than half of the
+    requests failed.
 
     \b
     Workloads:
@@ -219,7 +220,7 @@ def run(
     from tierline.bench.serving.measures import parse_slos
     from tierline.bench.serving.running import TRACE, Run, replayed_trace
     from tierline.bench.serving.workloads import default_turns
-    from tierline.cli.bench.writing import Files, compared, shown
+    from tierline.cli.bench.writing import Files, compared, require_answers, shown
     from tierline.errors import ConfigurationError, TierlineError, UsageError
 
     if compare is not None:
@@ -261,6 +262,7 @@ def run(
         merged = results.merge([results.decode(path) for path in merge])
         shown(merged)
         files.write(merged)
+        require_answers(merged)
         return
     if resume and json is None:
         raise UsageError("--resume: needs --json, whose file is made from what the interrupted run has left")
@@ -339,6 +341,7 @@ def run(
         )
         shown(result)
         files.write(result)
+        require_answers(result)
         return
     journal = json.with_suffix(".partial.jsonl") if json is not None else None
     result = _carried_out(
@@ -366,6 +369,7 @@ def run(
     files.write(result)
     if journal is not None:
         journal.unlink(missing_ok=True)
+    require_answers(result)
 
 
 def _served_model(base_url: str, headers: dict[str, str]) -> str:

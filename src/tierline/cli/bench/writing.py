@@ -38,6 +38,21 @@ def compared(first: Path, second: Path) -> None:
     reports.show(report, Console())
 
 
+def require_answers(result: Result) -> None:
+    """Fail where figures are those of a few, which is no measurement of what was asked for.
+
+    Raises
+    ------
+    TierlineError
+        When more than half of the requests failed.
+    """
+    summary = result.summary()
+    if summary.failed > summary.completed:
+        kinds = ", ".join(f"{count} × {kind}" for kind, count in summary.errors.items())
+        requests = summary.failed + summary.completed
+        raise TierlineError(f"{summary.failed} of {requests} requests failed, so the figures are of few: {kinds}")
+
+
 @dataclass(frozen=True)
 class Files:
     """Where a result goes; ``None``: not there.
@@ -66,10 +81,22 @@ class Files:
         Raises
         ------
         UsageError
-            When a chart is asked for and cannot be drawn.
+            When a file cannot be written, or a chart not be drawn.
         """
         if self.plot is not None:
-            reports.require_plotting()
+            reports.require_plotting(self.plot)
+        vllm = None if self.vllm_folder is None else self.vllm_folder / (self.vllm_name or "named-when-written.json")
+        reports.require_writable(
+            {
+                "--json": self.json,
+                "--csv": self.csv,
+                "--markdown": self.markdown,
+                "--plot": self.plot,
+                "--html": self.html,
+                "--aiperf-json": self.aiperf,
+                "--save-result": vllm,
+            }
+        )
 
     def write(self, result: Result) -> None:
         """Write the files.
@@ -86,7 +113,7 @@ class Files:
             self.json: lambda path: path.write_bytes(results.encode(result)),
             self.csv: lambda path: path.write_text(results.csv_text(result)),
             self.markdown: lambda path: reports.write_markdown(report, path),
-            self.plot: lambda path: reports.plot(report, path),
+            self.plot if result.summary().completed else None: lambda path: reports.plot(report, path),
             self.html: lambda path: path.write_text(html_text(result)),
             self.aiperf: lambda path: path.write_bytes(_json(results.aiperf_document(result))),
             self._vllm(result): lambda path: path.write_bytes(
@@ -95,7 +122,6 @@ class Files:
         }
         for path, write in writers.items():
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 write(path)
 
     def _vllm(self, result: Result) -> Path | None:

@@ -49,12 +49,14 @@ def mocker(
     import msgspec
 
     from tierline import __version__
+    from tierline.bench.report import require_writable
     from tierline.cli.printing import Output
     from tierline.cli.simulate.showing import show_beside, show_provenance
     from tierline.simulate import coefficients as known
     from tierline.simulate.loads import generate, read
     from tierline.simulate.mocker import DIFFERENCES, compare
 
+    require_writable({"--json": json})
     printed = Output(is_json=output == "json")
     speeds = known.read(coefficients)
     provenance = known.provenance(coefficients, speeds)

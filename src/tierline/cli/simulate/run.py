@@ -139,6 +139,7 @@ def run(
 
     import msgspec
 
+    from tierline.bench.report import require_writable
     from tierline.cli.bench.writing import Files
     from tierline.cli.printing import Output
     from tierline.cli.simulate.showing import show_result
@@ -200,6 +201,7 @@ def run(
         until_s=inf if duration is None else duration,
         seed=seed,
     )
+    require_writable({"--json": json, "--result": result, "--html": html, "--markdown": markdown})
     printed = Output(is_json=output == "json")
     files = None
     if result is not None or html is not None or markdown is not None:

@@ -78,6 +78,7 @@ def validate(
 
     if coefficients is not None:
         check_place("--coefficients", coefficients)
+    reports.require_writable({"--coefficients": coefficients, "--json": json, "--markdown": markdown})
     if base_url is not None and model is None:
         raise ConfigurationError("--model", model, "as requests name it, where there is a --base-url")
     printed = Output(is_json=output == "json")

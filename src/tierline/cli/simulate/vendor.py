@@ -35,7 +35,7 @@ def vendor(
 
     import msgspec
 
-    from tierline.bench.report import require_plotting
+    from tierline.bench.report import require_plotting, require_writable
     from tierline.cli.printing import Output
     from tierline.cli.simulate.showing import show_assumptions, show_levels, show_provenance, show_study
     from tierline.simulate.coefficients import provenance, read
@@ -44,7 +44,8 @@ def vendor(
     from tierline.simulate.vendor_report import document, draw
 
     if plot is not None:
-        require_plotting()
+        require_plotting(plot)
+    require_writable({"--json": json, "--plot": plot})
     printed = Output(is_json=output == "json")
     started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     with printed.progress("simulating") as bar:

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
-from tierline.bench.report import Machine
+from tierline.bench.report import Machine, figure_text, markdown
 from tierline.bench.rows import TokenSplit
 from tierline.bench.serving.arrivals import Ramp
 from tierline.bench.serving.comparing import compare, comparison_table, differences
@@ -33,7 +34,9 @@ from tierline.bench.serving.results import (
 )
 from tierline.bench.serving.running import command_line, parse_share
 from tierline.bench.serving.workloads import Shape, plan
-from tierline.errors import ConfigurationError, UsageError
+from tierline.cli.bench.writing import require_answers
+from tierline.cli.main import app
+from tierline.errors import ConfigurationError, TierlineError, UsageError
 
 SETTINGS = Settings(
     base_url="http://h:1",
@@ -195,6 +198,64 @@ def test_a_run_without_a_good_answer_is_a_report_of_errors() -> None:
     assert {row.name: row.value for row in report.rows}["all: error, HTTP 429"] == 1
     assert report.chart is None
     assert encode(result(failed))
+
+
+def test_what_failed_is_in_every_view_by_kind_with_what_was_said_of_it() -> None:
+    kinds = ["HTTP 429", "timeout", "HTTP 429", ""]
+    said = {"HTTP 429": "too many\n<b>requests</b> | " + 200 * "x ", "timeout": "", "": ""}
+    made = [
+        msgspec.structs.replace(record, error=kind, detail=said[kind])
+        for record, kind in zip(records(count=4), kinds, strict=True)
+    ]
+    report = report_of(result(made))
+
+    [table] = [table for table in report.tables if table.title == "What failed"]
+    assert [line[:2] for line in table.lines] == [("HTTP 429", "2"), ("timeout", "1")]
+    assert table.lines[0][2].startswith("too many <b>requests</b> | x x")
+    assert table.lines[0][2].endswith("…")
+    assert "3 of 4 requests failed: times and rates are those of the others." in report.notes
+    assert "| HTTP 429 | 2 | too many <b>requests</b> \\|" in markdown(report)
+    page = html_text(result(made))
+    assert "<caption>What failed</caption>" in page
+    assert "too many &lt;b&gt;requests" in page
+    assert not any(table.title == "What failed" for table in report_of(result(records())).tables)
+
+
+def test_input_and_output_tokens_a_second_are_in_the_table_of_rates() -> None:
+    whole = result(records())
+
+    [table] = [table for table in report_of(whole).tables if table.title == "How much is answered"]
+    assert dict(zip(table.header, table.lines[0], strict=True))["all tokens/s"] == figure_text(
+        whole.summary().tokens_per_s
+    )
+
+
+def test_a_run_of_which_more_than_half_failed_is_written_and_ends_with_an_error(tmp_path: Path) -> None:
+    def of(failed: int) -> Result:
+        made = [msgspec.structs.replace(each, error="HTTP 429" if each.index < failed else "") for each in records()]
+        return result(made)
+
+    require_answers(of(20))
+    with pytest.raises(TierlineError, match="21 of 40 requests failed, so the figures are of few: 21 × HTTP 429"):
+        require_answers(of(21))
+
+    (tmp_path / "host.json").write_bytes(encode(of(40)))
+    files = ("--plot", str(tmp_path / "all.svg"), "--json", str(tmp_path / "all.json"))
+    with pytest.raises(TierlineError, match="40 of 40 requests failed"):
+        CliRunner().invoke(
+            app, ["bench", "run", "--merge", str(tmp_path / "host.json"), *files], catch_exceptions=False
+        )
+    assert decode(tmp_path / "all.json").summary().failed == 40
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "open"])
+def test_a_closed_loop_that_never_had_so_many_in_flight_says_so(is_closed: bool) -> None:
+    made = [msgspec.structs.replace(record, sent_s=10.0 * (record.index // 3)) for record in records()]
+    settings = msgspec.structs.replace(SETTINGS, max_concurrency=20, is_open_loop=not is_closed)
+
+    notes = report_of(result(made, settings=settings)).notes
+
+    assert any("At most 3 were in flight at once, not 20" in note for note in notes) is is_closed
 
 
 def test_rates_of_parts_add_up_to_those_of_the_run() -> None:
