@@ -72,8 +72,9 @@ class DashboardStack:
                 "shutdown_timeout_s": 30,
                 **router,
             }
-            self.router = self._start("router", port=self.port, endpoints=self.engines, **settings)
-            self.until(lambda: self.models == {model, *adapters})
+            self._routed = {model, *adapters}
+            self._router_settings = {"port": self.port, "endpoints": self.engines, **settings}
+            self.start_router()
         except BaseException:
             self.close()
             raise
@@ -104,6 +105,15 @@ class DashboardStack:
             assert time.monotonic() < deadline, self._logs
             assert self.router.poll() is None, self._logs
             time.sleep(0.05)
+
+    def start_router(self) -> None:
+        """Start it, or start it again after :meth:`stop_router`, and wait until it serves."""
+        self.router = self._start("router", **self._router_settings)
+        self.until(lambda: self.models == self._routed)
+
+    def stop_router(self) -> None:
+        """Have it end, in order."""
+        _end(self.router)
 
     def close(self) -> None:
         """End all programs."""

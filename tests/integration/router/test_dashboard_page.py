@@ -34,7 +34,7 @@ class Page:
     """An open page, and what its console said."""
 
     def __init__(self, browser: Any, stack: DashboardStack, **settings: Any) -> None:
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
         self.context.set_default_timeout(WITHIN_MS)
         self.page = self.context.new_page()
         self.complaints: list[str] = []
@@ -194,16 +194,22 @@ def test_all_of_it_can_be_used_with_the_keyboard_alone(opened: Any) -> None:
         found: str = page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()")
         return found
 
+    can_have_it = page.evaluate(
+        """[...document.querySelectorAll("a, button, input, select, textarea, summary, [tabindex='0']")]
+          .filter(element => element.checkVisibility()).map(element => element.id || element.textContent.trim())"""
+    )
     visited = []
-    page.keyboard.press("Tab")
-    assert focus() == "Skip to the replicas"
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
-    for _ in range(40):
+    for _ in can_have_it:
         page.keyboard.press("Tab")
         visited.append(focus())
-        if visited[-1] == "prompt":
-            break
-    assert {"Skip to the chat", "pause", "prompt"} <= set(visited)
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", visited[-1]
+        is_seen = """() => { const { top, left, width } = document.activeElement.getBoundingClientRect();
+          const seen = document.elementFromPoint(left + width / 2, Math.max(top, 0) + 5);
+          return document.activeElement.contains(seen); }"""
+        page.wait_for_function(is_seen)
+    assert visited == can_have_it, "in the order in which it is read"
+    assert visited[:3] == ["Skip to the replicas", "Skip to the chat", "pause"]
+    page.get_by_label("Message").focus()
     page.keyboard.type("asked with keys alone")
     page.keyboard.press("Enter")
     page.get_by_role("log").get_by_text("asked with keys alone").wait_for()
@@ -214,6 +220,56 @@ def test_all_of_it_can_be_used_with_the_keyboard_alone(opened: Any) -> None:
     assert page.get_by_role("button", name="Pause").get_attribute("aria-pressed") == "true"
     page.keyboard.press("Space")
     page.get_by_role("status").filter(has_text="Live").wait_for()
+
+
+def test_escape_stops_an_answer_and_no_button_that_was_pressed_loses_the_focus(opened: Any) -> None:
+    page = opened().page
+    page.get_by_label("Tokens at most").fill("4096")
+    page.get_by_label("Message").fill("a question with a long answer")
+    page.keyboard.press("Enter")
+    page.locator("#log .assistant p").filter(has_text=re.compile(".")).wait_for()
+    page.keyboard.press("Escape")
+    page.locator("#log .wrong").get_by_text("(stopped)").wait_for()
+    assert page.evaluate("document.activeElement.id") == "prompt"
+    page.get_by_label("Tokens at most").fill("8")
+    page.get_by_label("Message").fill("another question")
+    page.get_by_role("button", name="Send").focus()
+    page.keyboard.press("Enter")
+    page.locator("#facts").get_by_text("Endpoint").wait_for()
+    assert page.evaluate("document.activeElement.id") == "send"
+
+
+LISTENS_TO_WHAT_IS_SAID = """() => { window.said = [];
+  const regions = document.querySelectorAll("[aria-live], [role=status], [role=log], [role=alert]");
+  const observer = new MutationObserver(
+    records => window.said.push(...records.map(record => record.target.textContent)));
+  for (const region of regions) observer.observe(region, { childList: true, characterData: true, subtree: true }); }"""
+
+
+def until_said(page: Any, text: str) -> None:
+    page.wait_for_function("text => window.said.some(each => each.includes(text))", arg=text)
+
+
+def test_figures_that_change_are_not_said_aloud(opened: Any, stack: DashboardStack) -> None:
+    page = opened().page
+    page.locator("#buckets").get_by_text("lmcache").wait_for()
+    page.get_by_role("status").filter(has_text="Live").wait_for()
+    page.evaluate(LISTENS_TO_WHAT_IS_SAID)
+    before = page.locator("#tile-failed-sub").inner_text()
+    stack.chat(question("said aloud?"))
+    page.locator("#tile-failed-sub").filter(has_not_text=before).wait_for()
+    assert page.evaluate("window.said") == []
+    assert page.get_by_role("img", name=re.compile("With a hit: .*s last, medians from .* to .*s;")).count() == 1
+
+
+def test_a_narrow_window_scrolls_tables_and_not_the_page(browser: Any, opened: Any) -> None:
+    narrow = opened(viewport={"width": 400, "height": 800})
+    narrow.send("a question from a telephone")
+    page = narrow.page
+    page.get_by_text("The answer's header fields").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    cut_off = "[...document.querySelectorAll('.card')].filter(card => card.scrollWidth > card.clientWidth).length"
+    assert page.evaluate(cut_off) == 0
 
 
 def test_who_cannot_see_it_finds_landmarks_names_and_a_table_for_the_picture(opened: Any) -> None:
@@ -285,6 +341,34 @@ def test_who_wants_no_motion_gets_none(opened: Any) -> None:
         }"""
     )
     assert moving == 0
+
+
+def test_a_stream_that_has_gone_silent_is_opened_again(opened: Any) -> None:
+    page = opened().page
+    page.clock.install()
+    as_of = page.locator("#as-of").inner_text()
+    page.locator("#as-of").filter(has_not_text=as_of).wait_for()  # from now on, times are the clock's
+    page.evaluate(LISTENS_TO_WHAT_IS_SAID)
+    page.clock.fast_forward(16_000)
+    until_said(page, "Nothing came for 15 s. Trying again")
+    until_said(page, "Live again")
+    assert "anew" not in "".join(page.evaluate("window.said"))
+
+
+def test_a_page_that_is_open_while_the_router_restarts_says_so_and_goes_on(opened: Any, stack: DashboardStack) -> None:
+    page = opened()
+    stack.chat(question("before the restart"))
+    page.table("The last requests").get_by_role("row").nth(1).wait_for()
+    page.page.evaluate(LISTENS_TO_WHAT_IS_SAID)
+    stack.stop_router()
+    until_said(page.page, "The router cannot be reached.")
+    assert page.page.locator("#status").get_attribute("data-state") == "lost"
+    stack.start_router()
+    until_said(page.page, "Live again: the router started anew at")
+    page.table("The last requests").get_by_text("No request yet.").wait_for()
+    assert page.page.locator("#tile-failed-sub").inner_text() == "of 0 in 10 minutes", "nothing of the former one's"
+    stack.chat(question("after the restart"))
+    page.table("The last requests").get_by_text("127.0.0.1").wait_for()
 
 
 def test_a_replica_that_goes_down_is_said_aloud_and_shown(opened: Any, stack: DashboardStack) -> None:
