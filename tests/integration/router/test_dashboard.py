@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import json
+import re
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from tests.integration.router.processes import clients, started
 from tierline.duties import Duties
 from tierline.errors import UsageError
 from tierline.prefix import Shard, object_name
+from tierline.router.dashboard import watching as dashboard_watching
 from tierline.router.dashboard.reading import Reader, StoreToken
 
 TOKEN = "a-token-that-is-long-enough"
@@ -406,6 +410,88 @@ async def test_nothing_goes_on_when_nobody_watches_any_more() -> None:
         await until(lambda: duties() == before)
         async with client(server) as peer:
             await watching(peer)
+
+
+async def test_of_many_requests_there_is_one_snapshot_a_second_which_does_not_grow() -> None:
+    told = answering(STREAM_HEAD + chunk(EVENT) + chunk(USAGE) + chunk(DONE) + b"0\r\n\r\n")
+    async with (
+        backends(told, told) as (one, other),
+        router(one, other, dashboard=True) as server,
+        contextlib.AsyncExitStack() as stack,
+        client(server) as peer,
+    ):
+        await until_models_are_known(server)
+        asking = [await stack.enter_async_context(client(server)) for _ in range(8)]
+        await asyncio.gather(*(each.ask(chat(f"{PROMPT} {number}", stream=True)) for number, each in enumerate(asking)))
+        seen = [await watching(peer)]
+
+        async def ask_often(each: Client) -> None:
+            for number in range(100):
+                assert (await each.ask(chat(f"{PROMPT} {number}", stream=True))).status == 200
+
+        load = asyncio.gather(*map(ask_often, asking))
+        while not load.done() or sum(moment["requests"] for moment in seen[-1]["moments"]) < 400:
+            seen.append(await snapshot(peer))
+        await load
+    times = [each["time"] for each in seen]
+    assert all(later - earlier >= 0.9 * dashboard_watching.INTERVAL_S for earlier, later in pairwise(times))
+    assert len(json.dumps(seen[-1])) < 4 * len(json.dumps(seen[0]))
+
+
+async def test_a_watcher_who_does_not_read_fills_no_memory_and_misses_what_he_cannot_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size, event = 2**20, dashboard_watching._event
+    monkeypatch.setattr(dashboard_watching, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(dashboard_watching, "_event", lambda snapshot: b":%b\n%b" % (b"x" * size, event(snapshot)))
+    loop = asyncio.get_running_loop()
+    async with (
+        backends(answering(b"")) as (backend,),
+        router(backend, dashboard=True) as server,
+        client(server) as quick,
+    ):
+
+        def held() -> int:
+            return max(each._transport.get_write_buffer_size() for each in server.services.clients)
+
+        with socket.create_connection(("127.0.0.1", server.port)) as slow:
+            slow.setblocking(False)
+            await loop.sock_sendall(slow, get("/dashboard/events"))
+            await until(lambda: len(server.services.clients) == 2 and held() > 0)
+            await quick.send(get("/dashboard/events"))
+            await quick.head()
+            told = []
+            for _ in range(30):
+                told.append(await time_told(quick))
+                assert held() < 3 * size
+            received, taken = bytearray(), list[float]()
+            async with asyncio.timeout(60):
+                while not taken or taken[-1] < told[-1]:
+                    received += await loop.sock_recv(slow, size)
+                    taken = [float(time) for time in re.findall(rb'data: {"time":([0-9.]+),', received)]
+    assert set(told) - set(taken), "it has the latest, and not all before"
+
+
+async def time_told(peer: Client) -> float:
+    async with asyncio.timeout(60):
+        found = re.search(rb'data: {"time":([0-9.]+),', await peer.reader.readuntil(b"\n\n"))
+    assert found is not None
+    return float(found[1])
+
+
+async def test_a_watcher_who_never_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = dashboard_watching._event
+    monkeypatch.setattr(dashboard_watching, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(dashboard_watching, "_event", lambda snapshot: b":%b\n%b" % (b"x" * 2**20, event(snapshot)))
+    settings = {"dashboard": True, "stream_timeout_s": 0.5}
+    async with backends(answering(b"")) as (backend,), router(backend, **settings) as server:
+        before = duties()
+        with socket.create_connection(("127.0.0.1", server.port)) as slow:
+            slow.setblocking(False)
+            await asyncio.get_running_loop().sock_sendall(slow, get("/dashboard/events"))
+            await until(lambda: duties() == before + 2)
+            await until(lambda: duties() == before)
+            await until(lambda: not server.services.clients)
 
 
 async def test_who_stops_reading_asks_neither_engines_nor_stores_any_longer() -> None:

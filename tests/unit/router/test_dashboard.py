@@ -8,6 +8,7 @@ from tierline.router.admin.documents import AffinityState, EndpointList
 from tierline.router.dashboard.documents import Flow, Moment, RequestRow, Share
 from tierline.router.dashboard.history import ROWS_KEPT, is_hit, merge_shares, place_of, requests_per_s, ttft_of
 from tierline.router.dashboard.reading import engine_figures
+from tierline.router.dashboard.watching import Watcher
 
 
 def row(**changes: Any) -> RequestRow:
@@ -138,3 +139,26 @@ vllm:num_requests_waiting{engine="0"} nonsense
 
 def test_a_page_of_another_engine_says_nothing() -> None:
     assert engine_figures(b"sglang:num_running_reqs 3.0\n", now=0.0) is None
+
+
+def test_a_watcher_who_was_behind_is_told_all_of_the_history_again() -> None:
+    client = SimulatedClient()
+    watcher = Watcher(None, client, 0)  # type: ignore[arg-type]
+    watcher.tell(b"all", whole=True)
+    watcher.tell(b"news", whole=False)
+    assert watcher.has_history
+    watcher.client_paused()
+    watcher.tell(b"missed", whole=False)
+    watcher.client_resumed()
+    assert not watcher.has_history
+    assert client.written == [b"all", b"news"]
+
+
+class SimulatedClient:
+    """In place of a connection: keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
