@@ -162,8 +162,11 @@ def ttft_of(*several: Mapping[int, int]) -> Ttft | None:
     >>> 0.19 < found.p50_s < 0.21, found.requests
     (True, 10)
     """
-    counts = sum(map(Counter, several), Counter[int]())
-    total = counts.total()
+    counts: dict[int, int] = {}  # added up by hand: sums of counters took most of the time that a snapshot takes
+    for each in several:
+        for place, count in each.items():
+            counts[place] = counts.get(place, 0) + count
+    total = sum(counts.values())
     return Ttft(requests=total, p50_s=_quantile(counts, 0.5), p90_s=_quantile(counts, 0.9)) if total else None
 
 

@@ -240,10 +240,12 @@ class Dashboard:
 
     async def _tell_all(self) -> None:
         while True:
-            snapshot = self._snapshot(await self._gather())
-            whole = b"" if all(watcher.has_history for watcher in self._watchers) else _event(snapshot)
-            snapshot.moments = snapshot.moments[-LAST_MOMENTS:]
-            news = _event(snapshot)
+            share = await self._gather()
+            snapshot = self._snapshot(share)
+            news = whole = _event(snapshot)
+            if not all(watcher.has_history for watcher in self._watchers):
+                snapshot.moments = [view_of(moment) for moment in share.moments]
+                whole = _event(snapshot)
             for watcher in list(self._watchers):
                 watcher.tell(news if watcher.has_history else whole, whole=not watcher.has_history)
             await asyncio.sleep(INTERVAL_S)
@@ -287,7 +289,7 @@ class Dashboard:
             ],
             stores=[*self._reader.stores, *self._told_by_events()],
             rows=share.rows,
-            moments=[view_of(moment) for moment in share.moments],
+            moments=[view_of(moment) for moment in share.moments[-LAST_MOMENTS:]],
             hit=ttft_of(*(moment.hits for moment in share.moments)),
             miss=ttft_of(*(moment.misses for moment in share.moments)),
             flows=share.flows,
