@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_simulated(f
 
 
 def test_a_chart_that_cannot_be_drawn_is_refused_before_a_study() -> None:
-    with pytest.raises(ConfigurationError, match=r"--plot: got x\.foo"):
+    with pytest.raises(ConfigurationError, match=r"--plot: got .x\.foo"):
         CliRunner().invoke(app, ("simulate", "vendor", "--plot", "x.foo"), catch_exceptions=False)
 
 
