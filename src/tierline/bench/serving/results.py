@@ -4,8 +4,11 @@ Every view is computed from the same records when it is written, and so is what 
 """
 
 import csv
+import datetime as dt
 import io
+import itertools
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +18,7 @@ import msgspec
 from tierline.bench.report import Machine
 from tierline.bench.rows import TokenSplit, percentile
 from tierline.bench.serving.arrivals import Ramp
-from tierline.bench.serving.measures import Slos, Summary, duration, most_in_flight, samples, summarize
+from tierline.bench.serving.measures import Slos, Spread, Summary, duration, most_in_flight, samples, spread, summarize
 from tierline.bench.serving.prices import Costs, Fleet, PriceList, costs
 from tierline.bench.serving.records import ClientLoad, Record
 from tierline.errors import UsageError
@@ -166,13 +169,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 def encode(result: Result) -> bytes:
     """Return a result as JSON; its sums come with it, for whoever reads no records."""
     document: dict[str, Any] = msgspec.to_builtins(result)
-    records = document.pop("records")
+    del document["records"]
     document |= {
         "is_simulated": result.is_simulated,
         "summary": _summary_document(result.summary()),
         "parts": {name: _summary_document(part) for name, part in result.parts().items()},
         "costs": msgspec.to_builtins(result.costs()),
-        "records": records,
+        # All fields of each, also what journals and messages between processes leave out.
+        "records": [msgspec.structs.asdict(record) for record in result.records],
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
@@ -264,21 +268,33 @@ def _summary_document(summary: Summary) -> dict[str, Any]:
     }
 
 
+def vllm_file_name(result: Result) -> str:
+    """Return what ``vllm bench serve`` calls its file: by backend, rate, concurrency, model and time."""
+    settings = result.settings
+    load = f"{_vllm_rate(settings)}qps"
+    if settings.ramp is not None:
+        load = f"ramp-up-{settings.ramp.strategy}-{settings.ramp.start_rps:g}qps-{settings.ramp.end_rps:g}qps"
+    concurrency = "" if settings.max_concurrency is None else f"-concurrency{settings.max_concurrency}"
+    model = settings.model.rpartition("/")[2]
+    return f"{_vllm_backend(settings)}-{load}{concurrency}-{model}-{_vllm_date(result)}.json"
+
+
 def vllm_document(result: Result, *, is_detailed: bool = False) -> dict[str, Any]:
     """Return the flat names of ``vllm bench serve --save-result``: milliseconds in sums, seconds in arrays."""
     summary, settings, measured = result.summary(), result.settings, result.measured
     document: dict[str, Any] = {
-        "date": result.started.replace("-", "").replace(":", "").replace("T", "-")[:15],
-        "endpoint_type": "openai-chat" if settings.endpoint.endswith("/chat/completions") else "openai",
-        "backend": "openai-chat" if settings.endpoint.endswith("/chat/completions") else "openai",
+        "date": _vllm_date(result),
+        "endpoint_type": _vllm_backend(settings),
+        "backend": _vllm_backend(settings),
         "label": None,
         "model_id": settings.model,
         "tokenizer_id": settings.model,
         "num_prompts": len(measured),
         **settings.metadata,
-        "request_rate": "inf" if settings.request_rate is None else settings.request_rate,
+        "request_rate": _vllm_rate(settings),
         "burstiness": settings.burstiness,
         "max_concurrency": settings.max_concurrency,
+        **_vllm_ramp(settings),
         "duration": summary.duration_s,
         "completed": summary.completed,
         "failed": summary.failed,
@@ -288,15 +304,17 @@ def vllm_document(result: Result, *, is_detailed: bool = False) -> dict[str, Any
         "request_goodput": summary.goodput,
         "output_throughput": summary.output_tokens_per_s,
         "total_token_throughput": summary.tokens_per_s,
+        "max_output_tokens_per_s": _most_output_tokens_per_s(measured),
         "max_concurrent_requests": most_in_flight(measured),
+        "rtfx": 0.0,  # of sound that is transcribed
         "is_simulated": result.is_simulated,
     }
-    for metric, spread in summary.metrics.items():
+    for metric, values in {**summary.metrics, **_vllm_queues(result)}.items():
         document |= {
-            f"mean_{metric}_ms": spread.mean * _MS,
-            f"median_{metric}_ms": spread.median * _MS,
-            f"std_{metric}_ms": spread.std * _MS,
-            **{f"p{percent:g}_{metric}_ms": value * _MS for percent, value in spread.percentiles.items()},
+            f"mean_{metric}_ms": values.mean * _MS,
+            f"median_{metric}_ms": values.median * _MS,
+            f"std_{metric}_ms": values.std * _MS,
+            **{f"p{percent:g}_{metric}_ms": value * _MS for percent, value in values.percentiles.items()},
         }
     if is_detailed:
         document |= {
@@ -307,9 +325,59 @@ def vllm_document(result: Result, *, is_detailed: bool = False) -> dict[str, Any
             "latencies": [record.latency_s for record in measured],
             "start_times": [record.sent_s for record in measured],
             "queue_times": [record.queued_s for record in measured],
+            "generated_texts": ["".join(record.answer) for record in measured],
             "errors": [f"{record.error} {record.detail}".strip() for record in measured],
         }
     return document
+
+
+def _vllm_date(result: Result) -> str:
+    return result.started.replace("-", "").replace(":", "").replace("T", "-")[:15]
+
+
+def _vllm_backend(settings: Settings) -> str:
+    return "openai-chat" if settings.endpoint.endswith("/chat/completions") else "openai"
+
+
+def _vllm_rate(settings: Settings) -> float | str:
+    return "inf" if settings.request_rate is None else settings.request_rate
+
+
+def _vllm_ramp(settings: Settings) -> dict[str, Any]:
+    if settings.ramp is None:
+        return {}
+    return {
+        "ramp_up_strategy": settings.ramp.strategy,
+        "ramp_up_start_rps": settings.ramp.start_rps,
+        "ramp_up_end_rps": settings.ramp.end_rps,
+    }
+
+
+def _vllm_queues(result: Result) -> dict[str, Spread]:
+    """Return how long requests waited for a place, and they with that: where an open loop has a limit."""
+    settings = result.settings
+    if not settings.is_open_loop or settings.max_concurrency is None:
+        return {}
+    good = [record for record in result.measured if record.is_good]
+    spreads = {
+        "client_queue_time": spread([record.queued_s for record in good], settings.percentiles),
+        "e2el_including_client_queue": spread(
+            [record.queued_s + record.latency_s for record in good], settings.percentiles
+        ),
+    }
+    return {name: values for name, values in spreads.items() if values is not None}
+
+
+def _most_output_tokens_per_s(records: Sequence[Record]) -> float:
+    """Return the most events with content that came in one of the seconds since the first request."""
+    good = [record for record in records if record.is_good and record.ttft_s is not None]
+    start = min((record.sent_s for record in good), default=0.0)
+    times = (
+        at_s - start
+        for record in good
+        for at_s in itertools.accumulate(record.gaps_s, initial=record.sent_s + (record.ttft_s or 0.0))
+    )
+    return float(max(Counter(map(int, times)).values(), default=0))
 
 
 def aiperf_document(result: Result) -> dict[str, Any]:
@@ -318,6 +386,7 @@ def aiperf_document(result: Result) -> dict[str, Any]:
     good = [record for record in measured if record.is_good]
     document: dict[str, Any] = {
         "time_to_first_token": _aiperf_spread("ms", [value * _MS for value in samples(good, "ttft")]),
+        "inter_chunk_latency": _aiperf_spread("ms", [value * _MS for value in samples(good, "itl")]),
         "inter_token_latency": _aiperf_spread("ms", [value * _MS for value in samples(good, "tpot")]),
         "request_latency": _aiperf_spread("ms", [value * _MS for value in samples(good, "e2el")]),
         "input_sequence_length": _aiperf_spread("tokens", [float(record.prompt_tokens or 0) for record in good]),
@@ -336,11 +405,13 @@ def aiperf_document(result: Result) -> dict[str, Any]:
         document["goodput"] = {"unit": "requests/sec", "avg": summary.goodput}
     if summary.cached_share is not None:
         document["overall_usage_prompt_cache_read_pct"] = {"unit": "%", "avg": 100 * summary.cached_share}
+    ended_s = max((record.ended_s for record in measured), default=0.0)
     present = {name: value for name, value in document.items() if value is not None}
     return {
         **present,
         "error_summary": [{"error_details": {"type": kind}, "count": count} for kind, count in summary.errors.items()],
         "start_time": result.started,
+        "end_time": (dt.datetime.fromisoformat(result.started) + dt.timedelta(seconds=ended_s)).isoformat(),
         "was_cancelled": False,
         "is_simulated": result.is_simulated,
     }

@@ -60,7 +60,7 @@ class Files:
     Parameters
     ----------
     vllm_folder, vllm_name
-        Where vLLM's names go; without a name the file is called by model and time.
+        Where vLLM's names go; without a name the file is called as vLLM would call it.
     is_detailed
         With arrays of every request.
     """
@@ -127,9 +127,7 @@ class Files:
     def _vllm(self, result: Result) -> Path | None:
         if self.vllm_folder is None:
             return None
-        model = result.settings.model.rpartition("/")[2]
-        when = result.started[:19].replace("-", "").replace(":", "").replace("T", "-")
-        return self.vllm_folder / (self.vllm_name or f"openai-chat-{model}-{when}.json")
+        return self.vllm_folder / (self.vllm_name or results.vllm_file_name(result))
 
 
 def _json(document: object) -> bytes:

@@ -1,7 +1,9 @@
 """Results in every shape, merged, compared, and gone on with; the records are those of hand-made runs."""
 
+import ast
 import csv
 import datetime as dt
+import importlib.util
 import io
 import random
 import re
@@ -31,6 +33,7 @@ from tierline.bench.serving.results import (
     encode,
     merge,
     vllm_document,
+    vllm_file_name,
 )
 from tierline.bench.serving.running import command_line, parse_share
 from tierline.bench.serving.workloads import Shape, plan
@@ -134,13 +137,99 @@ def test_vllms_names_are_flat_and_in_milliseconds() -> None:
     assert len(document["ttfts"]) == len(document["itls"]) == document["num_prompts"] == 40
 
 
+def of_vllm() -> ast.Module:
+    """Return vLLM's own benchmark, read and not imported: that would take seconds."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("vLLM is not installed")
+    return ast.parse((Path(found.submodule_search_locations[0]) / "benchmarks" / "serve.py").read_text())
+
+
+def test_all_names_that_vllm_writes_are_there() -> None:
+    code = of_vllm()
+    names = {  # result_json["date"] = …
+        node.slice.value
+        for node in ast.walk(code)
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+        if isinstance(node.value, ast.Name) and node.value.id == "result_json"
+        if isinstance(node.slice, ast.Constant)
+    }
+    [measured] = [  # result = {"duration": …}, of tasks that generate
+        {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
+        for node in ast.walk(code)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+        if any(isinstance(key, ast.Constant) and key.value == "generated_texts" for key in node.value.keys)
+    ]
+    calls = {  # process_one_metric("ttft", …)
+        str(node.args[0].value)
+        for node in ast.walk(code)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "process_one_metric"
+        if isinstance(node.args[0], ast.Constant)
+    }
+    ramped = msgspec.structs.replace(SETTINGS, is_open_loop=True, ramp=Ramp("linear", 1, 8))
+
+    document = vllm_document(result(records(), settings=ramped), is_detailed=True)
+
+    assert {"date", "ramp_up_end_rps"} <= names
+    assert {"rtfx", "max_output_tokens_per_s", "queue_times"} <= measured
+    assert {"ttft", "client_queue_time"} <= calls
+    assert (names | measured | {f"p99_{metric}_ms" for metric in calls}) - document.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "openai-chat-infqps-concurrency4-m-20261120-101112.json"),
+        ({"endpoint": "/v1/completions", "request_rate": 2.5}, "openai-2.5qps-concurrency4-m-20261120-101112.json"),
+        (
+            {"ramp": Ramp("linear", 1, 8), "max_concurrency": None},
+            "openai-chat-ramp-up-linear-1qps-8qps-m-20261120-101112.json",
+        ),
+    ],
+    ids=["closed", "rate", "ramp"],
+)
+def test_a_file_of_vllms_names_is_called_as_vllm_calls_it(changes: dict[str, Any], name: str) -> None:
+    assert vllm_file_name(result(records(), settings=msgspec.structs.replace(SETTINGS, **changes))) == name
+
+
+def test_waiting_for_a_place_is_summed_up_under_vllms_names_where_an_open_loop_has_a_limit() -> None:
+    waited = [msgspec.structs.replace(record, queued_s=0.2) for record in records()]
+    limited = msgspec.structs.replace(SETTINGS, is_open_loop=True, request_rate=9.0)
+
+    document = vllm_document(result(waited, settings=limited))
+
+    assert document["mean_client_queue_time_ms"] == pytest.approx(200)
+    assert document["mean_e2el_including_client_queue_ms"] == pytest.approx(document["mean_e2el_ms"] + 200)
+    assert "mean_client_queue_time_ms" not in vllm_document(result(waited))
+
+
+def test_the_most_tokens_a_second_are_those_of_the_best_second() -> None:
+    made = [  # tokens at 0.1, 0.2, 0.3, 0.4 and at 5.9, 6.0, 6.1, 6.2
+        msgspec.structs.replace(record, sent_s=sent_s, ttft_s=0.1)
+        for record, sent_s in zip(records(count=2), (0, 5.8), strict=True)
+    ]
+
+    assert vllm_document(result(made))["max_output_tokens_per_s"] == 4
+    assert vllm_document(result([]))["max_output_tokens_per_s"] == 0
+
+
+def test_every_record_of_a_result_has_every_field() -> None:
+    document = msgspec.json.decode(encode(result(records())))
+
+    assert all(record.keys() == set(Record.__struct_fields__) for record in document["records"])
+    assert document["records"][0]["is_measured"] is True
+
+
 def test_aiperfs_shape_has_a_unit_and_percentiles_for_each_metric() -> None:
     document = aiperf_document(result(records()))
 
     assert document["time_to_first_token"]["unit"] == "ms"
     assert document["time_to_first_token"]["count"] == 40
     assert document["inter_token_latency"]["p50"] == pytest.approx(100)
+    assert document["inter_chunk_latency"]["count"] == 120
     assert document["overall_usage_prompt_cache_read_pct"]["avg"] == pytest.approx(100 * 0.75 * 768 / 800)
+    lasted = dt.datetime.fromisoformat(document["end_time"]) - dt.datetime.fromisoformat(document["start_time"])
+    assert lasted.total_seconds() == pytest.approx(max(record.ended_s for record in records()), abs=1e-5)
 
 
 def test_the_csv_has_a_line_a_request() -> None:
