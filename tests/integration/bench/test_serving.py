@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,11 @@ def clients_of(pid: int) -> list[int]:
     return found
 
 
+def is_whole(result: Path) -> bool:
+    """Whether a run has written its result; its journal goes when that is done."""
+    return result.exists() and not result.with_suffix(".partial.jsonl").exists()
+
+
 def wait_until(is_so: Callable[[], bool], within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while not is_so():
@@ -158,19 +164,8 @@ def test_twenty_prompts_of_64k_tokens_at_once_are_no_work_for_the_client(tmp_pat
         ready_within_s=60,
     ):
         done = bench(
-            *(
-                "--base-url",
-                url,
-                "--input-len",
-                "65536",
-                "--output-len",
-                "8",
-                "--num-turns",
-                "2",
-                "--num-prompts",
-                "40",
-            ),
-            *("--max-concurrency", "20", *SLOW_CLIENT_IS_NO_MATTER, "--json", str(result)),
+            *("--base-url", url, "--input-len", "65536", "--output-len", "8", "--max-concurrency", "20"),
+            *("--num-prompts", "40", "--num-turns", "2", *SLOW_CLIENT_IS_NO_MATTER, "--json", str(result)),
         )
 
     assert done.exit_code == 0, done.output
@@ -211,23 +206,30 @@ def test_a_run_that_is_interrupted_goes_on_and_is_whole(engine: str, tmp_path: P
     assert not journal.exists()
 
 
-def test_hosts_share_a_load_and_their_results_are_merged(engine: str, tmp_path: Path) -> None:
+def test_hosts_that_load_one_server_at_once_are_merged_into_one_load(engine: str, tmp_path: Path) -> None:
+    """Each host is a process of its own, as users would start them."""
     files = [tmp_path / "1.json", tmp_path / "2.json"]
-    start_at = time.time()
-    for number, file in enumerate(files, start=1):
-        done = bench(
-            *("--base-url", engine, *SMALL, *SLOW_CLIENT_IS_NO_MATTER, "--salt", f"merged at {start_at}"),
-            *("--share", f"{number}/2", "--json", str(file)),
-        )
-        assert done.exit_code == 0, done.output
-    later = read(files[1])
-    later["started_s"] = read(files[0])["started_s"]
-    files[1].write_text(json.dumps(later))
+    load = ("--input-len", "400", "--output-len", "48", "--num-prompts", "16", "--max-concurrency", "4")
+    together = (*load, *SLOW_CLIENT_IS_NO_MATTER, "--salt", f"merged at {time.time()}")
+    start_at = time.time() + 15  # a busy machine starts programs slowly
+    with contextlib.ExitStack() as hosts:
+        for number, file in enumerate(files, start=1):
+            share = ("--share", f"{number}/2", "--start-at", str(start_at), "--json", str(file))
+            command = tierline("bench", "run", "--base-url", engine, *together, *share)
+            hosts.enter_context(Program(command, tmp_path / f"{number}.log", is_ready=lambda: True))
+        for file in files:
+            wait_until(partial(is_whole, file), within_s=90)
 
     done = bench("--merge", str(files[0]), "--merge", str(files[1]), "--json", str(tmp_path / "both.json"))
 
     assert done.exit_code == 0, done.output
-    assert sorted(record["index"] for record in read(tmp_path / "both.json")["records"]) == list(range(16))
+    assert "closed loop, 8 at once" in done.output.replace("\n", " ")
+    both = decode(tmp_path / "both.json")
+    assert sorted(record.index for record in both.records) == list(range(16))
+    assert len(both.loads) == 2
+    assert both.started_s >= start_at
+    assert any(note.startswith("Several hosts made this load") for note in both.notes)
+    assert all((record.cached_tokens or 0) > 200 for record in both.records if not record.is_cold)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +238,7 @@ def test_hosts_share_a_load_and_their_results_are_merged(engine: str, tmp_path: 
         (("--base-url", "http://127.0.0.1:1"), EngineError),
         (("--resume",), UsageError),
         (("--share", "1/2"), UsageError),
+        (("--start-at", "1795000000", "--salt", "monday"), ConfigurationError),
         (("--ramp-up-strategy", "linear"), UsageError),
         (("--goodput", "itl:3"), ConfigurationError),
         (("--header", "none"), ConfigurationError),

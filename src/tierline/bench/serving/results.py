@@ -203,6 +203,8 @@ def decode(path: Path) -> Result:
 def merge(results: Sequence[Result]) -> Result:
     """Return what several client hosts measured at the same time as one result, on the clock of the first to start.
 
+    Its concurrency and its rate are those of all of them.
+
     Raises
     ------
     UsageError
@@ -223,9 +225,8 @@ def merge(results: Sequence[Result]) -> Result:
     splits = [result.split for result in results if result.split is not None]
     return msgspec.structs.replace(
         first,
-        settings=msgspec.structs.replace(
-            first.settings, share="+".join(sorted(result.settings.share for result in results))
-        ),
+        settings=_together([result.settings for result in results]),
+        notes=[*(f"{each.settings.share}: {note}" for each in results for note in each.notes), _hosts(results)],
         loads=[load for result in results for load in result.loads],
         doubts=[f"{result.settings.share}: {doubt}" for result in results for doubt in result.doubts],
         # Every host reads the same engines' counters over about the same time.
@@ -244,6 +245,30 @@ def _check_shares(results: Sequence[Result]) -> None:
     number = int(hosts.pop())
     if missing := [share for share in (f"{host}/{number}" for host in range(1, number + 1)) if share not in given]:
         raise UsageError(f"--merge: {', '.join(missing)}: no result has this share; a load is that of all its hosts")
+
+
+def _together(hosts: Sequence[Settings]) -> Settings:
+    """Return what hosts asked for together: places and rates are each host's own, the rest is the same for all."""
+    first, ramps = hosts[0], [host.ramp for host in hosts if host.ramp is not None]
+    return msgspec.structs.replace(
+        first,
+        share="+".join(sorted(host.share for host in hosts)),
+        processes=sum(host.processes for host in hosts),
+        max_concurrency=None if first.max_concurrency is None else sum(host.max_concurrency or 0 for host in hosts),
+        request_rate=None if first.request_rate is None else sum(host.request_rate or 0.0 for host in hosts),
+        ramp=None
+        if first.ramp is None
+        else Ramp(first.ramp.strategy, sum(ramp.start_rps for ramp in ramps), sum(ramp.end_rps for ramp in ramps)),
+    )
+
+
+def _hosts(results: Sequence[Result]) -> str:
+    """Say which hosts there were, and for how long all of them made load."""
+    told = "; ".join(f"{result.settings.share} from {result.machine}" for result in results)
+    begun = [result.started_s + min((each.sent_s for each in result.records), default=0.0) for result in results]
+    ended = [result.started_s + max((each.ended_s for each in result.records), default=0.0) for result in results]
+    together, whole = max(0.0, min(ended) - max(begun)), max(ended) - min(begun)
+    return f"Several hosts made this load, all of them at once for {together:.1f} of {whole:.1f} s: {told}."
 
 
 def _asked(result: Result) -> Settings:

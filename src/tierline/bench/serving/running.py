@@ -160,11 +160,13 @@ async def run(given: Run, watcher: Watcher | None = None) -> Result:
         if tokens_per_word is None:
             tokens_per_word, notes = await _tokens_per_word(http, given.target, settings.workload)
         await _warm_up(http, given, tokens_per_word, watcher)
-        before = await _split(http, given.metrics_urls)
         wait_s = 0.0 if given.start_at_s is None else given.start_at_s - time.time()
+        if wait_s < 0:
+            notes = [*notes, f"Begun {-wait_s:.1f} s after --start-at: what comes before a run took longer than that."]
         if wait_s > 0:
             watcher.says(f"starting in {wait_s:.0f} s")
             await asyncio.sleep(wait_s)
+        before = await _split(http, given.metrics_urls)
         watcher.begins(len(left))
         measured = await _load(given, left, text_salt, tokens_per_word, earlier, salt, watcher)
         after = await _split(http, given.metrics_urls)

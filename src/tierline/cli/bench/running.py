@@ -1,6 +1,7 @@
 """``tierline bench run``: load on any endpoint of the OpenAI API."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -226,6 +227,8 @@ def run(
     if compare is not None:
         compared(*compare)
         return
+    if start_at is not None and start_at < time.time():
+        raise ConfigurationError("--start-at", f"{start_at:.0f}", f"a time to come; it is {time.time():.0f} now")
     is_trace = dataset_name == TRACE
     is_timed_by_us = request_rate is not None or ramp_up_strategy is not None
     has_two_rates = ramp_up_strategy is not None and request_rate is not None and math.isfinite(request_rate)

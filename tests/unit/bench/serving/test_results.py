@@ -7,6 +7,7 @@ import importlib.util
 import io
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tierline.bench.serving.arrivals import Ramp
 from tierline.bench.serving.comparing import compare, comparison_table, differences
 from tierline.bench.serving.html import html_text
 from tierline.bench.serving.journal import Journal, Opening, read_journal
+from tierline.bench.serving.measures import duration
 from tierline.bench.serving.prices import PriceList
 from tierline.bench.serving.records import ClientLoad, Record
 from tierline.bench.serving.report import report_of
@@ -388,6 +390,25 @@ def test_hosts_are_merged_on_one_clock() -> None:
     moved = next(record for record in merged.records if record.index == 1)
     assert moved.sent_s == 0.25 + 2.0
     assert [record.sent_s for record in merged.records] == sorted(record.sent_s for record in merged.records)
+
+
+def test_a_merged_load_has_the_places_and_the_rate_of_all_hosts_and_names_them() -> None:
+    own: dict[str, Any] = {"max_concurrency": 8, "request_rate": 2.5, "ramp": Ramp("linear", 1.0, 4.0)}
+    hosts = [msgspec.structs.replace(SETTINGS, share=share, **own) for share in ("1/2", "2/2")]
+    other_machine = replace(MACHINE, processor="another one")
+
+    merged = merge(
+        [
+            result(records(), settings=hosts[0]),
+            result(records(), settings=hosts[1], machine=other_machine, started_s=1001),
+        ]
+    )
+
+    asked = merged.settings
+    assert (asked.max_concurrency, asked.request_rate, asked.ramp) == (16, 5.0, Ramp("linear", 2.0, 8.0))
+    whole_s = duration(records())
+    assert f"all of them at once for {whole_s - 1:.1f} of {whole_s + 1:.1f} s: 1/2 from {MACHINE}" in merged.notes[-1]
+    assert f"2/2 from {other_machine}" in merged.notes[-1]
 
 
 def test_hosts_that_asked_for_other_things_or_at_other_times_are_not_merged() -> None:
