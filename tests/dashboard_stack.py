@@ -94,6 +94,17 @@ class DashboardStack:
             answer = connection.getresponse()
             return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return the first snapshot of the page's stream."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request("GET", "/dashboard/events")
+            answer = connection.getresponse()
+            while not (line := answer.readline()).startswith(b"data: "):
+                assert line, "the stream ended"
+            found: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
+            return found
+
     def chat(self, messages: Sequence[dict[str, str]], *, model: str = "", max_tokens: int = 8) -> str:
         """Have a chat go on; see :func:`chat`."""
         return chat(self.url, model or self.model, messages, max_tokens)

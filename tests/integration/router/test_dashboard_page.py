@@ -1,5 +1,6 @@
 """The page at ``/dashboard`` in a browser: what it shows of requests, the chat, the keyboard, and who cannot see it."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -248,6 +249,42 @@ LISTENS_TO_WHAT_IS_SAID = """() => { window.said = [];
 
 def until_said(page: Any, text: str) -> None:
     page.wait_for_function("text => window.said.some(each => each.includes(text))", arg=text)
+
+
+def test_what_is_not_known_of_stores_is_said_in_their_place(opened: Any, stack: DashboardStack) -> None:
+    page = opened()
+    empty = {"capacity_bytes": None, "used_bytes": None, "objects": 0, "hits": None, "misses": None, "evictions": None}
+    bucket = {"bucket": "kv", "objects": 7, "bytes": None, "hits": None, "misses": None}
+    told = stack.snapshot()
+    told["stores"] = [
+        {**empty, "name": "http://closed:9200", "source": "store", "wrong": "it asks for a token", "buckets": []},
+        {**told["stores"][0], "name": "sums-only", "buckets": [], "buckets_wrong": "no names for this token"},
+        {**empty, "name": "tcp://gone:5560", "source": "index", "wrong": "no events any more", "buckets": [bucket]},
+        {**empty, "name": "tcp://heard:5560", "source": "index", "wrong": "", "objects": 7, "buckets": [bucket]},
+    ]
+    page.page.route(
+        "**/dashboard/events",
+        lambda route: route.fulfill(
+            content_type="text/event-stream", body=f"event: snapshot\ndata: {json.dumps(told)}\n\n"
+        ),
+    )
+    page.page.get_by_role("button", name="Pause").click()
+    page.page.get_by_role("button", name="Pause").click()
+    stores, buckets = page.table("Node stores"), page.table("Contents by bucket")
+    for name, said in (
+        ("closed:9200", "it asks for a token"),
+        ("tcp://gone:5560", "no events any more"),
+        ("tcp://heard:5560", "by its events"),
+    ):
+        stores.get_by_role("row").filter(has_text=name).get_by_text(said).wait_for()
+    buckets.get_by_role("row").filter(has_text="sums-only").get_by_text("no names for this token").wait_for()
+    assert buckets.get_by_role("row").filter(has_text="tcp://heard").inner_text().split() == [
+        "kv",
+        "tcp://heard:5560",
+        "–",
+        "7",
+        "–",
+    ]
 
 
 def test_figures_that_change_are_not_said_aloud(opened: Any, stack: DashboardStack) -> None:
