@@ -116,7 +116,7 @@ function show(snapshot) {
 function tell(snapshot) {
   const changed = [], isAnew = snapshot.started_at > heardAt;
   if (isAnew) stateOf.clear();
-  if (isLost) changed.push(isAnew ? `Live again: the router started anew at ${clock(snapshot.started_at)}` : "Live again");
+  if (isLost || isAnew) changed.push(isAnew ? `Live again: the router started anew at ${clock(snapshot.started_at)}` : "Live again");
   isLost = false;
   heardAt = snapshot.time;
   for (const { state: { url, state } } of snapshot.endpoints) {

@@ -53,7 +53,8 @@ _BUCKET_LINE = re.compile(rb"^tierline_node_bucket_.*\n", re.MULTILINE)
 class StoreToken:
     """What node stores are shown as ``Authorization``.
 
-    Invariant: it is in no message, and one that was read stays in force while its file cannot be used.
+    Invariant: it is in no message, and one that was read stays in force while its file cannot be used, of which
+    ``_problem`` has been logged.
 
     Parameters
     ----------
@@ -69,6 +70,7 @@ class StoreToken:
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._stamp = (0, 0, 0)
+        self._problem = ""
         self.fields: Mapping[str, str] = {}
         if file is not None:
             self._read(file)
@@ -80,11 +82,14 @@ class StoreToken:
                 self._read(self._file)
                 log.info("the token that node stores are shown was read", file=str(self._file))
         except UsageError as error:
-            log.error("the file with the token of node stores cannot be used; the former stays", why=str(error))
+            if str(error) != self._problem:
+                log.error("the file with the token of node stores cannot be used; the former stays", why=str(error))
+            self._problem = str(error)
 
     def _read(self, file: Path) -> None:
         self._stamp = file_stamp(file, TOKEN_KEY)
         self.fields = {"authorization": f"Bearer {read_key(file, TOKEN_KEY).decode()}"}
+        self._problem = ""
 
 
 class Reader:
