@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from tierline.answers import Choice, Event, Usage, read_event
+
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 
@@ -81,22 +83,6 @@ class Reply:
     margins: list[float] = field(default_factory=list)
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-
 class _Candidate(msgspec.Struct):
     logprob: float
 
@@ -114,28 +100,6 @@ class _Token(msgspec.Struct):
 
 class _Tokens(msgspec.Struct):
     content: Sequence[_Token] | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    logprobs: Any = None
-
-    @property
-    def content(self) -> str:
-        if self.delta is None:
-            return self.text or ""
-        return self.delta.content or self.delta.reasoning_content or self.delta.reasoning or ""
-
-
-class _Event(msgspec.Struct):
-    choices: Sequence[_Choice] = ()
-    usage: _Usage | None = None
-    error: Any = None
-
-
-_EVENTS = msgspec.json.Decoder(_Event)
 
 
 def encode_body(
@@ -203,9 +167,9 @@ async def _read(response: aiohttp.ClientResponse, reply: Reply, started: float, 
         if payload == b"[DONE]":
             is_whole = True
             break
-        event = _EVENTS.decode(payload)
+        event = read_event(payload)
         if event.error is not None:
-            reply.error, reply.detail = "error event", f"{event.error}"[:_MOST_OF_A_DETAIL]
+            reply.error, reply.detail = "error event", event.failure[:_MOST_OF_A_DETAIL]
             return
         content = "".join(choice.content for choice in event.choices)
         if content:
@@ -241,20 +205,20 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         yield rest
 
 
-def _keep_tokens(event: _Event, content: str, reply: Reply) -> None:
+def _keep_tokens(event: Event, content: str, reply: Reply) -> None:
     """Keep an event's tokens; its text as one, where the server tells none."""
     told = [token for choice in event.choices for token in _tokens_of(choice)] or [_Token(content)]
     reply.tokens += [token.token for token in told]
     reply.margins += [token.margin for token in told]
 
 
-def _tokens_of(choice: _Choice) -> Sequence[_Token]:
+def _tokens_of(choice: Choice) -> Sequence[_Token]:
     if choice.logprobs is None:
         return ()
     return msgspec.convert(choice.logprobs, _Tokens).content or ()
 
 
-def _count(usage: _Usage, reply: Reply) -> None:
+def _count(usage: Usage, reply: Reply) -> None:
     reply.prompt_tokens, reply.output_tokens = usage.prompt_tokens, usage.completion_tokens
     if usage.prompt_tokens_details is not None:
-        reply.cached_tokens = usage.prompt_tokens_details.cached_tokens
+        reply.cached_tokens = usage.cached_tokens

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 
 from tierline import __version__
+from tierline.answers import Models
 from tierline.bench.chat import Chat
 from tierline.bench.report import Machine
 from tierline.bench.rows import TokenSplit
@@ -121,20 +122,12 @@ async def served_model(base_url: str, headers: dict[str, str]) -> str:
             aiohttp.ClientSession() as http,
             http.get(url, headers=headers, timeout=aiohttp.ClientTimeout(total=30)) as response,
         ):
-            models = msgspec.json.decode(await response.read(), type=_Models).data
+            models = msgspec.json.decode(await response.read(), type=Models).data
     except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
         raise EngineError(f"{url}: {error or type(error).__name__}; give --model") from error
     if not models:
         raise EngineError(f"{url}: has no model; give --model")
     return models[0].id
-
-
-class _Model(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
 
 
 async def run(given: Run, watcher: Watcher | None = None) -> Result:

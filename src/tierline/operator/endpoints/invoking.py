@@ -8,48 +8,12 @@ from typing import Any
 
 import msgspec
 
+from tierline.answers import Event, Models, Usage, read_event
 from tierline.errors import WireError
 from tierline.operator.endpoints.reaching import Way
 
 CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
 _DATA, _DONE = b"data:", b"[DONE]"
-
-
-class _Model(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-    text: str | None = None
-
-
-class _Failure(msgspec.Struct):
-    message: str = ""
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: _Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +54,7 @@ async def served_model(way: Way, headers: Mapping[str, str]) -> str:
     async with way.answer("GET", MODELS, headers=headers) as reply:
         body = await reply.read()
     try:
-        models = msgspec.json.decode(body, type=_Models).data
+        models = msgspec.json.decode(body, type=Models).data
     except msgspec.DecodeError as error:
         raise WireError(f"{MODELS}: what it answers is no list of models: {error}") from error
     if not models:
@@ -123,7 +87,7 @@ async def invoke(
     begun = monotonic()
     first: float | None = None
     pieces: list[str] = []
-    usage = _Usage()
+    usage = Usage()
     async with way.answer("POST", path, body=body, headers=headers) as reply:
         unread = b""
         async for data in reply.content.iter_any():
@@ -133,18 +97,17 @@ async def invoke(
                     continue
                 chunk = _chunk(event)
                 usage = chunk.usage or usage
-                for text in _texts(chunk):
+                for text in (choice.said for choice in chunk.choices if choice.said):
                     first = monotonic() - begun if first is None else first
                     pieces.append(text)
                     wrote(text)
         served = reply.headers
-    details = usage.prompt_tokens_details
     return Answered(
         text="".join(pieces),
         first_token_s=first,
         seconds=monotonic() - begun,
         prompt_tokens=usage.prompt_tokens,
-        cached_tokens=details.cached_tokens if details is not None else None,
+        cached_tokens=usage.cached_tokens,
         completion_tokens=usage.completion_tokens,
         endpoint=served.get("x-tierline-endpoint", ""),
         strategy=served.get("x-tierline-strategy", ""),
@@ -175,16 +138,11 @@ async def invoke_as_is(way: Way, path: str, body: Mapping[str, Any], headers: Ma
         ) from error
 
 
-def _chunk(event: bytes) -> _Chunk:
+def _chunk(event: bytes) -> Event:
     try:
-        chunk = msgspec.json.decode(event, type=_Chunk)
+        chunk = read_event(event)
     except msgspec.DecodeError as error:
         raise WireError(f"an event of the answer is none of OpenAI's: {error}") from error
     if chunk.error is not None:
-        raise WireError(f"the answer broke off: {chunk.error.message}")
+        raise WireError(f"the answer broke off: {chunk.failure}")
     return chunk
-
-
-def _texts(chunk: _Chunk) -> list[str]:
-    said = (choice.text if choice.delta is None else choice.delta.content for choice in chunk.choices)
-    return [text for text in said if text]
