@@ -211,7 +211,8 @@ def show(report: Report, console: Console) -> None:
         for columns in _fitting_columns(table, console.width):
             shown = RichTable(title=table.title, title_justify="left", title_style="bold")
             for column in columns:
-                shown.add_column(table.header[column], justify="left" if column == 0 else "right", no_wrap=column > 0)
+                is_text = column == 0 or any(len(line[column]) > console.width / 2 for line in table.lines)
+                shown.add_column(table.header[column], justify="left" if is_text else "right", no_wrap=not is_text)
             for line in table.lines:
                 shown.add_row(*(Text(line[column]) for column in columns))  # what servers say is no markup
             console.print(shown)

@@ -123,6 +123,14 @@ def test_figures_are_shown_with_three_significant_digits(value: float | None, te
     assert figure_text(value) == text
 
 
+def test_a_cell_that_is_a_sentence_leaves_room_for_the_name_of_its_line() -> None:
+    text = io.StringIO()
+    lines = [("connection broken", "2", "said " * 20), ("HTTP 429", "31", "")]
+    show(report_of(tables=(Table("errors", ("error", "requests", "said"), lines),)), Console(file=text, width=80))
+    assert "connection broken" in text.getvalue()
+    assert text.getvalue().count("said") == 20 + 1
+
+
 def test_what_servers_say_is_no_markup_on_a_terminal() -> None:
     text = io.StringIO()
     show(

@@ -4,9 +4,9 @@ Confidence intervals are percentile bootstraps (B. Efron, "Bootstrap Methods: An
 each side is drawn again with replacement, by families, because requests that share a prefix are not independent. Where
 a few families have most of the requests (a trace is one), it is drawn by twentieths of the requests in the order in
 which they were sent; rates by twentieths of the time. There must be ten or more to draw from: whoever draws from one
-draws the same each time, and an interval without width is no certainty. An interval that does not contain 1 is a
-difference. It knows of chance within these two runs only, not of what differs from day to day: for that, run more
-often.
+draws the same each time, and an interval without width is no certainty. And there must be a sample or more beyond a
+percentile, which are 100 for P99. An interval that does not contain 1 is a difference. It knows of chance within these
+two runs only, not of what differs from day to day: for that, run more often.
 """
 
 import random
@@ -76,7 +76,7 @@ def compare(first: Result, second: Result, seed: int = 0, resamples: int = RESAM
             def figure(drawn: Sequence[Sequence[float]], percent: float = percent) -> float:
                 return percentile([value for values in drawn for value in values], percent) * 1000
 
-            is_enough = all(_effective(side) >= LEAST_DRAWN for side in sides)
+            is_enough = all(_is_enough(side, percent) for side in sides)
             name, times = f"{metric.upper()} P{percent:g}", resamples if is_enough else 0
             found.append(_compared(name, "ms", sides[0], sides[1], figure, dice, times))
     for name, unit, count in _RATES:
@@ -171,6 +171,11 @@ def _drawn_by(records: Sequence[Record], metric: str) -> list[list[float]]:
 
 def _samples(groups: Iterable[Sequence[Record]], metric: str) -> list[list[float]]:
     return [values for group in groups if (values := samples(group, metric))]
+
+
+def _is_enough(drawn: Sequence[Sequence[float]], percent: float) -> bool:
+    """Whether to draw from: of fewer samples, what is drawn for P99 is the largest one again and again."""
+    return _effective(drawn) >= LEAST_DRAWN and sum(map(len, drawn)) * (100 - percent) >= 100
 
 
 def _effective(drawn: Sequence[Sequence[float]]) -> float:

@@ -125,7 +125,7 @@ class Summary:
     goodput
         Requests a second that keep the SLOs; ``None`` without any.
     errors
-        How many of each kind.
+        How many of each kind, the most frequent first.
     """
 
     completed: int
@@ -187,7 +187,7 @@ def summarize(
         cached_tokens=sum(cached) if cached else None,
         metrics={metric: values for metric, values in spreads.items() if values is not None},
         goodput=sum(map(slos.are_kept, good)) / duration_s if slos and slos.limits_ms and duration_s else None,
-        errors=Counter(record.error for record in records if record.error),
+        errors=dict(Counter(record.error for record in records if record.error).most_common()),
     )
 
 

@@ -118,8 +118,7 @@ def _failures(label: str, result: Result) -> Table:
     for record in result.measured:
         if not said.get(record.error):
             said[record.error] = record.detail
-    counts = sorted(result.summary().errors.items(), key=lambda each: -each[1])
-    lines = [(kind, f"{count:,}", _in_a_line(said[kind])) for kind, count in counts]
+    lines = [(kind, f"{count:,}", _in_a_line(said[kind])) for kind, count in result.summary().errors.items()]
     return Table(f"{label}What failed", ("error", "requests", "said of the first"), lines)
 
 

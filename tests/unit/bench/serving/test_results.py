@@ -459,11 +459,11 @@ def test_two_runs_of_the_same_server_are_not_called_different_and_a_slower_one_i
 
 
 def test_two_shuffles_of_one_trace_are_not_different() -> None:
-    dice, times = random.Random(7), [record.ttft_s for record in records(count=60)]
+    dice, times = random.Random(7), [record.ttft_s for record in records(count=120)]
     sides = []
     for _ in range(2):
         dice.shuffle(times)
-        made = records(count=60)
+        made = records(count=120)
         shuffled = [
             msgspec.structs.replace(record, family="trace", ttft_s=time * dice.uniform(0.9, 1.1))
             for record, time in zip(made, times, strict=True)
@@ -489,6 +489,16 @@ def test_of_a_few_requests_nobody_can_say_whether_they_differ() -> None:
     assert {each.name: each.is_different for each in found}["TTFT P50"] is None
     line = next(line for line in comparison_table(found).lines if line[0] == "TTFT P50")
     assert line[-2:] == ("–", "too few requests")
+
+
+def test_a_percentile_that_few_requests_are_beyond_is_not_compared() -> None:
+    sides = [result(records(seed, 3.0 * seed, count=60)) for seed in (1, 2)]
+
+    verdicts = {each.name: each.is_different for each in compare(sides[0], sides[1], resamples=100)}
+
+    assert verdicts["TTFT P90"] is True
+    assert verdicts["TTFT P99"] is None
+    assert verdicts["ITL P99"] is False  # 180 gaps
 
 
 def test_a_comparison_says_in_what_the_runs_were_not_alike() -> None:
