@@ -14,6 +14,11 @@ from tierline.simulate.coefficients import read, write
 
 RUN = ("simulate", "run", "--replicas", "2", "--num-prompts", "120", "--request-rate", "4")
 
+ENGINE = (
+    *("--base-url", "http://127.0.0.1:1", "--model", "m", "--hardware", "none"),
+    *("--kv-bytes-per-token", "9", "--kv-tokens", "9999"),
+)
+
 
 def invoked(*arguments: str) -> str:
     result = CliRunner().invoke(app, arguments)
@@ -103,6 +108,23 @@ def test_reports_and_comparisons_of_the_bench_draw_it_and_say_that_it_is_simulat
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_simulated(flag: str) -> None:
     with pytest.raises(UsageError, match=f"^{flag}: /proc/x: cannot be written"):
         CliRunner().invoke(app, (*RUN, flag, "/proc/x"), catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (("simulate", "calibrate", *ENGINE), "--output"),
+        (("simulate", "mocker"), "--json"),
+        (("simulate", "vendor"), "--json"),
+        (("simulate", "validate"), "--markdown"),
+        (("bench", "compare-features"), "--result-dir"),
+        (("bench", "store"), "--json"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each[1],
+)
+def test_so_are_those_of_whatever_takes_long(command: tuple[str, ...], flag: str) -> None:
+    with pytest.raises(UsageError, match=f"^{flag}: /proc/x.*: cannot be written"):
+        CliRunner().invoke(app, (*command, flag, "/proc/x.yaml"), catch_exceptions=False)
 
 
 def test_a_chart_that_cannot_be_drawn_is_refused_before_a_study() -> None:

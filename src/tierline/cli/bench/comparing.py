@@ -101,11 +101,12 @@ def compare_features(
     """
     from tierline.bench.features.cells import chosen
     from tierline.bench.features.comparing import LATE, Comparison
-    from tierline.bench.report import require_plotting
+    from tierline.bench.report import require_plotting, require_writable
     from tierline.bench.serving.bottleneck import LateRule
     from tierline.cli.bench.running import billing_of
 
     require_plotting()
+    require_writable({"--result-dir": result_dir / f"{REPORT}.json"})
     comparison = Comparison(
         cells=chosen(cells),
         workload=dataset_name,

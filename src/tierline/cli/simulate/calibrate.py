@@ -36,6 +36,7 @@ def calibrate(
     """
     import asyncio
 
+    from tierline.bench.report import require_writable
     from tierline.cli.printing import Output
     from tierline.errors import ConfigurationError
     from tierline.simulate.calibrating import Described, Design
@@ -43,6 +44,7 @@ def calibrate(
     from tierline.simulate.coefficients import check_place, write
 
     check_place("--output", output)
+    require_writable({"--output": output})
     if max_concurrency > sequences:
         raise ConfigurationError("--max-concurrency", max_concurrency, f"at most --sequences, {sequences}")
     printed = Output(is_json=False)
