@@ -24,6 +24,7 @@ from tierline.bench.serving.bottleneck import LateRule
 from tierline.bench.serving.client import Target
 from tierline.bench.serving.results import Billing, Result, Settings
 from tierline.bench.serving.running import Run, Watcher, make_plan, run, served_model
+from tierline.bench.serving.text import Lengths
 from tierline.bench.serving.workloads import default_turns
 from tierline.errors import TierlineError, UsageError
 
@@ -137,10 +138,10 @@ def compare_features(comparison: Comparison, say: Say, watching: Watching) -> Me
     with _stacks(comparison, say) as stacks:
         for number, cell in enumerate(left, start=1):
             say(f"cell {number} of {len(left)}, {cell.name}: {cell.title}")
-            words = next((result.tokens_per_word for result in kept.values()), None)
+            lengths = next((result.lengths for result in kept.values()), None)
             try:
                 with stacks.serve(cell) as served:
-                    result = asyncio.run(_measure(comparison, cell, served, words, watching))
+                    result = asyncio.run(_measure(comparison, cell, served, lengths, watching))
             except TierlineError as error:  # what was measured before must not be lost
                 found.missing[cell] = str(error)
                 say(f"not measured: {error}")
@@ -164,7 +165,7 @@ def _stacks(comparison: Comparison, say: Say) -> Stacks:
 
 
 async def _measure(
-    comparison: Comparison, cell: Cell, served: Served, tokens_per_word: float | None, watching: Watching
+    comparison: Comparison, cell: Cell, served: Served, lengths: Lengths | None, watching: Watching
 ) -> Result:
     model = await served_model(served.url, {})
     with watching() as watcher:
@@ -176,7 +177,7 @@ async def _measure(
                 metrics_urls=served.engines,
                 billing=comparison.billing,
                 late=comparison.late,
-                tokens_per_word=tokens_per_word,
+                lengths=lengths,
             ),
             watcher,
         )

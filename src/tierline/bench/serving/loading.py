@@ -13,6 +13,7 @@ from tierline.bench.serving.client import Reply, Target, ask, encode_body
 from tierline.bench.serving.plan import Planned, write_messages
 from tierline.bench.serving.records import NOT_SENT, ClientLoad, Record
 from tierline.bench.serving.sending import Ready, Sending
+from tierline.bench.serving.text import Lengths
 
 _LOOKS_EVERY_S = 0.01
 _WRITTEN_BEFORE = 32
@@ -28,7 +29,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         Whom to ask.
     plan
         Its requests; whole families.
-    salt, tokens_per_word
+    salt, lengths
         Of the text.
     concurrency
         Of this process; ``None``: no limit.
@@ -41,7 +42,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     target: Target
     plan: Sequence[Planned]
     salt: str
-    tokens_per_word: float
+    lengths: Lengths
     concurrency: int | None = None
     ramp_s: float = 0.0
     duration_s: float | None = None
@@ -135,7 +136,7 @@ class Loader:
 
     def _body(self, planned: Planned) -> bytes:
         asked = self._assignment
-        messages = write_messages(planned, asked.salt, asked.tokens_per_word)
+        messages = write_messages(planned, asked.salt, asked.lengths)
         if planned.goes_on and planned.after is not None:
             messages = self._said.pop(planned.after) + messages
         if planned.index in self._remembered:

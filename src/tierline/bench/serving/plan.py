@@ -3,9 +3,11 @@
 Prompts are recipes, so a plan of many long prompts is small; they are written just before they are sent.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
-from tierline.bench.serving.text import Piece, write
+from tierline.bench.serving.text import MARK_TOKENS, Lengths, Piece, write
 
 MORE_THAN_HALF = 0.5
 
@@ -66,12 +68,34 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
         return self.known_tokens <= MORE_THAN_HALF * self.input_tokens
 
 
-def write_messages(planned: Planned, salt: str, tokens_per_word: float) -> list[dict[str, str]]:
-    """Return what a request adds, as the API wants it."""
-    return [
-        {
-            "role": message.role,
-            "content": "\n\n".join(write(piece, salt, tokens_per_word) for piece in message.pieces),
-        }
-        for message in planned.messages
-    ]
+def write_messages(planned: Planned, salt: str, lengths: Lengths) -> list[dict[str, str]]:
+    """Return what a request adds, as the API wants it.
+
+    What the server's chat template adds is taken off the first pieces, so that the prompt has its planned length. Where
+    two prompts begin alike it is taken off alike, so what they share they share still.
+    """
+    template = lengths.turn if planned.goes_on else lengths.opening
+    written = []
+    for message in planned.messages:
+        pieces, template = _shortened(message.pieces, template)
+        written.append({"role": message.role, "content": _joined(pieces, salt, lengths.per_word)})
+    return written
+
+
+def _shortened(pieces: Sequence[Piece], by: int) -> tuple[list[Piece], int]:
+    """Return pieces that are shorter by so much in all, as far as each keeps its mark, and what could not be taken."""
+    shorter = []
+    for piece in pieces:
+        taken = min(by, max(0, piece.tokens - MARK_TOKENS))
+        by -= taken
+        shorter.append(Piece(piece.kind, piece.seed, piece.tokens - taken))
+    return shorter, by
+
+
+def _joined(pieces: Sequence[Piece], salt: str, tokens_per_word: float) -> str:
+    """Return the text of pieces; those that read alike are one paragraph, for what parts them would be tokens too."""
+    text, kind = "", None
+    for piece in pieces:
+        text += ("" if kind is None else " " if piece.kind == kind else "\n\n") + write(piece, salt, tokens_per_word)
+        kind = piece.kind
+    return text

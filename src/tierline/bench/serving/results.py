@@ -21,6 +21,7 @@ from tierline.bench.serving.arrivals import Ramp
 from tierline.bench.serving.measures import Slos, Spread, Summary, duration, most_in_flight, samples, spread, summarize
 from tierline.bench.serving.prices import Costs, Fleet, PriceList, costs
 from tierline.bench.serving.records import ClientLoad, Record
+from tierline.bench.serving.text import Lengths
 from tierline.errors import UsageError
 
 SCHEMA = "tierline-serving/1"
@@ -86,6 +87,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         Of the client.
     tokens_per_word
         What the server makes of a word of the run's text.
+    opening_tokens, turn_tokens
+        What its chat template adds to a prompt, and to it with every further turn.
     loads
         Of the client's processes.
     doubts
@@ -110,6 +113,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     settings: Settings
     tokens_per_word: float
+    opening_tokens: int = 0
+    turn_tokens: int = 0
     loads: Sequence[ClientLoad]
     doubts: Sequence[str] = ()
     unchecked: str = ""
@@ -118,6 +123,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     billing: Billing | None = None
     driver: str = ""
     records: Sequence[Record]
+
+    @property
+    def lengths(self) -> Lengths:
+        """What the server makes of text."""
+        return Lengths(self.tokens_per_word, self.opening_tokens, self.turn_tokens)
 
     @property
     def measured(self) -> list[Record]:

@@ -26,17 +26,17 @@ from tierline.bench.serving.bottleneck import LATE, LateRule, reasons_not_to_pub
 from tierline.bench.serving.client import Target, ask, encode_body
 from tierline.bench.serving.clients import assignments, run_clients, shares
 from tierline.bench.serving.journal import Earlier, Journal, Opening, read_journal
+from tierline.bench.serving.lengths import learn
 from tierline.bench.serving.loading import Assignment
 from tierline.bench.serving.plan import Message, Planned, write_messages
 from tierline.bench.serving.records import ClientLoad, Record
 from tierline.bench.serving.results import Billing, Result, Settings
-from tierline.bench.serving.text import Piece
+from tierline.bench.serving.text import Lengths, Piece
 from tierline.bench.serving.workloads import Shape, plan, text_of
 from tierline.errors import ConfigurationError, EngineError
 
 TRACE = "trace"
 ASSUMED_TOKENS_PER_WORD = 1.5
-_SAMPLE_WORDS = (64, 256)
 _WARM_UP_TOKENS = 512
 
 
@@ -66,8 +66,8 @@ class Run:
         Where records are kept while the run goes on; ``None``: nowhere.
     resumes
         Go on where the journal ends.
-    tokens_per_word
-        What the server makes of a word; ``None``: it is asked first. Runs with the same text give the same.
+    lengths
+        What the server makes of text; ``None``: it is asked first. Runs with the same text give the same.
     """
 
     settings: Settings
@@ -80,7 +80,7 @@ class Run:
     start_at_s: float | None = None
     journal: Path | None = None
     resumes: bool = False
-    tokens_per_word: float | None = None
+    lengths: Lengths | None = None
 
 
 @dataclass
@@ -149,10 +149,10 @@ async def run(given: Run, watcher: Watcher | None = None) -> Result:
     text_salt = salt if earlier is None else f"{salt}+{earlier.attempts}"
     left = _timed(given, whole if earlier is None else earlier.left(whole))
     async with aiohttp.ClientSession() as http:
-        tokens_per_word, notes = given.tokens_per_word, list[str]()
-        if tokens_per_word is None:
-            tokens_per_word, notes = await _tokens_per_word(http, given.target, settings.workload)
-        await _warm_up(http, given, tokens_per_word, watcher)
+        lengths, notes = given.lengths, list[str]()
+        if lengths is None:
+            lengths, notes = await _lengths(http, given.target, settings)
+        await _warm_up(http, given, lengths, watcher)
         wait_s = 0.0 if given.start_at_s is None else given.start_at_s - time.time()
         if wait_s < 0:
             notes = [*notes, f"Begun {-wait_s:.1f} s after --start-at: what comes before a run took longer than that."]
@@ -161,7 +161,7 @@ async def run(given: Run, watcher: Watcher | None = None) -> Result:
             await asyncio.sleep(wait_s)
         before = await _split(http, given.metrics_urls)
         watcher.begins(len(left))
-        measured = await _load(given, left, text_salt, tokens_per_word, earlier, salt, watcher)
+        measured = await _load(given, left, text_salt, lengths, earlier, salt, watcher)
         after = await _split(http, given.metrics_urls)
     if earlier is not None:
         notes.append(f"Interrupted and gone on with {earlier.attempts} times; the time between is in no figure.")
@@ -173,7 +173,9 @@ async def run(given: Run, watcher: Watcher | None = None) -> Result:
         started_s=measured.started_s,
         machine=machine,
         settings=settings,
-        tokens_per_word=tokens_per_word,
+        tokens_per_word=lengths.per_word,
+        opening_tokens=lengths.opening,
+        turn_tokens=lengths.turn,
         loads=measured.loads,
         doubts=reasons_not_to_publish(records, measured.loads, given.late),
         notes=notes,
@@ -265,7 +267,7 @@ async def _load(
     given: Run,
     left: Sequence[Planned],
     text_salt: str,
-    tokens_per_word: float,
+    lengths: Lengths,
     earlier: Earlier | None,
     salt: str,
     watcher: Watcher,
@@ -275,7 +277,7 @@ async def _load(
         target=given.target,
         plan=left,
         salt=text_salt,
-        tokens_per_word=tokens_per_word,
+        lengths=lengths,
         concurrency=settings.max_concurrency,
         ramp_s=settings.ramp_s,
         duration_s=settings.duration_s,
@@ -308,25 +310,21 @@ async def _load(
     return done
 
 
-async def _tokens_per_word(http: aiohttp.ClientSession, target: Target, workload: str) -> tuple[float, list[str]]:
-    """Learn from two prompts of known length what the server makes of a word, its chat template left out."""
-    counted = []
-    for words in _SAMPLE_WORDS:
-        piece = Piece(text_of(workload), f"sample of {words}", words)
-        planned = Planned(index=0, family="", messages=(_user(piece),), output_tokens=1, input_tokens=words)
-        messages = write_messages(planned, uuid.uuid4().hex, tokens_per_word=1.0)
+async def _lengths(http: aiohttp.ClientSession, target: Target, settings: Settings) -> tuple[Lengths, list[str]]:
+    async def count(messages: list[dict[str, str]]) -> int | None:
         reply = await ask(http, target, encode_body(target, messages, output_tokens=1))
         if reply.error:
             raise EngineError(f"{target.base_url}{target.endpoint}: {reply.error} {reply.detail}".rstrip())
-        counted.append(reply.prompt_tokens)
-    short, long = counted
-    if short is None or long is None or long <= short:
-        note = f"The server counts no tokens; prompts are written for {ASSUMED_TOKENS_PER_WORD} tokens a word."
-        return ASSUMED_TOKENS_PER_WORD, [note]
-    return (long - short) / (_SAMPLE_WORDS[1] - _SAMPLE_WORDS[0]), []
+        return reply.prompt_tokens
+
+    lengths = await learn(count, settings.workload, settings.input_len, uuid.uuid4().hex)
+    if lengths is not None:
+        return lengths, []
+    note = f"The server counts no tokens; prompts are written for {ASSUMED_TOKENS_PER_WORD} tokens a word."
+    return Lengths(ASSUMED_TOKENS_PER_WORD), [note]
 
 
-async def _warm_up(http: aiohttp.ClientSession, given: Run, tokens_per_word: float, watcher: Watcher) -> None:
+async def _warm_up(http: aiohttp.ClientSession, given: Run, lengths: Lengths, watcher: Watcher) -> None:
     """Let engines compile and allocate what first requests need, with prompts that no measured one begins with."""
     settings = given.settings
     if not settings.warmups:
@@ -338,7 +336,7 @@ async def _warm_up(http: aiohttp.ClientSession, given: Run, tokens_per_word: flo
     async def one(number: int) -> None:
         piece = Piece(text_of(settings.workload), f"warm-up {number}", tokens)
         planned = Planned(index=0, family="", messages=(_user(piece),), output_tokens=1, input_tokens=tokens)
-        body = encode_body(given.target, write_messages(planned, salt, tokens_per_word), settings.output_len or 16)
+        body = encode_body(given.target, write_messages(planned, salt, lengths), settings.output_len or 16)
         reply = await ask(http, given.target, body)
         if reply.error:
             watcher.says(f"warm-up {number + 1}: {reply.error} {reply.detail}".rstrip())

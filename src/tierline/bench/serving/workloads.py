@@ -64,6 +64,11 @@ def text_of(name: str) -> Kind:
     return _MAIN_TEXT.get(name, "contract")
 
 
+def goes_on(name: str) -> bool:
+    """Whether prompts of a workload have the answers before them."""
+    return name in ("chats", "agents")
+
+
 def default_turns(name: str) -> int:
     """Return how many turns a workload has when nobody says: chats grow over twenty."""
     return {"chats": 20, "agents": 10}.get(name, 4)
@@ -238,4 +243,10 @@ _WORKLOADS: Mapping[str, Callable[[Shape], Iterator[Planned]]] = {
     "independent": _independent,
     "prefixes": _prefixes,
 }
-_MAIN_TEXT: Mapping[str, Kind] = {"code": "code", "chats": "talk", "templates": "answer", "agents": "tool"}
+_MAIN_TEXT: Mapping[str, Kind] = {
+    "code": "code",
+    "chats": "talk",
+    "templates": "answer",
+    "agents": "tool",
+    "trace": "talk",
+}

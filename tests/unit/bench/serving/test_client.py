@@ -16,6 +16,7 @@ from tierline.bench.serving.client import COMPLETIONS, Reply, Target, ask, encod
 from tierline.bench.serving.loading import Assignment, Loader
 from tierline.bench.serving.records import NOT_SENT, Record
 from tierline.bench.serving.sending import Ready, Sending
+from tierline.bench.serving.text import Lengths
 from tierline.bench.serving.workloads import Shape, plan
 from tierline.stack.simulated_engine.config import SimulatedEngineConfig
 from tierline.stack.simulated_engine.server import make_app
@@ -170,7 +171,7 @@ async def load(url: str, name: str, requests: int, **assignment: object) -> list
     records: list[Record] = []
     planned = plan(name, Shape(requests=requests, input_tokens=800, output_tokens=4, turns=4))
     whole = Assignment(
-        target=Target(base_url=url, model=MODEL), plan=planned, salt="s", tokens_per_word=1.3, concurrency=4
+        target=Target(base_url=url, model=MODEL), plan=planned, salt="s", lengths=Lengths(1.3), concurrency=4
     )
     await Loader(msgspec.structs.replace(whole, **assignment), records.append).run(time.monotonic())
     return records

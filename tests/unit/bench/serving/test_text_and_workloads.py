@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tierline.bench.serving.clients import shares
-from tierline.bench.serving.plan import Planned, write_messages
-from tierline.bench.serving.text import Piece, write
+from tierline.bench.serving.plan import Message, Planned, write_messages
+from tierline.bench.serving.text import MARK_TOKENS, Lengths, Piece, write
 from tierline.bench.serving.workloads import DIFFERENT_PREFIXES, SAME_PREFIX, Shape, default_turns, plan
 from tierline.errors import ConfigurationError
 
@@ -25,9 +25,13 @@ def prompts(planned: list[Planned], salt: str = "s") -> dict[int, str]:
     """Whole prompts, with answers that say nothing."""
     texts: dict[int, str] = {}
     for each in planned:
-        own = "\n".join(message["content"] for message in write_messages(each, salt, 1.0))
+        own = "\n".join(message["content"] for message in write_messages(each, salt, Lengths(1.0)))
         texts[each.index] = f"{texts[each.after]}{ANSWER}{own}" if each.goes_on and each.after is not None else own
     return texts
+
+
+def mark_of(text: str) -> tuple[str, ...]:
+    return tuple(text.split()[:MARK_TOKENS])
 
 
 def common_words(first: str, second: str) -> int:
@@ -36,22 +40,56 @@ def common_words(first: str, second: str) -> int:
 
 
 @given(st.sampled_from(KINDS), st.integers(1, 3000), st.floats(0.7, 3.0))
-def test_text_is_as_long_as_asked_for_and_the_same_for_the_same_seed(kind: str, tokens: int, rate: float) -> None:
+def test_text_is_nearly_as_long_as_asked_for_and_the_same_for_the_same_seed(
+    kind: str, tokens: int, rate: float
+) -> None:
     piece = Piece(kind, "seed", tokens)  # type: ignore[arg-type]
 
     text = write(piece, "salt", rate)
 
-    assert len(text.split()) == max(1, round(tokens / rate))
+    mark = min(tokens, MARK_TOKENS)
+    assert 0.97 * tokens - 2 * rate <= mark + (len(text.split()) - mark) * rate <= tokens + rate
     assert text == write(piece, "salt", rate)
 
 
-@given(st.sampled_from(KINDS), st.text(max_size=5), st.text(max_size=5))
-def test_text_of_another_seed_or_salt_differs_from_its_first_word_on(kind: str, seed: str, salt: str) -> None:
-    piece = Piece(kind, seed, 30)  # type: ignore[arg-type]
-    first = write(piece, salt, 1.0).split()[0]
+def test_short_pieces_together_are_as_long_as_a_long_one() -> None:
+    words = [len(write(Piece("talk", f"{number}", 16), "salt", 1.45).split()) - MARK_TOKENS for number in range(1000)]
 
-    assert write(Piece(piece.kind, f"{seed}+", 30), salt, 1.0).split()[0] != first
-    assert write(piece, f"{salt}+", 1.0).split()[0] != first
+    assert sum(words) / 1000 == pytest.approx(0.98 * (16 - MARK_TOKENS) / 1.45, rel=0.02)
+
+
+@given(st.sampled_from(KINDS), st.text(max_size=5), st.text(max_size=5))
+def test_text_of_another_seed_or_salt_differs_before_a_block_of_tokens_ends(kind: str, seed: str, salt: str) -> None:
+    piece = Piece(kind, seed, 30)  # type: ignore[arg-type]
+    first = mark_of(write(piece, salt, 1.0))
+
+    assert mark_of(write(Piece(piece.kind, f"{seed}+", 30), salt, 1.0)) != first
+    assert mark_of(write(piece, f"{salt}+", 1.0)) != first
+
+
+def test_what_the_server_s_template_adds_is_taken_off_and_what_is_shared_is_shared_still() -> None:
+    lengths = Lengths(1.0, opening=100, turn=30)
+    documents = plan("documents", shape("documents", requests=2))
+    first, second = (write_messages(each, "salt", lengths)[0]["content"] for each in documents)
+    opened, gone_on = plan("chats", shape("chats", requests=2))
+
+    assert len(first.split()) < 3900
+    assert common_words(first, second) >= 0.98 * (documents[1].known_tokens - 100) - 2
+    for each, template in ((opened, 100), (gone_on, 30)):
+        with_template, without = (
+            len(write_messages(each, "salt", measured)[0]["content"].split()) for measured in (lengths, Lengths(1.0))
+        )
+        assert without - with_template == pytest.approx(template, abs=4)
+
+
+def test_pieces_that_are_shorter_than_the_template_keep_their_marks() -> None:
+    pieces = tuple(Piece("talk", f"block {number}", 16) for number in range(4))
+    planned = Planned(index=0, family="", messages=(Message("user", pieces),), output_tokens=1, input_tokens=64)
+
+    words = write_messages(planned, "salt", Lengths(1.0, opening=30))[0]["content"].split()
+
+    assert len(words) == pytest.approx(64 - 30, abs=4)
+    assert words[:MARK_TOKENS] == list(mark_of(write(Piece("talk", "block 0", 16), "salt", 1.0)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,19 +115,18 @@ def test_what_a_request_is_said_to_know_the_one_it_waits_for_has_had(name: str) 
             continue
         assert each.after < each.index
         assert planned[each.after].family == each.family
-        assert common_words(texts[each.index], texts[each.after]) >= min(
-            each.known_tokens, planned[each.after].input_tokens
-        )
+        known = min(each.known_tokens, planned[each.after].input_tokens)
+        assert common_words(texts[each.index], texts[each.after]) >= 0.97 * known
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_prompts_of_different_families_differ_from_their_first_word_on(name: str) -> None:
+def test_prompts_of_different_families_differ_before_a_block_of_tokens_ends(name: str) -> None:
     planned = plan(name, shape(name))
     texts = prompts(planned)
-    first_words = {(each.family, texts[each.index].split()[0]) for each in planned}
+    marks = {(each.family, mark_of(texts[each.index])) for each in planned}
 
     families = {each.family for each in planned}
-    assert len(first_words) == len({word for _, word in first_words}) == len(families)
+    assert len(marks) == len({mark for _, mark in marks}) == len(families)
 
 
 def test_a_chat_says_all_that_was_said_before_and_grows_to_its_context() -> None:
