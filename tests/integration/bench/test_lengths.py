@@ -81,7 +81,9 @@ def burstgpt(length: int) -> str:
     return f"Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,GPT-4,{length},1,{length + 1},API"
 
 
-@pytest.mark.parametrize(("form", "length"), itertools.product([mooncake, bailian, azure, burstgpt], [640, 2048, 8192]))
+@pytest.mark.parametrize(
+    ("form", "length"), list(itertools.product([mooncake, bailian, azure, burstgpt], [640, 2048, 8192]))
+)
 async def test_a_replayed_prompt_is_about_as_long_as_in_its_trace(
     tokens: Count, tmp_path: Path, form: Callable[[int], str], length: int
 ) -> None:

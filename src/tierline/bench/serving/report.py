@@ -195,7 +195,9 @@ def _asked(result: Result) -> str:
         f"at most {settings.input_len:,} tokens" if settings.input_len else "lengths as in the trace",
         f"at most {settings.output_len} tokens" if settings.output_len else "lengths as in the trace",
     )
-    words = "" if result.driver else f"{result.tokens_per_word:.2f} tokens a word; "
+    counted = [record.prompt_tokens for record in result.measured if record.is_good and record.prompt_tokens]
+    words = f"prompts had {min(counted):,} to {max(counted):,} tokens by the server's count; " if counted else ""
+    words += "" if result.driver else f"{result.tokens_per_word:.2f} tokens a word; "
     return (
         f"{f'{settings.workload} {settings.trace}'.rstrip()}: prompts of {lengths[0]}, answers of {lengths[1]}; "
         f"{_load(settings)}; {words}model {settings.model} at {settings.base_url}."
