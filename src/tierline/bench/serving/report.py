@@ -132,7 +132,7 @@ def _tiers(label: str, result: Result) -> Table:
     assert split is not None
     names, who = ("the engine's own cache", "the node store", "another node", "computed"), "by the engines' counters"
     if result.is_simulation:
-        names, who = ("the engine's own cache", "L1", "L2", "computed"), "of those that are measured"
+        names, who = ("the engine's own cache", "L1", "L2", "computed"), "of measured requests"
     named = zip(names, (split.engine_cache, split.node_store, split.other_node, split.computed), strict=True)
     lines = [(name, f"{tokens:,}", f"{tokens / split.total:.1%}" if split.total else "–") for name, tokens in named]
     return Table(f"{label}Who had the prompts' tokens, {who}", ("tier", "tokens", "share"), lines)

@@ -169,7 +169,7 @@ def run(
     save_detailed: Annotated[bool, typer.Option("--save-detailed", help="With arrays of every request.")] = False,
     result_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to.", show_default="here")] = None,
     result_filename: Annotated[
-        str | None, typer.Option(metavar="NAME", help="As what.", show_default="by model and time")
+        str | None, typer.Option(metavar="NAME", help="As what.", show_default="as vLLM calls it")
     ] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Said in the result; may be repeated.")
