@@ -239,6 +239,7 @@ def test_hosts_that_load_one_server_at_once_are_merged_into_one_load(engine: str
         (("--resume",), UsageError),
         (("--share", "1/2"), UsageError),
         (("--start-at", "1795000000", "--salt", "monday"), ConfigurationError),
+        (("--start-at", f"{time.time() * 1000:.0f}", "--salt", "in milliseconds"), ConfigurationError),
         (("--ramp-up-strategy", "linear"), UsageError),
         (("--goodput", "itl:3"), ConfigurationError),
         (("--header", "none"), ConfigurationError),

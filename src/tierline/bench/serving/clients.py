@@ -1,10 +1,11 @@
 """The client processes of one machine: a plan shared out among them, one start for all, their records in one place."""
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -15,8 +16,8 @@ from tierline.bench.serving.worker import READY
 from tierline.errors import TierlineError
 
 _LONGEST_LINE = 256 * 1024 * 1024
-_STARTS_AFTER_S = 0.2
-"""So that every process has heard of the start before it is there."""
+NOTICE_S = 0.2
+"""How long before the start they are told of it, so that every process has heard of the start before it is there."""
 _STOP_SECONDS = 5.0
 
 
@@ -60,35 +61,51 @@ def _part(concurrency: int, number: int, parts: int) -> int:
     return concurrency // parts + (number < concurrency % parts)
 
 
-async def run_clients(
-    given: Sequence[Assignment], told: Callable[[Record], None], started: Callable[[float], None] = lambda _: None
-) -> list[ClientLoad]:
-    """Run a process for each assignment and return what each was busy with.
+class Clients:
+    """Client processes that have read what they have to do, and wait for the word to start."""
 
-    Parameters
-    ----------
-    told
-        Is given every record, as it comes.
-    started
-        Is told the wall clock's time of the start.
+    def __init__(self, processes: Sequence[asyncio.subprocess.Process]) -> None:
+        self._processes = processes
+
+    async def run(self, start_s: float, told: Callable[[Record], None]) -> list[ClientLoad]:
+        """Have all of them start, and return what each was busy with.
+
+        Parameters
+        ----------
+        start_s
+            The wall clock's time of the start, :data:`NOTICE_S` from now or later.
+        told
+            Is given every record, as it comes.
+
+        Raises
+        ------
+        TierlineError
+            When a process ends before its work does.
+        """
+        start = time.monotonic() + start_s - time.time()
+        for process in self._processes:
+            _input(process).write(b"%r\n" % start)
+        return await asyncio.gather(*(_follow(process, told) for process in self._processes))
+
+
+@contextlib.asynccontextmanager
+async def ready_clients(given: Sequence[Assignment]) -> AsyncIterator[Clients]:
+    """Start a process for each assignment, and yield them when all have read theirs.
 
     Raises
     ------
     TierlineError
-        When a process ends before its work does.
+        When a process ends before that.
     """
-    processes = [await _process() for _ in given]
+    processes: list[asyncio.subprocess.Process] = []
     try:
-        for process, assignment in zip(processes, given, strict=True):
-            _input(process).write(msgspec.json.encode(assignment) + b"\n")
+        for assignment in given:
+            processes.append(await _process())
+            _input(processes[-1]).write(msgspec.json.encode(assignment) + b"\n")
         for process in processes:
             if await _output(process).readline() != READY:
                 raise _ended(process)
-        start = time.monotonic() + _STARTS_AFTER_S
-        started(time.time() + _STARTS_AFTER_S)
-        for process in processes:
-            _input(process).write(b"%r\n" % start)
-        return await asyncio.gather(*(_follow(process, told) for process in processes))
+        yield Clients(processes)
     finally:
         for process in processes:
             await _stop(process)

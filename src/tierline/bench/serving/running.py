@@ -24,7 +24,7 @@ from tierline.bench.serving import trace_files
 from tierline.bench.serving.arrivals import arrival_times
 from tierline.bench.serving.bottleneck import LATE, LateRule, reasons_not_to_publish
 from tierline.bench.serving.client import Target, ask, encode_body
-from tierline.bench.serving.clients import assignments, run_clients, shares
+from tierline.bench.serving.clients import NOTICE_S, assignments, ready_clients, shares
 from tierline.bench.serving.journal import Earlier, Journal, Opening, read_journal
 from tierline.bench.serving.lengths import learn
 from tierline.bench.serving.loading import Assignment
@@ -38,6 +38,8 @@ from tierline.errors import ConfigurationError, EngineError
 TRACE = "trace"
 ASSUMED_TOKENS_PER_WORD = 1.5
 _WARM_UP_TOKENS = 512
+_BEFORE_START_S = 1.0
+"""For engines' counters, which are read when other hosts have warmed up."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Run:
     late
         How late the client may be.
     start_at_s
-        When to start, in seconds of the Unix epoch; ``None``: at once.
+        When to start, in seconds of the Unix epoch; ``None``: as soon as the client processes are ready.
     journal
         Where records are kept while the run goes on; ``None``: nowhere.
     resumes
@@ -153,16 +155,11 @@ async def run(given: Run, watcher: Watcher | None = None) -> Result:
         if lengths is None:
             lengths, notes = await _lengths(http, given.target, settings)
         await _warm_up(http, given, lengths, watcher)
-        wait_s = 0.0 if given.start_at_s is None else given.start_at_s - time.time()
-        if wait_s < 0:
-            notes = [*notes, f"Begun {-wait_s:.1f} s after --start-at: what comes before a run took longer than that."]
-        if wait_s > 0:
-            watcher.says(f"starting in {wait_s:.0f} s")
-            await asyncio.sleep(wait_s)
-        before = await _split(http, given.metrics_urls)
-        watcher.begins(len(left))
-        measured = await _load(given, left, text_salt, lengths, earlier, salt, watcher)
+        measured = await _load(http, given, left, text_salt, lengths, earlier, salt, watcher)
         after = await _split(http, given.metrics_urls)
+    if measured.late_s > 0:
+        late = f"Begun {measured.late_s:.1f} s after --start-at: what comes before a run took longer than that."
+        notes = [*notes, late]
     if earlier is not None:
         notes.append(f"Interrupted and gone on with {earlier.attempts} times; the time between is in no figure.")
     records = [*(earlier.records if earlier is not None else ()), *measured.records]
@@ -179,7 +176,7 @@ async def run(given: Run, watcher: Watcher | None = None) -> Result:
         loads=measured.loads,
         doubts=reasons_not_to_publish(records, measured.loads, given.late),
         notes=notes,
-        split=after - before if before is not None and after is not None else None,
+        split=after - measured.before if measured.before is not None and after is not None else None,
         billing=given.billing,
         records=sorted(records, key=lambda record: record.sent_s),
     )
@@ -259,11 +256,14 @@ def _timed(given: Run, planned: Sequence[Planned]) -> list[Planned]:
 @dataclass
 class _Loaded:
     started_s: float = 0.0
+    late_s: float = 0.0
+    before: TokenSplit | None = None
     records: list[Record] = field(default_factory=list)
     loads: list[ClientLoad] = field(default_factory=list)
 
 
 async def _load(
+    http: aiohttp.ClientSession,
     given: Run,
     left: Sequence[Planned],
     text_salt: str,
@@ -291,6 +291,7 @@ async def _load(
         if given.journal is not None:
             given.journal.parent.mkdir(parents=True, exist_ok=True)
             journal = Journal(given.journal, Opening(settings, salt, done.started_s), earlier)
+        watcher.begins(len(left))
 
     def told(record: Record) -> None:
         record = msgspec.structs.replace(record, sent_s=record.sent_s + begun_s)
@@ -301,13 +302,26 @@ async def _load(
 
     try:
         if left:
-            done.loads = await run_clients(assignments(whole, settings.processes), told, starts)
+            async with ready_clients(assignments(whole, settings.processes)) as clients:
+                await _wait(given.start_at_s, watcher)
+                done.before = await _split(http, given.metrics_urls)
+                start_s = max(given.start_at_s or 0.0, time.time() + NOTICE_S)
+                done.late_s = 0.0 if given.start_at_s is None else start_s - given.start_at_s
+                starts(start_s)
+                done.loads = await clients.run(start_s, told)
         else:
             starts(time.time())
     finally:
         if journal is not None:
             journal.close()
     return done
+
+
+async def _wait(start_at_s: float | None, watcher: Watcher) -> None:
+    """Wait until shortly before the start."""
+    if start_at_s is not None and (wait_s := start_at_s - time.time()) > 0:
+        watcher.says(f"ready; starting in {wait_s:.0f} s")
+        await asyncio.sleep(wait_s - _BEFORE_START_S)
 
 
 async def _lengths(http: aiohttp.ClientSession, target: Target, settings: Settings) -> tuple[Lengths, list[str]]:

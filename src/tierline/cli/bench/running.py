@@ -227,8 +227,8 @@ def run(
     if compare is not None:
         compared(*compare)
         return
-    if start_at is not None and start_at < time.time():
-        raise ConfigurationError("--start-at", f"{start_at:.0f}", f"a time to come; it is {time.time():.0f} now")
+    if start_at is not None and not 0 < start_at - time.time() < 86_400:
+        raise ConfigurationError("--start-at", start_at, f"a time within a day; it is {time.time():.0f} now")
     is_trace = dataset_name == TRACE
     is_timed_by_us = request_rate is not None or ramp_up_strategy is not None
     has_two_rates = ramp_up_strategy is not None and request_rate is not None and math.isfinite(request_rate)
