@@ -222,7 +222,7 @@ def run(
     from tierline.bench.serving.running import TRACE, Run, replayed_trace
     from tierline.bench.serving.workloads import default_turns
     from tierline.cli.bench.writing import Files, compared, require_answers, shown
-    from tierline.errors import ConfigurationError, TierlineError, UsageError
+    from tierline.errors import ConfigurationError, UsageError
 
     if compare is not None:
         compared(*compare)
@@ -342,6 +342,7 @@ def run(
             late,
             given,
         )
+        _require_measured(result)
         shown(result)
         files.write(result)
         require_answers(result)
@@ -361,11 +362,7 @@ def run(
             resumes=resume,
         )
     )
-    if not any(record.is_measured for record in result.records):
-        raise TierlineError(
-            f"nothing was measured: all {len(result.records)} requests were sent within --ramp-up-seconds, "
-            f"{ramp_up_seconds:g}; give less of it, or more requests"
-        )
+    _require_measured(result)
     shown(result)
     if journal is not None and result.doubts:  # what is not published is not gone on with either
         journal.unlink(missing_ok=True)
@@ -373,6 +370,16 @@ def run(
     if journal is not None:
         journal.unlink(missing_ok=True)
     require_answers(result)
+
+
+def _require_measured(result: "Result") -> None:
+    from tierline.errors import TierlineError
+
+    if not any(record.is_measured for record in result.records):
+        raise TierlineError(
+            f"nothing was measured: all {len(result.records)} requests were sent within --ramp-up-seconds, "
+            f"{result.settings.ramp_s:g}; give less of it, or more requests"
+        )
 
 
 def _served_model(base_url: str, headers: dict[str, str]) -> str:

@@ -227,9 +227,9 @@ def test_chats_are_as_many_turns_as_ours_and_as_long() -> None:
 
     assert "--osl 8 --isl 80 --conversation-num 2 --conversation-turn-mean 3" in words("aiperf", **chats)
     assert '{"kind":"synthetic_text","output_tokens":8,"prompt_tokens":80,"turns":3}' in words("guidellm", **chats)
-    with pytest.raises(ConfigurationError, match="a multiple of --num-turns, 3"):
-        words("aiperf", **chats, requests=7)
     for name in ("aiperf", "guidellm"):
+        with pytest.raises(ConfigurationError, match="a multiple of --num-turns, 3"):
+            words(name, **chats, requests=7)
         with pytest.raises(UsageError, match="--request-rate with chats"):
             words(name, **chats, is_open_loop=True, request_rate=1.0)
 

@@ -69,21 +69,8 @@ class Asked:
 
     @property
     def chats(self) -> int:
-        """How many chats there are.
-
-        Raises
-        ------
-        ConfigurationError
-            When the last one would not have all its turns.
-        """
-        count, left = divmod(self.settings.requests, self.settings.turns)
-        if left:
-            raise ConfigurationError(
-                "--num-prompts",
-                str(self.settings.requests),
-                f"a multiple of --num-turns, {self.settings.turns}: --driver makes whole chats",
-            )
-        return count
+        """How many chats there are."""
+        return self.settings.requests // self.settings.turns
 
     @property
     def block_tokens(self) -> int:
@@ -151,6 +138,12 @@ def refuse(asked: Asked, what: Sequence[tuple[bool, str]]) -> None:
     """
     if asked.settings.workload == TEMPLATES and asked.prefix_tokens < 1:
         raise ConfigurationError("--input-len", str(asked.settings.input_len), f"more than {QUESTION_TOKENS}")
+    if asked.settings.workload == CHATS and asked.settings.requests % asked.settings.turns:
+        raise ConfigurationError(
+            "--num-prompts",
+            str(asked.settings.requests),
+            f"a multiple of --num-turns, {asked.settings.turns}: --driver makes whole chats",
+        )
     for is_given, flag in what:
         if is_given:
             raise UsageError(f"{flag}: goes only with our own client, without --driver")
