@@ -1,6 +1,7 @@
 """A report as one HTML file that needs nothing else: tables, and charts drawn by uPlot, which is in the file.
 
-What comes from servers (models, errors) is text to it, never markup.
+Charts are as wide as the window lets them be, and each has its figures in a table for who cannot see it. What comes
+from servers (models, errors) is text to it, never markup.
 """
 
 import html
@@ -126,7 +127,8 @@ def _table(table: Table) -> str:
         for line in table.lines
     )
     caption = html.escape(table.title)
-    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    table_html = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    return f'<div class="wide" role="region" aria-label="{caption}" tabindex="0">{table_html}</div>'
 
 
 _STYLE = """
@@ -142,18 +144,79 @@ th:first-child { text-align: left; }
 thead th { font-weight: 600; }
 figure { margin: 1.5rem 0; }
 figcaption { font-weight: 600; }
-code { overflow-wrap: anywhere; }
+h1, p, li { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
+summary { cursor: pointer; }
+@media (max-width: 40rem) { body { margin: 1rem auto; } h1 { font-size: 1.4rem; } th, td { padding: .15rem .4rem; } }
 .u-legend { color: var(--ink); }
 """
 
 _SCRIPT = """
 const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
 const colours = ["#3b6ea5", "#c0702b"];
+const MOST_LINES = 500;
+const shown = value => value == null ? "–" : `${Number(value.toPrecision(6))}`;
+
+// Room for tick labels, however long they are, beside the axis's own label.
+function roomFor(plot, values, index, cycle) {
+  const axis = plot.axes[index];
+  if (cycle > 1) return axis._size;
+  plot.ctx.font = axis.font[0];
+  const widths = (values ?? []).map(value => plot.ctx.measureText(value).width / devicePixelRatio);
+  return Math.ceil(Math.max(25, ...widths)) + axis.ticks.size + axis.gap;
+}
+
+function inWords(chart) {
+  const ranges = chart.names.map((name, index) => {
+    const values = chart.data[index + 1].filter(value => value != null);
+    const [low, high] = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)],
+      [Infinity, -Infinity]);
+    return values.length ? `${name} from ${shown(low)} to ${shown(high)}` : `${name} none`;
+  });
+  return `${chart.title}: ${ranges.join(", ")} (${chart.y}). Its figures are in the table below it.`;
+}
+
+// Made when it is opened: a long run has many lines.
+function inATable(chart) {
+  const details = document.createElement("details"), summary = document.createElement("summary");
+  summary.textContent = "Figures of this chart";
+  details.append(summary);
+  details.addEventListener("toggle", () => {
+    if (details.querySelector("table")) return;
+    const box = document.createElement("div"), table = document.createElement("table");
+    box.className = "wide";
+    const every = Math.ceil(chart.data[0].length / MOST_LINES);
+    table.createCaption().textContent = every > 1 ? `${chart.title}: one of ${every}` : chart.title;
+    const line = (section, cells, isHead) => {
+      const row = section.insertRow();
+      cells.forEach((cell, index) => {
+        const element = document.createElement(isHead || !index ? "th" : "td");
+        if (isHead || !index) element.scope = isHead ? "col" : "row";
+        element.textContent = cell;
+        row.append(element);
+      });
+    };
+    line(table.createTHead(), [chart.x, ...chart.names], true);
+    const body = table.createTBody();
+    for (let at = 0; at < chart.data[0].length; at += every) {
+      const named = chart.labels ? chart.labels[chart.data[0][at]] : shown(chart.data[0][at]);
+      line(body, [named, ...chart.data.slice(1).map(values => shown(values[at]))], false);
+    }
+    box.append(table);
+    details.append(box);
+  });
+  return details;
+}
+
 for (const chart of JSON.parse(document.getElementById("charts").textContent)) {
   const figure = document.createElement("figure");
   const caption = document.createElement("figcaption");
   caption.textContent = chart.title;
   figure.append(caption);
+  const place = document.createElement("div");
+  place.className = "wide";
+  if (chart.kind === "bars") place.tabIndex = 0;  // it scrolls where bars need more room than there is
+  figure.append(place);
   document.getElementById("figures").append(figure);
   const axis = label => ({label, stroke: ink, grid: {stroke: "#8884"}, ticks: {stroke: "#8884"}});
   const isBars = chart.kind === "bars";
@@ -163,7 +226,7 @@ for (const chart of JSON.parse(document.getElementById("charts").textContent)) {
     points: {show: chart.kind === "points", size: 5, fill: colours[index]},
   }));
   const named = (_, places) => places.map(place => chart.labels[place] ?? "");
-  const x = axis(chart.x), y = axis(chart.y), first = {label: chart.x}, scales = {x: {time: false}};
+  const x = axis(chart.x), y = {...axis(chart.y), size: roomFor}, first = {label: chart.x}, scales = {x: {time: false}};
   if (isBars) {
     Object.assign(x, {label: undefined, values: named, splits: () => chart.data[0], rotate: -35, size: 130});
     first.value = (_, place) => chart.labels[place] ?? "";
@@ -171,10 +234,17 @@ for (const chart of JSON.parse(document.getElementById("charts").textContent)) {
     scales.y = {range: (_, low, high) => [0, high * 1.1]};
     y.values = (_, places) => places.map(place => `${Number(place.toPrecision(3))}`);
   }
-  new uPlot({
-    width: Math.min(920, document.body.clientWidth), height: isBars ? 400 : 300, scales,
-    axes: [x, y], padding: isBars ? [null, 90, null, null] : undefined, series: [first, ...series],
-  }, chart.data, figure);
+  const height = isBars ? 400 : 300, narrowest = isBars ? 220 + 40 * chart.labels.length : 0;
+  const width = () => Math.max(narrowest, Math.min(920, place.clientWidth));
+  const plot = new uPlot({
+    width: width(), height, scales, axes: [x, y], padding: isBars ? [null, 90, null, null] : undefined,
+    series: [first, ...series],
+  }, chart.data, place);
+  new ResizeObserver(() => width() !== plot.width && plot.setSize({width: width(), height})).observe(place);
+  const canvas = place.querySelector("canvas");
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", inWords(chart));
+  figure.append(inATable(chart));
 }
 """
 
