@@ -5,7 +5,7 @@ socket after its greeting. ``journal``: changes to the journal of a store that i
 ``depths``: bytes between a router and its controller. ``fetches``, ``arrivals`` and ``handshakes``: between two nodes.
 ``requests`` and ``responses``: bytes of a client's connection to a router, and of its own to an endpoint; ``passed_on``
 and ``passed_back``: the same of a proxy beside a model. ``pages``: of metrics, as a collector reads them.
-``traces``: files of spans.
+``traces``: files of spans. ``request_traces``: files of requests.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from typing import Any
 from tests.fuzz.controller import depths, lookups
 from tests.fuzz.members import announcements, answers
 from tests.fuzz.proxy import metric_pages, passed_back, passed_on
+from tests.fuzz.request_traces import request_traces
 from tests.fuzz.router import requests, responses
 from tests.fuzz.traces import traces
 from tests.fuzz.transfers import arrivals, fetches, handshakes
@@ -401,6 +402,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "passed_back": passed_back,
     "pages": metric_pages,
     "traces": traces,
+    "request_traces": request_traces,
     "frames": frames,
     "journal": journal,
     "lookups": lookups,

@@ -141,6 +141,13 @@ def test_any_file_of_spans_is_drawn_or_refused_in_one_line(data: bytes) -> None:
 
 
 @LONG
+@given(data=mutants(SEEDS["request_traces"]))
+@FUZZED
+def test_any_file_of_requests_is_replayed_or_refused_in_one_line(data: bytes) -> None:
+    run("request_traces", data)
+
+
+@LONG
 @given(data=framed_mutants(SEEDS["frames"]))
 @FUZZED
 def test_any_frames_of_a_socket_connection_do_no_harm(data: bytes) -> None:

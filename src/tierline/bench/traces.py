@@ -3,17 +3,15 @@
 Equal numbers are equal blocks after equal blocks, so a number stands for the whole prefix that ends with it.
 """
 
-import gzip
 import heapq
 import itertools
-import json
 import random
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
+from tierline.bench.trace_fields import blocks_of, checked, json_object, opened, time_of, tokens_of
 from tierline.errors import UsageError
 
 BLOCK_TOKENS = 512
@@ -74,31 +72,25 @@ def read_trace(path: Path) -> Trace:
         The file cannot be read, or a line of it is something else.
     """
     requests = []
-    try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                requests.append(_request(path, number, line))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UsageError(f"--trace: {path}: cannot be read: {error}") from error
+    with opened("--trace", path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                with checked(f"--trace: {path}: line {number}"):
+                    requests.append(_request(line))
     if not requests:
         raise UsageError(f"--trace: {path}: is empty")
     return Trace(Path(path.name.removesuffix(".gz")).stem, sorted(requests, key=lambda request: request.at_s))
 
 
-def _open(path: Path) -> TextIO:
-    return gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-
-
-def _request(path: Path, number: int, line: str) -> Request:
-    try:
-        entry = json.loads(line)
-        at_s, blocks = float(entry["timestamp"]) / 1000, tuple(map(int, entry["hash_ids"]))
-        return Request(at_s, blocks, max(1, int(entry.get("output_length", 1))))
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(
-            f'--trace: {path}: line {number}: expected a JSON object with a number "timestamp" and a list of numbers '
-            f'"hash_ids", got {line[:60]!r}'
-        ) from error
+def _request(line: str) -> Request:
+    entry = json_object(line)
+    if "chat_id" in entry:
+        raise ValueError(
+            "`chat_id` is of Bailian's traces, whose blocks are of 16 tokens; allowed: Mooncake's, of 512 tokens; "
+            "`tierline bench run` replays both"
+        )
+    output_tokens = tokens_of(entry, "output_length") if "output_length" in entry else 1
+    return Request(time_of(entry, "timestamp", 1000.0), blocks_of(entry, "hash_ids"), max(1, output_tokens))
 
 
 def generate_trace(seed: int, requests: int = 6_000) -> Trace:

@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -35,13 +36,38 @@ def test_a_packed_trace_is_unpacked_and_one_that_is_cut_off_is_a_users_mistake(t
         read_trace(tmp_path / "cut.gz")
 
 
-@pytest.mark.parametrize("line", ["", "{}", "[1]", "hello", '{"timestamp": 1, "hash_ids": 7}'])
-def test_a_line_that_is_no_request_is_named(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("[1]", "expected a JSON object"),
+        ("hello", "expected a JSON object"),
+        ("[" * 100_000, "expected a JSON object"),
+        ("{}", "`timestamp`: is missing; allowed: a number"),
+        ('{"timestamp": NaN, "hash_ids": [1]}', "`timestamp`: got nan; allowed: a number"),
+        ('{"timestamp": 1e400, "hash_ids": [1]}', "`timestamp`: got inf"),
+        ('{"timestamp": true, "hash_ids": [1]}', "`timestamp`: got True"),
+        ('{"timestamp": 1, "hash_ids": 7}', "`hash_ids`: got 7; allowed: a list of whole numbers"),
+        ('{"timestamp": 1, "hash_ids": [1.5]}', "`hash_ids`: got "),
+        ('{"timestamp": 1, "hash_ids": [1], "output_length": -5}', "`output_length`: got -5; allowed: a whole number"),
+        ('{"timestamp": 1, "hash_ids": [1], "output_length": 2.5}', "`output_length`: got 2.5"),
+        ('{"timestamp": 1, "hash_ids": [1], "output_length": 1e300}', "`output_length`: got 1e"),
+        ('{"chat_id": 1, "timestamp": 1, "hash_ids": [1]}', "`chat_id` is of Bailian's traces, whose blocks are of 16"),
+    ],
+)
+def test_a_line_that_is_no_request_is_named_with_its_field_and_what_is_allowed(
+    tmp_path: Path, line: str, told: str
+) -> None:
     file = tmp_path / "trace.jsonl"
     file.write_text('{"timestamp": 1, "hash_ids": [1]}\n' + line + "\n")
 
-    with pytest.raises(UsageError, match=r"trace\.jsonl: line 2: expected a JSON object"):
+    with pytest.raises(UsageError, match=rf"--trace: .*trace\.jsonl: line 2: {re.escape(told)}"):
         read_trace(file)
+
+
+def test_empty_lines_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('\n{"timestamp": 1500, "hash_ids": [0, 1]}\n\n')
+
+    assert read_trace(tmp_path / "t.jsonl").requests == [Request(1.5, (0, 1))]
 
 
 def test_a_trace_that_is_empty_or_not_there_is_a_users_mistake(tmp_path: Path) -> None:

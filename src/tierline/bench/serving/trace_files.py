@@ -6,18 +6,22 @@ BurstGPT's tell lengths only, so their prompts share nothing here. What was said
 
 import csv
 import datetime as dt
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tierline.bench.serving.plan import Message, Planned
 from tierline.bench.serving.text import Piece
+from tierline.bench.trace_fields import BadField, Entry, blocks_of, checked, json_object, opened, time_of, tokens_of
 from tierline.errors import ConfigurationError, UsageError
 
 MOONCAKE_BLOCK_TOKENS = 512
 BAILIAN_BLOCK_TOKENS = 16
 _MILLISECONDS = 1000.0
+_FLAG = "--dataset-path"
 
 
 @dataclass(frozen=True)
@@ -50,20 +54,18 @@ def read(path: Path) -> list[Traced]:
     ``output_length``, ``hash_ids`` of 512 tokens each. Bailian (alibaba-edu/qwen-bailian-usagetraces-anon): the same
     with ``chat_id``, ``timestamp`` in seconds and blocks of 16 tokens. Azure (Azure/AzurePublicDataset), CSV:
     ``TIMESTAMP``, ``ContextTokens``, ``GeneratedTokens``. BurstGPT (HPMLL/BurstGPT), CSV: ``Timestamp`` in seconds,
-    ``Request tokens``, ``Response tokens``; failed requests, with no response tokens, are left out.
+    ``Request tokens``, ``Response tokens``; failed requests, with no response tokens, are left out. A file whose name
+    ends in ``.gz`` is unpacked.
 
     Raises
     ------
     UsageError
         When the file cannot be read, is empty, or is something else.
     """
-    try:
-        with path.open(newline="") as lines:
-            traced = list(_requests(path, iter(lines)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--dataset-path: {path}: cannot be read: {error}") from error
+    with opened(_FLAG, path) as lines:
+        traced = list(_requests(path, iter(lines)))
     if not traced:
-        raise UsageError(f"--dataset-path: {path}: has no requests")
+        raise UsageError(f"{_FLAG}: {path}: has no requests")
     traced.sort(key=lambda request: request.at_s)
     start = traced[0].at_s
     return [
@@ -73,59 +75,63 @@ def read(path: Path) -> list[Traced]:
 
 
 def _requests(path: Path, lines: Iterator[str]) -> Iterator[Traced]:
-    first = next(lines, "")
-    if first.lstrip("\ufeff").startswith("{"):
+    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    begin, first = next(numbered, (1, ""))
+    if first.startswith("{"):
         read_line = _bailian if '"chat_id"' in first else _mooncake
-        for number, line in enumerate([first, *lines], start=1):
-            try:
-                yield read_line(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
-                raise UsageError(f"--dataset-path: {path}: line {number} is no request: {line[:60]!r}") from error
+        for number, line in itertools.chain([(begin, first)], numbered):
+            with checked(f"{_FLAG}: {path}: line {number}"):
+                yield read_line(json_object(line))
         return
-    columns = next(csv.reader([first.lstrip("\ufeff")]), [])
-    read_row = _azure if "ContextTokens" in columns else _burstgpt
-    if "ContextTokens" not in columns and "Request tokens" not in columns:
-        raise UsageError(f"--dataset-path: {path}: is no trace of Mooncake's, Bailian's, Azure's or BurstGPT's")
-    for number, row in enumerate(csv.DictReader(lines, fieldnames=columns), start=2):
-        try:
-            traced = read_row(row)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"--dataset-path: {path}: line {number} is no request") from error
-        if traced.input_tokens > 0 and traced.output_tokens > 0:
-            yield traced
+    rows = csv.reader(itertools.chain([first], lines))
+    try:
+        columns = next(rows, [])
+        read_row = next((read for column, read in _BY_COLUMN.items() if column in columns), None)
+        if read_row is None:
+            raise UsageError(f"{_FLAG}: {path}: is no trace of Mooncake's, Bailian's, Azure's or BurstGPT's")
+        for row in filter(None, rows):
+            with checked(f"{_FLAG}: {path}: line {begin - 1 + rows.line_num}"):
+                traced = read_row(dict(zip(columns, row, strict=False)))
+            if traced.input_tokens > 0 and traced.output_tokens > 0:
+                yield traced
+    except csv.Error as error:
+        raise UsageError(f"{_FLAG}: {path}: line {begin - 1 + rows.line_num}: {error}") from error
 
 
-def _mooncake(entry: Mapping[str, object]) -> Traced:
-    return _with_blocks(entry, MOONCAKE_BLOCK_TOKENS, ticks_per_s=1000.0)
+def _mooncake(entry: Entry) -> Traced:
+    return _with_blocks(entry, MOONCAKE_BLOCK_TOKENS, ticks_per_s=_MILLISECONDS)
 
 
-def _bailian(entry: Mapping[str, object]) -> Traced:
+def _bailian(entry: Entry) -> Traced:
     return _with_blocks(entry, BAILIAN_BLOCK_TOKENS, ticks_per_s=1.0)
 
 
-def _with_blocks(entry: Mapping[str, object], block_tokens: int, ticks_per_s: float) -> Traced:
-    blocks = entry["hash_ids"]
-    if not isinstance(blocks, list):
-        raise TypeError("hash_ids is a list")
+def _with_blocks(entry: Entry, block_tokens: int, ticks_per_s: float) -> Traced:
     return Traced(
-        at_s=float(str(entry["timestamp"])) / ticks_per_s,
-        input_tokens=max(1, int(str(entry["input_length"]))),
-        output_tokens=max(1, int(str(entry["output_length"]))),
-        blocks=tuple(map(int, blocks)),
+        at_s=time_of(entry, "timestamp", ticks_per_s),
+        input_tokens=max(1, tokens_of(entry, "input_length")),
+        output_tokens=max(1, tokens_of(entry, "output_length")),
+        blocks=blocks_of(entry, "hash_ids"),
         block_tokens=block_tokens,
     )
 
 
-def _azure(row: Mapping[str, str]) -> Traced:
+def _azure(row: Entry) -> Traced:
     # Python reads six digits of a second's fraction, the trace has seven.
-    whole, _, fraction = row["TIMESTAMP"].strip().partition(".")
-    digits = "".join(each for each in fraction if each.isdigit())
-    at = dt.datetime.fromisoformat(whole).replace(tzinfo=dt.UTC).timestamp() + float(f"0.{digits or 0}")
-    return Traced(at, int(row["ContextTokens"]), int(row["GeneratedTokens"]))
+    whole, _, fraction = str(row.get("TIMESTAMP", "")).strip().partition(".")
+    digits = "".join(each for each in fraction if each in string.digits)
+    try:
+        at_s = dt.datetime.fromisoformat(whole).replace(tzinfo=dt.UTC).timestamp() + float(f"0.{digits or 0}")
+    except ValueError as error:
+        raise BadField("TIMESTAMP", row, "a time such as 2023-11-16 18:15:46.6805900") from error
+    return Traced(at_s, tokens_of(row, "ContextTokens"), tokens_of(row, "GeneratedTokens"))
 
 
-def _burstgpt(row: Mapping[str, str]) -> Traced:
-    return Traced(float(row["Timestamp"]), int(row["Request tokens"]), int(row["Response tokens"]))
+def _burstgpt(row: Entry) -> Traced:
+    return Traced(time_of(row, "Timestamp"), tokens_of(row, "Request tokens"), tokens_of(row, "Response tokens"))
+
+
+_BY_COLUMN: Mapping[str, Callable[[Entry], Traced]] = {"ContextTokens": _azure, "Request tokens": _burstgpt}
 
 
 def replayed(

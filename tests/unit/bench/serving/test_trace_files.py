@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -74,6 +75,49 @@ def test_a_file_that_is_no_trace_is_a_users_mistake(tmp_path: Path, text: str) -
     (tmp_path / "t").write_text(text)
     with pytest.raises(UsageError, match="--dataset-path"):
         read(tmp_path / "t")
+
+
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+MOONCAKE = '{"timestamp": 0, "input_length": 5, "output_length": 5, "hash_ids": [0]}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (MOONCAKE + MOONCAKE.replace("0,", "NaN,", 1), "`timestamp`: got nan; allowed: a number, 0 or more"),
+        (MOONCAKE + MOONCAKE.replace("0,", "1e400,", 1), "`timestamp`: got inf"),
+        (MOONCAKE + MOONCAKE.replace("5", "-5", 1), "`input_length`: got -5; allowed: a whole number of tokens from 0"),
+        (MOONCAKE + MOONCAKE.replace('"input_length": 5, ', ""), "`input_length`: is missing"),
+        (MOONCAKE + "{\n", "expected a JSON object"),
+        ("Other,ContextTokens,GeneratedTokens,TIMESTAMP\nx,1\n", "`TIMESTAMP`: is missing; allowed: a time such as"),
+        (AZURE + "now,1,1\n", "`TIMESTAMP`: got 'now'"),
+        (AZURE + "2023-11-16 18:15:46,many,1\n", "`ContextTokens`: got 'many'; allowed: a whole number of tokens"),
+        (BURSTGPT + "5,GPT-4,472.5,18,490,API\n", "`Request tokens`: got '472.5'"),
+        (BURSTGPT + "inf,GPT-4,472,18,490,API\n", "`Timestamp`: got 'inf'"),
+        (BURSTGPT + "5," + "x" * 200_000 + "\n", "field larger than field limit"),
+    ],
+)
+def test_a_line_that_is_no_request_is_named_with_its_field_and_what_is_allowed(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    (tmp_path / "t").write_text(text)
+    with pytest.raises(UsageError, match=rf"--dataset-path: .*: line 2: {re.escape(told)}"):
+        read(tmp_path / "t")
+
+
+def test_counts_may_be_written_with_a_point_and_lines_may_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"\ufeff{BURSTGPT}\n5,ChatGPT,472.0,18.0,490.0,API\n\n", encoding="utf-8")
+    (tmp_path / "t.jsonl").write_text(f"\n{MOONCAKE}\n\n")
+
+    assert read(tmp_path / "t.csv") == [Traced(0.0, 472, 18)]
+    assert read(tmp_path / "t.jsonl") == [Traced(0.0, 5, 5, (0,), 512)]
+
+
+def test_the_line_that_is_wrong_is_counted_with_the_empty_ones(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"\n{BURSTGPT}\n5,ChatGPT,472,18,490,API\n5,ChatGPT,-1,18,490,API\n")
+    with pytest.raises(UsageError, match="line 5: `Request tokens`: got '-1'"):
+        read(tmp_path / "t.csv")
 
 
 def test_a_trace_that_is_not_there_is_a_users_mistake(tmp_path: Path) -> None:
