@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 import trustme
-from tests.integration.pool.doors import TOKEN, certificate, until
+from tests.integration.pool.doors import ASKER, TOKEN, certificate, until
 from tests.integration.pool.holders import MIB, content_of, expect, fetch_all, open_holder, open_transfers
 
+from tierline.pool.connecting import connect_bulk
 from tierline.pool.handshake import Credentials, Purpose
 from tierline.pool.receiving import ReceivingLimits
 from tierline.pool.tier import Arrival
 from tierline.store import ObjectKey
 from tierline.tracing.context import SAMPLED, Origin, TraceContext, working_for
-from tierline.tracing.otlp import decode
+from tierline.tracing.otlp import ReadSpan, decode
 from tierline.tracing.tracer import open_tracer
-from tierline.wire.transfers import Outcome
+from tierline.wire.framing import encode_frame
+from tierline.wire.transfers import Asked, Fetch, Outcome
 
 AUTHORITY = trustme.CA()
 
@@ -164,30 +166,36 @@ async def test_a_traced_fetch_is_one_span_of_the_holder_for_each_connection(tmp_
             await fetch_all(transfers, holder.member, [*expected, missing])
         with working_for(Origin("another id", parent._replace(flags=0))):
             await fetch_all(transfers, holder.member, expected)
-        await until(lambda: holder.leases == 0)
+
+        def spans() -> list[ReadSpan]:
+            return [span for line in file.read_bytes().splitlines() for span in decode(line)]
+
+        def told(name: str) -> int:
+            return sum(int(span.attributes[f"tierline.{name}"]) for span in spans())
+
+        await until(lambda: told("asked_objects") >= 17 and holder.leases == 0)
     await tracer.close()
-    spans = [span for line in file.read_bytes().splitlines() for span in decode(line)]
-    assert 1 <= len(spans) <= 2
-    assert {(span.name, span.trace_id, span.parent_id) for span in spans} == {
+    assert 1 <= len(spans()) <= 2
+    assert {(span.name, span.trace_id, span.parent_id) for span in spans()} == {
         ("peer fetch", f"{parent.trace_id:032x}", f"{parent.span_id:016x}")
     }
-    told = ("asked_objects", "objects", "bytes")
-    assert [sum(int(span.attributes[f"tierline.{name}"]) for span in spans) for name in told] == [17, 16, 32 * MIB]
-    assert {(span.attributes["tierline.peer"], span.is_error) for span in spans} == {("asker", False)}
+    assert list(map(told, ("asked_objects", "objects", "bytes"))) == [17, 16, 32 * MIB]
+    assert {(span.attributes["tierline.peer"], span.is_error) for span in spans()} == {("asker", False)}
 
 
 async def test_a_fetch_that_ends_before_all_has_come_is_a_failed_span(tmp_path: Path) -> None:
     file = tmp_path / "spans.jsonl"
-    limits = ReceivingLimits(streams=1)
-    async with open_holder(capacity=80 * MIB) as holder, open_transfers(limits=limits) as transfers:
+    async with open_holder() as holder:
         holder.sender.tracer = tracer = open_tracer("tierline-node", file, to_collector=False)
         assert tracer is not None
-        expected = holder.put_some(*[8 * MIB] * 8)
-        with working_for(Origin("an id", TraceContext(0xABC, 0xDEF, SAMPLED))):
-            fetching = transfers.fetch(holder.member, expected, 30.0)
-            await anext(fetching)
-            await fetching.aclose()
+        [here] = holder.put_some(1000)
+        sock, _ = await asyncio.to_thread(connect_bulk, holder.member, ASKER, Credentials(), 20.0)
+        asked = [Asked(here.key.bucket, here.key.name, here.size, here.checksum)]
+        with sock:  # which ends without a word that the object has come
+            place = TraceContext(0xABC, 0xDEF, SAMPLED).field().decode()
+            await asyncio.to_thread(sock.sendall, encode_frame(Fetch(0, asked, "an id", place)))
+            await until(lambda: holder.sender.outcomes[Outcome.SENT] == 1)
         await until(lambda: holder.leases == 0 and tracer.outcomes()["exported"] == 1)
     await tracer.close()
     (span,) = decode(file.read_bytes())
-    assert (span.name, span.is_error) == ("peer fetch", True)
+    assert (span.name, span.attributes["tierline.objects"], span.is_error) == ("peer fetch", 1, True)
