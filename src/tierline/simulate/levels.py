@@ -13,12 +13,26 @@ from tierline.simulate import coefficients
 from tierline.simulate.results import figures
 from tierline.simulate.running import PUBLISHED, Cluster, Load, simulate
 from tierline.simulate.tiers import TierModel
-from tierline.simulate.vendor import COEFFICIENTS, GIB, REPLICAS
+from tierline.simulate.vendor import COEFFICIENTS, GIB, L1_LATENCY_S, L2_LATENCY_S, REPLICAS, Held
 
 LEVELS = (0.05, 0.3, 0.6, 0.8, 0.9, 1.1)
 _AT_ONCE_PER_S = 1e6
-_L1 = TierModel(500 * GIB, 50e9, 0.001)
-_L2 = TierModel(0, 11e9, 0.002)
+_L1_GIB, _L1_GB_PER_S, _L2_GB_PER_S = 500, 50.0, 11.0
+_L1 = TierModel(_L1_GIB * GIB, _L1_GB_PER_S * 1e9, L1_LATENCY_S)
+_L2 = TierModel(0, _L2_GB_PER_S * 1e9, L2_LATENCY_S)
+HELD = (
+    Held(
+        "popularity of documents",
+        "of N requests, N / 12 documents; rank by a Pareto distribution of shape 0.7",
+        "a few are asked about very often, most once or never again; no service published its own",
+    ),
+    Held("documents", "10 to 60 blocks of 512 tokens, evenly", "5K to 30K tokens: manuals, contracts, papers"),
+    Held("answers", "200 tokens on average, exponentially distributed", "what answers on a document take"),
+    Held("L1", f"{_L1_GIB} GiB at {_L1_GB_PER_S:g} GB/s", "the central assumptions of the table above"),
+    Held("L2", f"the nodes' L1, {_L2_GB_PER_S:g} GB/s a node", "the central assumption: 100 Gb/s between nodes"),
+    Held("loads", ", ".join(f"{share:.0%}" for share in LEVELS), "of what ours without tiers serves: idle to too much"),
+)
+"""What does not change between the levels, beside the load."""
 
 
 class Contender(NamedTuple):

@@ -23,6 +23,15 @@ REPLICAS = 7
 GIB = 2**30
 NEAR_POINTS = 10.0
 """So many percentage points from the vendor's figure are near it."""
+SOURCE = (
+    'Amazon, "Managed Tiered KV Cache and Intelligent Routing for Amazon SageMaker HyperPod", 2025; '
+    "Llama-3.1-70B-Instruct on 7 replicas of p5.48xlarge"
+)
+"""Of the table."""
+LEAST_SECONDS = 60.0
+"""Of a run: in less, no request may come, where a replica is asked for 64K tokens by many at once."""
+L1_LATENCY_S = 0.001
+L2_LATENCY_S = 0.002
 _WARM_UP_S = 60.0
 _SETTLES_S = 60.0
 _ENOUGH = 5
@@ -92,6 +101,33 @@ ASSUMPTIONS = (
     _same("L1 size", "GiB", (200, 500, 1000), 500, "p5.48xlarge has 2 TiB of memory; allocation is automatic"),
     _same("L1 speed", "GB/s", (10, 25, 50, 200), 50, "one thread's memcpy; one PCIe 5.0 x16; several; eight"),
     _same("L2 speed", "GB/s", (0, 2, 11, 45, 200), 11, "0: off, its default; Redis; 100 and 400 Gb/s; EFA 3200"),
+)
+
+
+class Held(NamedTuple):
+    """Something else that the vendor does not say, and that is the same in every run: its name, value and reason."""
+
+    name: str
+    value: str
+    why: str
+
+
+HELD = (
+    Held(
+        "L2 size",
+        f"{REPLICAS} times L1",
+        "memory of the nodes beside L1, as much on each; beyond what is asked for, size changes nothing",
+    ),
+    Held("L1 latency", f"{L1_LATENCY_S * 1000:g} ms", "a look-up and a copy's start; not said"),
+    Held("L2 latency", f"{L2_LATENCY_S * 1000:g} ms", "a request to another node and back; not said"),
+    Held("warm-up", f"{_WARM_UP_S:g} s and a pause", "not measured: caches fill, clients fall out of step; not said"),
+    Held(
+        "pauses",
+        "exponentially distributed",
+        "around the assumed one: readers take some moments often and minutes seldom; not said",
+    ),
+    Held("readers", "one a document", "whoever shares one finds more: caches are not flattered; not said"),
+    Held("replicas", f"{REPLICAS} of 8 H100, none comes or goes", "as the vendor says; of autoscaling it says nothing"),
 )
 
 Choice = Mapping[str, Value]
@@ -236,8 +272,8 @@ def try_choice(context: int, choice: Choice, seed: int, seconds: float) -> Chang
         known,
         REPLICAS,
         str(choice["strategy"]),
-        l1=TierModel(l1_bytes, float(choice["L1 speed"]) * 1e9, 0.001),
-        l2=TierModel(REPLICAS * l1_bytes, l2_speed, 0.002) if l2_speed else None,
+        l1=TierModel(l1_bytes, float(choice["L1 speed"]) * 1e9, L1_LATENCY_S),
+        l2=TierModel(REPLICAS * l1_bytes, l2_speed, L2_LATENCY_S) if l2_speed else None,
         overhead_s=overhead_s,
     )
     before, after = (_run(cluster, context, choice, seed, seconds) for cluster in (baseline, features))

@@ -7,13 +7,16 @@ from tierline import __version__
 from tierline.bench.report import require_plotting
 from tierline.bench.rows import JsonValue
 from tierline.simulate import coefficients
+from tierline.simulate.levels import HELD as HELD_BY_LEVELS
 from tierline.simulate.levels import Level
 from tierline.simulate.vendor import (
     ASSUMPTIONS,
     CLAIM_COST,
     CLAIM_TTFT,
     COEFFICIENTS,
+    HELD,
     MEASURES,
+    SOURCE,
     TABLE,
     Changes,
     Study,
@@ -31,6 +34,7 @@ def document(studies: Sequence[Study], levels: Sequence[Level], *, started: str,
         "version": __version__,
         "date": started,
         "command": command,
+        "vendor": SOURCE,
         "coefficients": coefficients.provenance(COEFFICIENTS, known),
         "assumptions": [
             {
@@ -42,6 +46,8 @@ def document(studies: Sequence[Study], levels: Sequence[Level], *, started: str,
             }
             for each in ASSUMPTIONS
         ],
+        "held_fixed": [dict(each._asdict()) for each in HELD],
+        "held_fixed_by_levels": [dict(each._asdict()) for each in HELD_BY_LEVELS],
         "contexts": [_context(study) for study in studies],
         "levels": [
             {"share": each.share, "request_rate": each.rate, "contender": each.contender, **each.figures}

@@ -3,10 +3,27 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from tierline.cli.main import app
+from tierline.cli.printing import Output
+from tierline.cli.simulate.showing import show_assumptions, show_levels
+from tierline.simulate import levels
 from tierline.simulate.levels import LEVELS, beyond, climb, contenders
 from tierline.simulate.running import PUBLISHED
-from tierline.simulate.vendor import ASSUMPTIONS, TABLE, Changes, Choice, Study, Swing, Tried, spread, try_choice
+from tierline.simulate.vendor import (
+    ASSUMPTIONS,
+    HELD,
+    LEAST_SECONDS,
+    TABLE,
+    Changes,
+    Choice,
+    Study,
+    Swing,
+    Tried,
+    spread,
+    try_choice,
+)
 from tierline.simulate.vendor_report import document, draw, sentences, swing_lines, table_lines
 
 CENTRAL: Choice = {each.name: each.central[8192] for each in ASSUMPTIONS}
@@ -59,22 +76,48 @@ def test_every_assumption_has_several_values_a_central_one_among_them_and_a_sour
             assert each.central[context] in each.values[context]
 
 
-def test_ours_is_no_slower_than_theirs_at_any_load_and_much_sooner_near_saturation() -> None:
-    levels = climb(300, 1, lambda _: None)
-    assert len(levels) == len(LEVELS) * len(contenders())
-    by = {(each.share, each.contender): each.figures for each in levels}
+def test_the_shortest_runs_have_requests_to_measure_where_answers_take_longest() -> None:
+    central = {each.name: each.central[65536] for each in ASSUMPTIONS}
+    changes = try_choice(65536, {**central, "clients": 8}, seed=1, seconds=LEAST_SECONDS)
+    assert changes.throughput > 0
+
+
+def test_no_run_is_shorter_than_can_be_measured_and_what_is_held_fixed_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = CliRunner().invoke(app, ["simulate", "vendor", "--seconds", f"{LEAST_SECONDS - 1}"])
+    assert (done.exit_code, "'--seconds'" in done.output) == (2, True)
+
+    show_assumptions(Output(is_json=False))
+    shown = capsys.readouterr().out
+    assert all(held.name in shown for held in HELD)
+
+
+def test_ours_is_no_slower_than_theirs_at_any_load_and_much_sooner_near_saturation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    climbed = climb(300, 1, lambda _: None)
+    assert len(climbed) == len(LEVELS) * len(contenders())
+    by = {(each.share, each.contender): each.figures for each in climbed}
     for share in LEVELS:
         ours, theirs = by[share, "tierline prefixaware"], by[share, PUBLISHED]
         assert ours["p50_ttft_ms"] <= 1.05 * theirs["p50_ttft_ms"]
         assert ours["completed"] == theirs["completed"] == 300
     assert by[0.8, "tierline prefixaware"]["p90_ttft_ms"] < 0.8 * by[0.8, PUBLISHED]["p90_ttft_ms"]
-    assert beyond(levels).count(":") == 1 + len(LEVELS)
+    assert beyond(climbed).count(":") == 1 + len(LEVELS)
+    show_levels(Output(is_json=False), climbed)
+    shown = capsys.readouterr().out
+    assert all(held.name in shown for held in levels.HELD)
 
 
 def test_the_report_says_what_was_assumed_tried_and_found(tmp_path: Path) -> None:
     study = a_study(tried("off", -40, -75, 30, -23), tried("on", 5, -20, -1, 1))
     result = document([study], [], started="today", command="tierline simulate vendor")
     assert all(f"'name': '{each.name}'" in str(result["assumptions"]) for each in ASSUMPTIONS)
+    for held in (*HELD, *levels.HELD):
+        assert held.why
+        assert f"'value': {held.value!r}" in str([result["held_fixed"], result["held_fixed_by_levels"]])
+    assert str(result["vendor"]).startswith("Amazon")
     assert "'file': 'llama-3.1-70b-tp8-h100'" in str(result["coefficients"])
     assert "'validation': 'never" in str(result["coefficients"])
     assert table_lines(study)[1][:3] == ("TTFT P50", "-72 %", "-70 %")

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tierline.cli.printing import Output, percentage
+from tierline.simulate.levels import HELD as HELD_BY_LEVELS
 from tierline.simulate.levels import Level, beyond
 from tierline.simulate.mocker import Beside, Side
-from tierline.simulate.vendor import ASSUMPTIONS, NEAR_POINTS, Study
+from tierline.simulate.vendor import ASSUMPTIONS, HELD, NEAR_POINTS, SOURCE, Held, Study
 from tierline.simulate.vendor_report import sentences, swing_lines, table_lines
 
 _TIMES = (("TTFT", "ttft"), ("between tokens (ITL)", "itl"), ("a token (TPOT)", "tpot"), ("end to end", "e2el"))
@@ -113,6 +114,14 @@ def show_assumptions(printed: Output) -> None:
     printed.line("What is assumed, for the vendor does not say it")
     printed.table(["assumption", "why these values"], [(each.name, each.why) for each in ASSUMPTIONS])
     printed.line("")
+    printed.line("What is held fixed, and is assumed as well")
+    _show_held(printed, HELD)
+    printed.line(f"The vendor's figures: {SOURCE}")
+    printed.line("")
+
+
+def _show_held(printed: Output, held: Sequence[Held]) -> None:
+    printed.table(["", "value", "why"], held)
 
 
 def show_levels(printed: Output, levels: Sequence[Level]) -> None:
@@ -133,3 +142,6 @@ def show_levels(printed: Output, levels: Sequence[Level]) -> None:
         ],
     )
     printed.line(beyond(levels))
+    printed.line("")
+    printed.line("What is held fixed at every load")
+    _show_held(printed, HELD_BY_LEVELS)

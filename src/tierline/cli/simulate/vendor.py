@@ -11,7 +11,7 @@ from tierline.cli.numbers import number
 def vendor(
     samples: Annotated[int, typer.Option(min=1, help="Choices of assumptions that are tried, for each context.")] = 40,
     seconds: Annotated[
-        float, typer.Option(min=10, callback=number(), help="Of simulated time that each run measures.")
+        float, typer.Option(min=60, callback=number(), help="Of simulated time that each run measures.")
     ] = 300.0,
     requests: Annotated[int, typer.Option(min=50, help="Of the load levels.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
