@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import socket
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -31,6 +32,7 @@ from tests.integration.router.backend import (
     router,
     until,
     until_models_are_known,
+    whole,
 )
 from tests.integration.router.processes import clients, started
 
@@ -289,10 +291,10 @@ async def test_a_store_that_asks_for_a_token_is_told_of_with_the_one_of_a_file_w
 
         file.unlink()
         for _ in range(3):
-            assert not (await store_as(peer, lambda store: True))["wrong"], "the former token stays in force"
+            await store_as(peer, lambda store: not store["wrong"])  # the former token stays in force
 
         file.write_text("is_a_tenant-0123456789")
-        seen.append(await store_as(peer, lambda store: not store["buckets"]))
+        seen.append(await store_as(peer, lambda store: not store["buckets"] and not store["wrong"]))
         assert (seen[-1]["objects"], seen[-1]["wrong"]) == (1, "")
         assert "no right on every bucket" in seen[-1]["buckets_wrong"]
     logged = capsys.readouterr().out
@@ -327,6 +329,25 @@ async def test_a_token_is_shown_to_the_stores_that_are_named_and_to_nobody_else(
     assert {request.fields[b"authorization"] for request in store.requests} == {b"Bearer " + TOKEN.encode()}
     assert other.requests == []
     assert all(b"authorization" not in request.fields for request in backend.checks)
+
+
+@pytest.mark.parametrize("series", ["tierline_node_bucket_objects 1", 'tierline_node_bucket_objects{bucket="b"} +Inf'])
+async def test_figures_of_buckets_that_are_none_are_said_to_be_not_understood(series: str, tmp_path: Path) -> None:
+    def asked_for_stats() -> bytes:
+        with contextlib.closing(NodeProcess(tmp_path)) as node, urllib.request.urlopen(f"{node.url}/v1/stats") as page:
+            return bytes(page.read())
+
+    stats = await asyncio.to_thread(asked_for_stats)
+
+    async def like_a_store(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(403) if b"/v1/buckets" in request.head else whole(body=stats))
+
+    async with backends(answering(b""), like_a_store) as (backend, store):
+        store.metrics = f"# HELP tierline_node_bucket_objects Objects of a bucket\n{series}\n".encode()
+        settings = {"dashboard": True, "dashboard_stores": (store.url,)}
+        async with router(backend, **settings) as server, client(server) as peer:
+            await watching(peer)
+            await store_as(peer, lambda store: "not understood" in store["wrong"])
 
 
 async def test_a_token_file_that_cannot_be_used_is_said_at_the_start(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ async def _store(http: aiohttp.ClientSession, url: str, token: Mapping[str, str]
         return StoreView(name=url, source="store", wrong=_refusal(error.status, is_shown_token=bool(token)))
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return StoreView(name=url, source="store", wrong=str(error) or "it did not answer in time")
-    except ValueError:  # msgspec's, and those of who reads Prometheus' text
+    except (ValueError, LookupError, OverflowError):  # msgspec's; a series without a bucket; one that is infinite
         return StoreView(name=url, source="store", wrong="what it answers is not understood")
     figures = [segment.store for segment in stats.segments] or [stats.store]
     return StoreView(

@@ -81,7 +81,8 @@ def names_another_place(head: RequestHead, record: RequestRecord | None) -> bool
 
     A connector takes such an id for the router's own, and has spans there whoever sampled.
     """
-    told = (line[len(_ID_LINE) : -len(b"\r\n")] for line in head.lines if line[: len(_ID_LINE)].lower() == _ID_LINE)
+    # Blanks behind a value are no part of it (RFC 9112, 5.1), and whoever reads it next may take them off.
+    told = (line[len(_ID_LINE) :].rstrip() for line in head.lines if line[: len(_ID_LINE)].lower() == _ID_LINE)
     places = [read_id(request_id.decode("latin-1"))[1] for request_id in told]
     trace_id = record.context.trace_id if record is not None else None
     return any(place is not None and place.trace_id != trace_id for place in places)
