@@ -84,6 +84,8 @@ class Cluster:
             raise ConfigurationError("--strategy", self.strategy, ", ".join([*STRATEGIES, PUBLISHED]))
         if not self.keeps_prefixes and (self.l1 or self.l2):
             raise ConfigurationError("--no-prefix-caching", True, "no --l1-size and no --l2-size beside it")
+        if self.l2_kind == "service" and self.l2 is None:
+            raise ConfigurationError("--l2-kind", self.l2_kind, "only with --l2-size, which it has")
         if self.l2_kind == "l1" and (self.l1 is None or not self.l1.size_bytes):
             raise ConfigurationError("--l2-kind", self.l2_kind, "only with --l1-size, for that memory it is")
         if self.l2_kind == "l1" and self.l2 is not None and self.l2.size_bytes:

@@ -331,7 +331,14 @@ async def test_a_token_is_shown_to_the_stores_that_are_named_and_to_nobody_else(
     assert all(b"authorization" not in request.fields for request in backend.checks)
 
 
-@pytest.mark.parametrize("series", ["tierline_node_bucket_objects 1", 'tierline_node_bucket_objects{bucket="b"} +Inf'])
+@pytest.mark.parametrize(
+    "series",
+    [
+        "tierline_node_bucket_objects 1",
+        'tierline_node_bucket_objects{bucket="b"} +Inf',
+        pytest.param("\n".join(f'tierline_node_bucket_objects{{bucket="{n}"}} 1' for n in range(2000)), id="too many"),
+    ],
+)
 async def test_figures_of_buckets_that_are_none_are_said_to_be_not_understood(series: str, tmp_path: Path) -> None:
     def asked_for_stats() -> bytes:
         with contextlib.closing(NodeProcess(tmp_path)) as node, urllib.request.urlopen(f"{node.url}/v1/stats") as page:

@@ -255,6 +255,7 @@ def test_more_load_is_never_served_sooner() -> None:
     [
         (lambda: Cluster(LARGE, strategy="best"), "--strategy: got 'best'; allowed: prefixaware, kvaware"),
         (lambda: Cluster(LARGE, keeps_prefixes=False, l1=memory(1)), "--no-prefix-caching: got True; allowed: no --l1"),
+        (lambda: Cluster(LARGE, l2_kind="service"), "--l2-kind: got 'service'; allowed: only with --l2-size"),
         (lambda: Cluster(LARGE, l2=memory(0), l2_kind="l1"), "--l2-kind: got 'l1'; allowed: only with --l1-size"),
         (
             lambda: Cluster(LARGE, l1=memory(1), l2=memory(1), l2_kind="l1"),

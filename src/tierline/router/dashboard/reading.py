@@ -31,6 +31,8 @@ log = logs.get(__name__)
 TIMEOUT_S = 2.0
 TOKEN_KEY = "dashboard_store_token_file"  # noqa: S105  (a setting's name)
 PAGE_BYTES = 2 * 1024**2
+_BUCKETS_BYTES = 64 * 1024
+"""Of a store's series of buckets: a node tells of a few, and what is parsed here holds requests up meanwhile."""
 _SAMPLE = re.compile(
     rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|generation_tokens_total"
     rb"|prompt_tokens_by_source_total|tierline_loaded_tokens_total)(\{[^\n]*\})? (\S+)",
@@ -202,7 +204,11 @@ async def _store(http: aiohttp.ClientSession, url: str, token: Mapping[str, str]
         return StoreView(name=url, source="store", wrong=_refusal(error.status, is_shown_token=bool(token)))
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return StoreView(name=url, source="store", wrong=str(error) or "it did not answer in time")
-    except (ValueError, LookupError, OverflowError):  # msgspec's; a series without a bucket; one that is infinite
+    except (
+        ValueError,
+        LookupError,
+        OverflowError,
+    ):  # msgspec's, too many buckets; one without a name; one that is infinite
         return StoreView(name=url, source="store", wrong="what it answers is not understood")
     figures = [segment.store for segment in stats.segments] or [stats.store]
     return StoreView(
@@ -250,8 +256,11 @@ async def _buckets(http: aiohttp.ClientSession, url: str, token: Mapping[str, st
 def _buckets_counted(page: bytes) -> Iterable[BucketView] | None:
     if b" tierline_node_bucket_objects " not in page:  # its HELP: who may know of buckets is told that there are none
         return None
+    lines = b"".join(_BUCKET_LINE.findall(page))
+    if len(lines) > _BUCKETS_BYTES:
+        raise ValueError
     buckets: dict[str, BucketView] = {}
-    for family in text_string_to_metric_families(b"".join(_BUCKET_LINE.findall(page)).decode()):
+    for family in text_string_to_metric_families(lines.decode()):
         for sample in family.samples:
             if sample.name in _OF_BUCKET:
                 _add(buckets, sample.labels["bucket"], _OF_BUCKET[sample.name], int(sample.value))

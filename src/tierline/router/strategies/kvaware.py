@@ -98,7 +98,8 @@ class KvAware(PrefixAware):
         held: list[Held] = []
         guesses: list[Held] = []  # made once one is needed: not where all sources are exact
         exact = bounds = 0
-        model, block_tokens, total = request.model, request.block_tokens or 1, len(request.blocks)
+        total = len(request.blocks)  # asked for first, for only then their tokens are known
+        model, block_tokens = request.model, request.block_tokens or 1
         for place, endpoint in enumerate(endpoints):
             found = lookup.found(endpoint) if is_explained(model, endpoint) else None
             if found is None:
