@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.provided import CHROMIUM, HYP, KUBE, PROMETHEUS, REQUIRE, lacks
+from tests.provided import CHROMIUM, DYNAMO, HYP, KUBE, PROMETHEUS, REQUIRE, lacks
 
 
 @pytest.mark.parametrize("required", ["", HYP])
@@ -21,4 +21,4 @@ def test_it_fails_where_the_run_requires_the_program(monkeypatch: pytest.MonkeyP
 
 def test_ci_requires_all_that_it_can_provide() -> None:
     run = (Path(__file__).parents[2] / ".ci/run").read_text()
-    assert f"export {REQUIRE}={KUBE},{HYP},{PROMETHEUS},{CHROMIUM}\n" in run
+    assert f"export {REQUIRE}={KUBE},{HYP},{PROMETHEUS},{CHROMIUM},{DYNAMO}\n" in run
