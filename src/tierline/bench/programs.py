@@ -18,11 +18,8 @@ from types import TracebackType
 
 from tierline.errors import EnvironmentTooSmall, TierlineError
 from tierline.stack.machine import is_port_free
+from tierline.stack.processes import GROUP_STOPS_WITHIN_S, STOP_WITHIN_S
 
-STOP_SECONDS = 30.0
-"""From SIGTERM to SIGKILL; vLLM on a busy machine takes more than ten."""
-GROUP_STOP_SECONDS = 5.0
-"""From a program's own end to SIGKILL for what it has started."""
 _PROCESS_CLOCK = 2
 _LOG_LINES_SHOWN = 8
 _NEIGHBOURS = 8
@@ -92,14 +89,14 @@ class Program:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self) -> None:
-        """End the program: asked first, killed after :data:`STOP_SECONDS`; and then what it has started."""
+        """End the program and then what it has started: asked first, killed after the times of
+        :mod:`tierline.stack.processes`."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(STOP_WITHIN_S)
         with contextlib.suppress(ProcessLookupError):  # nobody of its group is left
-            # Python's resource tracker outlives who started it: it removes the shared memory that vLLM leaves.
-            deadline = time.monotonic() + GROUP_STOP_SECONDS
+            deadline = time.monotonic() + GROUP_STOPS_WITHIN_S
             while self._process.poll() is not None and time.monotonic() < deadline:
                 os.killpg(self.pid, 0)
                 time.sleep(0.02)

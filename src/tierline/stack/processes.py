@@ -20,8 +20,12 @@ from tierline.errors import EngineError
 READY_WITHIN_S = 900.0
 """A child that is not ready by then is given up; large models take minutes to load."""
 
-STOP_WITHIN_S = 15.0
-"""From SIGTERM to SIGKILL."""
+STOP_WITHIN_S = 30.0
+"""From SIGTERM to SIGKILL; vLLM on a busy machine takes more than ten."""
+
+GROUP_STOPS_WITHIN_S = 5.0
+"""From a process's own end to SIGKILL for what it has started. Python's resource tracker needs some of it: it outlives
+who started it, and removes the shared memory that vLLM leaves."""
 
 _POLL_S = 0.1
 _PROBE_TIMEOUT_S = 5.0
@@ -100,13 +104,17 @@ class Child:
         return self._process is not None and self._process.returncode is not None
 
     async def stop(self) -> None:
-        """End the process and its group: SIGTERM, after :data:`STOP_WITHIN_S` SIGKILL. Does nothing if it never ran."""
+        """End the process and its group: SIGTERM, and SIGKILL for what is left after :data:`STOP_WITHIN_S`, or
+        :data:`GROUP_STOPS_WITHIN_S` after the process's own end. Does nothing if it never ran."""
         if self._process is None:
             return
         self._signal_group(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), STOP_WITHIN_S)
-        self._signal_group(signal.SIGKILL)  # whatever of the group has not followed its leader
+            async with asyncio.timeout(GROUP_STOPS_WITHIN_S):
+                while self._signal_group(0):  # noqa: ASYNC110  (no event tells of grandchildren)
+                    await asyncio.sleep(0.02)
+        self._signal_group(signal.SIGKILL)
         await self._process.wait()
 
     def obituary(self) -> str:
@@ -119,9 +127,13 @@ class Child:
             last = deque((line.rstrip() for line in log if line.strip()), maxlen=_LAST_LINES)
         return "\n  ".join([f"{self.name} (pid {self.pid}) {how}; the last lines of {self.log}:", *last])
 
-    def _signal_group(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):  # all of the group have ended
+    def _signal_group(self, number: int) -> bool:
+        """Send a signal to all of the group; returns whether there is anyone. 0 asks that alone."""
+        try:
             os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
 
     async def _is_ready(self, http: aiohttp.ClientSession) -> bool:
         try:

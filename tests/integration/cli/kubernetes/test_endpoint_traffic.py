@@ -77,7 +77,8 @@ def stack(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
             yield Stack(address, engine, store)
     finally:
         patched.undo()
-        (Path("/dev/shm") / segment).unlink(missing_ok=True)
+        for left in Path("/dev/shm").glob(f"{segment}*"):
+            left.unlink()
 
 
 def resource(namespace: str) -> str:
