@@ -204,11 +204,8 @@ async def _store(http: aiohttp.ClientSession, url: str, token: Mapping[str, str]
         return StoreView(name=url, source="store", wrong=_refusal(error.status, is_shown_token=bool(token)))
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return StoreView(name=url, source="store", wrong=str(error) or "it did not answer in time")
-    except (
-        ValueError,
-        LookupError,
-        OverflowError,
-    ):  # msgspec's, too many buckets; one without a name; one that is infinite
+    except (ValueError, LookupError, OverflowError):
+        # msgspec's, or too many buckets; one without a name; a count that is infinite.
         return StoreView(name=url, source="store", wrong="what it answers is not understood")
     figures = [segment.store for segment in stats.segments] or [stats.store]
     return StoreView(
