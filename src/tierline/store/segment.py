@@ -101,6 +101,7 @@ class Segment:
             _claim(fd, path, size, options)
             _give_rights(fd, path, options)
             _restore_link(path)
+            _check_not_removed(fd, path)
             _check_names(fd, path)
             opened = cls(path, fd)
             if options.numa_node is not None or options.huge_pages:
@@ -258,6 +259,14 @@ def _restore_link(path: Path) -> bool:
     except (FileExistsError, FileNotFoundError):  # somebody else made it, or removed both, between the two calls
         return False
     return False
+
+
+def _check_not_removed(fd: int, path: Path) -> None:
+    """Check that the second name is not of a former segment which :func:`remove_segment` is about to take away."""
+    keep = _keep_path(path)
+    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+        if not _is_file(keep, fd):
+            _open_locked(keep, opened)
 
 
 def _check_names(fd: int, path: Path) -> None:

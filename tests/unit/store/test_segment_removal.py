@@ -151,6 +151,19 @@ def test_a_name_that_leads_elsewhere_is_refused(shared_memory: Path, name: str) 
         remove_segment(shared_memory, name)
 
 
+def test_a_node_that_starts_while_the_former_segment_is_removed_is_told_that_it_is_in_use(shared_memory: Path) -> None:
+    former = Segment.open(shared_memory, "segment", 4 * 65536)
+    (shared_memory / "segment").unlink()  # the first step of a removal, whose lock this stands for
+    (shared_memory / "segment").touch()  # what a node has just made, who had still seen the former name
+
+    with pytest.raises(SegmentError, match=r"segment\.keep: a node store uses it"):
+        Segment.open(shared_memory, "segment", 4 * 65536)
+
+    former.close()
+    with pytest.raises(SegmentError, match=r"segment\.keep: another file has taken this name"):
+        Segment.open(shared_memory, "segment", 4 * 65536)
+
+
 STARTING = """
 import pathlib, sys
 from tierline.errors import TierlineError
@@ -159,7 +172,7 @@ while True:
     try:
         Segment.open(pathlib.Path(sys.argv[1]), "segment", 4 * 65536).close()
     except TierlineError as error:
-        if "in use" not in str(error) and "removed under" not in str(error):
+        if not any(said in str(error) for said in ("in use", "uses it", "try again", "removed under")):
             raise
 """
 
