@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,6 +46,8 @@ pytestmark = pytest.mark.timeout(600)
 DEATHS_OF_CREATION, DEATHS_OF_DELETION = 4, 3
 QUIET_SECONDS, IDLE_SECONDS = 3.0, 0.6
 WITHIN_SECONDS = 240.0
+ROUNDS = 3
+"""Who dies of another write after the status and before the Event leaves nothing to tell; the next round does."""
 DRIVERS = "/apis/storage.k8s.io/v1/csidrivers"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
 TRIGGER = {"name": "requests", "query": "sum(requests)", "serverAddress": "http://prometheus:9090", "targetValue": 1}
@@ -369,13 +372,18 @@ async def test_an_operator_that_dies_at_any_kind_of_write_leaves_nothing_that_th
         await place.forget_secrets()
         gate.asked.clear()
 
-        uid = await place.apply(**asked_for)
-        await operators.until(lambda: place.is_as(uid, created))
-        await api.ask("PATCH", f"{place.resources}/demo", {"spec": change}, MERGE)
-        await operators.until(lambda: place.is_as(uid, changed))
-        assert max(made_secrets(gate).values()) == 1, "no Secret was made twice"
-        await api.ask("DELETE", f"{place.resources}/demo")
-        await operators.until(lambda: place.is_gone(uid))
+        for _ in range(ROUNDS):
+            uid = await place.apply(**asked_for)
+            await operators.until(partial(place.is_as, uid, created))
+            await api.ask("PATCH", f"{place.resources}/demo", {"spec": change}, MERGE)
+            await operators.until(partial(place.is_as, uid, changed))
+            assert max(made_secrets(gate).values()) == 1, "no Secret was made twice"
+            await api.ask("DELETE", f"{place.resources}/demo")
+            await operators.until(partial(place.is_gone, uid))
+            if operators.deaths >= kinds:
+                break
+            await place.forget_secrets()
+            gate.asked.clear()
         assert operators.deaths >= kinds
 
 
