@@ -180,8 +180,8 @@ async def _read(response: aiohttp.ClientResponse, reply: Reply, started: float, 
                 reply.gaps_s.append(now_s - last_s)
             last_s = now_s
             text.append(content)
-            if keeps_tokens:
-                _keep_tokens(event, content, reply)
+        if keeps_tokens:
+            _keep_tokens(event, content, reply)
         is_whole = is_whole or any(choice.finish_reason for choice in event.choices)
         if event.usage is not None:
             _count(event.usage, reply)
@@ -206,8 +206,10 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 def _keep_tokens(event: Event, content: str, reply: Reply) -> None:
-    """Keep an event's tokens; its text as one, where the server tells none."""
-    told = [token for choice in event.choices for token in _tokens_of(choice)] or [_Token(content)]
+    """Keep an event's tokens, also those that have no text; its text as one, where the server tells none."""
+    told = [token for choice in event.choices for token in _tokens_of(choice)]
+    if content and not told:
+        told = [_Token(content)]
     reply.tokens += [token.token for token in told]
     reply.margins += [token.margin for token in told]
 

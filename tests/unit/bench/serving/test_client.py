@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -121,6 +121,28 @@ async def test_events_in_pieces_and_reasoning_are_read() -> None:
 
     assert (reply.error, reply.text, len(reply.gaps_s)) == ("", "hmend", 1)
     assert reply.output_tokens is None
+
+
+def told(content: str, *tokens: str) -> bytes:
+    """Return an event with a text and the tokens that it is of."""
+    near = [{"logprob": -0.25}, {"logprob": -1.5}]
+    said = {"content": [{"token": token, "top_logprobs": near} for token in tokens]}
+    return b"data: " + msgspec.json.encode({"choices": [{"delta": {"content": content}, "logprobs": said}]}) + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (told("It", "It"), told("", "<|im_end|>"), told("\n", "\n")),
+        (told("It", "It"), told("\n", "<|im_end|>", "\n")),
+    ],
+    ids=["an event each", "two in one event"],
+)
+async def test_tokens_without_text_are_kept_however_a_server_puts_them_into_events(events: Sequence[bytes]) -> None:
+    reply = await answer_of(stream_of(ROLE, *events, USAGE, DONE), keeps_answers=True)
+
+    assert (reply.tokens, reply.margins) == (["It", "<|im_end|>", "\n"], [1.25] * 3)
+    assert len(reply.gaps_s) == 1, "a time is of text that came"
 
 
 async def test_a_line_longer_than_readers_like_is_read() -> None:
