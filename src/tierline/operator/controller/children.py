@@ -83,6 +83,8 @@ class Children:
         self._clock = clock
         self._by_owner: dict[str, dict[Reference, Live]] = {}
         self._applied: dict[str, dict[Reference, _Applied]] = {}
+        self._gone_meanwhile: dict[tuple[str, Reference], set[str]] = {}
+        """Of objects that are being written, by owner: uids that a watch has shown to be gone since that began."""
 
     def __len__(self) -> int:
         return sum(map(len, self._by_owner.values()))
@@ -92,6 +94,8 @@ class Children:
         before = was.owner if was is not None else None
         after = now.owner if now is not None else None
         if was is not None and before is not None and before != after:
+            if (gone := self._gone_meanwhile.get((before, was.reference))) is not None:
+                gone.add(was.metadata.uid)
             known = self.of(before).get(was.reference)
             if known is not None and known.metadata.uid == was.metadata.uid:  # else it has been made again since
                 del self._by_owner[before][was.reference]
@@ -165,10 +169,14 @@ class Children:
         if live is not None and applied is not None and applied.manifest == digest:
             self.reasserted += 1
             log.info("somebody changed what is ours to say; it is written again", child=str(wanted))
-        if _leaves_replicas(manifest) and live is not None and live.metadata.scales and live.replicas is not None:
-            said = {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"], "spec": {"replicas": live.replicas}}
-            await self._apply(kind, wanted, said, REPLICAS_MANAGER)
-        now = await self._apply(kind, wanted, manifest, names.FIELD_MANAGER)
+        gone: set[str] = set()
+        self._gone_meanwhile[owner, wanted] = gone
+        try:
+            now = await self._write(kind, wanted, manifest, live)
+        finally:
+            del self._gone_meanwhile[owner, wanted]
+        if now.metadata.uid in gone:
+            return  # the answer is the older news, and for the newer this owner is to be looked at again
         is_seen = live is not None or wanted in self.of(owner)  # a watch may have been faster than the answer
         self._applied.setdefault(owner, {})[wanted] = _Applied(
             digest, now.metadata.uid, now.metadata.ours, self._clock(), is_seen=is_seen
@@ -235,6 +243,12 @@ class Children:
         if found.metadata.owner != owner:
             raise NameTaken(wanted, found.metadata.owner)
         return found
+
+    async def _write(self, kind: Kind, wanted: Reference, manifest: Manifest, live: Live | None) -> Live:
+        if _leaves_replicas(manifest) and live is not None and live.metadata.scales and live.replicas is not None:
+            said = {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"], "spec": {"replicas": live.replicas}}
+            await self._apply(kind, wanted, said, REPLICAS_MANAGER)
+        return await self._apply(kind, wanted, manifest, names.FIELD_MANAGER)
 
     async def _apply(self, kind: Kind, wanted: Reference, manifest: Manifest, manager: str) -> Live:
         path, query = kind.path(wanted.namespace, wanted.name), {"fieldManager": manager, "force": "true"}

@@ -34,11 +34,12 @@ class Answer:
 
 
 class ApiWithFastWatch:
-    """Shows what is written to whoever watches before it answers who writes."""
+    """Shows what is written, and where a test says so that it has gone, before it answers who writes."""
 
     def __init__(self) -> None:
         self.children: Children | None = None
         self.writes = 0
+        self.is_deleted_at_once = False
 
     @contextlib.asynccontextmanager
     async def answer(self, method: str, path: str, *, body: Any = None, **_: object) -> AsyncIterator[Answer]:
@@ -49,7 +50,10 @@ class ApiWithFastWatch:
         of_the_api = {"uid": "1", "resourceVersion": "7", "managedFields": who}
         written = msgspec.json.encode({**body, "metadata": {**body["metadata"], **of_the_api}})
         assert self.children is not None
-        self.children.seen("1", None, msgspec.json.decode(written, type=kind_of("Service")))
+        live = msgspec.json.decode(written, type=kind_of("Service"))
+        self.children.seen("1", None, live)
+        if self.is_deleted_at_once:
+            self.children.seen("1", live, None)
         yield Answer(written)
 
 
@@ -62,3 +66,21 @@ async def test_what_a_watch_showed_before_the_write_was_answered_is_not_written_
     now[0] += 2 * UNSEEN_SECONDS
     await children.bring(OWNER, SERVICE)
     assert api.writes == 1
+
+
+async def test_what_a_watch_showed_to_be_gone_before_the_write_was_answered_is_made_again() -> None:
+    told: list[str] = []
+    api = ApiWithFastWatch()
+    api.children = children = Children(api, told.append, lambda: 0.0)  # type: ignore[arg-type]
+    children.served = {("v1", "Service"): Kind("v1", "Service", "services", is_namespaced=True)}
+    await children.bring(OWNER, SERVICE)
+    changed = {**SERVICE, "spec": {"selector": {"app": "demo"}}}
+    api.is_deleted_at_once = True
+    told.clear()
+    await children.bring(OWNER, changed)
+    assert not children.of(OWNER)
+    assert OWNER in told, "it is looked at again"
+    api.is_deleted_at_once = False
+    await children.bring(OWNER, changed)
+    assert api.writes == 3
+    assert children.of(OWNER)
