@@ -25,6 +25,7 @@ log = logs.get(__name__)
 NAME = "tierline-operator"
 _LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", is_namespaced=True)
 _WARNED_EVERY_SECONDS = 60.0
+_TRIES_TO_LEAVE = 3
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Leadership:
 
     async def _keep(self, task: "asyncio.Future[None]") -> None:
         """Renew until that cannot be done in time; what the work ends with is raised."""
-        renewed_at = self._clock()
+        renewed_at = self._tried_at  # when the answer comes, the Lease has run for a while already
         while self._clock() - renewed_at < self.terms.renew_within_s:
             done, _ = await asyncio.wait({task}, timeout=self.terms.every_s)
             if done:
@@ -102,7 +103,7 @@ class Leadership:
             try:
                 async with asyncio.timeout(max(left_s, 0.0)):
                     if await self._try():
-                        renewed_at = self._clock()
+                        renewed_at = self._tried_at
             except TimeoutError:
                 return
 
@@ -155,10 +156,23 @@ class Leadership:
         """Stop, and leave the Lease to whoever waits for it, so that he need not wait until it is over."""
         await self._stopped(task)
         with contextlib.suppress(ClusterRefused, ClusterUnavailable):
-            found = await self._cluster.get(_LEASE, self._namespace, NAME)
-            if found is not None and found["spec"].get("holderIdentity") == self.identity:
-                left = found | {"spec": found["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1}}
-                await self._cluster.replace(_LEASE, left)
+            for _ in range(_TRIES_TO_LEAVE):
+                if await self._has_left():
+                    return
+
+    async def _has_left(self) -> bool:
+        """Leave the Lease if it is ours; ``False``: a renewal that was broken off was done between our two requests."""
+        found = await self._cluster.get(_LEASE, self._namespace, NAME)
+        if found is None or found["spec"].get("holderIdentity") != self.identity:
+            return True
+        left = found | {"spec": found["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1}}
+        try:
+            await self._cluster.replace(_LEASE, left)
+        except ClusterRefused as refused:
+            if refused.status != HTTPStatus.CONFLICT:
+                raise
+            return False
+        return True
 
     def _failed(self, why: str) -> None:
         self.failures += 1
