@@ -341,8 +341,13 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _is_ready(cluster: Cluster) -> bool:
+    """Whether it serves, and has made the namespace that it makes itself."""
+    return all(_is_answered(cluster, path) for path in ("/readyz", "/api/v1/namespaces/default"))
+
+
+def _is_answered(cluster: Cluster, path: str) -> bool:
     context = ssl.create_default_context(cafile=cluster.authority)
-    request = urllib.request.Request(f"{cluster.url}/readyz", headers={"authorization": f"Bearer {TOKEN}"})
+    request = urllib.request.Request(cluster.url + path, headers={"authorization": f"Bearer {TOKEN}"})
     try:
         with urllib.request.urlopen(request, timeout=5, context=context):
             return True

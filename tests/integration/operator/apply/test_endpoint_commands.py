@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tests.integration.operator.apply.world import World, reference
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 PHASES = ["schedule", "download", "start", "load", "join"]
 
 
@@ -32,7 +32,7 @@ def document(world: World, *arguments: object) -> Any:
 def test_an_endpoint_is_deployed_waited_for_asked_and_removed(world: World, tmp_path: Path) -> None:
     file = tmp_path / "endpoint.yaml"
     file.write_text(yaml.safe_dump(reference(name="commanded")))
-    stands = document(world, "deploy", file, "--wait", "--timeout", 120)
+    stands = document(world, "deploy", file, "--wait", "--timeout", 240)
     assert stands["is_ready"]
     worker = next(pod for pod in stands["pods"] if pod["role"] == "worker")
     assert [phase["name"] for phase in worker["phases"]] == PHASES
@@ -43,7 +43,7 @@ def test_an_endpoint_is_deployed_waited_for_asked_and_removed(world: World, tmp_
     assert answered["completion_tokens"] == 4
     assert answered["endpoint"]
 
-    removed = run(world, "delete", "commanded", "--yes", "--timeout", 120)
+    removed = run(world, "delete", "commanded", "--yes", "--timeout", 240)
     assert removed.returncode == 0, removed.stderr
     assert world.endpoint("commanded") is None
     assert world.pods("commanded") == []

@@ -181,7 +181,7 @@ def test_replicas_that_are_taken_away_end_what_they_have_begun(world: World, sca
         world.kubectl("scale", "inferenceendpointconfig", scaled, "--replicas=1")
         no_answer_is_lost_on_the_way_to_one(world, chats, before)
     assert chats.failures == []
-    assert world.settled(scaled)["status"]["replicas"] == 1
+    world.until(lambda: has_replicas(world, 1))
 
 
 def test_an_autoscaler_s_number_stands_and_no_answer_is_lost_when_it_falls(
@@ -195,9 +195,8 @@ def test_an_autoscaler_s_number_stands_and_no_answer_is_lost_when_it_falls(
     autoscaling = {"maxReplicaCount": 3, "scaleDownStabilizationTime": 0, "prometheusTrigger": trigger}
     change(world, scaled, {"autoScalingSpec": autoscaling})
     before = world.ready_pods(scaled, 3)
-    found = world.settled(scaled)
-    assert found["status"]["replicas"] == 3
-    assert condition_of(found, "AutoscalingReady")["status"] == "True"
+    world.until(lambda: has_replicas(world, 3))
+    world.until(lambda: is_scaled_by_its_autoscaler(world))
 
     generation = world.get(DEPLOYMENT)["metadata"]["generation"]
     change(world, scaled, {"replicas": 2})
@@ -211,7 +210,19 @@ def test_an_autoscaler_s_number_stands_and_no_answer_is_lost_when_it_falls(
         metrics.values[REQUESTS_METRIC] = REQUESTS_PER_REPLICA
         no_answer_is_lost_on_the_way_to_one(world, chats, before)
     assert chats.failures == []
-    assert world.settled(scaled)["status"]["replicas"] == 1
+    world.until(lambda: has_replicas(world, 1))
+
+
+def has_replicas(world: World, wanted: int) -> None:
+    """Look whether the endpoint is ready, and says that it has so many."""
+    if (said := world.settled(NAME)["status"]["replicas"]) != wanted:
+        raise NotYetError(said)
+
+
+def is_scaled_by_its_autoscaler(world: World) -> None:
+    condition = condition_of(world.endpoint(NAME), "AutoscalingReady")
+    if condition.get("status") != "True":
+        raise NotYetError(condition)
 
 
 def has_strategy(world: World, wanted: dict[str, int]) -> Any:

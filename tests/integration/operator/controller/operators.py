@@ -16,6 +16,7 @@ from tierline.operator.config import OperatorConfig
 from tierline.operator.controller.kinds import POD, children
 from tierline.operator.controller.planning import Plan, Planner
 from tierline.operator.controller.server import OperatorServer, running
+from tierline.operator.crds import KINDS
 from tierline.operator.endpoint import Endpoint
 from tierline.operator.manifests.accounts import RBAC
 from tierline.operator.manifests.desired import owner_labels, owner_reference
@@ -35,13 +36,14 @@ MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 
 async def install(api: Api) -> None:
     """Make the API know the resources, where it does not yet."""
-    if await _is_served(api):
+    kinds = {kind.kind for kind in KINDS}
+    if await are_served(api, API_VERSION, kinds):
         return
     for file in CRDS:
         crd = yaml.safe_load(file.read_text())
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
         await api.ask("PATCH", f"{path}?fieldManager=tests&force=true", crd, APPLY)
-    await eventually(lambda: _is_served(api))
+    await eventually(lambda: are_served(api, API_VERSION, kinds))
 
 
 async def limited(cluster: Cluster, api: Api, namespace: str) -> Path:
@@ -58,14 +60,31 @@ async def limited(cluster: Cluster, api: Api, namespace: str) -> Path:
         reference = {"apiGroup": RBAC, "kind": kind, "name": name}
         binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": account}
         await api.ask("POST", f"{path}/{kind.lower()}bindings", binding)
+    await eventually(lambda: _is_in_force(api, f"system:serviceaccount:{namespace}:{name}", namespace))
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
     issued = await api.ask("POST", path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
     return cluster.kubeconfig(f"limited-{namespace}", token=issued["status"]["token"])
 
 
-async def _is_served(api: Api) -> bool:
-    async with api.session.get(f"/apis/{API_VERSION}") as answer:  # which is no JSON while nobody serves it
-        return answer.status == 200 and len((await answer.json())["resources"]) >= len(CRDS)
+async def _is_in_force(api: Api, user: str, namespace: str) -> bool:
+    """Whether the API server, which learns of rights a moment after they are given, lets an account do its work."""
+    of_the_cluster = {"verb": "list", "resource": "nodes"}
+    of_the_namespace = {"verb": "get", "group": "coordination.k8s.io", "resource": "leases", "namespace": namespace}
+    for asked in (of_the_cluster, of_the_namespace):
+        body = {"spec": {"user": user, "resourceAttributes": asked}}
+        answer = await api.ask("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+        if not answer["status"]["allowed"]:
+            return False
+    return True
+
+
+async def are_served(api: Api, version: str, kinds: set[str]) -> bool:
+    """Whether who asks which kinds there are is told of these, which is later than that they are there."""
+    groups = (await api.ask("GET", "/apis"))["groups"]
+    if version not in [each["groupVersion"] for group in groups for each in group["versions"]]:
+        return False
+    async with api.session.get(f"/apis/{version}") as answer:  # which is no JSON while nobody serves it
+        return answer.status == 200 and kinds <= {each["kind"] for each in (await answer.json())["resources"]}
 
 
 async def eventually(holds: Callable[[], Any], timeout_s: float = 60.0) -> Any:

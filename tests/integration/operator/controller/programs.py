@@ -50,12 +50,12 @@ class Program:
         return sum(value for key, value in (await self.metrics()).items() if key.startswith(_WRITES))
 
     async def settled(self) -> float:
-        """Return how much was written, once nothing more is."""
+        """Return how much was written, once nothing more is, and nobody looks at anything."""
         former, quiet = -1.0, 0
-        while quiet < 4:
+        while quiet < 10:  # for longer than an API server may keep to itself what has changed
             await asyncio.sleep(0.5)
-            current = await self.writes()
-            quiet, former = quiet + 1 if current == former else 0, current
+            current, is_idle = await self.writes(), not (await self.metrics())["tierline_operator_working_resources"]
+            quiet, former = quiet + 1 if current == former and is_idle else 0, current
         return former
 
     def largest_memory(self) -> int:

@@ -10,6 +10,7 @@ from tests.integration.operator.controller.operators import (
     MERGE,
     RESOURCES,
     SECRETS,
+    are_served,
     condition,
     eventually,
     names_at,
@@ -46,16 +47,10 @@ async def kinds_of_cert_manager(api: Api) -> AsyncIterator[None]:
         spec = {"group": "cert-manager.io", "scope": "Namespaced", "names": names, "versions": [version]}
         metadata = {"name": f"{plural}.cert-manager.io"}
         await api.ask("POST", DEFINITIONS, {"metadata": metadata, "spec": spec})
-    await eventually(lambda: answers(api, f"{CERT_MANAGER.format('default')}/certificates"))
-    await eventually(lambda: answers(api, f"{CERT_MANAGER.format('default')}/issuers"))
+    await eventually(lambda: are_served(api, "cert-manager.io/v1", {"Certificate", "Issuer"}))
     yield
     for plural in ("certificates", "issuers"):
         await api.ask("DELETE", f"{DEFINITIONS}/{plural}.cert-manager.io")
-
-
-async def answers(api: Api, path: str) -> bool:
-    async with api.session.get(path) as answer:
-        return answer.status == 200
 
 
 @pytest.fixture

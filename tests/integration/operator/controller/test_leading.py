@@ -117,7 +117,7 @@ async def test_an_api_server_that_is_started_anew_finds_everything_kept_and_is_f
     cluster: Cluster, api: Api, namespace: str
 ) -> None:
     resources, deployments = RESOURCES.format(namespace), DEPLOYMENTS.format(namespace)
-    async with operator(cluster, namespace, lease_s=60) as server:
+    async with operator(cluster, namespace, lease_s=600) as server:
         await api.ask("POST", resources, resource())
         await eventually(lambda: state(api, namespace, "demo"))
         await eventually(lambda: names_at(api, CONFIG_MAPS.format(namespace)))

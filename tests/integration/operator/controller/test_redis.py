@@ -44,6 +44,7 @@ async def test_a_redis_goes_once_its_successors_workers_are_all_available_and_no
 ) -> None:
     async with operator(cluster, namespace, WITH_REDIS) as server:
         before = await served(api, namespace)
+        await eventually(lambda: knows_a_pod(server))
         await api.ask("PATCH", f"{RESOURCES.format(namespace)}/demo", OTHER_CACHE, MERGE)
         await has(api, namespace, 2)
         await looked_at(server)
@@ -132,6 +133,10 @@ async def is_observed(api: Api, namespace: str) -> bool:
 async def runs_image(api: Api, path: str, image: str) -> bool:
     found = await api.ask("GET", path)
     return bool(found["spec"]["template"]["spec"]["containers"][0]["image"] == image)
+
+
+def knows_a_pod(server: OperatorServer) -> bool:
+    return server.loop is not None and any(server.loop.children.all("Pod"))
 
 
 async def looked_at(server: OperatorServer) -> None:

@@ -126,7 +126,7 @@ async def test_whatever_is_refused_for_a_while_comes_out_right_and_then_nothing_
             uids[name] = made["metadata"]["uid"]
         for name in names:
             await complete(api, namespace, name)
-        assert all(rule.used == rule.times for rule in rules)
+        await eventually(lambda: all(rule.used == rule.times for rule in rules), timeout_s=WITHIN_SECONDS)
         kinds = await Kinds.of(cluster, api)
         found = {
             name: [each.replace(name, "NAME") for each in await kinds.labelled(f"{OWNER_UID}={uid}")]

@@ -21,6 +21,7 @@ from tests.integration.operator.controller.operators import (
     roll_out,
 )
 from tests.kube import Api, Cluster, running_cluster
+from tests.ports import free_port
 
 from tierline.operator.config import OperatorConfig
 from tierline.operator.controller.discovering import DEFAULT_CLASS
@@ -163,10 +164,10 @@ async def test_what_comes_to_a_cluster_and_goes_replaces_no_pods_and_takes_no_wa
         after = await api.ask("GET", f"{ingresses}/{before['metadata']['name']}")
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
         assert after["spec"] == before["spec"]
-        assert "no IngressClass first any more" in (await condition(api, namespace, "demo", "IngressReady"))["message"]
+        await eventually(lambda: says(api, namespace, "demo", "IngressReady", "no IngressClass first any more"))
         assert len(volumes) == 1
         assert await volumes_of(api, namespace) == volumes
-        assert S3_DRIVER in (await condition(api, namespace, "mounted", "ModelSourceReady"))["message"]
+        await eventually(lambda: says(api, namespace, "mounted", "ModelSourceReady", S3_DRIVER))
     async with operator(cluster, namespace) as server:
         await eventually(lambda: server.loop is not None and len(server.loop.reconciler.endpoints) == 2)
         await knows(server, lambda has: bool(has.ingress_classes))
@@ -174,6 +175,10 @@ async def test_what_comes_to_a_cluster_and_goes_replaces_no_pods_and_takes_no_wa
         assert await volumes_of(api, namespace) == volumes
         await api.ask("DELETE", f"{ingresses}/{before['metadata']['name']}")
         await eventually(lambda: has_class(api, namespace, before["metadata"]["name"], "second"))
+
+
+async def says(api: Api, namespace: str, name: str, kind: str, text: str) -> bool:
+    return text in (await condition(api, namespace, name, kind)).get("message", "")
 
 
 async def volumes_of(api: Api, namespace: str) -> list[str]:
@@ -290,9 +295,7 @@ def bucket(found: dict[str, Any]) -> str:
 
 
 async def test_without_the_hub_each_pod_has_a_cache_of_its_own(cluster: Cluster, api: Api, namespace: str) -> None:
-    async with hub({}) as gone:
-        pass
-    async with operator(cluster, namespace, hf_endpoint=gone.url):
+    async with operator(cluster, namespace, hf_endpoint=f"http://127.0.0.1:{free_port()}"):
         found = await make(api, namespace, **of_the_hub())
         assert fetched(found) == "hf://org/model@main"
         assert "$(TIERLINE_POD_UID)" in bucket(found)
