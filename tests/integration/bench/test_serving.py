@@ -81,6 +81,19 @@ def test_a_run_is_in_every_file_that_was_asked_for(engine: str, tmp_path: Path) 
     assert not (tmp_path / "r.partial.jsonl").exists()
 
 
+def test_answers_are_kept_where_every_request_is_to_be_detailed_and_only_there(engine: str, tmp_path: Path) -> None:
+    saved = ("--save-result", "--result-dir", str(tmp_path), "--result-filename", "v.json")
+    for arguments in ((), (*saved, "--save-detailed")):
+        done = bench(
+            "--base-url", engine, *SMALL, *SLOW_CLIENT_IS_NO_MATTER, *arguments, "--json", str(tmp_path / "r.json")
+        )
+        assert done.exit_code == 0, done.output
+        kept = [record["text"] for record in read(tmp_path / "r.json")["records"]]
+        assert all(kept) if arguments else not any(kept)
+
+    assert sorted(read(tmp_path / "v.json")["generated_texts"]) == sorted(kept)
+
+
 def test_an_open_loop_and_a_trace_send_at_their_times_and_two_results_compare(engine: str, tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     entries = [{"timestamp": 100 * at, "input_length": 600, "output_length": 4, "hash_ids": [0, at]} for at in range(6)]

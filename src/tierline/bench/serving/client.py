@@ -49,6 +49,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         Each request has a ``cache_salt`` of its own, so that it finds nothing in any cache.
     keeps_answers
         Ask for the tokens of answers and how far ahead of the next best each was, and keep both.
+    keeps_texts
+        Keep what answers say.
     """
 
     base_url: str
@@ -62,6 +64,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str = ""
     shares_nothing: bool = False
     keeps_answers: bool = False
+    keeps_texts: bool = False
 
 
 @dataclass

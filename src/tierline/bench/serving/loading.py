@@ -171,6 +171,7 @@ class Loader:
             is_measured=sent_s >= self._assignment.ramp_s,
             answer=reply.tokens,
             margins=reply.margins,
+            text=reply.text if self._assignment.target.keeps_texts else "",
         )
 
     def _unsent(self, planned: Planned) -> Record:

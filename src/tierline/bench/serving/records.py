@@ -1,7 +1,7 @@
 """What is kept of every request: times as the client saw them, tokens as the server counts them, how it went wrong.
 
 Times are seconds since the run's start unless a name says otherwise. Nothing of prompts is kept, and nothing of answers
-unless they are to be compared.
+unless it is asked for.
 """
 
 from collections.abc import Sequence
@@ -48,6 +48,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     answer, margins
         Where answers are compared: its tokens, and by how many nats each was ahead of the next best, negative where the
         server does not say.
+    text
+        Where texts are kept: what the answer said.
     """
 
     index: int
@@ -70,6 +72,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     is_measured: bool = True
     answer: Sequence[str] = ()
     margins: Sequence[float] = ()
+    text: str = ""
 
     @property
     def is_good(self) -> bool:

@@ -360,7 +360,7 @@ def vllm_document(result: Result, *, is_detailed: bool = False) -> dict[str, Any
             "latencies": [record.latency_s for record in measured],
             "start_times": [record.sent_s for record in measured],
             "queue_times": [record.queued_s for record in measured],
-            "generated_texts": ["".join(record.answer) for record in measured],
+            "generated_texts": [record.text for record in measured],
             "errors": [f"{record.error} {record.detail}".strip() for record in measured],
         }
     return document

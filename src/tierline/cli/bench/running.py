@@ -166,7 +166,9 @@ def run(
         Path | None, typer.Option(metavar="FILE", help="Write the result in aiperf's shape.")
     ] = None,
     save_result: Annotated[bool, typer.Option("--save-result", help="Write the result under vLLM's names.")] = False,
-    save_detailed: Annotated[bool, typer.Option("--save-detailed", help="With arrays of every request.")] = False,
+    save_detailed: Annotated[
+        bool, typer.Option("--save-detailed", help="With arrays of every request, and what was answered.")
+    ] = False,
     result_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to.", show_default="here")] = None,
     result_filename: Annotated[
         str | None, typer.Option(metavar="NAME", help="As what.", show_default="as vLLM calls it")
@@ -288,6 +290,7 @@ def run(
         headers=headers,
         extra_body=_json_object("--extra-body", extra_body),
         ignore_eos=ignore_eos,
+        keeps_texts=save_detailed,
         timeout_s=request_timeout,
     )
     settings = results.Settings(
