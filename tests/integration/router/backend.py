@@ -6,6 +6,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from tierline.router.config import RouterConfig
@@ -151,8 +152,9 @@ async def backends(*behaviours: Behaviour, models: tuple[str, ...] = ("m",)) -> 
 @contextlib.asynccontextmanager
 async def router(*endpoints: Backend | str, **settings: object) -> AsyncIterator[RouterServer]:
     urls = tuple(endpoint if isinstance(endpoint, str) else endpoint.url for endpoint in endpoints)
+    patient = {"health_timeout_s": 60, "connect_timeout_s": 60}  # a machine that stood still for seconds is no failure
     config = RouterConfig.model_validate(
-        {"port": 0, "endpoints": urls, "shutdown_timeout_s": 0, "health_interval_s": 0.1} | settings
+        {"port": 0, "endpoints": urls, "shutdown_timeout_s": 0, "health_interval_s": 0.1} | patient | settings
     )
     async with running(config) as server:
         yield server
@@ -160,10 +162,23 @@ async def router(*endpoints: Backend | str, **settings: object) -> AsyncIterator
         assert all(endpoint.queued_tokens >= 0 for endpoint in server.services.endpoints.all)
 
 
+def replace(file: Path, content: str) -> None:
+    """Have another content in a file, all at once: who writes in place may be read in the middle."""
+    written = file.with_name(f"{file.name}.new")
+    written.write_text(content)
+    written.replace(file)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  (what is awaited is another program's state)
             await asyncio.sleep(0.005)
+
+
+def pass_time(server: RouterServer, seconds: float) -> None:
+    """Let the clock that a router's requests and connections live by go on by so much at once."""
+    clock = server.services.clock
+    server.services.clock = lambda: clock() + seconds
 
 
 async def until_models_are_known(server: RouterServer) -> None:

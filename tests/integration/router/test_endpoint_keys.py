@@ -14,6 +14,7 @@ from tests.integration.router.backend import (
     backends,
     chat,
     client,
+    replace,
     router,
     until,
     until_models_are_known,
@@ -151,7 +152,7 @@ async def test_an_endpoint_whose_key_is_still_to_come_joins_when_it_is_there(key
     async with backends(answering(whole())) as (backend,):
         file.write_text("[]")
         async with router(endpoints_file=file) as server, client(server) as peer:
-            file.write_text(yaml.safe_dump([{"url": backend.url, "api_key_file": str(later)}]))
+            replace(file, yaml.safe_dump([{"url": backend.url, "api_key_file": str(later)}]))
             failures = server.services.metrics.counters["tierline_router_endpoints_file_failures_total"]
             await until(lambda: failures() == 1)
             assert not server.services.endpoints.all

@@ -1,6 +1,7 @@
 """Endpoints that come, drain and go while requests run, over real sockets."""
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.integration.router.backend import (
     chat,
     chunk,
     client,
+    replace,
     request_bytes,
     router,
     until,
@@ -142,7 +144,7 @@ async def test_a_file_that_cannot_be_used_changes_nothing_and_is_counted_once(co
         file.write_text(f"[{first.url}]")
         async with router(endpoints_file=file) as server, client(server) as peer:
             failures = server.services.metrics.counters["tierline_router_endpoints_file_failures_total"]
-            file.write_text(content)
+            replace(file, content)
             await until(lambda: failures() == 1)
             await asyncio.sleep(0.1)
             assert failures() == 1
@@ -151,6 +153,15 @@ async def test_a_file_that_cannot_be_used_changes_nothing_and_is_counted_once(co
             await until(lambda: failures() == 2)
             file.write_text(f"[{second.url}]")
             await until(lambda: urls(server) == [second.url])
+
+
+async def test_a_list_that_is_being_written_drains_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, half, after = (b"[http://a:1, http://b:1]", b"[http://a:1]", b"[http://a:1, http://b:1, http://c:1]")
+    simulated_readings = itertools.chain([before, half], itertools.repeat(after))
+    monkeypatch.setattr("tierline.router.discovery.file._read", lambda path: next(simulated_readings))
+    sets = FileSource(tmp_path / "endpoints.yaml", reload_s=0.0).wanted_sets()
+    found = [[spec.url for spec in await anext(sets)] for _ in range(2)]
+    assert found == [["http://a:1", "http://b:1"], ["http://a:1", "http://b:1", "http://c:1"]]
 
 
 @pytest.mark.usefixtures("quick_reload")

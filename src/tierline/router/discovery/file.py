@@ -17,6 +17,8 @@ from tierline.router.specs import EndpointSpec, read_specs
 log = logs.get(__name__)
 
 RELOAD_SECONDS = 1.0
+SETTLE_SECONDS = 0.05
+"""What is new is read once more after that: who writes in place may be in the middle, and half a list is one, too."""
 
 
 class FileSource:
@@ -62,6 +64,10 @@ class FileSource:
         """Return what the file says, if that is new and can be used."""
         try:
             content = await asyncio.to_thread(_read, self._path)
+            if content != self._content:
+                await asyncio.sleep(SETTLE_SECONDS)
+                if await asyncio.to_thread(_read, self._path) != content:
+                    return None
         except UsageError as error:
             if self._content is not None:
                 self._failed(error)
