@@ -218,16 +218,15 @@ async def test_what_is_wrong_is_said(method: str, path: str, body: bytes, status
 
 
 async def test_endpoints_are_emptied_each_says_whether_it_was_and_what_was_known_of_it_is_forgotten() -> None:
+    others = answering(whole(404)), answering(whole(body=b'{"success":false}'))
     async with (
-        backends(answering(whole()), answering(whole(404)), answering(whole(body=b'{"success":false}'))) as three,
-        router(*three, strategy="prefixaware") as server,
+        backends(answering(whole())) as (first,),
+        backends(*others, models=("another",)) as (second, third),
+        router(first, second, third, strategy="prefixaware") as server,
         client(server) as peer,
     ):
         await until_models_are_known(server)
-        first, second, third = three
         prompt = chat("word " * 2000)
-        for other in (second, third):
-            await ask(peer, f"/admin/endpoints/drain?url={other.url}", "POST")
         assert (await peer.ask(prompt)).status == 200
         assert (await ask(peer, "/admin/explain", "POST", prompt))[1]["choice"]["reason"] == "prefix"
 
@@ -238,7 +237,7 @@ async def test_endpoints_are_emptied_each_says_whether_it_was_and_what_was_known
         assert [each["is_empty"] for each in said["endpoints"][1:]] == [False, False]
         assert "404; vLLM has that route with VLLM_SERVER_DEV_MODE=1" in said["endpoints"][1]["why"]
         assert "try again" in said["endpoints"][2]["why"]
-        asked = [backend.requests[-1].first_line for backend in three]
+        asked = [backend.requests[-1].first_line for backend in (first, second, third)]
         assert asked == [b"POST /reset_prefix_cache?reset_external=true HTTP/1.1"] * 3
         assert (await ask(peer, "/admin/explain", "POST", prompt))[1]["choice"]["reason"] == "cold"
 
@@ -453,7 +452,8 @@ async def test_an_alias_of_a_model_that_nobody_serves_is_warned_of_once_and_show
         for _ in range(3):
             server.services.alias_watch.sweep()
         _, said = await ask(peer, "/admin/endpoints")
-        server.services.endpoints.all[0].learn_models({"m": b"{}", "missing": b"{}"})
+        backend.models = ("m", "missing")
+        await until(lambda: server.services.endpoints.may_serve("missing"))
         _, after = await ask(peer, "/admin/endpoints")
     assert [(alias["alias"], alias["is_served"]) for alias in said["aliases"]] == [("gpt", True), ("ghost", False)]
     assert all(alias["is_served"] for alias in after["aliases"])

@@ -9,7 +9,6 @@ from tests.integration.router.backend import (
     Backend,
     Received,
     answering,
-    answering_then_closing,
     backends,
     chat,
     client,
@@ -19,6 +18,7 @@ from tests.integration.router.backend import (
     until_models_are_known,
     whole,
 )
+from tests.ports import free_port
 
 from tierline.router.server import RouterServer
 
@@ -174,8 +174,13 @@ async def test_a_model_whose_endpoints_are_full_holds_up_no_other_model() -> Non
 
 async def test_a_request_that_failed_waits_for_room_where_it_was_not_tried() -> None:
     gate = Gate()
+
+    async def breaks_off(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await until(lambda: bool(gate.waiting))  # else the other request might find this endpoint free, too
+        writer.transport.abort()
+
     async with (
-        backends(answering_then_closing(b""), gate) as (sick, good),
+        backends(breaks_off, gate) as (sick, good),
         router(sick, good, strategy="roundrobin", max_inflight_per_endpoint=1, health_interval_s=1000) as server,
     ):
         await until_models_are_known(server)
@@ -190,9 +195,7 @@ async def test_a_request_that_failed_waits_for_room_where_it_was_not_tried() -> 
 
 async def test_an_endpoint_that_comes_back_is_given_what_waits() -> None:
     gate = Gate()
-    late = Backend()
-    await late.start()
-    await late.kill()
+    late = Backend(port=free_port())
     async with backends(gate) as (up,), router(up, late, max_inflight_per_endpoint=1, max_queued=9) as server:
         await until_models_are_known(server)
         first = asyncio.create_task(ask(server))

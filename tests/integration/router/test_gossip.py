@@ -65,6 +65,7 @@ async def followed(follower: Following) -> AsyncIterator[Following]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "RETRY_SECONDS", (0.05,))
     monkeypatch.setattr(following, "RESOLVED_EVERY_S", 0.1)
+    monkeypatch.setattr(following, "SILENT_SECONDS", 60.0)
 
 
 def knowledge(*blocks: bytes) -> bytes:
@@ -126,7 +127,7 @@ async def test_a_router_listens_neither_to_itself_nor_twice_to_another() -> None
         followed(one.follow(port, lookup=("localhost", port))) as itself,
         followed(other.follow(port, lookup=("localhost", port))) as follower,
     ):
-        await until(lambda: follower.followed == 1)
+        await until(lambda: other.seen == [Load(5, 2, 20)])
         await asyncio.sleep(0.3)
         assert (itself.followed, follower.followed) == (0, 1)
         assert other.seen == [Load(5, 2, 20)]
