@@ -27,6 +27,7 @@ from tests.integration.router.backend import (
     chat,
     chunk,
     client,
+    pass_time,
     request_bytes,
     router,
     until,
@@ -42,6 +43,12 @@ PROMPT = "once upon a time " * 2000
 """34,000 bytes: 8,500 tokens, as they are estimated."""
 SICK: dict[str, Any] = {"health_interval_s": 1000}
 RESETTING = answering_then_closing(b"")
+
+
+@pytest.fixture
+def long_ejections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is passed over stays so to the end of the test."""
+    monkeypatch.setattr("tierline.router.endpoints.EJECTION_SECONDS", (1000.0,))
 
 
 def prefilling(**more: object) -> Behaviour:
@@ -301,6 +308,7 @@ async def test_explain_says_that_those_that_prefill_are_of_other_weights(tmp_pat
     assert (document["prefill"], document["pairing"]) == (None, "fallback: weights")
 
 
+@pytest.mark.usefixtures("long_ejections")
 async def test_a_decode_endpoint_of_other_weights_has_the_prompt_computed_anew(tmp_path: Path) -> None:
     async with (
         backends(prefilling(of="a"), prefilling(of="b"), answering(whole()), answering(whole())) as (pa, pb, gone, d),
@@ -440,6 +448,7 @@ async def test_a_prefill_endpoint_that_fails_is_replaced_by_another(tmp_path: Pa
     assert not any(alone(received) for received in d.requests)
 
 
+@pytest.mark.usefixtures("long_ejections")
 async def test_prefill_endpoints_that_are_gone_cost_one_refused_connection(tmp_path: Path) -> None:
     async with (
         backends(prefilling(), answering(whole())) as (p, d),
@@ -455,19 +464,29 @@ async def test_prefill_endpoints_that_are_gone_cost_one_refused_connection(tmp_p
 async def test_a_prefill_that_takes_too_long_is_given_up_and_done_by_the_decode_endpoint(tmp_path: Path) -> None:
     async with backends(answering(b""), answering(whole())) as (p, d):
         p.behave = p.hanging
-        async with pairs(tmp_path, [p], [d], prefill_timeout_s=0.5) as (server, peer):
-            answer = await peer.ask(chat(PROMPT))
+        async with pairs(tmp_path, [p], [d], prefill_timeout_s=30) as (server, peer):
+            asking = asyncio.create_task(peer.ask(chat(PROMPT)))
+            await until(lambda: bool(p.requests))
+            pass_time(server, 31)
+            answer = await asking
             await asyncio.wait_for(p.left.wait(), 60)
             assert counted(server, 'prefill_fallbacks_total{reason="timeout"}') == 1
     assert answer.status == 200
     assert alone(d.requests[0])
 
 
+@pytest.mark.usefixtures("long_ejections")
 async def test_a_prefill_endpoint_that_hangs_again_and_again_is_passed_over(tmp_path: Path) -> None:
     async with backends(answering(b""), answering(whole())) as (p, d):
         p.behave = p.hanging
-        async with pairs(tmp_path, [p], [d], prefill_timeout_s=0.05) as (server, peer):
-            answers = [await peer.ask(chat(f"{number}{PROMPT}")) for number in range(FAILURES_BEFORE_EJECTION + 1)]
+        async with pairs(tmp_path, [p], [d], prefill_timeout_s=30) as (server, peer):
+            answers = []
+            for number in range(FAILURES_BEFORE_EJECTION):
+                asking = asyncio.create_task(peer.ask(chat(f"{number}{PROMPT}")))
+                await until(lambda number=number: len(p.requests) > number)  # type: ignore[misc]
+                pass_time(server, 31)
+                answers.append(await asking)
+            answers.append(await peer.ask(chat(f"passed over{PROMPT}")))
             assert counted(server, 'prefill_fallbacks_total{reason="timeout"}') == FAILURES_BEFORE_EJECTION
             assert counted(server, 'prefill_fallbacks_total{reason="no_endpoint"}') == 1
     assert [answer.status for answer in answers] == [200] * (FAILURES_BEFORE_EJECTION + 1)
@@ -476,8 +495,11 @@ async def test_a_prefill_endpoint_that_hangs_again_and_again_is_passed_over(tmp_
 async def test_a_request_whose_time_is_over_ends_the_prefill_and_is_not_begun_anew(tmp_path: Path) -> None:
     async with backends(answering(b""), answering(whole())) as (p, d):
         p.behave = p.hanging
-        async with pairs(tmp_path, [p], [d], total_timeout_s=0.5) as (server, peer):
-            answer = await peer.ask(chat(PROMPT))
+        async with pairs(tmp_path, [p], [d], total_timeout_s=30) as (server, peer):
+            asking = asyncio.create_task(peer.ask(chat(PROMPT)))
+            await until(lambda: bool(p.requests))
+            pass_time(server, 31)
+            answer = await asking
             await asyncio.wait_for(p.left.wait(), 60)
             assert [endpoint.inflight for endpoint in server.services.endpoints.all] == [0, 0]
     assert answer.status == 504
@@ -524,6 +546,7 @@ async def test_another_decode_endpoint_is_handed_kv_anew(tmp_path: Path, fault: 
     assert len(set(handed)) == len(handed) == len(p.requests)
 
 
+@pytest.mark.usefixtures("long_ejections")
 async def test_what_nobody_can_have_fetched_goes_to_the_next_decode_endpoint(tmp_path: Path) -> None:
     async with (
         backends(prefilling(), answering(whole()), answering(whole())) as (p, gone, good),
@@ -632,6 +655,7 @@ async def test_a_prefill_endpoint_tried_after_affinity_was_turned_off_is_chosen_
     assert decision.prefill.reason == "least-load"
 
 
+@pytest.mark.usefixtures("long_ejections")
 async def test_it_is_the_endpoint_that_stumbled_that_is_asked_to_do_it_alone(tmp_path: Path) -> None:
     async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(whole() if alone(request) else whole(500))
