@@ -40,6 +40,8 @@ from tierline.wire.framing import FrameDecoder, encode_frame
 PAGE = Path(__file__).parents[3] / "docs/kvaware.md"
 SIZE = 16
 TOKEN = "a token of sixteen letters".replace(" ", "-")
+OLD_SECONDS = 60.0
+"""As old as that, an answer claims nothing; a test must not take as long."""
 
 
 def stored(blocks: int, ids: list[int] = IDS, **fields: Any) -> dict[str, Any]:
@@ -61,13 +63,15 @@ async def until(is_so: Callable[[], object]) -> None:
 
 @contextlib.asynccontextmanager
 async def asking(address: str, **options: Any) -> AsyncIterator[RemoteIndex]:
-    """A router's side, patient enough for a busy machine."""
-    remote = RemoteIndex(parse_controller(address), "a test", **{"budget_s": 5.0, **options})
-    remote.start()
-    try:
-        yield remote
-    finally:
-        await remote.close()
+    """A router's side, patient enough for a machine that is busy, or stood still."""
+    remote = RemoteIndex(parse_controller(address), "a test", **{"budget_s": 60.0, **options})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tierline.router.events.remote.ANSWER_SECONDS", OLD_SECONDS)
+        remote.start()
+        try:
+            yield remote
+        finally:
+            await remote.close()
 
 
 def request(ids: list[int] = IDS, salt: str = "") -> RoutingRequest:
@@ -193,7 +197,7 @@ async def test_what_one_router_sent_somewhere_the_others_expect_there(
         routing = request()
         await one.look_up(routing, [ENGINE])
         assert routing.told is not None
-        routing.told.placed(ENGINE, 2.0)
+        routing.told.placed(ENGINE, 60.0)
         assert await depths(one, ENGINE) == [192]
         await until(lambda: controller.answering.messages["placed"])
         assert await depths(other, ENGINE) == [192]
@@ -214,7 +218,7 @@ async def test_an_answer_that_is_old_when_it_is_needed_claims_nothing(
         assert routing.told is not None
         assert routing.told.found(ENGINE) is not None
         now = remote.now()
-        monkeypatch.setattr(remote, "now", lambda: now + 2.5)
+        monkeypatch.setattr(remote, "now", lambda: now + OLD_SECONDS + 1)
         assert routing.told.found(ENGINE) is None
 
 
@@ -423,8 +427,9 @@ async def test_engines_that_change_their_cut_with_each_answer_are_asked_twice_at
 
 
 async def test_a_controller_that_hangs_costs_one_budget_and_then_nothing_until_it_answers(
-    controller: ControllerServer, tmp_path: Path
+    controller: ControllerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tierline.router.events.remote.HUNG_SECONDS", 60.0)
     config = ["--listen", f"unix:{tmp_path}/hung", "--http", ""]
     async with program(config) as child, asking(f"unix:{tmp_path}/hung") as remote:
         await until(lambda: remote.is_connected)
@@ -437,7 +442,7 @@ async def test_a_controller_that_hangs_costs_one_budget_and_then_nothing_until_i
         assert remote.outcomes == {"answered": 1, "late": 1, "busy": 19}
         child.send_signal(signal.SIGCONT)
         await until(lambda: not remote._questions)
-        remote._budget_s = 5.0
+        remote._budget_s = 60.0
         await depths(remote, ENGINE)
         assert remote.outcomes["answered"] == 2
 
@@ -515,6 +520,8 @@ async def routed(tmp_path: Path, routers: int = 1) -> AsyncIterator[tuple[Contro
             )
         )
         http = await stack.enter_async_context(aiohttp.ClientSession())
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr("tierline.router.events.remote.ANSWER_SECONDS", OLD_SECONDS)
         worlds = []
         for _ in range(routers):
             config = RouterConfig(
@@ -522,12 +529,13 @@ async def routed(tmp_path: Path, routers: int = 1) -> AsyncIterator[tuple[Contro
                 endpoints=tuple(engines),
                 strategy="kvaware",
                 controller=address,
-                controller_budget_s=1.0,
                 health_interval_s=0.1,
+                health_timeout_s=60,
                 shutdown_timeout_s=0.2,
             )
             server = await stack.enter_async_context(running(config))
-            worlds.append(World(server, engines, http))
+            remote_of(server)._budget_s = 60.0
+            worlds.append(World(server, engines, http, controller.holdings.sources))
         await until_heard(controller, worlds)
         yield controller, worlds
 
@@ -544,7 +552,8 @@ async def until_heard(controller: ControllerServer, worlds: list[World]) -> None
             for url in worlds[0].engines:  # what was published before anybody listened is gone with this
                 async with worlds[0].http.post(f"{url}/reset_prefix_cache") as response:
                     assert response.status == 200
-                await worlds[0].ask(url=url, prompt=[1] * 17)
+                await worlds[0].answer(url=url, prompt=[1] * 17)
+            await asyncio.sleep(0.05)
 
 
 def remote_of(server: RouterServer) -> RemoteIndex:
@@ -575,7 +584,7 @@ async def test_no_request_fails_without_its_controller_and_nothing_is_claimed_of
             async with world.http.post(f"{url}/reset_prefix_cache") as response:
                 assert response.status == 200
         for _ in range(3):
-            assert (await world.ask(prompt=IDS)).endpoint == warm[0].endpoint
+            assert (await world.answer(prompt=IDS)).endpoint == warm[0].endpoint
         assert world.strategy.lookups["exact"] == before["exact"]
         assert world.strategy.lookups["approximate"] == before.get("approximate", 0) + 6
         assert remote_of(world.server).outcomes["unavailable"] >= 3
@@ -618,14 +627,21 @@ def test_the_documentation_has_every_setting(key: str) -> None:
     assert re.search(rf"^\| (`\w+`, )?`{key}`(, `\w+`)? \|", PAGE.read_text(), re.MULTILINE)
 
 
-async def test_a_controller_is_ready_when_it_has_heard_of_an_engine(controller: ControllerServer) -> None:
-    async with aiohttp.ClientSession() as http:
-        source_of(controller).state = SourceState.LOST
+async def test_a_controller_is_ready_when_it_has_heard_of_an_engine(tmp_path: Path) -> None:
+    nobody = f"http://engine:1=ipc://{tmp_path}/events?replay=ipc://{tmp_path}/replay"
+    config = ControllerConfig(
+        endpoints=("http://engine:1",),
+        kv_events=(nobody,),
+        listen=(f"unix:{tmp_path}/controller",),
+        http="127.0.0.1:0",
+    )
+    async with controller_running(config) as controller, aiohttp.ClientSession() as http:
         async with http.get(f"http://{controller.http}/readyz") as response:
             assert response.status == 503
-        await until(lambda: source_of(controller).is_exact)
-        async with http.get(f"http://{controller.http}/readyz") as response:
-            assert response.status == 200
+        with contextlib.closing(Publisher(tmp_path)):
+            await until(lambda: source_of(controller).is_exact)
+            async with http.get(f"http://{controller.http}/readyz") as response:
+                assert response.status == 200
 
 
 async def test_a_controller_that_is_always_late_is_left_in_peace_and_asked_again(tmp_path: Path) -> None:
@@ -646,7 +662,7 @@ async def test_a_controller_that_is_always_late_is_left_in_peace_and_asked_again
             await depths(remote, ENGINE)
         assert LATE_BEFORE_REST <= remote.outcomes["late"] < 50
         assert remote.outcomes["rested"]
-        pause, remote._budget_s = 0.0, 5.0
+        pause, remote._budget_s = 0.0, 60.0
         async with asyncio.timeout(60):
             while await depths(remote, ENGINE) != [80]:  # noqa: ASYNC110  (states of several programs)
                 await asyncio.sleep(0.01)

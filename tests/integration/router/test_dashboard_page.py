@@ -53,6 +53,10 @@ class Page:
     def table(self, caption: str) -> Any:
         return self.page.get_by_role("table", name=re.compile(caption))
 
+    def until_engines_are_known(self, stack: DashboardStack) -> None:
+        """Until it is told what each engine has counted, which is not in the first that is told."""
+        self.page.locator("#endpoints tbody tr").filter(has_text="%").nth(len(stack.engines) - 1).wait_for()
+
     def send(self, text: str, max_tokens: int = 8) -> None:
         """Have the chat answer, and wait until it is said where the answer came from."""
         self.page.get_by_label("Tokens at most").fill(str(max_tokens))
@@ -103,6 +107,7 @@ def test_the_tables_fill_while_requests_run_and_nothing_is_loaded_from_elsewhere
 
 def test_the_chat_says_who_answered_and_which_tier(opened: Any, stack: DashboardStack) -> None:
     page = opened()
+    page.until_engines_are_known(stack)
     text = "a text of the chat alone, which nobody has asked about before " * 20
     page.send(text)
     tier = page.page.locator("#tier")
@@ -122,8 +127,9 @@ def test_the_chat_says_who_answered_and_which_tier(opened: Any, stack: Dashboard
 def test_the_next_message_can_be_sent_while_it_is_looked_which_tier_answered_the_last_one(
     opened: Any, stack: DashboardStack
 ) -> None:
-    page = opened().page
-    page.locator("#endpoints tbody tr").filter(has_text="%").nth(len(stack.engines) - 1).wait_for()
+    opened_page = opened()
+    opened_page.until_engines_are_known(stack)
+    page = opened_page.page
     page.get_by_role("button", name="Pause").click()  # what engines counted is not told before it goes on
     page.get_by_label("Message").fill("a text that is asked about twice in a row, at once " * 20)
     page.get_by_role("button", name="Send").click()

@@ -53,6 +53,7 @@ async def api(cluster: Cluster) -> AsyncIterator[Api]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tierline.kube.api.BACKOFF_SECONDS", (0.05,))
+    monkeypatch.setattr("tierline.router.discovery.kubernetes.FIRST_SET_SECONDS", 60.0)
 
 
 def urls(server: RouterServer) -> list[str]:

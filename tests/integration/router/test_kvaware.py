@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from tests.integration.router.backend import until_models_are_known
 
 from tierline.metrics.router import ROUTER
 from tierline.router.config import RouterConfig
+from tierline.router.events.source import EventSource
 from tierline.router.server import RouterServer, running
 from tierline.router.specs import EndpointSpec
 from tierline.router.strategies.kvaware import KvAware
 from tierline.stack.simulated_engine import SimulatedEngineConfig, make_app
+from tierline.stack.simulated_engine.kv_events import ZmqPublisher
 
 MODEL, ADAPTER = "simulated-model", "poet"
 IDS = list(range(1000, 1200))
@@ -28,11 +30,20 @@ TEXT = "a document that everybody asks about, sentence by sentence. " * 20
 
 @dataclass
 class World:
-    """A router, its engines, and a client."""
+    """A router, its engines, and a client.
+
+    Parameters
+    ----------
+    server, engines, http
+        These.
+    sources
+        Who listens to the engines, by their URLs: the router itself, or a controller that it asks.
+    """
 
     server: RouterServer
     engines: list[str]
     http: aiohttp.ClientSession
+    sources: Mapping[str, Sequence[EventSource]]
 
     @property
     def strategy(self) -> KvAware:
@@ -40,9 +51,18 @@ class World:
         assert isinstance(strategy, KvAware)
         return strategy
 
-    async def ask(
+    async def ask(self, path: str = "/v1/completions", **asked: Any) -> "Answer":
+        """Ask the router, or an engine itself; then wait until all is known that engines told of it."""
+        answer = await self.answer(path, **asked)
+        async with asyncio.timeout(60):
+            while not self._is_told():  # noqa: ASYNC110  (events are under way)
+                await asyncio.sleep(0.005)
+        return answer
+
+    async def answer(
         self, path: str = "/v1/completions", url: str | None = None, *, without: str | None = None, **body: Any
     ) -> "Answer":
+        """Ask, and wait for nothing but the answer."""
         body = {"model": MODEL, "max_tokens": 1, **body}
         url = url or f"http://{self.server.host}:{self.server.port}"
         fields = {} if without is None else {"x-tierline-bypass": without}
@@ -50,7 +70,6 @@ class World:
             assert response.status == 200, await response.text()
             usage = (await response.json())["usage"]
             headers = response.headers
-        await self._settled()
         return Answer(
             headers.get("x-tierline-endpoint", url),
             headers.get("x-tierline-reason", ""),
@@ -58,15 +77,11 @@ class World:
             usage["prompt_tokens_details"]["cached_tokens"],
         )
 
-    async def _settled(self) -> None:
-        """Until no more events come."""
-        before = -1
-        while before != (told := self._told()):
-            before = told
-            await asyncio.sleep(0.1)
-
-    def _told(self) -> int:
-        return sum(source.messages for sources in self.strategy.sources.values() for source in sources)
+    def _is_told(self) -> bool:
+        """Whether all that engines have published was applied. What they publish is sent before their answers."""
+        return all(
+            source._next == _publishers[url]._sequence for url in self.engines for source in self.sources.get(url, ())
+        )
 
 
 @dataclass
@@ -77,8 +92,13 @@ class Answer:
     cached: int
 
 
+_publishers: dict[str, ZmqPublisher] = {}
+"""Of the engines that run and publish, by their URLs."""
+
+
 @contextlib.asynccontextmanager
 async def engine(events: str | None, model: str = MODEL) -> AsyncIterator[str]:
+    """Run a simulated engine; what is yielded is its URL."""
     config = SimulatedEngineConfig(
         port=ports.free_port(),
         model=model,
@@ -88,17 +108,27 @@ async def engine(events: str | None, model: str = MODEL) -> AsyncIterator[str]:
         cache_blocks=200,
         kv_events_endpoint=events,
     )
-    runner = web.AppRunner(make_app(config), access_log=None)
+    url = f"http://{config.host}:{config.port}"
+
+    def publishing(endpoint: str) -> ZmqPublisher:
+        publisher = _publishers[url] = ZmqPublisher(endpoint)
+        return publisher
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tierline.stack.simulated_engine.server.ZmqPublisher", publishing)
+        runner = web.AppRunner(make_app(config), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, config.host, config.port).start()
     try:
-        yield f"http://{config.host}:{config.port}"
+        yield url
     finally:
         await runner.cleanup()
+        _publishers.pop(url, None)
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr("tierline.router.tokens.ANSWER_SECONDS", 60.0)
     async with contextlib.AsyncExitStack() as stack:
         events = [f"ipc://{tmp_path}/events-{number}" for number in range(2)]
         engines = [await stack.enter_async_context(engine(address)) for address in events]
@@ -109,10 +139,17 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             allow_bypass=("affinity", "cache"),
             kv_events=tuple(f"{url}={address}" for url, address in zip(engines, events, strict=True)),
             health_interval_s=0.1,
+            health_timeout_s=60,
             shutdown_timeout_s=0.2,
         )
         server = await stack.enter_async_context(running(config))
-        world = World(server, engines, await stack.enter_async_context(aiohttp.ClientSession()))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        strategy = server.services.choosing.kvaware
+        assert strategy is not None
+        world = World(server, engines, http, strategy.sources)
+        ladder = server.services.tokens
+        assert ladder is not None
+        ladder._budget_s = 60.0
         await until_heard(world)
         yield world
 
@@ -125,7 +162,8 @@ async def until_heard(world: World) -> None:
         for url in world.engines:  # what was published before anybody listened is gone with this
             async with world.http.post(f"{url}/reset_prefix_cache") as response:
                 assert response.status == 200
-            await world.ask(url=url, prompt=[1] * 17)
+            await world.answer(url=url, prompt=[1] * 17)
+        await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("prompt", [IDS, TEXT])
@@ -232,8 +270,8 @@ async def test_a_chat_is_predicted_too_and_its_next_turn(world: World) -> None:
 
 
 async def test_what_an_engine_holds_counts_whoever_sent_it_there(world: World) -> None:
-    for url in world.engines:
-        prompt = [hash(url) % 1000, *IDS]
+    for number, url in enumerate(world.engines):
+        prompt = [number, *IDS]
         await world.ask(url=url, prompt=prompt)
         answer = await world.ask(prompt=prompt)
         assert (answer.endpoint, answer.reason) == (url, "prefix")
@@ -293,15 +331,13 @@ async def test_the_metrics_tell_states_and_counts(world: World) -> None:
 async def test_an_endpoint_that_is_removed_is_listened_to_no_more(world: World) -> None:
     membership, endpoints = world.server.membership, world.server.services.endpoints
     membership.remove(endpoints.all[0])
-    await asyncio.sleep(0.1)
     assert list(world.strategy.sources) == world.engines[1:]
-    assert len(list(world.strategy.blocks.sources)) == 1
+    async with asyncio.timeout(60):
+        while len(list(world.strategy.blocks.sources)) > 1:  # noqa: ASYNC110  (its sockets are being closed)
+            await asyncio.sleep(0.01)
 
 
-async def test_an_explanation_knows_the_prompt_s_tokens_as_a_request_would(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(world.server.services.tokens, "_budget_s", 20.0)
+async def test_an_explanation_knows_the_prompt_s_tokens_as_a_request_would(world: World) -> None:
     body = {"model": MODEL, "prompt": "the same words again and again " * 30}
     answer = await world.ask(**body)
     url = f"http://{world.server.host}:{world.server.port}/admin/explain"
@@ -356,8 +392,7 @@ async def test_an_endpoint_whose_events_move_is_listened_to_at_the_new_place(wor
         before = world.strategy.sources[url]
         membership.follow("file", [EndpointSpec(url=url, kv_events=moved, weight=2)])
         assert world.strategy.sources[url] is not before
-        await until_heard(World(world.server, [*world.engines, url], world.http))
-        await world.ask(url=url, prompt=IDS)
-        async with asyncio.timeout(60):
-            while len(world.strategy.sources[url][0].blocks) < len(IDS) // 16:  # noqa: ASYNC110  (events are under way)
-                await asyncio.sleep(0.01)
+        with_it = World(world.server, [*world.engines, url], world.http, world.sources)
+        await until_heard(with_it)
+        await with_it.ask(url=url, prompt=IDS)
+        assert len(world.strategy.sources[url][0].blocks) >= len(IDS) // 16

@@ -130,7 +130,7 @@ async def test_the_node_that_holds_a_prefix_goes_before_its_pool_and_the_pool_be
 async def test_a_router_that_asks_a_controller_chooses_no_differently(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/controller"
     config = ControllerConfig(listen=(listen,), http="127.0.0.1:0", takes_endpoints=True)
-    async with controller_running(config), pooled_world(tmp_path, controller=listen) as world:
+    async with controller_running(config), pooled_world(tmp_path, controller=listen, controller_budget_s=1.0) as world:
         await chooses_by_the_way_to_the_blocks(world)
 
 

@@ -151,8 +151,8 @@ async def test_endpoints_of_one_node_share_a_subscription_until_the_last_one_goe
     )
     assert world.strategy.stores[first.url] is world.strategy.stores[second.url]
     membership.remove(second)
-    await asyncio.sleep(0.1)
     assert list(world.strategy.stores) == [first.url]
+    await asyncio.sleep(0.1)
     assert len(world.strategy.stored._slots) == 1
     membership.remove(first)
     await world.until(lambda: world.strategy.stored._slots == [None])
