@@ -54,8 +54,9 @@ RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 SERVED_WELL_S = 60.0
 KILLED_AFTER_S = 5.0
 """Beyond ``shutdown_timeout_s``."""
-ANSWER_WITHIN_S = 1.0
-"""For a worker to say what it has; without it, the others' answer is the answer."""
+ANSWER_LOOKS, ANSWER_LOOK_SECONDS = 10, 0.1
+"""For a worker to say what it has; without it, the others' answer is the answer. What counts is how often it was looked
+for: a machine that stood still for a second would else have workers that did not answer in time."""
 LOOK_SECONDS = 0.5
 """Between two looks whether workers go on. What counts is how often one was seen to stand still, not how long it was by
 the clock: a machine that sleeps is no worker that hangs."""
@@ -335,7 +336,7 @@ class Supervisor:
             case Kind.SPENT:
                 self._pass_on(seat, kind, payload)
             case Kind.ASK:
-                self._spawn(self._answer(seat, messages.decode_question(payload)))
+                self._spawn(self._answer(seat, seat.channel, messages.decode_question(payload)))
             case Kind.TELL:
                 answer = messages.decode_answer(payload)
                 future = seat.asked.get(answer.id)
@@ -367,14 +368,16 @@ class Supervisor:
             if seat is not source and seat.ready.is_set() and seat.channel is not None:
                 self.dropped += not seat.channel.offer(kind, payload)
 
-    async def _answer(self, seat: _Seat, question: Question) -> None:
-        """Answer a worker's question with what all of them say."""
+    async def _answer(self, seat: _Seat, channel: Channel | None, question: Question) -> None:
+        """Answer a worker's question, which came by ``channel``, with what all of them say."""
         if question.about == "change":
             self._note(messages.decode_change(question.content), question.content)
             await self._ask_all("change", question.content, besides=seat)
             said = b""
         else:
             answers = await self._ask_all(question.about, b"", besides=seat)
+            if seat.channel is not channel:  # who asked has died, and nobody waits; what it counted is in the book
+                return
             said = self._together(question.about, dict(sorted((answers | {seat.index: question.content}).items())))
             if question.about == "metrics" and self._index is not None:
                 said += await self._index.metrics()
@@ -401,21 +404,31 @@ class Supervisor:
         raise WireError(f"a question about {about}")
 
     async def _ask_all(self, about: str, content: bytes, *, besides: _Seat | None = None) -> dict[int, bytes]:
-        """Return what the workers answer in time, by their places."""
+        """Return what the workers answer in time, by their places; of none that died while the others were waited for.
+
+        What such a one counted is kept for good already, and would be counted twice.
+        """
         self._questions += 1
         question = messages.encode(Question(self._questions, about, content))
-        asked = {seat: self._ask(seat, self._questions, question) for seat in self.seats if seat is not besides}
-        answers = await asyncio.gather(*asked.values())
-        return {seat.index: answer for seat, answer in zip(asked, answers, strict=True) if answer is not None}
+        asked = [(seat, seat.channel) for seat in self.seats if seat is not besides]
+        answers = await asyncio.gather(*(self._ask(seat, self._questions, question) for seat, _ in asked))
+        return {
+            seat.index: answer
+            for (seat, channel), answer in zip(asked, answers, strict=True)
+            if answer is not None and seat.channel is channel
+        }
 
     async def _ask(self, seat: _Seat, number: int, question: bytes) -> bytes | None:
         if not seat.ready.is_set():
             return None
         future = seat.asked[number] = asyncio.get_running_loop().create_future()
         self._send(seat, Kind.ASK, question)
-        done, _ = await asyncio.wait((future,), timeout=ANSWER_WITHIN_S)
+        for _ in range(ANSWER_LOOKS):
+            await asyncio.wait((future,), timeout=ANSWER_LOOK_SECONDS)
+            if future.done():
+                break
         del seat.asked[number]
-        return future.result() if done and not future.cancelled() else None
+        return future.result() if future.done() and not future.cancelled() else None
 
     def _note(self, change: Change, content: bytes) -> None:
         what = f"affinity of {change.about}" if change.verb in ("on", "off") else change.about
