@@ -5,14 +5,17 @@ import contextlib
 import json
 import os
 import resource
+import string
 from collections.abc import Iterator
 
 import openai
 import pytest
+from tests.clocks import ManualClock
 from tests.integration.router.backend import (
     DONE,
     EVENT,
     STREAM_HEAD,
+    Backend,
     Behaviour,
     Received,
     answering,
@@ -23,6 +26,7 @@ from tests.integration.router.backend import (
     client,
     request_bytes,
     router,
+    router_by,
     until,
     until_models_are_known,
     whole,
@@ -35,7 +39,6 @@ from tierline.router.proxy.services import RETRIES_EARNED, RETRIES_RESERVE
 from tierline.router.strategies import RoutingRequest
 
 RESETTING = answering_then_closing(b"")
-WAITED_S = 0.5
 SICK = {"health_interval_s": 1000}  # the router learns of the fault from the request itself
 
 
@@ -70,17 +73,23 @@ async def test_what_fails_before_its_first_byte_is_served_by_another_endpoint(fa
 async def test_an_endpoint_that_says_it_is_healthy_and_fails_is_passed_over(fault: Behaviour) -> None:
     async with (
         backends(fault, answering(whole())) as (sick, good),
-        router(sick, good, strategy="roundrobin", health_interval_s=0.02) as server,
+        router_by(ManualClock(), sick, good, strategy="roundrobin", health_interval_s=0.01) as server,
         client(server) as peer,
     ):
         await until_models_are_known(server)
         ill = server.services.endpoints.all[0]
         for _ in range(2 * FAILURES_BEFORE_EJECTION):
             assert (await peer.ask(chat())).status == 200
-            await asyncio.sleep(0.03)  # for a good health check in between
+            await until_found_healthy(sick)
         assert ill.is_up
         assert ill.ejections == 1
         assert len(sick.requests) == FAILURES_BEFORE_EJECTION
+
+
+async def until_found_healthy(backend: Backend) -> None:
+    """Wait until a health check is over that began after this was called: the second one from now."""
+    backend.checks.clear()
+    await until(lambda: [check.first_line for check in backend.checks].count(b"GET /health HTTP/1.1") >= 3)
 
 
 async def test_a_prefix_follows_the_endpoint_that_served_it() -> None:
@@ -90,9 +99,10 @@ async def test_a_prefix_follows_the_endpoint_that_served_it() -> None:
         client(server) as peer,
     ):
         await until_models_are_known(server)
-        first = [await peer.ask(chat(topic * 4096)) for topic in "abcdefgh"]
+        topics = string.ascii_lowercase  # as many that none would go to the busy one first once in 67 million times
+        first = [await peer.ask(chat(topic * 4096)) for topic in topics]
         tried = len(busy.requests)
-        again = [await peer.ask(chat(topic * 4096)) for topic in "abcdefgh"]
+        again = [await peer.ask(chat(topic * 4096)) for topic in topics]
         assert tried, "some prompts were placed on the busy endpoint first"
         assert len(busy.requests) == tried
     assert {answer.fields["x-tierline-endpoint"] for answer in first + again} == {good.url}
@@ -102,7 +112,7 @@ async def test_a_prefix_follows_the_endpoint_that_served_it() -> None:
 async def test_an_endpoint_that_is_down_costs_no_request() -> None:
     async with (
         backends(answering(whole()), answering(whole())) as (down, up),
-        router(down, up, strategy="roundrobin", **SICK) as server,
+        router_by(ManualClock(), down, up, strategy="roundrobin", **SICK) as server,
         client(server) as peer,
     ):
         await until_models_are_known(server)
@@ -228,19 +238,21 @@ async def test_a_status_is_told_even_if_the_next_endpoint_cannot_be_reached() ->
 
 
 async def test_waiting_for_an_endpoint_that_breaks_is_no_overhead_of_the_router() -> None:
+    clock = ManualClock()
+
     async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(WAITED_S)
+        clock.advance(0.5)
         writer.transport.abort()
 
     async with (
         backends(behave, answering(whole())) as endpoints,
-        router(*endpoints, strategy="roundrobin", **SICK) as server,
+        router_by(clock, *endpoints, strategy="roundrobin", **SICK) as server,
         client(server) as peer,
     ):
         assert (await peer.ask(chat())).status == 200
         overhead = server.services.metrics._overhead
         assert len(endpoints[0].requests) == 1
-        assert 0 <= overhead.total < WAITED_S
+        assert (sum(overhead.counts), overhead.total) == (1, 0.0)
 
 
 async def test_a_second_retry_comes_after_a_pause_and_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +305,7 @@ async def test_between_two_attempts_the_time_for_an_answer_may_end(monkeypatch: 
 
 @pytest.mark.parametrize("is_stream", [True, False])
 async def test_a_request_has_its_time_and_no_more_however_well_it_goes(is_stream: bool) -> None:
+    clock = ManualClock()
     head = STREAM_HEAD if is_stream else b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
 
     async def drip(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -302,35 +315,48 @@ async def test_a_request_has_its_time_and_no_more_however_well_it_goes(is_stream
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    async with backends(drip) as (backend,), router(backend, total_timeout_s=1.0) as server, client(server) as peer:
+    async with (
+        backends(drip) as (backend,),
+        router_by(clock, backend, total_timeout_s=1.0) as server,
+        client(server) as peer,
+    ):
         await peer.send(request_bytes(chat(stream=is_stream)))
+        answer = await peer.head()
+        clock.advance(2)
         if is_stream:
-            answer = await peer.answer()
-            last = answer.body.strip().split(b"\n\n")[-1]
+            last = (await peer.with_body(answer)).body.strip().split(b"\n\n")[-1]
             assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "endpoint_timeout"
             assert b"[DONE]" not in answer.body
         else:
-            assert (await peer.head()).fields["content-length"] == "1000000"
+            assert answer.fields["content-length"] == "1000000"
             assert len(await peer.rest()) < 1000000
         await until(lambda: server.services.endpoints.all[0].inflight == 0)
         assert server.services.endpoints.all[0].answers_failed == 0
 
 
 async def test_a_request_that_nobody_answers_has_its_time_and_no_more() -> None:
+    clock = ManualClock()
     async with backends(answering(b"")) as (hanging,):
         hanging.behave = hanging.hanging
-        async with router(hanging, total_timeout_s=0.5) as server, client(server) as peer:
-            assert (await peer.ask(chat())).status == 504
+        async with router_by(clock, hanging, total_timeout_s=0.5) as server, client(server) as peer:
+            await peer.send(request_bytes(chat()))
+            await until(lambda: bool(hanging.requests))
+            clock.advance(1)
+            assert (await peer.answer()).status == 504
             await asyncio.wait_for(hanging.left.wait(), 60)
 
 
 async def test_an_endpoint_that_hangs_costs_a_timeout() -> None:
+    clock = ManualClock()
     async with backends(answering(b"")) as (hanging,):
         hanging.behave = hanging.hanging
-        async with router(hanging, response_timeout_s=0.5) as server, client(server) as peer:
-            answer = await peer.ask(chat())
+        async with router_by(clock, hanging, response_timeout_s=0.5) as server, client(server) as peer:
+            await peer.send(request_bytes(chat()))
+            await until(lambda: bool(hanging.requests))
+            clock.advance(1)
+            answer = await peer.answer()
             assert (answer.status, json.loads(answer.body)["error"]["code"]) == (504, "endpoint_timeout")
-            await hanging.left.wait()
+            await asyncio.wait_for(hanging.left.wait(), 60)
             assert (await peer.ask(method="GET", path="/health")).status in (200, 503), "the connection lasts"
 
 
@@ -476,7 +502,8 @@ async def test_an_endpoint_that_went_down_is_believed_to_hold_nothing() -> None:
         await peer.ask(chat(prompt))
         assert (await peer.ask(chat(prompt))).fields["x-tierline-reason"] == "prefix"
         await backend.kill()
-        await until(lambda: not server.services.endpoints.is_serving)
+        # A check that was on its way broke off, which says less than a refusal.
+        await until(lambda: server.services.endpoints.all[0].is_gone)
         await backend.start()
         await until(lambda: server.services.endpoints.is_serving)
         assert (await peer.ask(chat(prompt))).fields["x-tierline-reason"] == "cold"
@@ -484,7 +511,8 @@ async def test_an_endpoint_that_went_down_is_believed_to_hold_nothing() -> None:
 
 async def test_a_router_without_descriptors_blames_no_endpoint() -> None:
     prompt = "p" * 4096
-    async with backends(answering_then_closing(whole())) as (backend,), router(backend) as server:
+    # A check that ends just then would leave its descriptor to the request: they come when the test says so.
+    async with backends(answering_then_closing(whole())) as (backend,), router(backend, **SICK) as server:
         endpoint = server.services.endpoints.all[0]
         async with client(server) as peer:
             await until_models_are_known(server)
@@ -492,7 +520,7 @@ async def test_a_router_without_descriptors_blames_no_endpoint() -> None:
             await until(lambda: not len(server.services.pools[0]))
             with no_more_files():
                 answer = await peer.ask(chat(prompt))
-                await asyncio.sleep(0.3)  # for health checks
+                await server._health.check(endpoint)
             assert endpoint.is_up
             assert endpoint.ejections == 0
             again = await peer.ask(chat(prompt))
@@ -604,17 +632,18 @@ async def test_a_done_stream_is_whole_even_if_the_endpoint_dies_right_after() ->
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_an_endpoint_that_says_when_to_come_again_rests_for_as_long(status: int) -> None:
+    clock = ManualClock()
     async with (
         backends(answering(whole(status, fields=b"retry-after: 20\r\n")), answering(whole())) as (busy, good),
-        router(busy, good, strategy="roundrobin", **SICK) as server,
+        router_by(clock, busy, good, strategy="roundrobin", **SICK) as server,
         client(server) as peer,
     ):
         await until_models_are_known(server)
         answers = [await peer.ask(chat()) for _ in range(6)]
         assert len(busy.requests) == 1
-        now, endpoint = server.services.clock(), server.services.endpoints.all[0]
-        assert 10 < endpoint.rests_for_s(now) <= 20
-        assert endpoint.is_usable(now + 20), "and is not on probation then"
+        endpoint = server.services.endpoints.all[0]
+        assert endpoint.rests_for_s(clock()) == 20
+        assert endpoint.is_usable(clock() + 20), "and is not on probation then"
     assert [answer.status for answer in answers] == [200] * 6
 
 

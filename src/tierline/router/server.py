@@ -5,7 +5,7 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 import uvloop
@@ -150,8 +150,12 @@ class RouterServer:
                 await self._listener.renew()
 
 
-async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
+async def start(
+    config: RouterConfig, team: Team | None = None, clock: Callable[[], float] = time.monotonic
+) -> RouterServer:
     """Start a router in the running loop; for a ``team``, one of its workers, which listens when it is told to.
+
+    By ``clock`` requests and connections have their time, and endpoints are passed over.
 
     Raises
     ------
@@ -172,7 +176,7 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
     sources.extend(cluster)
     choosing = Choosing.of(config, endpoints)
     metrics = RouterMetrics(choosing, endpoints)
-    services = Services(config, endpoints, choosing, metrics, time.monotonic, team=team)
+    services = Services(config, endpoints, choosing, metrics, clock, team=team)
 
     def build_pool(endpoint: Endpoint) -> UpstreamPool:
         return UpstreamPool(
@@ -240,9 +244,11 @@ async def start(config: RouterConfig, team: Team | None = None) -> RouterServer:
 
 
 @contextlib.asynccontextmanager
-async def running(config: RouterConfig, team: Team | None = None) -> AsyncIterator[RouterServer]:
-    """Run a router, or a worker of one, for the time of a ``with`` block."""
-    server = await start(config, team)
+async def running(
+    config: RouterConfig, team: Team | None = None, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[RouterServer]:
+    """Run a router, or a worker of one, for the time of a ``with`` block; the rest as :func:`start` takes it."""
+    server = await start(config, team, clock)
     try:
         yield server
     finally:

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -149,14 +151,21 @@ async def backends(*behaviours: Behaviour, models: tuple[str, ...] = ("m",)) -> 
             await backend.kill()
 
 
+def router(*endpoints: Backend | str, **settings: object) -> AbstractAsyncContextManager[RouterServer]:
+    return router_by(time.monotonic, *endpoints, **settings)
+
+
 @contextlib.asynccontextmanager
-async def router(*endpoints: Backend | str, **settings: object) -> AsyncIterator[RouterServer]:
+async def router_by(
+    clock: Callable[[], float], /, *endpoints: Backend | str, **settings: object
+) -> AsyncIterator[RouterServer]:
+    """Run a router by a clock of the test's: while that stands still, nothing expires or comes back in good time."""
     urls = tuple(endpoint if isinstance(endpoint, str) else endpoint.url for endpoint in endpoints)
     patient = {"health_timeout_s": 60, "connect_timeout_s": 60}  # a machine that stood still for seconds is no failure
     config = RouterConfig.model_validate(
         {"port": 0, "endpoints": urls, "shutdown_timeout_s": 0, "health_interval_s": 0.1} | patient | settings
     )
-    async with running(config) as server:
+    async with running(config, clock=clock) as server:
         yield server
         assert server.services.held_bytes == 0 or server.services.clients
         assert all(endpoint.queued_tokens >= 0 for endpoint in server.services.endpoints.all)
@@ -220,7 +229,10 @@ class Client:
         return Answer(int(first.split()[1]), fields, b"")
 
     async def answer(self) -> Answer:
-        answer = await self.head()
+        return await self.with_body(await self.head())
+
+    async def with_body(self, answer: Answer) -> Answer:
+        """Return the answer of that head with what follows it."""
         async with asyncio.timeout(60):
             if answer.fields.get("transfer-encoding") == "chunked":
                 while size := int(await self.reader.readline(), 16):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.clocks import ManualClock
 from tests.integration.router.backend import (
     DONE,
     EVENT,
@@ -19,7 +20,9 @@ from tests.integration.router.backend import (
     chat,
     chunk,
     client,
+    request_bytes,
     router,
+    router_by,
     until,
     until_models_are_known,
     whole,
@@ -314,17 +317,21 @@ async def test_an_endpoint_that_does_not_answer_in_time_a_client_that_leaves_and
         await writer.drain()
         writer.transport.abort()
 
+    clock = ManualClock()
     async with backends(answering(b"")) as (backend,):
         backend.behave = backend.hanging
-        async with router(backend, opentelemetry=True, response_timeout_s=1.0) as server:
+        async with router_by(clock, backend, opentelemetry=True, response_timeout_s=1.0) as server:
             async with client(server) as peer:
-                assert (await peer.ask(chat())).status == 504
+                await peer.send(request_bytes(chat()))
+                await until(lambda: len(backend.requests) == 1)
+                clock.advance(2)
+                assert (await peer.answer()).status == 504
             request, attempt = await received(collected, 2)
             assert (request.attributes["http.response.status_code"], request.is_error) == (504, True)
             assert attempt.attributes["error.type"] == "timeout"
             collected.spans.clear()
             async with client(server) as peer:
-                await peer.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
+                await peer.send(request_bytes(b"{}"))
                 await until(lambda: len(backend.requests) == 2)
             request, attempt = await received(collected, 2)
             assert (request.attributes["tierline.aborted_by"], request.is_error) == ("client", False)

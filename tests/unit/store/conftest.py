@@ -7,23 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.clocks import ManualClock
 
 from tierline.store import PAGE_BYTES, Store
 
 PAGES = 64
-
-
-class ManualClock:
-    """Seconds that stand still until they are moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture

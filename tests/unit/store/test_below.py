@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.store.conftest import PAGES, ManualClock
+from tests.clocks import ManualClock
+from tests.unit.store.conftest import PAGES
 
 from tierline.store import PAGE_BYTES, Entry, ObjectKey, Owner, PolicyName, Store
 from tierline.store.eviction import POLICIES, EvictionPolicy

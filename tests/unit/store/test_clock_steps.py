@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from tests.unit.store.conftest import ManualClock
+from tests.clocks import ManualClock
 
 from tierline.errors import UnknownLease
 from tierline.store import PAGE_BYTES, BucketRules, ObjectKey, Owner, Store, StoreLimits

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.store.conftest import ManualClock
+from tests.clocks import ManualClock
 
 from tierline.errors import NoSpace, SegmentError
 from tierline.store import PAGE_BYTES, BucketRules, ObjectKey, Owner, Segment, Store

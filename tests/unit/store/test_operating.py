@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from tests.unit.store.conftest import PAGES, ManualClock
+from tests.clocks import ManualClock
+from tests.unit.store.conftest import PAGES
 
 from tierline.errors import NoSpace, TooManyLeases
 from tierline.prefix import Shard, object_name

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.store.conftest import ManualClock
+from tests.clocks import ManualClock
 
 from tierline.store import PAGE_BYTES, ObjectKey, Owner, PolicyName, Store
 from tierline.store.eviction import POLICIES

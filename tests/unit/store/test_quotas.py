@@ -2,7 +2,8 @@ import gc
 from collections.abc import Callable
 
 import pytest
-from tests.unit.store.conftest import PAGES, ManualClock
+from tests.clocks import ManualClock
+from tests.unit.store.conftest import PAGES
 
 from tierline.errors import NoSpace, QuotaExceeded
 from tierline.store import PAGE_BYTES, BucketRules, Namespace, ObjectKey, Owner, Quota, Store, StoreLimits

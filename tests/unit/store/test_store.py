@@ -1,7 +1,8 @@
 from collections.abc import Callable
 
 import pytest
-from tests.unit.store.conftest import PAGES, ManualClock
+from tests.clocks import ManualClock
+from tests.unit.store.conftest import PAGES
 
 from tierline.errors import AlreadyStored, BeingWritten, NoSpace, ObjectTooLarge, UnknownLease, UnknownSlot
 from tierline.store import NO_PID, PAGE_BYTES, Leased, ObjectKey, Owner, Slot, Store, StoreLimits

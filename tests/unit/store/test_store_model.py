@@ -19,7 +19,7 @@ import xxhash
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.unit.store.conftest import ManualClock
+from tests.clocks import ManualClock
 
 from tierline.errors import (
     AlreadyStored,
