@@ -1,9 +1,11 @@
 """A second endpoint asked while the first is silent: one answer, no byte twice, the loser told, a budget kept."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
+from tests.clocks import ManualClock
 from tests.integration.router.backend import (
     DONE,
     EVENT,
@@ -19,17 +21,30 @@ from tests.integration.router.backend import (
     client,
     request_bytes,
     router,
+    router_by,
     until,
     until_models_are_known,
     whole,
 )
 
 from tierline.router.hedging import KEPT, LEARNT, P95, RESERVE, Hedging
+from tierline.router.proxy.exchange import Exchange
 from tierline.router.server import RouterServer
 
 STREAM = STREAM_HEAD + chunk(EVENT) + chunk(DONE) + b"0\r\n\r\n"
 HEDGED = {"strategy": "roundrobin", "health_interval_s": 1000, "hedge_after": "0.05"}
 """The first endpoint has the first turn."""
+HEDGED_WHEN_TOLD = HEDGED | {"hedge_after": "500"}
+"""By :func:`hedge`: a test that is late itself would else be too late for what must come first."""
+
+
+def hedge(server: RouterServer) -> None:
+    """Let the time be over after which a second endpoint is asked, for every request that runs."""
+    hedging = server.services.hedging
+    assert hedging is not None
+    for connection in server.services.clients:
+        if isinstance(connection._exchange, Exchange):
+            connection._exchange._open_hedge(hedging)
 
 
 def counted(server: RouterServer, name: str) -> float:
@@ -108,16 +123,16 @@ async def test_a_second_endpoint_is_chosen_by_load_alone_when_affinity_was_turne
         seen.append(request)
         await silent_after(b"" if len(seen) == 1 else whole())(request, reader, writer)
 
-    settings = HEDGED | {"strategy": "session", "hedge_after": "0.5"}
     async with (
         backends(silent_at_first, silent_at_first) as both,
-        router(*both, **settings) as server,
+        router(*both, **HEDGED_WHEN_TOLD | {"strategy": "session"}) as server,
         client(server) as peer,
     ):
         await until_models_are_known(server)
         await peer.send(request_bytes(chat(), fields="x-session-id: s\r\n"))
         await until(lambda: bool(seen))
         server.services.choosing.turn_off()
+        hedge(server)
         assert (await peer.answer()).fields["x-tierline-reason"] == "least-load"
 
 
@@ -141,12 +156,14 @@ async def test_nothing_is_hedged_unless_configured_and_nothing_that_answers_in_t
 async def test_once_a_byte_was_sent_no_other_endpoint_is_asked() -> None:
     async with (
         backends(silent_after(STREAM_HEAD + chunk(EVENT)), answering(STREAM)) as (slow, other),
-        router(slow, other, **HEDGED | {"hedge_after": "0.5"}) as server,
+        router(slow, other, **HEDGED_WHEN_TOLD) as server,
         client(server) as peer,
     ):
+        await until_models_are_known(server)
         await peer.send(request_bytes(chat(stream=True)))
         assert (await peer.head()).status == 200
-        await asyncio.sleep(0.8)
+        hedge(server)
+        assert [endpoint.inflight for endpoint in server.services.endpoints.all] == [1, 0]
     assert not other.requests
 
 
@@ -236,16 +253,17 @@ async def test_when_both_fail_a_third_is_tried_as_ever() -> None:
 
 @pytest.mark.parametrize("leaves", ["client", "time"])
 async def test_both_endpoints_are_told_when_nobody_waits_any_more(leaves: str) -> None:
+    clock = ManualClock()
     async with backends(answering(b""), answering(b"")) as endpoints:
         for backend in endpoints:
             backend.behave = backend.hanging
-        settings = HEDGED | ({"response_timeout_s": 1.0} if leaves == "time" else {})
-        async with router(*endpoints, **settings) as server:
+        async with router_by(clock, *endpoints, **HEDGED, response_timeout_s=1.0) as server:
             await until_models_are_known(server)
             async with client(server) as peer:
                 await peer.send(request_bytes(chat()))
                 await until(lambda: all(backend.requests for backend in endpoints))
                 if leaves == "time":
+                    clock.advance(2)
                     assert (await peer.answer()).status == 504
             for backend in endpoints:
                 await asyncio.wait_for(backend.left.wait(), 60)
@@ -257,13 +275,14 @@ async def test_an_endpoint_without_room_is_not_asked_too() -> None:
     go_on = asyncio.Event()
     async with (
         backends(after(go_on, whole()), after(go_on, whole())) as endpoints,
-        router(*endpoints, **HEDGED | {"hedge_after": "0.5"}, max_inflight_per_endpoint=1, max_queued=9) as server,
+        router(*endpoints, **HEDGED_WHEN_TOLD, max_inflight_per_endpoint=1, max_queued=9) as server,
         client(server) as peer,
         client(server) as other,
     ):
         asking = [asyncio.create_task(one.ask(chat())) for one in (peer, other)]
         await until(lambda: all(backend.requests for backend in endpoints))
-        await asyncio.sleep(0.8)
+        hedge(server)
+        assert [endpoint.inflight for endpoint in server.services.endpoints.all] == [1, 1]
         go_on.set()
         assert [(await task).status for task in asking] == [200, 200]
         assert counted(server, "hedges_total") == 0
@@ -303,24 +322,25 @@ async def test_a_place_that_a_failed_second_attempt_leaves_is_given_to_who_waits
 
 
 async def test_hedges_are_within_their_share() -> None:
-    async def late(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.03)
-        writer.write(whole())
-
+    go_on, requests = asyncio.Event(), 100
     async with (
-        backends(late, late) as endpoints,
-        router(*endpoints, **HEDGED | {"hedge_after": "0.001", "hedge_share": 0.01}) as server,
+        backends(after(go_on, whole()), after(go_on, whole())) as endpoints,
+        router(*endpoints, **HEDGED | {"hedge_after": "0.001", "hedge_share": 0.5 / requests}) as server,
+        contextlib.AsyncExitStack() as stack,
     ):
+        peers = [await stack.enter_async_context(client(server)) for _ in range(requests)]
 
-        async def ask() -> None:
-            async with client(server) as peer:
-                for _ in range(10):
-                    assert (await peer.ask(chat())).status == 200
+        def received() -> int:
+            return sum(len(backend.requests) for backend in endpoints)
 
-        await asyncio.gather(*[ask() for _ in range(10)])
-        hedges = counted(server, "hedges_total")
-        assert RESERVE <= hedges <= RESERVE + 2
-        assert sum(len(backend.requests) for backend in endpoints) == 100 + hedges
+        await until_models_are_known(server)
+        asking = [asyncio.create_task(peer.ask(chat())) for peer in peers]
+        await until(lambda: received() >= requests + RESERVE)
+        hedge(server)  # whoever was not hedged yet is not now either
+        go_on.set()
+        assert [(await task).status for task in asking] == [200] * requests
+        assert counted(server, "hedges_total") == RESERVE
+        assert received() == requests + RESERVE
 
 
 async def test_under_load_every_client_gets_its_own_answer_once() -> None:

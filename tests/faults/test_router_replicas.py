@@ -23,7 +23,7 @@ from tests.integration.router.backend import (
     until,
     whole,
 )
-from tests.integration.router.processes import RouterProcess, ask, metric, started
+from tests.integration.router.processes import RouterProcess, ask, metric, started, until_metric
 from tests.ports import free_ports
 
 PROMPT = "tell me of the sea " * 200
@@ -74,7 +74,7 @@ async def test_a_router_that_is_killed_costs_the_other_nothing_and_comes_back_kn
             async with client(first) as to_first, client(second) as to_second:
                 endpoint = (await to_first.ask(chat(PROMPT))).fields["x-tierline-endpoint"]
                 await until_known(to_second, endpoint)
-                assert await metric(to_second, "tierline_router_peers") == 1
+                await until_metric(to_second, "tierline_router_peers", 1)
 
             async with contextlib.AsyncExitStack() as stack:
                 doomed = [await stack.enter_async_context(client(first)) for _ in range(8)]

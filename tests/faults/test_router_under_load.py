@@ -55,6 +55,17 @@ def echoing(pause_s: float = 0.0, breaks_after: int = EVENTS) -> Behaviour:
     return behave
 
 
+def breaking(streams: int) -> Behaviour:
+    """Break off so many streams, and no more: each client that meets one leaves."""
+    to_break = iter(range(streams))
+
+    async def behave(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        breaks = json.loads(request.body)["stream"] and next(to_break, None) is not None
+        await echoing(breaks_after=2 if breaks else EVENTS)(request, reader, writer)
+
+    return behave
+
+
 async def lying(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Announce more than is said, or less."""
     if json.loads(request.body)["stream"]:
@@ -69,7 +80,7 @@ async def test_whatever_endpoints_do_at_once_every_client_gets_its_own_answer_on
     dying, outcomes = Backend(), Counter[str]()
     await dying.start()
     dying.behave = dying.hanging
-    faults = [answering_then_closing(b""), answering(whole(503)), lying, echoing(breaks_after=2)]
+    faults = [answering_then_closing(b""), answering(whole(503)), lying, breaking(streams=24)]
     async with (
         backends(*faults, echoing(), echoing(pause_s=0.003)) as endpoints,
         router(dying, *endpoints, strategy="leastload", retries=6, health_interval_s=1000) as server,

@@ -95,3 +95,10 @@ async def metric(peer: Client, name: str) -> float:
     await peer.send(request_bytes(method="GET", path="/metrics"))
     lines = (await peer.answer()).body.decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
+
+
+async def until_metric(peer: Client, name: str, wanted: float) -> None:
+    """Wait until that is the sum: a worker that does not answer in good time is told of as it was before."""
+    async with asyncio.timeout(60):
+        while await metric(peer, name) != wanted:  # noqa: ASYNC110  (another program's state)
+            await asyncio.sleep(0.05)

@@ -135,8 +135,8 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_old_ones_go
         assert certificate is not None
         before = certificate.context
         write(tmp_path, "router")
-        await until(lambda: certificate.context is not before and server._listener._shown is not before)
-        await asyncio.sleep(0.05)
+        listener = server._listener
+        await until(lambda: listener._shown is not before and not listener._changing.locked())
         async with client(server, trusting()) as new:
             assert serial(new.writer) != serial(old.writer)
             assert (await new.ask(chat())).status == 200

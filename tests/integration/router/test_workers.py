@@ -20,7 +20,7 @@ from tests.integration.router.backend import (
     until,
     whole,
 )
-from tests.integration.router.processes import RouterProcess, ask, clients, command, metric, started
+from tests.integration.router.processes import RouterProcess, ask, clients, command, metric, started, until_metric
 from tests.integration.router.test_kvaware import MODEL, engine
 
 PROMPT = "tell me of the sea " * 200
@@ -58,7 +58,7 @@ async def test_what_one_worker_places_all_find_and_together_they_tell_of_it() ->
         for peer in peers:
             _, said = await ask(peer, "/admin/decisions?limit=500")
             assert len(said["decisions"]) == len(peers) + 1
-            assert await metric(peer, "tierline_router_decisions_total") == len(peers) + 1
+            await until_metric(peer, "tierline_router_decisions_total", len(peers) + 1)
             assert await metric(peer, "tierline_router_workers") == 2
         times = [entry["time"] + entry["seconds"] for entry in said["decisions"]]
         assert times == sorted(times, reverse=True)
