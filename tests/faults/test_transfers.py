@@ -6,16 +6,27 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from tests.integration.pool.doors import ASKER, open_door, until
-from tests.integration.pool.holders import MIB, Holder, content_of, expect, fetch_all, open_holder, open_transfers
+from tests.integration.pool.holders import (
+    MIB,
+    PATIENT,
+    Holder,
+    content_of,
+    expect,
+    fetch_all,
+    open_holder,
+    open_transfers,
+)
+from tests.unit.store.conftest import ManualClock
 
 from tierline.errors import NoSpace
 from tierline.pool.connecting import connect_bulk
 from tierline.pool.handshake import Credentials, Hello
 from tierline.pool.members import Member
-from tierline.pool.receiving import Expected, ReceivingLimits
+from tierline.pool.receiving import Expected
 from tierline.pool.sending import SendingLimits
 from tierline.store import ObjectKey, StoreLimits
 from tierline.wire.framing import FrameDecoder, encode_frame
@@ -26,7 +37,7 @@ IMPATIENT = SendingLimits(lease_s=2.0, patience_s=0.4, slowest_bytes_per_s=1e9, 
 
 async def connected(member: Member) -> socket.socket:
     """A receiver that does what a test says."""
-    return (await asyncio.to_thread(connect_bulk, member, ASKER, Credentials(), 5.0)).sock
+    return (await asyncio.to_thread(connect_bulk, member, ASKER, Credentials(), 60.0)).sock
 
 
 def ask(sock: socket.socket, number: int, *expected: Expected) -> None:
@@ -83,7 +94,7 @@ async def test_an_object_that_changes_on_its_way_does_not_come_and_its_holder_he
         content = random.randbytes(4 * MIB)
         [before, expected, behind] = [holder.put(name, content) for name in ("before", "object", "behind")]
         other.put("object", content)
-        found = holder.store.lease(expected.key, "test", 5.0)
+        found = holder.store.lease(expected.key, "test", 60.0)
         assert found is not None
         holder.store.views(found[1].extents)[0][:1] = bytes([content[0] ^ 1])
         holder.store.release(found[0])
@@ -229,7 +240,7 @@ async def test_a_member_that_falls_silent_is_given_up_before_the_time_is_over() 
     def silent(_: socket.socket, __: Fetch) -> Iterator[bytes]:
         yield from ()
 
-    async with liar(silent) as member, open_transfers(limits=ReceivingLimits(silence_s=0.1)) as transfers:
+    async with liar(silent) as member, open_transfers(limits=replace(PATIENT, silence_s=0.1)) as transfers:
         async with asyncio.timeout(60):
             arrivals = await fetch_all(transfers, member, [expect("object", 1000, 1)], 600.0)
         assert arrivals[0].checksum is None
@@ -261,7 +272,7 @@ async def test_a_host_that_does_not_answer_is_waited_for_as_long_as_was_given() 
         async with open_transfers() as transfers, asyncio.timeout(60):
             member = Member("deaf", *deaf.getsockname())
             arrivals = await fetch_all(transfers, member, [expect("object", 1000, 1)], 0.2)
-    assert arrivals == [(0, None, "deaf")]
+        assert (arrivals, transfers.failures) == ([(0, None, "deaf")], {"late": 1})
 
 
 # What the receiver does -----------------------------------------------------------------------------------------------
@@ -280,12 +291,13 @@ async def test_a_receiver_that_is_gone_leaves_no_lease() -> None:
 
 @pytest.mark.parametrize("reads", [True, False])
 async def test_a_receiver_that_takes_nothing_or_says_nothing_is_dropped(reads: bool) -> None:
-    async with open_holder(limits=IMPATIENT) as holder:
+    clock = ManualClock()
+    async with open_holder(limits=IMPATIENT, clock=clock) as holder:
         expected = holder.put("object", bytes(16 * MIB))
         with await connected(holder.member) as sock:
             ask(sock, 0, expected)
-            if reads:
-                await asyncio.to_thread(receive, sock, HEAD_BYTES + expected.size)
+            await asyncio.to_thread(receive, sock, HEAD_BYTES + expected.size * reads)
+            clock.advance(1.0)
             await until(lambda: holder.sender.dropped == 1)
             await until(lambda: holder.leases == 0 and holder.door.inside.total() == 0)
 
@@ -302,28 +314,22 @@ async def test_a_receiver_that_asks_for_nothing_is_let_go() -> None:
 async def test_a_receiver_that_is_slow_but_not_too_slow_gets_its_object_however_short_a_lease_is(
     asked_s: float, given_s: float
 ) -> None:
-    limits = SendingLimits(lease_s=asked_s, patience_s=60.0)
+    clock, limits = ManualClock(), SendingLimits(lease_s=asked_s, patience_s=60.0)
     store_limits = StoreLimits(grace_s=0, quarantine_s=0, max_ttl_s=given_s)
-    async with open_holder(capacity=24 * MIB, limits=limits, store_limits=store_limits) as holder:
+    async with open_holder(capacity=24 * MIB, limits=limits, store_limits=store_limits, clock=clock) as holder:
         content = random.randbytes(12 * MIB)
         expected = holder.put("object", content)
-
-        async def pass_time() -> None:
-            while True:
-                fill(holder, 2)
-                await asyncio.sleep(0.05)
-
-        passing = asyncio.create_task(pass_time())
         with await connected(holder.member) as sock:
             ask(sock, 0, expected)
             await asyncio.to_thread(receive, sock, HEAD_BYTES)
             received = b""
             for _ in range(6):
-                await asyncio.sleep(0.6)
+                clock.advance(1.0)
+                await until(lambda: [lease.expires_in_s for lease in holder.store.leases().leases] == [2.0])
+                fill(holder)
                 received += await asyncio.to_thread(receive, sock, expected.size // 6)
             assert received == content
             assert holder.leases == 1
-        passing.cancel()
         await until(lambda: holder.leases == 0)
 
 

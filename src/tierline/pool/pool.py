@@ -66,7 +66,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         tracer: Tracer | None = None,
     ) -> None:
-        self.sender = Sender(asyncio.get_running_loop(), local.store_of, local.suspect, tracer=tracer)
+        self.sender = Sender(asyncio.get_running_loop(), local.store_of, local.suspect, tracer=tracer, clock=clock)
         self.transfers = Transfers(own, credentials, clock=clock)
         self.control = Control(
             own,

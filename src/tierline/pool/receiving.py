@@ -170,7 +170,7 @@ class Transfers:
             timer.cancel()
             if missing:
                 run.cancel("unwanted")
-            await wait_to_the_end([streams[number] for number in list(run.receiving)])
+            await wait_to_the_end([streams[number] for number in run.under_way()])
             self._observe(run)
         for arrival in run.left():
             missing.discard(arrival.index)
@@ -365,6 +365,11 @@ class _Run:
                 shut_down(sock)
         self.arrivals.put_nowait(None)
 
+    def under_way(self) -> list[int]:
+        """Return the streams that receive; those that have ended have given their connections back."""
+        with self._lock:
+            return list(self.receiving)
+
     def left(self) -> Iterator[Arrival]:
         """Yield what arrived and was not taken."""
         while not self.arrivals.empty():
@@ -405,11 +410,11 @@ class _Run:
         except (OSError, EOFError, TierlineError) as error:
             self._fail("silent" if isinstance(error, TimeoutError | BlockingIOError) else "broken", error)
         finally:
-            with self._lock:
+            with self._lock:  # in one go: once the fetch has ended, the next one finds its connections
                 self.receiving.pop(number, None)
-            if is_clean:
-                self._transfers.keep(self.member, link)
-            else:
+                if is_clean:
+                    self._transfers.keep(self.member, link)
+            if not is_clean:
                 link.sock.close()
 
     def _receive(self, link: _Link, asked: deque[_Batch]) -> None:
@@ -462,7 +467,8 @@ class _Run:
     def _fail(self, reason: str, error: Exception) -> None:
         with self._lock:
             if not self.is_cancelled:
-                self.reason, self.error = reason, str(error) or type(error).__name__
+                is_over = self._clock() >= self._deadline  # a wait that was cut short for it is nobody's fault
+                self.reason, self.error = "late" if is_over else reason, str(error) or type(error).__name__
 
     def _stream_ended(self) -> None:
         self.ended += 1

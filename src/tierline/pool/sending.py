@@ -92,6 +92,8 @@ class Sender:
         See :class:`SendingLimits`.
     tracer
         Is told of what is sent for traced requests; ``None``: nobody is.
+    clock
+        Monotonic seconds, for patience and leases: that of the stores.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Sender:
         suspect: Callable[[ObjectKey], None],
         limits: SendingLimits = DEFAULTS,
         tracer: Tracer | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.active = 0
         """Fetches that are being sent."""
@@ -114,6 +117,7 @@ class Sender:
         """Connections that were ended because of what the receiver did, or did not."""
         self.limits = limits
         self.tracer = tracer
+        self.clock = clock
         self._loop = loop
         self._store_of = store_of
         self._suspect = suspect
@@ -297,7 +301,8 @@ class _Sending:
         self._telling: _Telling | None = None
         self._number = 0
         self._lease_s = self._limits.lease_s
-        self._renewed = time.monotonic()
+        self._clock = sender.clock
+        self._renewed = self._clock()
 
     def run(self) -> None:
         """Serve until the receiver closes.
@@ -309,13 +314,13 @@ class _Sending:
         """
         self._limit_waits()
         decoder: FrameDecoder[BulkRequest] = FrameDecoder(BulkRequest)  # type: ignore[arg-type]
-        idle_since = time.monotonic()
+        idle_since = self._clock()
         while True:
             data = self._way.receive(_RECEIVE_BYTES)
             if data is None:
                 if self._open:
                     self._go_on()
-                elif time.monotonic() - idle_since > self._limits.idle_s:
+                elif self._clock() - idle_since > self._limits.idle_s:
                     return
                 continue
             if not data:
@@ -325,7 +330,7 @@ class _Sending:
                     self._send(message)
                 else:
                     self._take_back(message)
-            idle_since = time.monotonic()
+            idle_since = self._clock()
 
     def end(self) -> None:
         """Give all leases back."""
@@ -354,7 +359,7 @@ class _Sending:
             self._limit_waits()
         size = sum(loan.size for loan in loans.values())
         patience_s = self._limits.patience_s + size / self._limits.slowest_bytes_per_s
-        self._open.append(_Open(fetch.number, loans, time.monotonic() + patience_s))
+        self._open.append(_Open(fetch.number, loans, self._clock() + patience_s))
         self._sender.count(active=1)
         try:
             for index, loan in enumerate(lent):
@@ -387,7 +392,7 @@ class _Sending:
 
     def _go_on(self) -> None:
         """Renew what is leased when it is time; raises ``WireError`` where the receiver takes too long."""
-        now = time.monotonic()
+        now = self._clock()
         if now > self._open[-1].deadline:  # what was received before it is heard of behind it
             raise WireError("a receiver that is too slow")
         if now - self._renewed > self._lease_s / 3:

@@ -16,6 +16,8 @@ from tierline.pool.members import Member
 
 TOKEN = b"a token of some length"
 HOLDER, ASKER = Hello("holder", 1, "pool"), Hello("asker", 2, "pool")
+PATIENT = DoorLimits(handshake_s=60.0)
+"""For tests in which everybody who comes is well: a machine that stands still for seconds turns nobody away."""
 
 
 @dataclass
@@ -55,13 +57,13 @@ class OpenDoor:
 async def open_door(
     credentials: Credentials,
     own: Hello = HOLDER,
-    limits: DoorLimits | None = None,
+    limits: DoorLimits = PATIENT,
     serve_bulk: ServeBulk | None = None,
 ) -> AsyncIterator[OpenDoor]:
     """A door that serves for the length of the block, and whose connections have ended behind it."""
     sock, guests = bind_door("127.0.0.1", 0, credentials), Guests()
     member = Member("", "127.0.0.1", sock.getsockname()[1])
-    door = Door(sock, own, credentials, guests.control, serve_bulk or guests.bulk, limits or DoorLimits())
+    door = Door(sock, own, credentials, guests.control, serve_bulk or guests.bulk, limits)
     door.listen()
     serving = asyncio.create_task(door.serve())
     try:

@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from tierline.store import ObjectKey, Owner, Store, StoreLimits
 
 MIB = 1024 * 1024
 WRITER = Owner("", 1)
+PATIENT = ReceivingLimits(connect_s=60.0, silence_s=60.0)
+"""For tests in which nobody is away or silent: a machine that stands still for seconds is neither."""
 
 
 @dataclass
@@ -76,6 +78,7 @@ async def open_holder(
     capacity: int = 64 * MIB,
     limits: SendingLimits | None = None,
     store_limits: StoreLimits | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Holder]:
     """A holder for the length of the block; nothing is leased behind it."""
     directory = Path(tempfile.mkdtemp(prefix="tierline-test-", dir="/dev/shm"))
@@ -84,7 +87,7 @@ async def open_holder(
         "segment",
         capacity,
         eviction="lru",
-        clock=time.monotonic,
+        clock=clock,
         limits=store_limits or StoreLimits(grace_s=0, quarantine_s=0),
     )
     suspected: list[ObjectKey] = []
@@ -93,6 +96,7 @@ async def open_holder(
         lambda bucket: store if bucket == "b" else None,
         suspected.append,
         limits or SendingLimits(),
+        clock=clock,
     )
     try:
         async with open_door(credentials or Credentials(), serve_bulk=sender.serve) as at:
@@ -107,10 +111,10 @@ async def open_holder(
 
 @contextlib.asynccontextmanager
 async def open_transfers(
-    credentials: Credentials | None = None, limits: ReceivingLimits | None = None, own: Hello = ASKER
+    credentials: Credentials | None = None, limits: ReceivingLimits = PATIENT, own: Hello = ASKER
 ) -> AsyncIterator[Transfers]:
     """Fetches of one node for the length of the block."""
-    transfers = Transfers(own, credentials or Credentials(), limits or ReceivingLimits())
+    transfers = Transfers(own, credentials or Credentials(), limits)
     try:
         yield transfers
     finally:
@@ -118,7 +122,7 @@ async def open_transfers(
 
 
 async def fetch_all(
-    transfers: Transfers, member: Member, expected: Sequence[Expected], within_s: float = 20.0
+    transfers: Transfers, member: Member, expected: Sequence[Expected], within_s: float = 60.0
 ) -> list[Arrival]:
     """Return all arrivals, in the order of what was expected; each comes once."""
     arrivals = [arrival async for arrival in transfers.fetch(member, expected, within_s)]

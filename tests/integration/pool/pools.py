@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import xxhash
+from tests.integration.pool.holders import PATIENT
 from tests.ports import free_port
 
 from tierline.duties import Duties
@@ -42,6 +43,7 @@ class PoolNode:
             self,
             self.duties,
         )
+        self.pool.transfers.limits = PATIENT
         store.listen(self._changed)
         self.pool.start()
 
@@ -61,14 +63,14 @@ class PoolNode:
 
     def content(self, key: ObjectKey) -> bytes:
         """Return an object's bytes."""
-        found = self.store.lease(key, "test", 5.0)
+        found = self.store.lease(key, "test", 60.0)
         assert found is not None
         lease, leased = found
         content = b"".join(bytes(view) for view in self.store.views(leased.extents))
         self.store.release(lease)
         return content
 
-    async def bring(self, keys: Sequence[ObjectKey], anchor: str = "", within_s: float = 5.0) -> list[Arrival]:
+    async def bring(self, keys: Sequence[ObjectKey], anchor: str = "", within_s: float = 60.0) -> list[Arrival]:
         """Find objects in the pool, fetch them into the store, and commit what came."""
         place = slot_of(keys[0].bucket, anchor) if anchor else None
         found = await self.pool.tier.exists(keys, place, within_s)

@@ -3,16 +3,21 @@
 import asyncio
 import contextlib
 import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 from tests.integration.pool.doors import ASKER, TOKEN, certificate, until
-from tests.integration.pool.holders import MIB, content_of, expect, fetch_all, open_holder, open_transfers
+from tests.integration.pool.holders import MIB, PATIENT, content_of, expect, fetch_all, open_holder, open_transfers
 
 from tierline.pool.connecting import connect_bulk
 from tierline.pool.handshake import Credentials, Purpose
-from tierline.pool.receiving import ReceivingLimits
+from tierline.pool.members import Member
 from tierline.pool.tier import Arrival
 from tierline.store import ObjectKey
 from tierline.tracing.context import SAMPLED, Origin, TraceContext, working_for
@@ -36,7 +41,7 @@ async def test_objects_come_as_they_were_stored(credentials: Credentials) -> Non
         arrivals = await fetch_all(transfers, holder.member, expected)
         assert arrivals == [Arrival(index, one.checksum, "holder") for index, one in enumerate(expected)]
         for one in expected:
-            found = holder.store.lease(one.key, "test", 1.0)
+            found = holder.store.lease(one.key, "test", 60.0)
             assert found is not None
             assert content_of(one) == b"".join(holder.store.views(found[1].extents))
             holder.store.release(found[0])
@@ -75,19 +80,43 @@ async def test_a_connection_is_used_again_and_one_that_was_closed_meanwhile_is_n
         assert transfers.failures == {"unreachable": 1}
 
 
+async def test_once_a_fetch_has_ended_the_next_one_finds_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_holder() as holder, open_transfers() as transfers:
+        keep = transfers.keep
+
+        def keep_slowly(member: Member, link: Any) -> None:
+            time.sleep(0.05)
+            keep(member, link)
+
+        monkeypatch.setattr(transfers, "keep", keep_slowly)
+        [expected] = holder.put_some(1000)
+        for _ in range(3):
+            assert (await fetch_all(transfers, holder.member, [expected]))[0].checksum is not None
+        assert holder.door.inside[Purpose.BULK] == 1
+
+
 async def test_one_stream_brings_a_prefix_in_its_order() -> None:
-    async with open_holder() as holder, open_transfers(limits=ReceivingLimits(streams=1)) as transfers:
+    async with open_holder() as holder, open_transfers(limits=replace(PATIENT, streams=1)) as transfers:
         expected = holder.put_some(*[512 * 1024] * 64)
         order = [arrival.index async for arrival in transfers.fetch(holder.member, expected, 30.0)]
         assert order == list(range(64))
 
 
-async def test_a_long_prefix_comes_over_several_streams() -> None:
-    limits = ReceivingLimits(streams=3, stream_bytes=8 * MIB)
+async def test_a_long_prefix_comes_over_several_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = replace(PATIENT, streams=3, stream_bytes=8 * MIB)
     async with open_holder() as holder, open_transfers(limits=limits) as transfers:
         expected = holder.put_some(*[2 * MIB] * 24)
-        arrivals = await fetch_all(transfers, holder.member, expected)
-        assert [arrival.checksum for arrival in arrivals] == [one.checksum for one in expected]
+        may_lend, lend = threading.Event(), holder.sender.lend
+
+        def lend_later(asked: Sequence[Asked], to: str) -> list[Any]:
+            may_lend.wait(60)
+            return lend(asked, to)
+
+        monkeypatch.setattr(holder.sender, "lend", lend_later)
+        fetching = asyncio.create_task(fetch_all(transfers, holder.member, expected))
+        await until(lambda: holder.door.inside[Purpose.BULK] == 3)  # else one may have all before the next has begun
+        may_lend.set()
+        assert [arrival.checksum for arrival in await fetching] == [one.checksum for one in expected]
         assert holder.door.inside[Purpose.BULK] == 3
         await until(lambda: holder.leases == 0)
 
@@ -154,7 +183,7 @@ async def test_nothing_that_is_expected_is_nothing_that_comes() -> None:
 
 async def test_a_traced_fetch_is_one_span_of_the_holder_for_each_connection(tmp_path: Path) -> None:
     file = tmp_path / "spans.jsonl"
-    limits = ReceivingLimits(streams=2, stream_bytes=8 * MIB)
+    limits = replace(PATIENT, streams=2, stream_bytes=8 * MIB)
     parent = TraceContext(0xABC, 0xDEF, SAMPLED)
     async with open_holder() as holder, open_transfers(limits=limits) as transfers:
         holder.sender.tracer = tracer = open_tracer("tierline-node", file, to_collector=False)
