@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.integration.pool.redis_servers import listens
+from tests.integration.pool.redis_servers import READY_WITHIN_S, listens
 from tests.ports import free_ports
 
 from tierline.bench.programs import Program
@@ -34,13 +34,13 @@ def master(folder: Path, port: int, metrics: int) -> Program:
     assert MASTER is not None
     argv = [MASTER, f"--rpc_port={port}", "--rpc_address=127.0.0.1", "--default_kv_lease_ttl=10000"]
     argv += ["--metrics_host=127.0.0.1", f"--metrics_port={metrics}"]
-    return Program(argv, folder / f"master-{time.monotonic_ns()}.log", lambda: listens(port))
+    return Program(argv, folder / f"master-{time.monotonic_ns()}.log", lambda: listens(port), READY_WITHIN_S)
 
 
 def lender(folder: Path, port: int, lent: int = LENT_BYTES) -> Program:
     log = folder / f"lender-{time.monotonic_ns()}.log"
     argv = [sys.executable, str(Path(__file__).with_name("mooncake_lender.py")), str(port), str(lent)]
-    return Program(argv, log, lambda: "lent" in log.read_text(errors="replace").split())
+    return Program(argv, log, lambda: "lent" in log.read_text(errors="replace").split(), READY_WITHIN_S)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ async def store(tier: Tier, memory: Memory, stored: Sequence[Thing], pieces: int
     return await tier.store_from([thing.kept(memory, pieces) for thing in stored])
 
 
-async def look(tier: Tier, wanted: Sequence[Thing], within_s: float = 5.0, group_size: int = 1) -> Sequence[Found]:
+async def look(tier: Tier, wanted: Sequence[Thing], within_s: float = 60.0, group_size: int = 1) -> Sequence[Found]:
     return await tier.exists([thing.key for thing in wanted], 7, within_s, group_size)
 
 

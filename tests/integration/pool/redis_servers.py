@@ -15,7 +15,15 @@ from tests.ports import free_port, free_ports
 from tierline.bench.programs import Program
 
 BINARY = shutil.which("redis-server")
+READY_WITHIN_S = 90.0
+"""For a program to start: Python's take seconds, and many on a slow machine."""
 needs_redis = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give servers that are well the time that a machine needs which stands still for seconds."""
+    monkeypatch.setattr("tierline.pool.redis.servers._STEP_S", 60.0)
+    monkeypatch.setattr("tierline.pool.redis.tier._BOOKKEEPING_S", 60.0)
 
 
 def listens(port: int, address: str = "127.0.0.1") -> bool:
@@ -31,7 +39,7 @@ def server(folder: Path, port: int, *arguments: str) -> Program:
     own.mkdir(exist_ok=True)
     argv = [BINARY, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(own), "--save", "", "--appendonly", "no"]
     awaited = int(arguments[arguments.index("--tls-port") + 1]) if "--tls-port" in arguments else port
-    return Program([*argv, *arguments], own / "log", lambda: listens(awaited))
+    return Program([*argv, *arguments], own / "log", lambda: listens(awaited), READY_WITHIN_S)
 
 
 @contextmanager
@@ -72,18 +80,23 @@ def cluster(folder: Path) -> Iterator[Sequence[int]]:
             nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", port, port + 1)
         until(lambda: all(b"cluster_state:ok" in _raw_info(node) for node in nodes))
         until(lambda: all(len(node.execute_command("CLUSTER SLOTS")) == 3 for node in nodes))
+        for node in nodes:  # they are one now: nobody who stands still for seconds is taken for dead
+            node.config_set("cluster-node-timeout", 60_000)
         yield ports
 
 
 @contextmanager
 def sentinel(folder: Path) -> Iterator[tuple[int, Sequence[Program], Sequence[int]]]:
-    """A master named ``main``, a replica of it and a sentinel that decides alone; yields its port, and the servers."""
+    """A master named ``main``, a replica of it and a sentinel that decides alone; yields its port, and the servers.
+
+    It takes a master for dead after a minute, until a test says otherwise.
+    """
     assert BINARY is not None
     watch, master, replica = free_ports(3)
     configuration = folder / "sentinel.conf"
     configuration.write_text(
         f"port {watch}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {master} 1\n"
-        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+        "sentinel down-after-milliseconds main 60000\nsentinel failover-timeout main 2000\n"
     )
     with (
         server(folder, master) as first,
@@ -92,7 +105,10 @@ def sentinel(folder: Path) -> Iterator[tuple[int, Sequence[Program], Sequence[in
     ):
         until(lambda: asked.info("replication")["master_link_status"] == "up")
         argv = [BINARY, str(configuration), "--sentinel"]
-        with Program(argv, folder / "sentinel.log", lambda: listens(watch)), redis.Redis(port=watch) as observer:
+        with (
+            Program(argv, folder / "sentinel.log", lambda: listens(watch), READY_WITHIN_S),
+            redis.Redis(port=watch) as observer,
+        ):
             until(lambda: observer.sentinel_masters()["main"]["num-slaves"] == 1)
             yield watch, (first, second), (master, replica)
 

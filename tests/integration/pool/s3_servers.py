@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.pool.redis_servers import listens
+from tests.integration.pool.redis_servers import READY_WITHIN_S, listens
 from tests.ports import free_port
 
 from tierline.bench.programs import Program
@@ -22,7 +22,7 @@ needs_s3 = pytest.mark.skipif(
 
 def server(folder: Path, port: int) -> Program:
     argv = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    return Program(argv, folder / f"s3-{port}.log", lambda: listens(port))
+    return Program(argv, folder / f"s3-{port}.log", lambda: listens(port), READY_WITHIN_S)
 
 
 @contextmanager

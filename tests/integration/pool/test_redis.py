@@ -1,11 +1,14 @@
 """The Redis tier before real servers that are full, evict, die, hang, ask for a password, encrypt, or fail over."""
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,25 +18,32 @@ import trustme
 from tests.integration.pool import redis_servers
 from tests.integration.pool.objects import Memory, fetch, look, store, things
 from tests.ports import free_port
+from tests.unit.store.conftest import ManualClock
 
+from tierline.breaker import LONGEST_PAUSE_S
 from tierline.errors import ConfigurationError
 from tierline.pool.engines import EngineOptions, tier_from_url
-from tierline.pool.redis import RedisTier
+from tierline.pool.redis import RedisSettings, RedisTier
 from tierline.pool.tier import Wanted
+from tierline.pool.urls import TierUrl
 
 pytestmark = redis_servers.needs_redis
 KIB, MIB = 1024, 1024 * 1024
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[RedisTier]:
-    tier = tier_from_url(url, EngineOptions())
-    assert isinstance(tier, RedisTier)
+async def opened(url: str, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[RedisTier]:
+    tier = RedisTier(RedisSettings.from_url(TierUrl(url)), clock)
     await tier.start()
     try:
         yield tier
     finally:
         await tier.stop()
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    redis_servers.be_patient(monkeypatch)
 
 
 @pytest.fixture
@@ -44,7 +54,7 @@ def memory() -> Memory:
 async def test_a_full_server_is_not_written_to_for_a_while_and_keeps_no_parts(tmp_path: Path, memory: Memory) -> None:
     limits = ("--maxmemory", "12mb", "--maxmemory-policy", "noeviction")
     with redis_servers.one(tmp_path, *limits) as port, redis.Redis(port=port) as server:
-        async with opened(f"redis://127.0.0.1:{port}?part=1MiB") as tier:
+        async with opened(f"redis://127.0.0.1:{port}?part=1MiB", ManualClock()) as tier:
             small, large = things(1, MIB), things(1, 24 * MIB, seed=1)
             assert await store(tier, memory, small) == [True]
             assert await store(tier, memory, large) == [False]
@@ -58,24 +68,25 @@ async def test_a_full_server_is_not_written_to_for_a_while_and_keeps_no_parts(tm
 
 async def test_what_the_server_evicts_is_missing_also_between_lookup_and_fetch(tmp_path: Path, memory: Memory) -> None:
     limits = ("--maxmemory", "24mb", "--maxmemory-policy", "allkeys-lru")
-    with redis_servers.one(tmp_path, *limits) as port:
+    with redis_servers.one(tmp_path, *limits) as port, redis.Redis(port=port) as server:
         async with opened(f"redis://127.0.0.1:{port}?part=1MiB") as tier:
-            early, late = things(3, 2 * MIB), things(16, 2 * MIB, seed=1)
+            early = things(3, 2 * MIB)
             await store(tier, memory, early)
             found = await look(tier, early)
             assert len(found) == 3
-            assert all(await store(tier, memory, late))
-            for came, thing in zip(await fetch(tier, memory, early, found), early, strict=True):
+            names = list(server.scan_iter())
+            seeds = itertools.count(1)
+            while server.exists(*names) == len(names):  # Redis samples what it evicts, and knows of seconds alone
+                assert all(await store(tier, Memory(), things(16, 2 * MIB, seed=next(seeds))))
+            contents = await fetch(tier, memory, early, found)
+            for came, thing in zip(contents, early, strict=True):
                 assert came in (None, thing.content)
             assert tier.failures.counts["gone"] > 0
-            for _ in range(10):  # Redis samples what it evicts: storing one may cost another a part, which is found out
-                assert await store(tier, memory, early) == [True] * 3
+            # Storing one may cost another a part, which is found out.
+            while contents != [thing.content for thing in early]:
+                assert await store(tier, Memory(), early) == [True] * 3
                 found = await look(tier, early)
-                contents = await fetch(tier, memory, early[: len(found)], found)
-                if contents == [thing.content for thing in early]:
-                    break
-            else:
-                pytest.fail("what was found torn was never stored anew")
+                contents = await fetch(tier, Memory(), early[: len(found)], found)
 
 
 async def test_an_object_that_lost_a_part_is_stored_whole_again(tmp_path: Path, memory: Memory) -> None:
@@ -126,13 +137,12 @@ async def test_time_to_live_begins_anew_when_an_object_is_stored_again(tmp_path:
 async def test_a_server_that_dies_answers_misses_at_once_and_is_found_when_it_is_back(
     tmp_path: Path, memory: Memory
 ) -> None:
-    port = free_port()
+    port, clock = free_port(), ManualClock()
     stored = things(2, MIB)
-    async with opened(f"redis://127.0.0.1:{port}") as tier:
+    async with opened(f"redis://127.0.0.1:{port}", clock) as tier:
         assert await look(tier, stored) == []
         with redis_servers.server(tmp_path, port):
-            await _until_stored(tier, memory)
-            await store(tier, memory, stored)
+            assert await store(tier, memory, stored) == [True, True]
             found = await look(tier, stored)
         for _ in range(4):
             assert await look(tier, stored) == []
@@ -143,21 +153,28 @@ async def test_a_server_that_dies_answers_misses_at_once_and_is_found_when_it_is
         assert await look(tier, stored) == []  # nobody was asked
         assert tier.failures.counts.total() == failed
         with redis_servers.server(tmp_path, port):
-            await _until_stored(tier, memory)
+            assert await store(tier, memory, stored) == [False, False]
+            clock.advance(LONGEST_PAUSE_S)
             assert await store(tier, memory, stored) == [True, True]
             assert len(await look(tier, stored)) == 2
 
 
-async def test_a_server_that_hangs_costs_a_lookup_its_time_and_then_nothing(tmp_path: Path, memory: Memory) -> None:
+async def test_a_server_that_hangs_costs_a_lookup_its_time_and_then_nothing(
+    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with redis_servers.one(tmp_path) as port, redis.Redis(port=port) as server:
-        async with opened(f"redis://127.0.0.1:{port}?timeout=0.5") as tier:
+        process = server.info("server")["process_id"]
+        async with opened(f"redis://127.0.0.1:{port}") as tier:
             stored = things(2, 8 * MIB)
             await store(tier, memory, stored)
             found = await look(tier, stored)
+            tier._settings = replace(tier._settings, timeout_s=0.5)  # short for what hangs alone
+            monkeypatch.setattr("tierline.pool.redis.servers._STEP_S", 0.5)
             server.execute_command("CLIENT", "PAUSE", 60_000, "ALL")
             assert await look(tier, stored, within_s=0.02) == []
             assert await fetch(tier, memory, stored, found) == [None, None]
             assert tier.failures.counts["timeout"] > 0
+            os.kill(process, signal.SIGKILL)  # else what hangs takes its time to end
 
 
 async def test_a_fetch_that_is_closed_while_its_server_hangs_ends_at_once(tmp_path: Path, memory: Memory) -> None:
@@ -274,22 +291,14 @@ async def test_slots_that_move_are_found_at_their_new_server(tmp_path: Path, mem
 
 
 async def test_after_a_failover_the_sentinels_new_master_is_used(tmp_path: Path, memory: Memory) -> None:
-    with redis_servers.sentinel(tmp_path) as (watch, (first, _), _):
+    with redis_servers.sentinel(tmp_path) as (watch, (first, _), _), redis.Redis(port=watch) as observer:
         async with opened(f"redis+sentinel://127.0.0.1:{watch}/main") as tier:
             stored = things(2, 100 * KIB)
             assert all(await store(tier, memory, stored))
+            observer.sentinel_set("main", "down-after-milliseconds", 500)
             first.stop()
             for _ in range(600):
                 if all(await store(tier, memory, stored)):
                     break
                 await asyncio.sleep(0.1)
             assert await fetch(tier, memory, stored, await look(tier, stored)) == [thing.content for thing in stored]
-
-
-async def _until_stored(tier: RedisTier, memory: Memory) -> None:
-    """Wait until the tier's breaker has let somebody try again."""
-    for _ in range(1200):
-        if await store(tier, memory, things(1, 1, seed=99)) == [True]:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("the server is there, and is not asked")

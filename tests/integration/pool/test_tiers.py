@@ -17,6 +17,11 @@ from tierline.store import ObjectKey
 KIB, MIB = 1024, 1024 * 1024
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    redis_servers.be_patient(monkeypatch)
+
+
 @pytest.fixture
 def memory() -> Memory:
     return Memory()

@@ -5,7 +5,6 @@ else it is closed. There are as many as threads use at once.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -40,6 +39,11 @@ class Wire(NamedTuple):
 class Server:
     """One server.
 
+    Parameters
+    ----------
+    clock
+        Monotonic seconds, for the breaker.
+
     Attributes
     ----------
     address
@@ -48,9 +52,9 @@ class Server:
         Whether it may be asked.
     """
 
-    def __init__(self, address: Address, settings: RedisSettings) -> None:
+    def __init__(self, address: Address, settings: RedisSettings, clock: Callable[[], float]) -> None:
         self.address = address
-        self.breaker = Breaker(time.monotonic)
+        self.breaker = Breaker(clock)
         self._settings = settings
         self._lock = threading.Lock()
         self._idle: dict[str, list[Any]] = {"lookup": [], "bulk": []}
@@ -149,14 +153,20 @@ class Servers:
     Until something is known, and where a cluster's slot is with nobody, no server has a key. Reads are lock-free: a
     table is replaced as a whole.
 
+    Parameters
+    ----------
+    clock
+        Monotonic seconds, for the servers' breakers.
+
     Attributes
     ----------
     is_fixed
         There is one server, and nobody to ask.
     """
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(self, settings: RedisSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
+        self._clock = clock
         self._servers: dict[Address, Server] = {}
         self._of_slot: list[Server | None] = [None] * _CLUSTER_SLOTS
         self._one: Server | None = None
@@ -199,7 +209,7 @@ class Servers:
             server.close()
 
     def _server(self, address: Address) -> Server:
-        return self._servers.setdefault(address, Server(address, self._settings))
+        return self._servers.setdefault(address, Server(address, self._settings, self._clock))
 
     def _ask_cluster(self) -> Sequence[tuple[int, int, Address]]:
         def ask(address: Address) -> Sequence[tuple[int, int, Address]]:

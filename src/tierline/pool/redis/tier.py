@@ -74,7 +74,7 @@ class RedisTier:
         self.failures = Failures(settings.shown, clock)
         self._settings = settings
         self._clock = clock
-        self._servers = Servers(settings)
+        self._servers = Servers(settings, clock)
         self._lookups = Transfers("redis-lookup", _LOOKUP_THREADS)
         self._reads = Transfers("redis-read", settings.streams)
         self._writes = Transfers("redis-write", settings.streams)
