@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 SCHEMES = ("tierline://", "sagemaker-hyperpod://")
+LONGEST_LOOKUP_MS = 1000
+"""In the in-process mode, whose lookups have no time of their own to set."""
 _PREFIX = "sagemaker_hyperpod_"
 _TRANSPORTS = ("http://", "https://")
 _MIB = 1024**2
@@ -119,7 +121,7 @@ def read_extra_config(extra_config: Mapping[str, Any], url: str) -> Settings:
         max_connections=integer("max_connections", 256),
         max_connections_per_host=integer("max_connections_per_host", 128),
         timeout_ms=timeout_ms,
-        lookup_timeout_ms=min(timeout_ms, 1000),
+        lookup_timeout_ms=min(timeout_ms, LONGEST_LOOKUP_MS),
         lease_ttl_s=get_positive_float(extra_config, _PREFIX + "lease_ttl_s", 30.0),
         put_stream_chunk_bytes=max(1024, integer("put_stream_chunk_bytes", 65536)),
         max_lease_size_mb=_get_lease_size(extra_config),
