@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from tests.clocks import ManualClock
 from tests.integration.pool.doors import ASKER, open_door, until
 from tests.integration.pool.holders import (
     MIB,
@@ -20,7 +21,6 @@ from tests.integration.pool.holders import (
     open_holder,
     open_transfers,
 )
-from tests.unit.store.conftest import ManualClock
 
 from tierline.errors import NoSpace
 from tierline.pool.connecting import connect_bulk

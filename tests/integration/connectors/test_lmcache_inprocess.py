@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.clocks import ManualClock
 from tests.integration.node.processes import NodeProcess, load, wait_until
-from tests.unit.store.conftest import ManualClock
 
 pytest.importorskip("torch")
 pytest.importorskip("lmcache")

@@ -15,10 +15,10 @@ import pytest
 import redis
 import structlog
 import trustme
+from tests.clocks import ManualClock
 from tests.integration.pool import redis_servers
 from tests.integration.pool.objects import Memory, fetch, look, store, things
 from tests.ports import free_port
-from tests.unit.store.conftest import ManualClock
 
 from tierline.breaker import LONGEST_PAUSE_S
 from tierline.errors import ConfigurationError
