@@ -50,14 +50,14 @@ def fill(store: Store, objects: int) -> None:
 def sparse_segments() -> Iterator[None]:
     """Let the segments that this process opens meanwhile be sparse."""
 
-    def claim(fd: int, path: Path, size: int, options: SegmentOptions) -> None:  # noqa: ARG001  (as what it replaces)
+    def allocate(fd: int, path: Path, size: int, options: SegmentOptions) -> None:  # noqa: ARG001  (as what it replaces)
         os.truncate(fd, size)
 
-    real, segment._claim = segment._claim, claim
+    real, segment._allocate = segment._allocate, allocate
     try:
         yield
     finally:
-        segment._claim = real
+        segment._allocate = real
 
 
 class _Pauses:

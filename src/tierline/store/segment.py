@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from tierline.errors import ConfigurationError, EnvironmentTooSmall, SegmentError, TierlineError
+from tierline.errors import ConfigurationError, EnvironmentTooSmall, SegmentError
 from tierline.store.extents import PAGE_BYTES
 from tierline.store.objects import Extent
 from tierline.store.placement import Placement, SegmentOptions, bind, populate_huge, read_placement
@@ -98,11 +98,17 @@ class Segment:
             raise SegmentError(f"{path}: cannot be opened: {error}") from error
         try:
             _lock(fd, path)
-            _claim(fd, path, size, options)
-            _give_rights(fd, path, options)
-            _restore_link(path)
-            _check_not_removed(fd, path)
-            _check_names(fd, path)
+            is_new = _require_ours(fd, path, size)
+            try:
+                _restore_link(path)
+                _check_not_removed(fd, path, is_new=is_new)
+                _check_names(fd, path)
+                _allocate(fd, path, size, options)
+                _give_rights(fd, path, options)
+            except BaseException:
+                if is_new:  # else it would take memory, and a name that may be another segment's, for nothing
+                    _unlink_names(path, [fd])
+                raise
             opened = cls(path, fd)
             if options.numa_node is not None or options.huge_pages:
                 opened.placement = read_placement(path, opened.mapping, huge_pages=options.huge_pages)
@@ -160,10 +166,9 @@ class Segment:
             self._fd = -1
 
     def remove(self) -> None:
-        """Close, and remove the file under both names; what clients have mapped stays valid for them."""
+        """Remove the file under both names, and close; what clients have mapped stays valid for them."""
+        _unlink_names(self.path, [self._fd])
         self.close()
-        self.path.unlink(missing_ok=True)
-        _keep_path(self.path).unlink(missing_ok=True)
 
 
 def remove_segment(directory: Path, name: str) -> list[Path]:
@@ -185,9 +190,8 @@ def remove_segment(directory: Path, name: str) -> list[Path]:
     """
     _require_name(name)
     path = directory / name
-    names = (path, _keep_path(path))
     journal = path.with_name(f"{name}.journal")
-    left = [each for each in (*names, journal) if os.path.lexists(each)]
+    left = [each for each in (*_names(path), journal) if os.path.lexists(each)]
     if not left:
         return []
     with contextlib.ExitStack() as opened:
@@ -197,13 +201,10 @@ def remove_segment(directory: Path, name: str) -> list[Path]:
             files = [_open_locked(path, opened, os.O_CREAT)]
             if not _is_file(_keep_path(path), files[0]) and _keep_path(path).exists():
                 files.append(_open_locked(_keep_path(path), opened))
-            for fd, each in zip(files, names, strict=False):
+            for fd, each in zip(files, _names(path), strict=False):
                 _unseal(fd, each)
             journal.unlink(missing_ok=True)
-            # A node that tries to start makes of one name the other: once, and not before it looks for the lock.
-            while names_left := [each for each in names if any(_is_file(each, fd) for fd in files)]:
-                for each in names_left:
-                    each.unlink(missing_ok=True)
+            _unlink_names(path, files)
         except OSError as error:
             raise SegmentError(f"{path}: cannot be removed: {error}") from error
     return left
@@ -246,6 +247,18 @@ def _keep_path(path: Path) -> Path:
     return path.with_name(path.name + ".keep")
 
 
+def _names(path: Path) -> tuple[Path, Path]:
+    return path, _keep_path(path)
+
+
+def _unlink_names(path: Path, files: Sequence[int]) -> None:
+    """Take away both names, as far as they stand for these files, whose locks are held."""
+    # A node that tries to start makes of one name the other: once, and not before it looks for the lock.
+    while names := [each for each in _names(path) if any(_is_file(each, fd) for fd in files)]:
+        for each in names:
+            each.unlink(missing_ok=True)
+
+
 def _restore_link(path: Path) -> bool:
     """Make whichever of the two names is missing from the other; returns whether one was made."""
     keep = _keep_path(path)
@@ -261,17 +274,22 @@ def _restore_link(path: Path) -> bool:
     return False
 
 
-def _check_not_removed(fd: int, path: Path) -> None:
-    """Check that the second name is not of a former segment which :func:`remove_segment` is about to take away."""
+def _check_not_removed(fd: int, path: Path, *, is_new: bool) -> None:
+    """Check that the second name is not of a segment whose first was taken away while this one was opened.
+
+    By :func:`remove_segment`, which is about to take the other away too, or by a client of a segment that stays.
+    """
     keep = _keep_path(path)
     with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
         if not _is_file(keep, fd):
             _open_locked(keep, opened)
+            if is_new:
+                raise SegmentError(f"{path}: another process has just taken it away; try again")
 
 
 def _check_names(fd: int, path: Path) -> None:
     """Check that both names stand for the open file."""
-    for name in (path, _keep_path(path)):
+    for name in _names(path):
         try:
             is_ours = os.path.samestat(name.stat(follow_symlinks=False), os.fstat(fd))
         except FileNotFoundError:
@@ -306,8 +324,8 @@ def _give_rights(fd: int, path: Path, options: SegmentOptions) -> None:
     os.fchmod(fd, options.mode)
 
 
-def _claim(fd: int, path: Path, size: int, options: SegmentOptions) -> None:
-    """Check that a file is ours to use, bring a new one to its size, and allocate its memory."""
+def _require_ours(fd: int, path: Path, size: int) -> bool:
+    """Check that a file is ours to use; returns whether it is new."""
     found = os.fstat(fd)
     if found.st_uid != os.geteuid():
         raise SegmentError(f"{path}: belongs to user {found.st_uid}, not to {os.geteuid()}; use another name")
@@ -316,26 +334,26 @@ def _claim(fd: int, path: Path, size: int, options: SegmentOptions) -> None:
             f"{path}: has {found.st_size} bytes, and {size} were asked for; a segment never changes its size: "
             f"start with --capacity {found.st_size}, or remove {path}, {path}.keep and {path}.journal"
         )
+    return found.st_size == 0
+
+
+def _allocate(fd: int, path: Path, size: int, options: SegmentOptions) -> None:
+    """Bring a file to its size, where it is new, and allocate its memory."""
     filesystem = os.fstatvfs(fd)
-    missing = size - found.st_blocks * 512 - filesystem.f_bavail * filesystem.f_frsize
+    missing = size - os.fstat(fd).st_blocks * 512 - filesystem.f_bavail * filesystem.f_frsize
     try:
         if missing > 0:
             raise OSError(f"{missing} bytes too little")
         os.truncate(fd, size)
-        _allocate(fd, size, options)
-    except (OSError, TierlineError) as error:
-        if found.st_size == 0:
-            path.unlink(missing_ok=True)
-            _keep_path(path).unlink(missing_ok=True)
-        if isinstance(error, TierlineError):
-            raise
+        _populate(fd, size, options)
+    except OSError as error:
         raise EnvironmentTooSmall(
             f"{path}: no room for a segment of {size} bytes ({error}); ask for less, or enlarge the filesystem "
             f"(mount -o remount,size=… {path.parent}; in a container, a larger emptyDir or --shm-size)"
         ) from error
 
 
-def _allocate(fd: int, size: int, options: SegmentOptions) -> None:
+def _populate(fd: int, size: int, options: SegmentOptions) -> None:
     with mmap.mmap(fd, size) as mapping:
         if options.numa_node is not None:
             bind(mapping, options.numa_node)

@@ -16,7 +16,7 @@ import builtins
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
@@ -169,10 +169,12 @@ class Store:
             The segment or its journal is in use by another node, or is not what was asked for.
         """
         limits = limits or StoreLimits()
-        segment = Segment.open(directory, name, capacity_bytes, options)
-        try:
+        with ExitStack() as opened:
+            segment = Segment.open(directory, name, capacity_bytes, options)
+            opened.callback(segment.close)
             journal = Journal.open(segment, limits.max_ttl_s, wall_clock())
-            return cls(
+            opened.callback(journal.close)
+            store = cls(
                 segment,
                 journal,
                 eviction=eviction,
@@ -182,9 +184,8 @@ class Store:
                 default_rules=default_rules,
                 wall_clock=wall_clock,
             )
-        except BaseException:
-            segment.close()
-            raise
+            opened.pop_all()  # which are the store's to close
+            return store
 
     # Writing ------------------------------------------------------------------------------------------------------
 

@@ -129,6 +129,36 @@ def test_a_segment_unlinked_while_no_node_ran_comes_back_as_the_same_file(
     again.close()
 
 
+def test_a_segment_unlinked_at_the_moment_at_which_a_node_starts_is_not_lost(
+    shared_memory: Path, segment: Segment
+) -> None:
+    inode = segment.path.stat().st_ino
+    segment.close()
+    segment.path.unlink()  # by a client that exits, when the node had looked for the name
+    segment.path.touch()  # and then opened it
+
+    with pytest.raises(SegmentError, match="taken it away; try again"):
+        Segment.open(shared_memory, "segment", SIZE)
+    again = Segment.open(shared_memory, "segment", SIZE)
+
+    assert again.path.stat().st_ino == inode
+    again.close()
+
+
+def test_a_start_beside_a_node_whose_segment_a_client_has_just_unlinked_leaves_that_its_name(
+    shared_memory: Path, segment: Segment
+) -> None:
+    inode = segment.path.stat().st_ino
+    segment.path.unlink()
+    segment.path.touch()  # as above
+
+    with pytest.raises(SegmentError, match="a node store uses it"):
+        Segment.open(shared_memory, "segment", SIZE)
+
+    assert segment.relink_if_unlinked()
+    assert segment.path.stat().st_ino == inode
+
+
 def test_a_lost_second_link_is_made_again(segment: Segment) -> None:
     keep = segment.path.with_name("segment.keep")
     keep.unlink()
@@ -203,8 +233,12 @@ def test_huge_pages_are_reported_as_the_kernel_gave_them_and_never_cost_the_segm
 HUGE = """
 import pathlib, sys
 from tierline.store import Segment, SegmentOptions
+def denied():
+    lines = pathlib.Path("/proc/vmstat").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.split()[0] == "thp_file_fallback")
+before = denied()
 segment = Segment.open(pathlib.Path(sys.argv[1]), "huge", 8 * 1024 * 1024, SegmentOptions(huge_pages=True))
-print(segment.placement.huge_bytes)
+print(segment.placement.huge_bytes, denied() - before)
 """
 
 
@@ -216,4 +250,6 @@ def test_a_filesystem_that_allows_them_gives_huge_pages(tmp_path: Path) -> None:
     if made.returncode:
         pytest.skip(f"no filesystem with huge pages can be mounted here: {made.stderr}")
 
-    assert int(made.stdout) == 8 * 1024 * 1024
+    huge_bytes, denied = map(int, made.stdout.split())
+    assert huge_bytes <= 8 * 1024 * 1024
+    assert huge_bytes + denied * 2 * 1024 * 1024 >= 8 * 1024 * 1024, "all but what memory was too fragmented for"
