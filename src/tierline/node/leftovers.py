@@ -32,7 +32,16 @@ def remove_leftovers(config: NodeConfig) -> list[Path]:
 
 
 def remove_stale_socket(path: Path) -> bool:
-    """Remove the socket of a node that is gone; return whether there was one.
+    """Remove the socket of a node that is gone; return whether there was one. Raises as :func:`is_stale_socket`."""
+    if is_stale := is_stale_socket(path):
+        path.unlink(missing_ok=True)
+    return is_stale
+
+
+def is_stale_socket(path: Path) -> bool:
+    """Return whether the socket of a node that is gone is there; False: nothing is.
+
+    One that does not listen yet is taken for such a one.
 
     Raises
     ------
@@ -51,8 +60,11 @@ def remove_stale_socket(path: Path) -> bool:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink()
             return True
+        except FileNotFoundError:  # its node has removed it meanwhile
+            return False
+        except BlockingIOError:  # more clients wait than are let wait, for a node that lives
+            pass
         except OSError as error:
             raise UsageError(f"--socket: {path} is there and cannot be used: {error}; choose another path") from error
     raise EnvironmentTooSmall(f"--socket: another node listens on {path}; stop it or choose another path")

@@ -1,10 +1,12 @@
 """The node store as a process: sockets bound, store opened, then served until a signal; :func:`run` is all of it.
 
 Order matters. Ports are bound before the segment is touched, so that a port in use costs nothing; they listen only
-after adoption, so that who connects is served. On SIGTERM the store is closed **before** the connections are: the slots
-of clients that may still be writing stay in the journal, as orphans of the next process. A segment that another process
-has cut short ends the node: nothing of it may be touched any more. One that a call of a tier holds which does not end
-stays mapped and locked to the very end of the process, which then comes at once.
+after adoption, so that who connects is served. The UNIX socket is bound after it, under the segment's lock: one that
+does not listen yet is taken for a dead node's by whoever starts next, and removed. On SIGTERM the store is closed
+**before** the connections are: the slots of clients that may still be writing stay in the journal, as orphans of the
+next process. A segment that another process has cut short ends the node: nothing of it may be touched any more. One
+that a call of a tier holds which does not end stays mapped and locked to the very end of the process, which then comes
+at once.
 """
 
 import asyncio
@@ -44,7 +46,7 @@ from tierline.node.below import Below, Entrance, bind_entrance, require_tiers
 from tierline.node.config import NodeConfig, SegmentConfig
 from tierline.node.garbage import only_young_garbage
 from tierline.node.http_protocol import HttpConnection, HttpLimits
-from tierline.node.leftovers import remove_stale_socket
+from tierline.node.leftovers import is_stale_socket, remove_stale_socket
 from tierline.node.listening import BACKLOG, ConnectionLimits, Listener
 from tierline.node.local_protocol import LocalConnection
 from tierline.node.metrics import NodeMetrics
@@ -147,7 +149,7 @@ async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
     )
     with contextlib.ExitStack() as sockets:
         http = sockets.enter_context(_bind_http(config, access, certificate))
-        local = sockets.enter_context(_bind_local(config.socket_path(), config.socket_mode))
+        is_stale_socket(config.socket_path())  # raises where another node listens, before the segment is touched
         entrance = bind_entrance(config)
         if entrance is not None:
             sockets.enter_context(entrance.sock)
@@ -158,11 +160,12 @@ async def running_node(config: NodeConfig) -> AsyncIterator["Node"]:
         node = Node(config, stores, access, certificate, events, entrance)
         try:
             await node.below.start()
+            local = sockets.enter_context(_bind_local(config.socket_path(), config.socket_mode))
+            sockets.callback(config.socket_path().unlink, missing_ok=True)
             node.start(http, local)
             yield node
         finally:
             await node.stop()
-            config.socket_path().unlink(missing_ok=True)
 
 
 class Node:
