@@ -175,8 +175,10 @@ class AsyncNodeClient:
             self._connection.give_up(number, reply)
             raise
         except TimeoutError as error:
-            self._connection.give_up(number, reply)
-            raise NodeUnavailable(f"the node did not answer within {budget_s} s") from error
+            if reply.cancelled():
+                self._connection.give_up(number, reply)
+                raise NodeUnavailable(f"the node did not answer within {budget_s} s") from error
+            answer = reply.result()  # it has come while this process stood still
         return call.result(answer)
 
 

@@ -298,13 +298,13 @@ class NodeClient:
         try:
             self._send()
             while answer is None:
-                wait_s = deadline - time.monotonic()
-                if wait_s <= 0 or not self._wait(wait_s):
+                wait_s = max(deadline - time.monotonic(), 0.0)
+                # Looked for once more behind the deadline: this process may have stood still, and the answer be there.
+                if self._wait(wait_s):
+                    answer = dict(self._receive()).get(number)
+                if answer is None and not wait_s:
                     self._core.abandon(number)
                     raise NodeUnavailable(f"the node did not answer within {budget_s} s")
-                for replied, reply in self._receive():
-                    if replied == number:
-                        answer = reply
                 self._send()
         except (OSError, WireError) as error:
             raise self._lost(error) from error
