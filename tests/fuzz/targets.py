@@ -26,6 +26,7 @@ from tests.fuzz.router import requests, responses
 from tests.fuzz.traces import traces
 from tests.fuzz.transfers import arrivals, fetches, handshakes
 from tests.fuzz.world import CAPACITY, KNOWN, Recorder, new_node, require_every_page_counted, settle
+from tests.unit.node import virtual_time
 
 from tierline.errors import SegmentError, WireError
 from tierline.node.access import Access, Pass
@@ -48,7 +49,7 @@ from tierline.wire.framing import FrameDecoder
 
 def http(data: bytes) -> None:
     """One connection gets the bytes whole, in two pieces and one by one: it answers the same, and leaves nothing."""
-    runs = [asyncio.run(_http_run(pieces)) for pieces in _pieces(data)]
+    runs = [virtual_time.run(_http_run(pieces)) for pieces in _pieces(data)]
     assert all(run == runs[0] for run in runs), (data, runs)
 
 
@@ -130,7 +131,7 @@ def _require_known(store: Store) -> None:
 
 def frames(data: bytes) -> None:
     """A greeted connection gets the bytes: every request has one answer, and the end leaves nothing held."""
-    asyncio.run(_frames_run(data))
+    virtual_time.run(_frames_run(data))
 
 
 async def _frames_run(data: bytes) -> None:
