@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import xxhash
 from tests.unit.node.test_http_protocol import CAPACITY, Recorder, connect, receive
+from tests.unit.store.conftest import ManualClock
 
 from tierline.node import service as service_module
 from tierline.node.service import NodeService
@@ -40,9 +41,14 @@ def comparisons(monkeypatch: pytest.MonkeyPatch) -> Iterator[Comparisons]:
 
 
 @pytest.fixture
-def service(shared_memory: Path, comparisons: Comparisons) -> Iterator[NodeService]:
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def service(shared_memory: Path, comparisons: Comparisons, clock: ManualClock) -> Iterator[NodeService]:
     """A node that has adopted objects of 1,000 bytes, 1,001 bytes and so on."""
-    former = Store.open(shared_memory, "segment", CAPACITY, clock=time.monotonic)
+    former = Store.open(shared_memory, "segment", CAPACITY, clock=clock)
     maker = NodeService(former)
     owner = maker.new_owner()
     for number, name in enumerate(NAMES):
@@ -54,7 +60,7 @@ def service(shared_memory: Path, comparisons: Comparisons) -> Iterator[NodeServi
         maker.commit(slot.id, owner, xxhash.xxh3_64(content).intdigest(), ObjectKey("b", name), slot.size)
     maker.stop_verifying()
     maker.close()
-    service = NodeService(Store.open(shared_memory, "segment", CAPACITY, clock=time.monotonic))
+    service = NodeService(Store.open(shared_memory, "segment", CAPACITY, clock=clock))
     yield service
     comparisons.go_on.set()
     service.stop_verifying()
@@ -69,6 +75,13 @@ async def reply(transport: Recorder) -> tuple[int, bytes]:
     head, _, body = transport.sent.partition(b"\r\n\r\n")
     transport.sent = b""
     return int(head.split()[1]), body
+
+
+async def begin(comparisons: Comparisons) -> None:
+    """Wait until the thread has something to compare."""
+    async with asyncio.timeout(20):
+        while not comparisons.begun:  # noqa: ASYNC110  (a thread's)
+            await asyncio.sleep(0.005)
 
 
 def ask(names: list[str], timeout_ms: int = 0, group_size: int = 1) -> bytes:
@@ -91,12 +104,14 @@ async def test_a_reader_waits_no_longer_than_it_says_and_the_comparison_goes_on(
 
 
 async def test_a_lease_that_is_handed_out_after_a_comparison_lives_for_its_time(
-    service: NodeService, comparisons: Comparisons
+    service: NodeService, comparisons: Comparisons, clock: ManualClock
 ) -> None:
     connection, transport = connect(service)
     receive(connection, b"POST /v1/kv/b/k0/leases?ttl_s=0.2 HTTP/1.1\r\n\r\n")
-    await asyncio.sleep(0.3)
+    await begin(comparisons)
+    clock.advance(1)
     service.expire()
+    assert service.store.stats().leases_expired == 1
     comparisons.go_on.set()
     status, body = await reply(transport)
     assert status == 200
@@ -137,9 +152,10 @@ async def test_who_waits_for_a_comparison_has_at_most_one_in_the_background_befo
         assert found is not None
         service.verify_later(found[1])
     connection, transport = connect(service)
-    await asyncio.sleep(0.05)
+    await begin(comparisons)
     receive(connection, b"POST /v1/kv/b/k5/leases?ttl_s=30 HTTP/1.1\r\n\r\n")
-    await asyncio.sleep(0.05)
+    for _ in range(10):  # so many turns of the loop, and it stands in the thread's line
+        await asyncio.sleep(0)
     comparisons.go_on.set()
     assert (await reply(transport))[0] == 200
     assert comparisons.begun.index(1005) <= 1
@@ -154,13 +170,14 @@ async def test_a_lease_that_waited_for_a_comparison_is_one_use(service: NodeServ
 
 
 async def test_a_reply_that_waited_for_a_comparison_has_all_its_time_under_its_lease(
-    service: NodeService, comparisons: Comparisons
+    service: NodeService, comparisons: Comparisons, clock: ManualClock
 ) -> None:
     connection, transport = connect(service)
     left_s: list[float] = []
     transport.after_write = lambda: left_s.extend(lease.expires_in_s for lease in service.store.leases().leases)
     receive(connection, b"GET /v1/kv/b/k0 HTTP/1.1\r\n\r\n")
-    await asyncio.sleep(1)
+    await begin(comparisons)
+    clock.advance(1)
     comparisons.go_on.set()
     assert (await reply(transport))[0] == 200
-    assert left_s[0] > service.store.limits.max_ttl_s - 0.9
+    assert left_s[0] == service.store.limits.max_ttl_s

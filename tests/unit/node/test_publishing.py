@@ -14,7 +14,7 @@ from tierline.configuration import load
 from tierline.errors import ConfigurationError, EnvironmentTooSmall, UsageError
 from tierline.node import publishing
 from tierline.node.config import NodeConfig
-from tierline.node.publishing import EventPublisher
+from tierline.node.publishing import EventKind, EventPublisher
 from tierline.node.service import NodeService
 from tierline.router.events.addresses import SourceAddress
 from tierline.router.events.source import EventSource
@@ -56,6 +56,13 @@ async def source(publisher: EventPublisher, tmp_path: Path) -> AsyncIterator[Eve
     await subscriptions.close()
 
 
+async def told(publisher: EventPublisher, kind: EventKind, changes: int) -> None:
+    """Wait until the publisher has told of so many changes."""
+    async with asyncio.timeout(60):
+        while publisher.counts[kind] < changes:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def until(source: EventSource[StoreBlocks], objects: int) -> None:
     async with asyncio.timeout(60):
         while not source.is_exact or len(source.blocks) != objects:  # noqa: ASYNC110
@@ -84,7 +91,7 @@ async def test_messages_that_are_kept_no_more_are_made_up_for_by_a_listing(
     monkeypatch.setattr(publishing, "KEPT_BYTES", 500)
     monkeypatch.setattr(publishing, "CHANGES_PER_MESSAGE", 3)
     store(service, *range(30))
-    await asyncio.sleep(0.1)
+    await told(publisher, "stored", 30)
     subscriptions: EventSubscriptions[StoreBlocks] = EventSubscriptions(StoreIndex(1024**2), time.time)
     address = f"ipc://{tmp_path}/events"
     [late] = subscriptions.add("node", [SourceAddress(address, f"{address}.replay")])
@@ -100,12 +107,12 @@ async def test_a_listing_made_while_the_store_goes_on_is_right_in_the_end(
 ) -> None:
     monkeypatch.setattr(publishing, "CHANGES_PER_MESSAGE", 2)
     monkeypatch.setattr(publishing, "KEPT_BYTES", 4_000)
-    for _ in range(3):
+    for changes in (30, 60, 90):
         store(service, *range(30))
-        await asyncio.sleep(0.1)
+        await told(publisher, "stored", changes)
         for number in range(30):
             service.store.delete(ObjectKey("b", name(number)))
-        await asyncio.sleep(0.1)
+        await told(publisher, "removed", changes)
     store(service, *range(30))
     subscriptions: EventSubscriptions[StoreBlocks] = EventSubscriptions(StoreIndex(1024**2), time.time)
     address = f"ipc://{tmp_path}/events"
