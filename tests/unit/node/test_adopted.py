@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import xxhash
+from tests.clocks import ManualClock
 from tests.unit.node.test_http_protocol import CAPACITY, Recorder, connect, receive
-from tests.unit.store.conftest import ManualClock
 
 from tierline.node import service as service_module
 from tierline.node.service import NodeService
