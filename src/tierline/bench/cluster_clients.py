@@ -30,6 +30,8 @@ what was stored, however long that takes."""
 BUCKET = "bench"
 _TTL_S = 60.0
 _WAIT_S = 30.0
+_TOLD_EVERY_S = 0.01
+"""Nodes of a pool tell each other so often what they have."""
 _REDIS_BATCH = 8
 _MOONCAKE_BATCH_BYTES = 256 * 2**20
 _MOONCAKE_LEASE_EXPIRED = -707
@@ -183,10 +185,16 @@ class _NodeClient:
         if not self._is_touched:
             self._client.mapping.prefault()
             self._is_touched = True
-        leased = self._client.prefix_lease(BUCKET, names, _TTL_S, wait_s=_WAIT_S, anchor=anchor)
-        if len(leased.objects) < len(names):
-            raise TierlineError(f"the node store leased {len(leased.objects)} of {len(names)} objects")
-        return leased.lease, leased.objects
+        end = time.monotonic() + _WAIT_S
+        while True:
+            leased = self._client.prefix_lease(BUCKET, names, _TTL_S, wait_s=_WAIT_S, anchor=anchor)
+            if len(leased.objects) == len(names):
+                return leased.lease, leased.objects
+            if leased.lease:
+                self._client.let_go(leased.lease)
+            if time.monotonic() > end:
+                raise TierlineError(f"the node store leased {len(leased.objects)} of {len(names)} objects")
+            time.sleep(_TOLD_EVERY_S)  # the pool has not heard of all, for its nodes wait for a processor
 
 
 class _RedisClient:

@@ -75,12 +75,16 @@ class Load:
         """
         loop = asyncio.get_running_loop()
         outcome = Outcome()
-        stop_at = None if seconds is None else time.perf_counter() + seconds
+        stop_at: float | None = None
         left = itertools.repeat(None) if requests is None else iter([None] * requests)
 
         def next_request() -> bytes | None:
-            if stop_at is not None and time.perf_counter() >= stop_at:
-                return None
+            nonlocal stop_at
+            if seconds is not None:
+                if stop_at is None:  # from the first request on: connecting may take longer than a short run
+                    stop_at = time.perf_counter() + seconds
+                elif time.perf_counter() >= stop_at:
+                    return None
             if next(left, self) is self:
                 return None
             return next(self._requests).numbered(next(self._numbers))

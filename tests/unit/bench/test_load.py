@@ -72,3 +72,8 @@ async def test_a_server_that_closes_connections_ends_the_run() -> None:
             await Load([prompt()], b"application/json").run(
                 server.sockets[0].getsockname()[1], connections=1, requests=1
             )
+
+
+async def test_a_run_begins_with_its_first_request_however_long_connecting_took(ports: tuple[int, int]) -> None:
+    outcome = await Load([prompt()], b"application/json").run(ports[0], connections=1, seconds=1e-9)
+    assert outcome.answered == 1
