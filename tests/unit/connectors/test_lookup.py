@@ -54,7 +54,11 @@ class Asking:
     """A lookup thread whose node store is ``node``."""
 
     def __init__(
-        self, node: Any, wait_s: float = 0.0, connect: Callable[[], Awaitable[AsyncNodeClient]] | None = None
+        self,
+        node: Any,
+        wait_s: float = 0.0,
+        connect: Callable[[], Awaitable[AsyncNodeClient]] | None = None,
+        load_factor: float = 1.0,
     ) -> None:
         async def connect_to_it() -> AsyncNodeClient:
             return node  # type: ignore[no-any-return]
@@ -71,6 +75,7 @@ class Asking:
             self.breaker,
             Warnings(logging.getLogger("test"), time.monotonic),
             Counters(),
+            load_factor=load_factor,
         )
 
     def start(self, chunks: int = 2, cost: PrefillCost | None = None) -> Lookup:
@@ -140,11 +145,12 @@ def test_nobody_asks_twice_who_has_nothing_to_gain(has_tiers: bool, wait_s: floa
     asking.thread.close()
 
 
-def test_nobody_waits_for_longer_than_computing_what_is_missing_takes() -> None:
+@pytest.mark.parametrize("load_factor", [1.0, 3.0])
+def test_nobody_waits_for_longer_than_computing_what_is_missing_is_worth(load_factor: float) -> None:
     node = Node(leases(2, 2), has_tiers=True)
-    asking = Asking(node, wait_s=5.0)
+    asking = Asking(node, wait_s=5.0, load_factor=load_factor)
     lookup = asking.answered(chunks=3, cost=PrefillCost(0.5, 0.1))
-    assert node.asked[1]["wait_s"] == lookup.wait_s == pytest.approx(0.6 + 0.7)
+    assert node.asked[1]["wait_s"] == lookup.wait_s == pytest.approx(load_factor * (0.6 + 0.7))
     asking.thread.close()
 
 

@@ -74,7 +74,7 @@ class Lookups:
 class Engine:
     """A scheduler half with the few moves of vLLM's scheduler around it."""
 
-    def __init__(self, *, loads_between_steps: bool = False) -> None:
+    def __init__(self, *, loads_between_steps: bool = False, budget_s: float = 0.02) -> None:
         self.now = 0.0
         self.lookups = Lookups()
         self.counters = Counters()
@@ -86,7 +86,7 @@ class Engine:
             BLOCK,
             self.lookups,  # type: ignore[arg-type]
             self.introduction,
-            0.02,
+            budget_s,
             1.0,
             self.counters,
             self.evicted.update,
@@ -456,6 +456,18 @@ def test_it_does_not_wait_for_ever_and_takes_what_is_there(engine: Engine) -> No
     assert engine.half.match(request, 0) == 256
     assert engine.lookups.held == 1
     assert len(engine.lookups.asked) < HANDOVER_SECONDS / HANDOVER_PACE_SECONDS + 2
+
+
+def test_it_waits_for_as_long_as_it_may_for_a_lookup_where_that_is_longer() -> None:
+    engine = Engine(budget_s=5 * HANDOVER_SECONDS)
+    request = handed_over(engine, "a", 700, **{HANDED_OVER: 2})
+    for now in (0.0, 4.9 * HANDOVER_SECONDS):
+        engine.now = now
+        engine.lookups.answer(1)
+        assert engine.half.match(request, 0) is None
+    engine.now = 5 * HANDOVER_SECONDS
+    engine.lookups.answer(1)
+    assert engine.half.match(request, 0) == 256
 
 
 def test_it_waits_no_longer_once_the_node_store_is_not_to_be_asked(engine: Engine) -> None:

@@ -31,7 +31,8 @@ class ConnectorConfig(msgspec.Struct, frozen=True, kw_only=True):
         How long a request's scheduling may be put off while the node store looks its prefix up.
     l2_wait_ms
         How long a request's scheduling may be put off, besides, for what the node store fetches from the tiers below
-        it; never for longer than computing it would take, where that is known. 0 takes what the node has.
+        it; never for longer than computing it is worth, by `load_factor`, where that is known. 0 takes what the node
+        has.
     load_factor
         What a second of computing is worth in seconds of loading: what takes longer to load is computed.
     lease_ttl_s

@@ -178,6 +178,7 @@ class TierlineConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is no
             self._warnings,
             self._counters,
             self._tracer,
+            self._config.load_factor,
         )
         hash_tokens = self._kv_cache_config.hash_block_size or self._shape.block_tokens
         self._scheduler = SchedulerHalf(

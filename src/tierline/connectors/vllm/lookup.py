@@ -129,6 +129,8 @@ class LookupThread:
         Where trouble is told and counted.
     tracer
         Who is told of lookups of traced requests; ``None``: nobody.
+    load_factor
+        What a second of computing is worth in seconds of waiting.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class LookupThread:
         warnings: Warnings,
         counters: Counters,
         tracer: Tracer | None = None,
+        load_factor: float = 1.0,
     ) -> None:
         self._connect = connect
         self._shards = shards
@@ -156,6 +159,7 @@ class LookupThread:
         self._warnings = warnings
         self._counters = counters
         self._tracer = tracer
+        self._load_factor = load_factor
         self._client: AsyncNodeClient | None = None
         self._leased: set[Lookup] = set()
         self._asking: dict[Lookup, asyncio.Task[None]] = {}
@@ -296,8 +300,8 @@ class LookupThread:
         if missing_from == lookup.chunks or not client.has_tiers or not self._wait_s:
             return
         wait_s = self._wait_s
-        if lookup.cost is not None:  # to wait for longer than computing takes is no use
-            wait_s = min(wait_s, lookup.cost.seconds(missing_from, lookup.chunks))
+        if lookup.cost is not None:  # to wait for longer than computing is worth is no use
+            wait_s = min(wait_s, self._load_factor * lookup.cost.seconds(missing_from, lookup.chunks))
         lookup.wait_s = wait_s
         self._counters.add("lookups_below")
         await self._lease(client, lookup, names, wait_s)

@@ -35,7 +35,7 @@ HANDED_OVER = "tierline_chunks"
 """In ``kv_transfer_params``: leading chunks of a prompt that the engine which computed it has stored, or will have in a
 moment. They are written behind its back, so its answer may come to the engine that decodes before they do."""
 HANDOVER_SECONDS = 1.0
-"""Prompts that are worth handing over take longer to compute."""
+"""Prompts that are worth handing over take longer to compute. Who may wait longer for a lookup may do so for these."""
 HANDOVER_PACE_SECONDS = 0.005
 USUAL_CHUNKS = 8
 """Length of the prefix, in chunks, by which routers are told what a token saves that is read from a tier."""
@@ -393,7 +393,7 @@ class SchedulerHalf:
         """Look again, now and then, for chunks that another engine is storing; returns whether to wait for them."""
         now = self._clock()
         if tracked.awaits_until is None:
-            tracked.awaits_until = now + HANDOVER_SECONDS
+            tracked.awaits_until = now + max(HANDOVER_SECONDS, self._budget_s)
             tracked.asks_at = now + HANDOVER_PACE_SECONDS
         if now >= tracked.awaits_until:
             self._counters.add("handovers_late")
