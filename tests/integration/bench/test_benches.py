@@ -5,10 +5,12 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.node.processes import wait_until
 from typer.testing import CliRunner
 
 from tierline.bench import black_boxes
@@ -122,8 +124,8 @@ def test_a_peer_is_measured_where_it_is_installed(tmp_path: Path) -> None:
         for peer in installed:
             running = start_peer(peer.package, peer, "cache_aware", [url], tmp_path)
             with running.program:
-                assert answers(f"http://127.0.0.1:{running.port}/v1/models")
-                assert answers(running.metrics_url)
+                wait_until(partial(answers, f"http://127.0.0.1:{running.port}/v1/models"))
+                wait_until(partial(answers, running.metrics_url))
 
 
 @pytest.mark.usefixtures("nothing_left_behind")

@@ -57,10 +57,15 @@ class Loader:
         What to do.
     told
         Is given each record.
+    clock
+        The time by which requests go and their records are, in seconds.
     """
 
-    def __init__(self, assignment: Assignment, told: Callable[[Record], None]) -> None:
+    def __init__(
+        self, assignment: Assignment, told: Callable[[Record], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._assignment = assignment
+        self._clock = clock
         self._started = 0.0
         self._told = told
         self._sending = Sending(
@@ -81,7 +86,7 @@ class Loader:
         Parameters
         ----------
         started
-            ``time.monotonic()`` of the start, which all processes of a machine share.
+            The clock at the start; ``time.monotonic()`` is one that all processes of a machine share.
         """
         self._started = started
         await asyncio.sleep(max(0.0, -self._now()))
@@ -187,7 +192,7 @@ class Loader:
         )
 
     def _now(self) -> float:
-        return time.monotonic() - self._started
+        return self._clock() - self._started
 
     def _left_s(self) -> float:
         """How long something may still be sent; once that is over, only answers are waited for."""

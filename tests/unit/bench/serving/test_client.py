@@ -189,13 +189,25 @@ async def test_a_server_that_says_nothing_in_time_is_a_timeout_and_one_that_is_n
     assert (await asked(f"http://127.0.0.1:{free_port()}")).error == "cannot connect"
 
 
-async def load(url: str, name: str, requests: int, **assignment: object) -> list[Record]:
+class Clock:
+    """Time that stands still until somebody moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def load(
+    url: str, name: str, requests: int, clock: Callable[[], float] = time.monotonic, **assignment: object
+) -> list[Record]:
     records: list[Record] = []
     planned = plan(name, Shape(requests=requests, input_tokens=800, output_tokens=4, turns=4))
     whole = Assignment(
         target=Target(base_url=url, model=MODEL), plan=planned, salt="s", lengths=Lengths(1.3), concurrency=4
     )
-    await Loader(msgspec.structs.replace(whole, **assignment), records.append).run(time.monotonic())
+    await Loader(msgspec.structs.replace(whole, **assignment), records.append, clock).run(clock())
     return records
 
 
@@ -263,7 +275,8 @@ async def test_never_more_requests_are_in_flight_than_allowed_and_those_of_the_r
 
 
 async def test_who_waits_for_the_last_answers_does_not_ask_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked_for = 0
+    asked_for = arrived = 0
+    clock, are_both_there = Clock(), asyncio.Event()
     take = Sending.take
 
     def counted(sending: Sending, now_s: float) -> Ready | float:
@@ -272,24 +285,31 @@ async def test_who_waits_for_the_last_answers_does_not_ask_again_and_again(monke
         return take(sending, now_s)
 
     async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 2:
+            clock.now_s = 0.5  # from now on nothing is sent
+            are_both_there.set()
+        await are_both_there.wait()
         await asyncio.sleep(0.7)
         return await stream_of(LAST, USAGE, DONE)(request)
 
     monkeypatch.setattr(Sending, "take", counted)
     async with serving(handler) as url:
-        records = await load(url, "independent", 500, concurrency=2, duration_s=0.4)
+        records = await load(url, "independent", 500, clock, concurrency=2, duration_s=0.4)
 
     assert [record.error for record in records] == ["", ""]
     assert asked_for < 20
 
 
 async def test_nothing_is_sent_after_the_duration() -> None:
+    clock = Clock()
+
     async def handler(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.05)
+        clock.now_s += 0.25
         return await stream_of(LAST, USAGE, DONE)(request)
 
     async with serving(handler) as url:
-        records = await load(url, "independent", 500, concurrency=2, duration_s=0.4)
+        records = await load(url, "independent", 500, clock, concurrency=1, duration_s=1.0)
 
-    assert 0 < len(records) < 500
-    assert all(record.sent_s < 0.4 + (record.late_s or 0.0) + 0.2 for record in records)
+    assert [record.sent_s for record in records] == [0.0, 0.25, 0.5, 0.75]

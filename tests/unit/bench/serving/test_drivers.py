@@ -120,7 +120,7 @@ def test_bytes_that_are_no_result_are_an_error_of_one_kind(name: str, content: b
 
 
 @pytest.mark.parametrize("name", RECORDED)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_file_with_another_value_anywhere_is_read_or_refused(name: str, data: st.DataObject) -> None:
     path, read = RECORDED[name]
