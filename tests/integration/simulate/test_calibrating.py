@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from tests import own_time
 from tests.ports import free_port
 
+from tierline.bench import chat
 from tierline.errors import EngineError, TierlineError
 from tierline.simulate.calibrating import Described, Design, calibrate
 from tierline.simulate.coefficients import Coefficients, read, write
@@ -28,34 +30,31 @@ DESCRIBED = Described(
 DESIGN = Design(most_tokens=2048, answer_tokens=12, concurrency=4, repeats=3)
 
 
-async def measured() -> Coefficients:
+async def measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Coefficients:
     settings = SimulatedEngineConfig(prefill_rate=PREFILL_RATE, decode_rate=DECODE_RATE)
-    runner = web.AppRunner(make_app(settings))
-    await runner.setup()
-    port = free_port()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        return await calibrate(f"http://127.0.0.1:{port}", DESCRIBED, DESIGN, lambda _: None)
-    finally:
-        await runner.cleanup()
+    async with own_time.serving(make_app(settings), folder, monkeypatch) as url:
+        return await calibrate(url, DESCRIBED, DESIGN, lambda _: None)
 
 
-async def test_the_coefficients_of_an_engine_with_known_times_are_found(tmp_path: Path) -> None:
-    made = await measured()
+def test_the_coefficients_of_an_engine_with_known_times_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_time.tell_time(monkeypatch, chat)
+    made = own_time.run(measured(tmp_path, monkeypatch))
     prefill, decode = Prefill(**dict(made.prefill)), Decode(**dict(made.decode))
     for tokens in (1024, 2048):
-        assert prefill.seconds(tokens, 0) == pytest.approx(tokens / PREFILL_RATE, rel=0.25)
+        assert prefill.seconds(tokens, 0) == pytest.approx(tokens / PREFILL_RATE, rel=0.02)
     assert prefill.seconds(512, 1024) < 0.5 * prefill.seconds(1536, 0)
-    assert decode.seconds(1, 100) == pytest.approx(1 / DECODE_RATE, rel=0.25)
-    assert decode.seconds(4, 4000) == pytest.approx(1 / DECODE_RATE, rel=0.35)
+    assert decode.seconds(1, 100) == pytest.approx(1 / DECODE_RATE, rel=0.02)
+    assert decode.seconds(4, 4000) == pytest.approx(1 / DECODE_RATE, rel=0.02)
     assert len(made.observations.prefill) == 2 * len(DESIGN.prompts)
     assert max(cached for _, cached, _ in made.observations.prefill) >= 1900
 
     write(made, tmp_path / "made.yaml")
     trace = generate_questions(1, 4, 2, prompt_tokens=2048, output_tokens=11, per_s=0.1)
     said = figures(simulate(Cluster(read(str(tmp_path / "made.yaml"))), Load(trace)))
-    assert said["p99_ttft_ms"] == pytest.approx(1000 * 2048 / PREFILL_RATE, rel=0.3)
-    assert said["median_itl_ms"] == pytest.approx(1000 / DECODE_RATE, rel=0.3)
+    assert said["p99_ttft_ms"] == pytest.approx(1000 * 2048 / PREFILL_RATE, rel=0.05)
+    assert said["median_itl_ms"] == pytest.approx(1000 / DECODE_RATE, rel=0.02)
 
 
 async def test_an_endpoint_that_is_not_there_is_an_error_of_one_line() -> None:
