@@ -98,7 +98,7 @@ def opened(page: Any, folder: Path, text: str) -> Any:
 def test_only_wide_tables_and_charts_scroll_in_a_narrow_window(page: Any, tmp_path: Path, text: str) -> None:
     opened(page, tmp_path, text)
 
-    assert page.evaluate(OVERFLOW) == 0
+    page.wait_for_function(f"{OVERFLOW} === 0")
     page.set_viewport_size(BROAD)
     page.wait_for_function("document.querySelector('.u-wrap').clientWidth > 800")
     page.set_viewport_size(NARROW)
