@@ -53,7 +53,7 @@ class Program:
         argv: Sequence[str],
         log: Path,
         is_ready: Callable[[], bool],
-        ready_within_s: float = 30.0,
+        ready_within_s: float = 120.0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._log = log

@@ -20,6 +20,7 @@ from tierline.bench.routing_loads import generate_chats
 from tierline.cli.main import app
 
 SHARED_MEMORY = Path("/dev/shm")
+pytestmark = pytest.mark.timeout(400)  # they start many programs, on cores that others may use too
 
 
 def run_bench(name: str, folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
@@ -196,7 +197,6 @@ def test_a_trace_that_is_none_is_a_users_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # starts two stacks, on cores that other tests may use too
 def test_a_document_is_measured_in_every_state_and_simulated_rows_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ from tierline.errors import ConfigurationError, EngineError, TierlineError, Usag
 SLOW_CLIENT_IS_NO_MATTER = ("--late-limit", "60000")
 """What these tests assert does not depend on times, and the machine may be busy."""
 SMALL = ("--input-len", "400", "--output-len", "8", "--num-prompts", "16", "--max-concurrency", "4")
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
