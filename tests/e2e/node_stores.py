@@ -21,6 +21,8 @@ from tierline.client import NodeClient
 from tierline.errors import TierlineError
 
 START_S = 60.0
+LOADS_ALWAYS = 1e6
+"""As ``load_factor``: what can be had from a cache is worth any time, which is the machine's affair."""
 
 
 class NodeStore:
@@ -55,17 +57,17 @@ class NodeStore:
 
     def stats(self) -> dict[str, Any]:
         """Return the store's own statistics."""
-        with NodeClient(self.socket) as client:
+        with NodeClient(self.socket, timeout_s=START_S) as client:
             return client.stats()
 
     def members(self, state: str) -> list[dict[str, Any]]:
         """Return the pool's members that are in a state: ``self`` for this node, ``alive`` for others that answer."""
-        with urllib.request.urlopen(f"{self.url}/v1/cluster", timeout=10) as response:
+        with urllib.request.urlopen(f"{self.url}/v1/cluster", timeout=START_S) as response:
             return [member for member in json.load(response)["members"] if member["state"] == state]
 
     def bytes_written_below(self) -> int:
         """Return how many bytes of objects the tiers below have taken."""
-        with urllib.request.urlopen(f"{self.url}/v1/cluster", timeout=10) as response:
+        with urllib.request.urlopen(f"{self.url}/v1/cluster", timeout=START_S) as response:
             return sum(tier["stored_bytes"] for tier in json.load(response)["tiers"])
 
     def flip_bits(self) -> None:
@@ -82,7 +84,7 @@ class NodeStore:
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text()
         with contextlib.suppress(TierlineError):
-            NodeClient(self.socket).close()
+            NodeClient(self.socket, timeout_s=START_S).close()
             return True
         return False
 

@@ -10,10 +10,13 @@ from typing import Any
 from unittest.mock import patch
 
 from prometheus_client import REGISTRY
+from tests.e2e.node_stores import LOADS_ALWAYS
 from vllm import LLM, SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 
 from tierline.connectors.vllm import kv_transfer_config
+
+LOOKUP_BUDGET_MS = 5000.0
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,16 @@ class Replica:
         *,
         is_async: bool,
         hash_seed: str | None,
-        lookup_budget_ms: float = 2000,
     ) -> None:
         transfer = kv_transfer_config(node_socket) | {
             "kv_connector": "RecordingConnector",
             "kv_connector_module_path": "tests.e2e.recording_connector",
-            # A machine that runs tests may be too busy for the usual 20 ms.
+            # A machine that runs tests may be too busy for the usual times.
             "kv_connector_extra_config": {
                 "tierline.socket": str(node_socket),
-                "tierline.lookup_budget_ms": lookup_budget_ms,
-                "tierline.l2_wait_ms": 10_000,
+                "tierline.lookup_budget_ms": LOOKUP_BUDGET_MS,
+                "tierline.l2_wait_ms": 20_000,
+                "tierline.load_factor": LOADS_ALWAYS,
             },
         }
         environment = {

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.e2e.node_stores import NodeStore, wait_until
+from tests.e2e.node_stores import LOADS_ALWAYS, NodeStore, wait_until
 from tests.e2e.replicas import Replica
 from tests.integration.pool.redis_servers import BINARY, one
 from tests.ports import free_ports
@@ -28,8 +28,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CHUNKS = 2
 STORED_WITHIN_S = 60.0
-SETTLES_S = 0.5
-"""Until the directory of a pool knows of what was stored before a test begins to count."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -46,17 +44,15 @@ class World:
         text = AutoTokenizer.from_pretrained(model)((ROOT / "LICENSE").read_text())["input_ids"]
         self.prompt = text[: CHUNKS * CHUNK_TOKENS + 8]
         self.restart({}, ())
-        self.engines = [
-            Replica(model, node.socket, self.record, is_async=False, hash_seed=None, lookup_budget_ms=1000)
-            for node in self.nodes
-        ]
+        self.engines = [Replica(model, node.socket, self.record, is_async=False, hash_seed=None) for node in self.nodes]
 
     def restart(self, peers: dict[str, str], arguments: tuple[str, ...]) -> None:
         """Start both node stores anew, with nothing in them; ``peers`` are transfer addresses by name, if any."""
         for node in self.nodes:
             node.remove()
         for node in self.nodes:
-            settings = {"lookup_cap_ms": "1000"}  # a machine that runs tests may be too busy for the usual 20
+            # A machine that runs tests may be too busy for the usual 20 ms.
+            settings = {"lookup_cap_ms": "1000", "load_factor": str(LOADS_ALWAYS)}
             if peers:
                 others = [f"{name}={address}" for name, address in peers.items() if name != node.name]
                 settings |= {"transfer_address": peers[node.name], "peers": ",".join(others)}
@@ -65,8 +61,8 @@ class World:
         for node in self.nodes if peers else ():
             wait_until(lambda node=node: len(node.members("alive")) == len(peers) - 1, "the nodes know each other")  # type: ignore[misc]
 
-    def rejoin(self) -> None:
-        """Let the engines find out that their node stores are others."""
+    def rejoin(self, *, is_pool: bool) -> None:
+        """Let the engines find out that their node stores are others, and a pool of what is stored by then."""
         for engine, node in zip(self.engines, self.nodes, strict=True):
             for _ in range(10):
                 salt = f"{node.name} {time.monotonic_ns()}"
@@ -75,7 +71,8 @@ class World:
                     break
             else:
                 pytest.fail(f"the engine at node store {node.name} stores nothing")
-        time.sleep(SETTLES_S)
+        if is_pool:
+            wait_until(lambda: self.told() >= len(self.nodes), "the directory knows of it", STORED_WITHIN_S)
 
     def has_committed(self, node: NodeStore, count: int) -> bool:
         try:
@@ -119,7 +116,7 @@ def test_a_prefix_is_found_where_a_tier_keeps_it(world: World, has_l1: bool, bel
             ports = free_ports(2)
             peers = {node.name: f"127.0.0.1:{port}" for node, port in zip(world.nodes, ports, strict=True)}
         world.restart(peers, arguments)
-        world.rejoin()
+        world.rejoin(is_pool=bool(peers))
         first, second = world.engines
         salt = f"{below} {has_l1}"
         before = world.nodes[0].stats()["store"]["commits"]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.e2e.node_stores import NodeStore, SlowPath, wait_until
-from tests.e2e.replicas import Answer, Replica
+from tests.e2e.replicas import LOOKUP_BUDGET_MS, Answer, Replica
 from transformers import AutoTokenizer
 
 from tierline.prefix import CHUNK_TOKENS, UNSHARED_SALT
@@ -54,6 +54,12 @@ class World:
         self.line.unlink(missing_ok=True)
         self.line.symlink_to(socket)
 
+    @property
+    def objects(self) -> int:
+        """How many objects the node store holds."""
+        count: int = self.node.stats()["store"]["objects"]
+        return count
+
     def recorded(self, event: str) -> dict[str, str]:
         """Return the digest of the engine's blocks by chunk, of all chunks that were recorded whole."""
         lines = [json.loads(line) for line in self.record.read_text().splitlines()]
@@ -73,9 +79,7 @@ def cold(world: World) -> list[Answer]:
     """What the first replica computes from nothing; when this returns it has stored everything and is gone."""
     replica = Replica(world.model, world.line, world.record, is_async=False, hash_seed="0")
     answers = replica.answer(world.prompts, GENERATED)
-    wait_until(
-        lambda: world.node.stats()["store"]["objects"] >= sum(n // CHUNK_TOKENS for n in LENGTHS), "all is stored", 20
-    )
+    wait_until(lambda: world.objects >= sum(n // CHUNK_TOKENS for n in LENGTHS), "all is stored")
     replica.close()
     return answers
 
@@ -124,18 +128,20 @@ def test_tokens_are_counted_by_who_answered(world: World, replica: Replica) -> N
 
 def test_another_tenant_finds_nothing(world: World, replica: Replica) -> None:
     replica.forget()
+    before = world.objects
     (answer,) = replica.answer(world.prompts[:1], 1, cache_salt=f"another tenant {time.monotonic_ns()}")
     assert answer.cached_tokens == 0
+    wait_until(lambda: world.objects > before, "what it computed is stored, and not while another test counts")
 
 
 def test_a_request_that_shares_with_nobody_finds_nothing_and_leaves_nothing(world: World, replica: Replica) -> None:
     replica.forget()
-    before = world.node.stats()["store"]["objects"]
+    before = world.objects
     (unshared,) = replica.answer(world.prompts[:1], 1, cache_salt=f"{UNSHARED_SALT}{time.monotonic_ns()}")
     (behind,) = replica.answer(world.prompts[:1], 1, cache_salt=f"stored after it {time.monotonic_ns()}")
     assert (unshared.cached_tokens, behind.cached_tokens) == (0, 0)
-    wait_until(lambda: world.node.stats()["store"]["objects"] > before, "what was computed behind it is stored", 20)
-    assert world.node.stats()["store"]["objects"] == before + 1
+    wait_until(lambda: world.objects > before, "what was computed behind it is stored")
+    assert world.objects == before + 1
 
 
 def test_requests_with_one_prefix_load_it_once(world: World, cold: list[Answer], replica: Replica) -> None:
@@ -177,7 +183,7 @@ def test_a_node_store_killed_meanwhile_costs_a_recomputation(world: World, repli
 
 def test_a_slow_node_store_is_not_waited_for(world: World, replica: Replica) -> None:
     path = world.folder / f"slow-{time.monotonic_ns()}.sock"
-    slow = SlowPath(path, world.node.socket, delay_s=5.0)
+    slow = SlowPath(path, world.node.socket, delay_s=2.4 * LOOKUP_BUDGET_MS / 1000)
     world.restart_node(through=path)
     replica.forget()
 
