@@ -19,7 +19,7 @@ NAMES = ["team/a b", SALTED, *(f"n{number:03}" for number in range(30))]
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """A node that nobody but this module writes to."""
-    process = NodeProcess(tmp_path_factory.mktemp("node"), grace_s=0, scrub_rate="1GiB")
+    process = NodeProcess(tmp_path_factory.mktemp("node"), grace_s=0)
     with process.connect(writer=True) as client:
         for name in NAMES:
             store(client, name, name.encode(), bucket="team/b")
@@ -141,17 +141,20 @@ def test_a_flush_takes_what_it_is_told_and_nothing_else(filled: NodeProcess, cli
     assert listed(client, "/v1/kv/team%2Fb?list") == sorted(NAMES)
 
 
-def test_the_scrub_goes_round_and_drops_what_rotted_without_being_a_use(
-    filled: NodeProcess, client: HttpClient
-) -> None:
-    with filled.connect(writer=True) as writer:
-        [slot] = writer.reserve("b", ["rotten"], [1000])
-        assert isinstance(slot, Slot)
-        writer.commit("b", [CommitEntry(slot.slot, "rotten", 1000, 12345)])
-    wait_until(lambda: ask(client, "GET", "/v1/kv/b/rotten/explain")[1]["kind"] == "corrupt")
-    metrics = filled.get("/metrics")[1].decode()
-    assert 'tierline_node_verifications_total{occasion="scrub",result="mismatch"} 1.0' in metrics
-    assert ask(client, "GET", "/v1/kv/team%2Fb/n005/stat")[1]["hits"] == 0
+def test_the_scrub_goes_round_and_drops_what_rotted_without_being_a_use(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, scrub_rate="1GiB")
+    try:
+        with node.connect(writer=True) as writer, node.http() as client:
+            store(writer, "sound", b"content")
+            [slot] = writer.reserve("b", ["rotten"], [1000])
+            assert isinstance(slot, Slot)
+            writer.commit("b", [CommitEntry(slot.slot, "rotten", 1000, 12345)])
+            wait_until(lambda: ask(client, "GET", "/v1/kv/b/rotten/explain")[1]["kind"] == "corrupt")
+            metrics = node.get("/metrics")[1].decode()
+            assert 'tierline_node_verifications_total{occasion="scrub",result="mismatch"} 1.0' in metrics
+            assert ask(client, "GET", "/v1/kv/b/sound/stat")[1]["hits"] == 0
+    finally:
+        node.close()
 
 
 def test_room_is_made_ahead_of_need(tmp_path: Path) -> None:
