@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.node.processes import NodeProcess, load, store, wait_until
+from tests.integration.node.processes import WITHIN_S, NodeProcess, load, store, wait_until
 from tests.ports import free_port
 
 from tierline.client import AsyncNodeClient, NodeClient
@@ -80,12 +80,12 @@ async def test_the_unix_socket_asks_for_a_token_and_for_its_rights(node: Guarded
     with pytest.raises(AccessDenied, match="reader may not write bucket"):
         node.connect(writer=True, token=READER)
     with pytest.raises(AccessDenied, match="does not know"):
-        await AsyncNodeClient.connect(node.socket, token="nobody-0123456789", timeout_s=10)
+        await AsyncNodeClient.connect(node.socket, token="nobody-0123456789", timeout_s=WITHIN_S)
 
 
 @pytest.mark.parametrize("by_signal", [True, False])
 def test_a_token_that_is_withdrawn_ends_without_a_restart(node: GuardedNode, tokens: Path, by_signal: bool) -> None:
-    with NodeClient(node.socket, token=READER, timeout_s=10) as reader:
+    with NodeClient(node.socket, token=READER, timeout_s=WITHIN_S) as reader:
         reader.prefix_lease("b", ["k"], 1)
         tokens.write_text(TOKENS.replace(READER, "another-0123456789"))
         if by_signal:
@@ -102,8 +102,9 @@ def test_a_token_that_is_withdrawn_ends_without_a_restart(node: GuardedNode, tok
 
 
 def test_a_tokens_file_that_breaks_changes_nothing_and_counts(node: GuardedNode, tokens: Path) -> None:
-    tokens.write_text("tokens: [{name: broken}]")
-    node.process.send_signal(signal.SIGHUP)
+    broken = tokens.with_suffix(".new")
+    broken.write_text("tokens: [{name: broken}]")
+    broken.replace(tokens)  # at once, and without a hang-up: so it is read once, when the node sees that it changed
     wait_until(lambda: "former tokens stay in force" in node.log)
     with node.http() as http:
         body = http.request("GET", "/metrics", headers=bearer(READER))[2]
