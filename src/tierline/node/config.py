@@ -349,7 +349,7 @@ class NodeConfig(ProgramConfig):
     write_policy: WritePolicy = Field(default="write-all", description="which of what is stored here tiers get")
     promote: bool = Field(default=True, description="what a tier brings stays here; else it goes with its last reader")
     lookup_cap_ms: float = Field(
-        default=20.0, gt=0, le=1000, description="a miss waits no longer for what tiers have, all of them together"
+        default=20.0, gt=0, le=60_000, description="a miss waits no longer for what tiers have, all of them together"
     )
     load_factor: float = Field(
         default=1.0, gt=0, description="what a second of computing is worth in seconds of loading"

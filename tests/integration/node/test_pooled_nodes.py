@@ -36,7 +36,7 @@ def start_pool(tmp_path: Path) -> Iterator[StartPool]:
         token = tmp_path / "pool.token"
         token.write_text("a secret of this pool alone")
         places = [f"node-{number}=127.0.0.1:{port}" for number, port in enumerate(free_ports(count))]
-        usual: dict[str, Any] = {"grace_s": 0.2, "quarantine_s": 0.2, "max_ttl_s": 2, "lookup_cap_ms": 1000}
+        usual: dict[str, Any] = {"grace_s": 0.2, "quarantine_s": 0.2, "lookup_cap_ms": 30_000}
         for number, place in enumerate(places):
             name, _, address = place.partition("=")
             own = {"node_name": name, "transfer_address": address, "peers": ",".join(places), "pool_token_file": token}
@@ -244,6 +244,7 @@ def test_a_node_with_another_secret_is_no_member(start_pool: StartPool, tmp_path
     second.start()
     with first.connect(writer=True) as writer, second.connect() as reader:
         compute(writer)
+        wait_until(lambda: alive(first) == {"node-0"})
         assert read(reader, NAMES, wait_s=1.0) == (0, {})
         assert alive(first) == {"node-0"}
 
