@@ -49,7 +49,7 @@ async def main(port: str, segment: str) -> dict[str, Any]:
         max_concurrent_requests=100,
         max_connections=256,
         max_connections_per_host=128,
-        timeout_ms=5000,
+        timeout_ms=60_000,
         lease_ttl_s=30.0,
     )
     keys = [key_of(number) for number in range(OBJECTS)]

@@ -88,7 +88,7 @@ class NodeProcess:
 
     def get(self, path: str) -> tuple[int, bytes]:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+            with urllib.request.urlopen(self.url + path, timeout=WITHIN_S) as reply:
                 return reply.status, reply.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -105,7 +105,7 @@ class NodeProcess:
         return stats
 
     def connect(self, **options: Any) -> NodeClient:
-        return NodeClient(self.socket, **{"timeout_s": 10.0, **options})
+        return NodeClient(self.socket, **{"timeout_s": WITHIN_S, **options})
 
     def http(self) -> "HttpClient":
         return HttpClient(self.port)

@@ -254,7 +254,7 @@ def test_a_client_of_a_node_that_died_says_so_at_every_call(tmp_path: Path) -> N
 
 
 async def test_the_asyncio_client_has_many_requests_under_way(node: NodeProcess) -> None:
-    async with await AsyncNodeClient.connect(node.socket, writer=True, timeout_s=10) as client:
+    async with await AsyncNodeClient.connect(node.socket, writer=True, timeout_s=WITHIN_S) as client:
         content = os.urandom(300_000)
 
         async def roundtrip(name: str) -> bytes:
@@ -277,7 +277,7 @@ async def test_the_asyncio_client_has_many_requests_under_way(node: NodeProcess)
 
 
 async def test_the_asyncio_client_gives_back_what_comes_too_late(node: NodeProcess) -> None:
-    async with await AsyncNodeClient.connect(node.socket, writer=True, timeout_s=10) as client:
+    async with await AsyncNodeClient.connect(node.socket, writer=True, timeout_s=WITHIN_S) as client:
         with pytest.raises(NodeUnavailable):
             await client.grant(MIB, 2, timeout_s=0)
         async with asyncio.timeout(60):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.faults.metrics import metric
 from tests.integration.node.processes import MIB, NodeProcess, head, wait_until
 
 IN_PROCESS_CLIENT = Path(__file__).with_name("inprocess_client.py")
@@ -29,7 +30,10 @@ async def client(node: NodeProcess) -> AsyncIterator[Any]:
     from lmcache.v1.distributed.l2_adapters.sagemaker_hyperpod_client import SageMakerHyperPodClient
 
     client = SageMakerHyperPodClient(
-        f"sagemaker-hyperpod://127.0.0.1:{node.port}", shared_memory_name=node.segment_name
+        f"sagemaker-hyperpod://127.0.0.1:{node.port}",
+        shared_memory_name=node.segment_name,
+        timeout_ms=60_000,
+        lease_wait_timeout_ms=30_000,
     )
     yield client
     assert client.report_status()["consecutive_http_failures"] == 0
@@ -83,7 +87,7 @@ async def test_the_multiprocess_client_waits_for_an_object_being_written(node: N
         writer.send(head("PUT", "/v1/kv/lmcache/slow", MIB) + content[:1000])
         await asyncio.to_thread(wait_until, lambda: node.stats["store"]["slots"] == 1)
         reading = asyncio.create_task(read(client, "slow"))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(wait_until, lambda: metric(node, 'tierline_node_waiting{kind="reader"}') == 1)
         writer.send(content[1000:])
         assert await reading == content
 

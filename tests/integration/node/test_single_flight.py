@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
-from tests.integration.node.processes import NodeProcess, head, load, store, wait_until
+from tests.integration.node.processes import WITHIN_S, NodeProcess, head, load, store, wait_until
 
 from tierline.client import AsyncNodeClient, CommitEntry, NodeClient, Refusal, Slot
 
@@ -30,7 +30,7 @@ time.sleep(60)
 async def clients(node: NodeProcess) -> AsyncIterator[list[AsyncNodeClient]]:
     async with AsyncExitStack() as stack:
         yield [
-            await stack.enter_async_context(await AsyncNodeClient.connect(node.socket, writer=True, timeout_s=10))
+            await stack.enter_async_context(await AsyncNodeClient.connect(node.socket, writer=True, timeout_s=WITHIN_S))
             for _ in range(8)
         ]
 
@@ -198,7 +198,7 @@ def test_a_prefix_is_leased_over_http_and_waits_for_what_is_being_written(
         store(writer, f"h{number}", CONTENT[: number + 1])
     [late] = writer.reserve("b", ["h100"], [10])
     assert isinstance(late, Slot)
-    body = json.dumps({"names": [f"h{number}" for number in range(120)], "ttl_s": 20, "timeout_ms": 10_000}).encode()
+    body = json.dumps({"names": [f"h{number}" for number in range(120)], "ttl_s": 20, "timeout_ms": 60_000}).encode()
     with node.http() as http:
         http.send(head("POST", "/v1/kv/b/leases", len(body), "X-Tierline-Client: engine 7\r\n") + body)
         wait_until(lambda: 'tierline_node_waiting{kind="reader"} 1.0' in node.get("/metrics")[1].decode())
