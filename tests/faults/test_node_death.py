@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.node.processes import MIB, NodeProcess, head, load, store, wait_until
+from tests.integration.node.processes import MIB, WITHIN_S, NodeProcess, head, load, store, wait_until
 from tests.ports import free_port
 
 from tierline.errors import NodeUnavailable
@@ -19,7 +18,9 @@ from tierline.errors import NodeUnavailable
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[NodeProcess]:
-    process = NodeProcess(tmp_path, grace_s=0, max_ttl_s=2, quarantine_s=0.5)
+    process = NodeProcess(
+        tmp_path, grace_s=0, max_ttl_s=2, quarantine_s=0.5, drain_s=60, max_leases_per_client=1_000_000
+    )
     yield process
     process.close()
 
@@ -106,10 +107,10 @@ def test_a_put_under_way_may_end_while_the_node_stops(node: NodeProcess) -> None
         http.send(head("PUT", "/v1/kv/b/last", len(content)) + content[:MIB])
         wait_until(lambda: node.stats["store"]["slots"] == 1)
         node.process.terminate()
-        time.sleep(0.2)
+        wait_until(lambda: node.get("/readyz")[0] == 503)
         http.send(content[MIB:])
         assert http.receive()[0] == 200
-    assert node.process.wait(60) == 0
+    assert node.process.wait(WITHIN_S) == 0
     node.start()
     with node.connect() as client:
         assert load(client, "last") == content
@@ -128,11 +129,12 @@ def test_adopted_bytes_that_were_spoiled_are_never_served_over_http(node: NodePr
             segment.write(b"lies")
     node.start()
     with node.http() as http:
-        status, _, body = http.request("POST", "/v1/kv/b/leases", b'{"names": ["sound", "spoiled", "sound"]}')
+        asked = b'{"names": ["sound", "spoiled", "sound"], "timeout_ms": 60000}'
+        status, _, body = http.request("POST", "/v1/kv/b/leases", asked)
         assert (status, [leased["size"] for leased in json.loads(body)["objects"]]) == (200, [MIB])
-        asked = b'{"names": ["spoiled too", "sound", "absent", "sound"], "across_gaps": true}'
+        asked = b'{"names": ["spoiled too", "sound", "absent", "sound"], "across_gaps": true, "timeout_ms": 60000}'
         assert json.loads(http.request("POST", "/v1/kv/b/leases", asked)[2])["places"] == [1, 3]
-        assert http.request("POST", "/v1/kv/b/spoiled/leases?timeout_ms=1000&ttl_s=1")[0] == 404
+        assert http.request("POST", "/v1/kv/b/spoiled/leases?timeout_ms=60000&ttl_s=1")[0] == 404
         assert http.request("GET", "/v1/kv/b/spoiled")[0] == 404
         assert http.request("GET", "/v1/kv/b/sound")[2] == b"y" * MIB
     assert node.stats["verifications"] == {"mismatch": 2, "match": 1}
@@ -150,7 +152,7 @@ def test_two_nodes_never_share_a_port_a_socket_or_a_segment(node: NodeProcess, t
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=WITHIN_S,
         check=False,
     )
     assert second.returncode != 0

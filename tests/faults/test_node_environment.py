@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.metrics import metric
-from tests.integration.node.processes import MIB, NodeProcess, load, store, wait_until
+from tests.integration.node.processes import MIB, WITHIN_S, NodeProcess, load, store, wait_until
 
 from tierline.client import NodeClient
 from tierline.errors import NodeUnavailable, WireError
@@ -119,7 +119,7 @@ def start_in_vain(node: NodeProcess, *program: str) -> "subprocess.CompletedProc
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=WITHIN_S,
         check=False,
     )
 
@@ -181,7 +181,7 @@ def test_a_filesystem_too_small_for_the_segment_is_found_at_the_start(tmp_path: 
         },
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=WITHIN_S,
         check=False,
     )
     assert refused.returncode == 2
@@ -202,7 +202,7 @@ def test_a_node_that_lost_its_rights_serves_those_it_has_and_turns_new_clients_a
             assert put(node, "http", b"y" * MIB) == 200
             assert get(node, "http") == (200, b"y" * MIB)
             with pytest.raises((WireError, NodeUnavailable), match="cannot open its segment any more"):
-                NodeClient(node.socket, timeout_s=10)
+                NodeClient(node.socket, timeout_s=WITHIN_S)
             refused = metric(node, 'tierline_node_socket_requests_total{outcome="SegmentError",verb="Hello"}')
             assert refused == 1
         node.kill()

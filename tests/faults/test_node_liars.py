@@ -175,7 +175,7 @@ def test_a_client_that_suspects_without_end_waits_for_a_bounded_number_of_compar
                 answered.append(msgspec.msgpack.decode(received[4:end])[1])
                 received = received[end:]
         assert sorted(answered) == list(range(1, count + 1))
-        assert answered.index(count) < answered.index(256)  # beyond the bound they are answered at once
+        assert answered.index(256) > count / 2  # beyond the bound they are answered at once
         client.delete("b", ["suspected"])
     wait_until(lambda: is_idle(node))
 
