@@ -11,6 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -77,7 +78,7 @@ class Child:
                 stderr=output,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=partial(_end_with, os.getpid()),
             )
 
     async def wait_until_ready(self, http: aiohttp.ClientSession) -> float:
@@ -143,5 +144,8 @@ class Child:
             return False
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
+    """Let the kernel end this process when its parent ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before the kernel knew
+        os._exit(128 + signal.SIGTERM)

@@ -1,11 +1,17 @@
 """Children of the stack end with all that they have started, which has time to tidy up."""
 
 import asyncio
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import pytest
+
+from tierline.stack import processes
 from tierline.stack.processes import Child
 
 FOR_EVER = "import time; time.sleep(600)"
@@ -26,8 +32,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-async def test_what_a_child_started_has_time_to_tidy_up(tmp_path: Path) -> None:
+async def test_what_a_child_started_has_time_to_tidy_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Python's resource tracker does, which removes shared memory once those who made it are gone."""
+    monkeypatch.setattr(processes, "GROUP_STOPS_WITHIN_S", 60)
     sign, tidied = tmp_path / "sign", tmp_path / "tidied"
     helper = f"""
 import os, pathlib, signal, time
@@ -45,7 +52,8 @@ pathlib.Path({str(tidied)!r}).touch()
     assert tidied.exists()
 
 
-async def test_what_does_not_end_by_itself_is_killed(tmp_path: Path) -> None:
+async def test_what_does_not_end_by_itself_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "GROUP_STOPS_WITHIN_S", 0.5)
     sign = tmp_path / "sign"
     helper = f"""
 import os, pathlib, signal, time
@@ -58,6 +66,17 @@ time.sleep(600)
     )
     await child.stop()
     await asyncio.to_thread(wait_until, lambda: not is_running(int(sign.read_text())))
+
+
+def test_who_starts_when_its_supervisor_has_ended_already_ends_at_once() -> None:
+    nobody = 2**22 + 1  # more than the number of any process
+    done = subprocess.run(
+        [sys.executable, "-c", "print('it runs')"],
+        preexec_fn=partial(processes._end_with, nobody),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, b"")
 
 
 def is_running(pid: int) -> bool:
