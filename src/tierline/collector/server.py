@@ -10,7 +10,7 @@ import gc
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 import msgspec
@@ -58,15 +58,30 @@ class Target:
 class CollectorServer:
     """A running collector.
 
+    Parameters
+    ----------
+    config
+        Its settings.
+    clock
+        Seconds, monotonic.
+    pause
+        Waits so many seconds, between two readings.
+
     Attributes
     ----------
     port
         Where it listens.
     """
 
-    def __init__(self, config: CollectorConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: CollectorConfig,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._config = config
         self._clock = clock
+        self._pause = pause
         self.targets = [Target(name, url, config.dimensions(name)) for name, url in config.urls.items()]
         self.exports: Counter[str] = Counter({"sent": 0, "failed": 0})
         self._duties = Duties(DUTIES)
@@ -115,7 +130,7 @@ class CollectorServer:
             if self._config.otlp_endpoint is not None:
                 with self._duties.guarded("export"):
                     await self._export(self._config.otlp_endpoint)
-            await asyncio.sleep(max(0.0, self._config.interval_s - (self._clock() - began)))
+            await self._pause(max(0.0, self._config.interval_s - (self._clock() - began)))
 
     async def _read(self, target: Target) -> None:
         began = self._clock()
@@ -190,9 +205,11 @@ class CollectorServer:
 
 
 @contextlib.asynccontextmanager
-async def running(config: CollectorConfig) -> AsyncIterator[CollectorServer]:
-    """Run a collector for the time of a ``with`` block."""
-    server = CollectorServer(config)
+async def running(
+    config: CollectorConfig, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> AsyncIterator[CollectorServer]:
+    """Run a collector for the time of a ``with`` block; ``pause`` as in :class:`CollectorServer`."""
+    server = CollectorServer(config, pause=pause)
     await server.start()
     try:
         yield server

@@ -19,8 +19,9 @@ LABELS = {"pod_name": "demo-1", "resource_name": "demo", "cluster_name": "c"}
 
 @contextlib.asynccontextmanager
 async def collector(*targets: str, **settings: object) -> AsyncIterator[CollectorServer]:
-    config = CollectorConfig.model_validate({"port": 0, "targets": targets, "interval_s": 0.1} | LABELS | settings)
-    async with running(config) as server:
+    """Run one that reads again in a moment, and gives its targets much longer to answer."""
+    given = {"port": 0, "targets": targets, "interval_s": 60, "timeout_s": 60} | LABELS | settings
+    async with running(CollectorConfig.model_validate(given), pause=lambda _: asyncio.sleep(0.05)) as server:
         yield server
 
 
