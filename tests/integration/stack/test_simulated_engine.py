@@ -12,6 +12,7 @@ import openai
 import pytest
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from tests.integration.node.processes import NodeProcess, load, store
 
 from tierline.prefix import PrefixIdentity, Shard, block_chain, object_name
@@ -27,20 +28,25 @@ def client_of(url: str) -> Any:  # its overloads do not take what a dictionary h
     return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
-async def metric(url: str, name: str, **labels: str) -> float:
+async def metrics(url: str) -> list[Sample]:
+    """Return all samples of one moment."""
     async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as response:
         text = await response.text()
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+async def metric(url: str, name: str, **labels: str) -> float:
     return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
+        sample.value for sample in await metrics(url) if sample.name == name and labels.items() <= sample.labels.items()
     )
 
 
-async def until(url: str, name: str, value: float) -> None:
-    while await metric(url, name) != value:  # noqa: ASYNC110  (it is another process that changes it)
-        await asyncio.sleep(0.02)
+async def until(url: str, **values: float) -> None:
+    """Wait until some of vLLM's metrics have these values at one moment."""
+    wanted = {f"vllm:{name}": value for name, value in values.items()}
+    async with asyncio.timeout(60):
+        while {each.name: each.value for each in await metrics(url) if each.name in wanted} != wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_a_repeated_prompt_is_answered_alike_and_mostly_from_the_cache(simulated_engine: Start) -> None:
@@ -165,24 +171,23 @@ async def test_a_client_that_goes_away_ends_its_request(simulated_engine: Start)
     async with aiohttp.ClientSession() as http:
         for stream in (True, False):
             request = asyncio.create_task(http.post(f"{url}/v1/completions", json={**ask, "stream": stream}))
-            await until(url, "vllm:num_requests_running", 1)
+            await until(url, num_requests_running=1)
             if request.done():
                 request.result().close()
             request.cancel()
-            await until(url, "vllm:num_requests_running", 0)
+            await until(url, num_requests_running=0)
     assert await metric(url, "vllm:request_success_total", finished_reason="abort") == 2
     assert await metric(url, "vllm:kv_cache_usage_perc") == 0
 
 
 async def test_more_requests_than_it_takes_wait_in_line(simulated_engine: Start) -> None:
-    url = simulated_engine("--max-num-seqs", "2", "--decode-rate", "0.1")
+    url = simulated_engine("--max-num-seqs", "2", "--decode-rate", "1")
     async with client_of(url) as client:
         requests = [
-            asyncio.create_task(client.completions.create(model=MODEL, prompt=f"{number}", max_tokens=10))
+            asyncio.create_task(client.completions.create(model=MODEL, prompt=f"{number}", max_tokens=64))
             for number in range(5)
         ]
-        await until(url, "vllm:num_requests_waiting", 3)
-        assert await metric(url, "vllm:num_requests_running") == 2
+        await until(url, num_requests_waiting=3, num_requests_running=2)
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)

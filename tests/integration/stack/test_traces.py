@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import openai
-from tests.integration.node.processes import NodeProcess
+from tests.integration.node.processes import NodeProcess, wait_until
 from tests.integration.stack.conftest import Tierline, is_answering
 
 from tierline.tracing.reading import TraceTree, read_traces
@@ -44,9 +44,13 @@ async def test_a_request_is_one_trace_and_one_id_over_all_programs(
     def spans() -> int:
         return sum(len(trace.spans) for trace in read_traces(files).traces) if all(map(Path.exists, files)) else 0
 
-    while spans() < 8:  # noqa: ASYNC110  (other processes write them)
-        await asyncio.sleep(0.05)
+    def are_in(log: str) -> bool:
+        whole = [line for line in log.splitlines(keepends=True) if line.endswith("\n")]
+        lines = [json.loads(line) for line in whole if line.startswith("{")]
+        return {answer.headers["x-request-id"], "of a client"} <= {line.get("request_id") for line in lines}
+
     try:
+        await asyncio.to_thread(wait_until, lambda: spans() >= 8)
         cold, _ = read_traces(files).traces
         (root,) = cold.roots()
         router_s = ["tierline-router POST /v1/completions", ["tierline-router POST"]]
@@ -55,8 +59,7 @@ async def test_a_request_is_one_trace_and_one_id_over_all_programs(
         request_id = answer.headers["x-request-id"]
         assert (cold.request_id, request_id.partition("-")[0]) == (request_id, cold.trace_id)
         assert named.headers["x-request-id"] == "of a client"
-        for log in (router.output, proxy.output, node.log):
-            lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-            assert {request_id, "of a client"} <= {line.get("request_id") for line in lines}
+        # Who has answered writes his line of it a moment later.
+        await asyncio.to_thread(wait_until, lambda: all(are_in(log) for log in (router.output, proxy.output, node.log)))
     finally:
         node.close()
