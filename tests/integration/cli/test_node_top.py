@@ -17,6 +17,9 @@ import pytest
 from tests.integration.cli.conftest import Command
 from tests.integration.node.processes import NodeProcess, wait_until
 
+SCREEN_OF_BEFORE = "\x1b[?1049l"
+"""Has a terminal show again what it showed before the view."""
+
 
 class Screen:
     """A terminal of a given size with `tierline node top` on it."""
@@ -95,13 +98,14 @@ def test_q_ends_the_view_and_the_terminal_is_as_before(screen: Screen) -> None:
     screen.press("q")
     assert screen.process.wait(60) == 0
     assert termios.tcgetattr(screen.slave) == screen.settings
-    assert b"\x1b[?1049l" in screen.written  # the screen of before is shown again
+    screen.shows(SCREEN_OF_BEFORE)
 
 
 def test_ctrl_c_is_a_wanted_end(screen: Screen) -> None:
     screen.shows("hit rate")
     screen.process.send_signal(signal.SIGINT)
     assert screen.process.wait(60) == 0
+    screen.shows(SCREEN_OF_BEFORE)
     assert b"Traceback" not in screen.written
 
 
@@ -114,17 +118,21 @@ def test_the_view_follows_the_size_of_its_terminal(screen: Screen) -> None:
 
 def test_the_view_outlives_a_restart_of_its_node(tmp_path: Path) -> None:
     node = NodeProcess(tmp_path)
-    printed = tmp_path / "printed"
-    with printed.open("wb") as output:
+    file = tmp_path / "printed"
+
+    def printed() -> str:
+        return file.read_text(errors="replace")  # its last character may be there in part
+
+    with file.open("wb") as output:
         top = subprocess.Popen(
             [sys.executable, "-m", "tierline", "node", "top", "--interval", "0.1", "--url", node.url], stdout=output
         )
     try:
-        wait_until(lambda: "hit rate" in printed.read_text())
+        wait_until(lambda: "hit rate" in printed())
         node.stop()
-        wait_until(lambda: f"{node.url} unreachable since " in printed.read_text())
+        wait_until(lambda: f"{node.url} unreachable since " in printed())
         node.start()
-        wait_until(lambda: printed.read_text().rpartition("unreachable")[2].count("SINCE THE START") >= 2)
+        wait_until(lambda: printed().rpartition("unreachable")[2].count("SINCE THE START") >= 2)
         top.send_signal(signal.SIGTERM)
         assert top.wait(60) == 0
     finally:
