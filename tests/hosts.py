@@ -38,10 +38,16 @@ class Host:
         """Plug it in again."""
         _ip("-n", self.switch, "link", "set", self.port, "up")
 
-    def slow_to(self, rate: str) -> None:
-        """Let it send no more than, say, ``100mbit`` a second."""
+    @contextmanager
+    def slowed_to(self, rate: str) -> Iterator[None]:
+        """Let it send no more than, say, ``100mbit`` a second for the length of the block."""
         command = [_program("tc"), "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb"]
         subprocess.run(self.enter([*command, "latency", "100ms"]), check=True, capture_output=True)
+        try:
+            yield
+        finally:
+            command = [_program("tc"), "qdisc", "del", "dev", "eth0", "root"]
+            subprocess.run(self.enter(command), check=True, capture_output=True)
 
 
 def why_not() -> str:
@@ -51,8 +57,8 @@ def why_not() -> str:
     if not (_program("ip") and _program("tc")):
         return f"network namespaces need ip and tc, in PATH or {_SYSTEM_FOLDERS}: apt-get install iproute2"
     try:
-        with hosts(1) as [host]:
-            host.slow_to("1gbit")
+        with hosts(1) as [host], host.slowed_to("1gbit"):
+            pass
     except subprocess.CalledProcessError as error:
         return f"this kernel, or this container, gives no network namespaces: {error.stderr.decode().strip()}"
     return ""
