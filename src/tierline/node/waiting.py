@@ -96,14 +96,13 @@ class KeyWaiters:
 
     async def _wait(self, kind: Kind, future: asyncio.Future[None], wait_s: float) -> bool:
         self.waiting[kind] += 1
-        is_settled = False
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await future
-                    is_settled = True
         finally:
             self.waiting[kind] -= 1
+        is_settled = not future.cancelled()  # also at the very end of the wait, as where the node stood still meanwhile
         self.ended[kind, "settled" if is_settled else "timeout"] += 1
         return is_settled
 

@@ -195,6 +195,20 @@ async def test_who_takes_nothing_holds_up_neither_the_store_nor_for_long_the_oth
     context.term()
 
 
+async def test_who_takes_what_it_is_sent_is_never_given_up_however_long_the_node_stood_still(
+    service: NodeService, publisher: EventPublisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "STALL_S", -1.0)  # what has passed when the first try is made
+    store(service, *range(30))
+    await told(publisher, "stored", 30)
+    subscriptions: EventSubscriptions[StoreBlocks] = EventSubscriptions(StoreIndex(1024**2), time.time)
+    address = f"ipc://{tmp_path}/events"
+    [late] = subscriptions.add("node", [SourceAddress(address, f"{address}.replay")])
+    await until(late, 30)
+    assert not publisher.replays["given_up"]
+    await subscriptions.close()
+
+
 @pytest.mark.parametrize(("kind", "address"), [(zmq.DEALER, "events.replay"), (zmq.XSUB, "events")])
 async def test_who_says_more_than_a_question_is_not_listened_to(
     publisher: EventPublisher, tmp_path: Path, kind: int, address: str

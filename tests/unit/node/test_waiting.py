@@ -1,6 +1,7 @@
 """Who waits for a key: the line keeps its order, readers hear of every end, nobody stays behind."""
 
 import asyncio
+import time
 from functools import partial
 
 from hypothesis import given, settings
@@ -77,6 +78,17 @@ async def test_who_waits_in_vain_is_told_so_and_stands_in_line_no_more() -> None
     key.end(is_stored=False)
     assert key.writers == [-1]
     assert key.waiters.ended == {("writer", "timeout"): 1, ("reader", "timeout"): 1}
+
+
+async def test_who_hears_of_the_end_as_late_as_he_gives_up_has_heard_of_it() -> None:
+    """The node stood still for longer than the wait; what it finds then is the commit, and after it the time."""
+    key = Key()
+    waiting = asyncio.create_task(key.waiters.wait_for_commit(KEY, 0.02))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.01, partial(key.end, is_stored=True))
+    time.sleep(0.05)  # noqa: ASYNC251  (so that both are due)
+    assert await waiting
+    assert key.waiters.ended == {("reader", "settled"): 1}
 
 
 async def test_nobody_waits_for_a_key_that_nobody_writes() -> None:
