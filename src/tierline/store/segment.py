@@ -101,7 +101,7 @@ class Segment:
             is_new = _require_ours(fd, path, size)
             try:
                 _restore_link(path)
-                _check_not_removed(fd, path, is_new=is_new)
+                _check_not_taken(fd, path, is_new=is_new)
                 _check_names(fd, path)
                 _allocate(fd, path, size, options)
                 _give_rights(fd, path, options)
@@ -274,17 +274,20 @@ def _restore_link(path: Path) -> bool:
     return False
 
 
-def _check_not_removed(fd: int, path: Path, *, is_new: bool) -> None:
-    """Check that the second name is not of a segment whose first was taken away while this one was opened.
+def _check_not_taken(fd: int, path: Path, *, is_new: bool) -> None:
+    """Check that the first name was not taken away while it was opened.
 
-    By :func:`remove_segment`, which is about to take the other away too, or by a client of a segment that stays.
+    By :func:`remove_segment`, which is about to take the second away too, or by a client of a segment that stays: what
+    was opened is then one that has no name any more, or a new one beside that of the second name.
     """
     keep = _keep_path(path)
+    is_taken = not _is_file(path, fd)
     with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
-        if not _is_file(keep, fd):
+        if not is_taken and not _is_file(keep, fd):
             _open_locked(keep, opened)
-            if is_new:
-                raise SegmentError(f"{path}: another process has just taken it away; try again")
+            is_taken = is_new
+    if is_taken:
+        raise SegmentError(f"{path}: another process has just taken it away; try again")
 
 
 def _check_names(fd: int, path: Path) -> None:
