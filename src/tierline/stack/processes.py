@@ -5,7 +5,6 @@ A child never outlives its supervisor: it is stopped with its whole group, and t
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from tierline.errors import EngineError
+from tierline.lifelines import end_with_parent
 
 READY_WITHIN_S = 900.0
 """A child that is not ready by then is given up; large models take minutes to load."""
@@ -31,8 +31,6 @@ who started it, and removes the shared memory that vLLM leaves."""
 _POLL_S = 0.1
 _PROBE_TIMEOUT_S = 5.0
 _LAST_LINES = 12
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 class Child:
@@ -78,7 +76,7 @@ class Child:
                 stderr=output,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
                 start_new_session=True,
-                preexec_fn=partial(_end_with, os.getpid()),
+                preexec_fn=partial(end_with_parent, os.getpid()),
             )
 
     async def wait_until_ready(self, http: aiohttp.ClientSession) -> float:
@@ -142,10 +140,3 @@ class Child:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
-
-
-def _end_with(parent: int) -> None:
-    """Let the kernel end this process when its parent ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the kernel knew
-        os._exit(128 + signal.SIGTERM)

@@ -1,12 +1,9 @@
 """Children of the stack end with all that they have started, which has time to tidy up."""
 
 import asyncio
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,17 +63,6 @@ time.sleep(600)
     )
     await child.stop()
     await asyncio.to_thread(wait_until, lambda: not is_running(int(sign.read_text())))
-
-
-def test_who_starts_when_its_supervisor_has_ended_already_ends_at_once() -> None:
-    nobody = 2**22 + 1  # more than the number of any process
-    done = subprocess.run(
-        [sys.executable, "-c", "print('it runs')"],
-        preexec_fn=partial(processes._end_with, nobody),
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, b"")
 
 
 def is_running(pid: int) -> bool:

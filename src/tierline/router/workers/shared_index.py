@@ -6,14 +6,16 @@ the workers go by what ``prefixaware`` guesses.
 
 import asyncio
 import contextlib
-import ctypes
+import os
 import secrets
 import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from tierline import logs
+from tierline.lifelines import end_with_parent
 from tierline.router.config import RouterConfig
 
 log = logs.get(__name__)
@@ -23,8 +25,6 @@ RESTART_AFTER_S = 1.0
 STOP_WITHIN_S = 5.0
 METRICS_WITHIN_S = 1.0
 _LOOK_SECONDS = 0.02
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 class SharedIndex:
@@ -109,9 +109,5 @@ class SharedIndex:
             *("--kv-index-bytes", str(config.kv_index_bytes)),
             *("--log-level", config.log_level, "--log-format", config.log_format),
             stdin=asyncio.subprocess.DEVNULL,
-            preexec_fn=_end_with_parent,
+            preexec_fn=partial(end_with_parent, os.getpid()),
         )
-
-
-def _end_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
