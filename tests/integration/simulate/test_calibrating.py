@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests import own_time
+from tests import virtual_http
 from tests.ports import free_port
+from tests.unit.node import virtual_time
 
 from tierline.bench import chat
 from tierline.errors import EngineError, TierlineError
@@ -32,15 +33,15 @@ DESIGN = Design(most_tokens=2048, answer_tokens=12, concurrency=4, repeats=3)
 
 async def measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Coefficients:
     settings = SimulatedEngineConfig(prefill_rate=PREFILL_RATE, decode_rate=DECODE_RATE)
-    async with own_time.serving(make_app(settings), folder, monkeypatch) as url:
+    async with virtual_http.serving(make_app(settings), folder, monkeypatch) as url:
         return await calibrate(url, DESCRIBED, DESIGN, lambda _: None)
 
 
 def test_the_coefficients_of_an_engine_with_known_times_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own_time.tell_time(monkeypatch, chat)
-    made = own_time.run(measured(tmp_path, monkeypatch))
+    virtual_http.tell_time(monkeypatch, chat)
+    made = virtual_time.run(measured(tmp_path, monkeypatch))
     prefill, decode = Prefill(**dict(made.prefill)), Decode(**dict(made.decode))
     for tokens in (1024, 2048):
         assert prefill.seconds(tokens, 0) == pytest.approx(tokens / PREFILL_RATE, rel=0.02)

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests import own_time
+from tests import virtual_http
+from tests.unit.node import virtual_time
 from typer.testing import CliRunner
 
 from tierline.bench import chat
@@ -99,12 +100,12 @@ def test_the_command_finds_an_engine_with_known_times_within_bounds(
     validate = validating.validate
 
     async def validate_beside_it(*given: Any) -> Sequence[Attempt]:
-        async with own_time.serving(engine, tmp_path, monkeypatch):
+        async with virtual_http.serving(engine, tmp_path, monkeypatch):
             return await validate(*given)
 
-    own_time.tell_time(monkeypatch, chat, client)
+    virtual_http.tell_time(monkeypatch, chat, client)
     monkeypatch.setattr(validating, "validate", validate_beside_it)
-    monkeypatch.setattr(asyncio, "run", own_time.run)
+    monkeypatch.setattr(asyncio, "run", virtual_time.run)
     json, markdown_file, file = tmp_path / "v.json", tmp_path / "v.md", tmp_path / "mine.yaml"
     arguments = ["--base-url", "http://engine", "--model", "simulated-model", "--rounds", "3"]
     arguments += ["--max-input-len", "1024", "--questions", "3", "--output-len", "8", "--max-concurrency", "1"]
