@@ -20,7 +20,7 @@ from tierline.wire.messages import PROTOCOL_VERSION, Grant, Hello
 HOLD = """
 import os, sys, time
 from tierline.client import NodeClient
-client = NodeClient(sys.argv[1], writer=True, client="holder")
+client = NodeClient(sys.argv[1], writer=True, client="holder", timeout_s=60)
 leased = client.prefix_lease("b", ["held"], 60)
 slots = client.grant(1024 * 1024, 8)
 client.reserve("b", ["reserved for " + str(os.getpid())], [1024 * 1024])

@@ -169,7 +169,8 @@ def test_nobody_but_the_writer_itself_frees_what_it_may_be_writing_into(node: No
     orphaned = {"client": "engine", "pid": os.getpid(), "size_bytes": MIB}
     node.connect(client="engine").close()  # reads only
     say_its_name = (
-        "import sys; from tierline.client import NodeClient; NodeClient(sys.argv[1], writer=True, client='engine')"
+        "import sys; from tierline.client import NodeClient; "
+        "NodeClient(sys.argv[1], writer=True, client='engine', timeout_s=60)"
     )
     subprocess.run([sys.executable, "-c", say_its_name, str(node.socket)], check=True, timeout=60)
     assert node.stats["orphans"] == [orphaned]

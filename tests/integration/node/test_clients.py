@@ -70,7 +70,7 @@ def test_what_is_let_go_is_released_before_the_next_answer(client: NodeClient) -
 
 async def test_the_asyncio_client_lets_go_without_waiting(node: NodeProcess, client: NodeClient) -> None:
     store(client, "one", b"content")
-    async with await AsyncNodeClient.connect(node.socket) as leasing:
+    async with await AsyncNodeClient.connect(node.socket, timeout_s=WITHIN_S) as leasing:
         leases = [(await leasing.prefix_lease("b", ["one"], 10)).lease for _ in range(3)]
         for lease in leases:
             leasing.let_go(lease)

@@ -19,7 +19,7 @@ WAIT_S = 20.0
 HOLD = """
 import sys, time
 from tierline.client import NodeClient
-client = NodeClient(sys.argv[1], writer=True)
+client = NodeClient(sys.argv[1], writer=True, timeout_s=60)
 client.reserve("b", sys.argv[2:], [1000] * len(sys.argv[2:]))
 print("holding", flush=True)
 time.sleep(60)
