@@ -16,6 +16,8 @@ import pytest
 from tests import ports
 
 READY_WITHIN_S = 60.0
+PATIENT = {"TIERLINE_SIMULATE_ENGINE_STORE_LOOKUP_TIMEOUT_MS": "60000"}
+"""Engines find what a node store has, however long it takes on a machine that runs tests."""
 
 
 def is_answering(url: str) -> bool:
@@ -80,9 +82,9 @@ def tierline(tmp_path: Path) -> Iterator[Callable[..., Tierline]]:
     with contextlib.ExitStack() as stack:
 
         def start(*arguments: str, **environment: str) -> Tierline:
-            folders = {"XDG_STATE_HOME": str(tmp_path / "state")}
+            usual = {"XDG_STATE_HOME": str(tmp_path / "state"), **PATIENT}
             output_file = tmp_path / f"output-{next(numbers)}"
-            program = Tierline(list(arguments), output_file, {**folders, **environment})
+            program = Tierline(list(arguments), output_file, {**usual, **environment})
             stack.callback(program.close)
             return program
 

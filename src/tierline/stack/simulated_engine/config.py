@@ -35,6 +35,9 @@ class SimulatedEngineConfig(ProgramConfig):
         default=None, description="node store that prefixes are shared through, e.g. http://127.0.0.1:9200"
     )
     store_bucket: str = Field(default="lmcache", min_length=1, description="bucket of the node store for them")
+    store_lookup_timeout_ms: int = Field(
+        default=1000, gt=0, description="longest look-up there; what is not found by then is computed"
+    )
     kv_events_endpoint: str | None = Field(
         default=None, description="ZMQ address of KV events, e.g. tcp://*:5557; needs the extra 'simulate'"
     )

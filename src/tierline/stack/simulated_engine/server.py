@@ -257,7 +257,9 @@ def make_app(config: SimulatedEngineConfig) -> web.Application:
 
     async def engine_runs(_: web.Application) -> AsyncIterator[None]:
         if config.store is not None:
-            handlers.engine.shared = SharedPrefixes(config.stores, config.model, config.store_bucket)
+            handlers.engine.shared = SharedPrefixes(
+                config.stores, config.model, config.store_bucket, config.store_lookup_timeout_ms
+            )
         running = asyncio.create_task(handlers.engine.run())
         yield
         running.cancel()

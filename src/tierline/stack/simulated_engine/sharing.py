@@ -53,11 +53,13 @@ class SharedPrefixes:
         Which model's prefixes these are.
     bucket
         The stores' bucket for them.
+    lookup_timeout_ms
+        Longest look-up.
     """
 
-    def __init__(self, urls: Sequence[str], model: str, bucket: str = Settings.bucket) -> None:
+    def __init__(self, urls: Sequence[str], model: str, bucket: str, lookup_timeout_ms: int) -> None:
         self.not_as_stored = 0
-        self._nodes = Nodes(Settings(urls=tuple(urls), bucket=bucket))
+        self._nodes = Nodes(Settings(urls=tuple(urls), bucket=bucket, lookup_timeout_ms=lookup_timeout_ms))
         self._model = model
 
     async def find(self, prompt: Sequence[int], known: int, salt: str, adapter: str) -> Prefix:
