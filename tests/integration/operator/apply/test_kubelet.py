@@ -10,6 +10,8 @@ import pytest
 from tests.kube import Api, Cluster
 from tests.kubelet import Machine, Machines, as_it_says, running_machines
 
+pytestmark = pytest.mark.timeout(300)
+
 WITHIN_SECONDS = 60
 SERVES = """
 import http.server, os, sys

@@ -24,6 +24,8 @@ from tierline.operator.config import OperatorConfig
 from tierline.operator.controller.planning import planner
 from tierline.operator.manifests.certificates import describe
 
+pytestmark = pytest.mark.timeout(300)
+
 TLS = {"tlsConfig": {"tlsCertificateOutputS3Uri": f"s3://{BUCKET}/certs/"}}
 
 
