@@ -20,6 +20,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+LAUNCHED_WITHIN_MS = 120_000
 
 
 @contextlib.contextmanager
@@ -31,7 +32,7 @@ def chromium() -> Iterator["Browser"]:
     if Browser is None:
         lacks(CHROMIUM, "no playwright: pip install playwright")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS), timeout=LAUNCHED_WITHIN_MS)
         try:
             yield browser
         finally:

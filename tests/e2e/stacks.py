@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tierline.stack.running import RunningStack, find_stack
 
+ENDS_WITHIN_S = 200.0
+"""An engine that does not end by itself in half a minute is killed, and a busy machine has several of them."""
+
 
 @contextlib.contextmanager
 def running_up(port: int, arguments: Sequence[str], output: Path) -> Iterator[RunningStack]:
@@ -28,11 +31,11 @@ def running_up(port: int, arguments: Sequence[str], output: Path) -> Iterator[Ru
             time.sleep(0.5)
         yield ready
         program.send_signal(signal.SIGINT)
-        assert program.wait(60) == 0
+        assert program.wait(ENDS_WITHIN_S) == 0
     finally:
         program.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            program.wait(60)
+            program.wait(ENDS_WITHIN_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
         program.wait()

@@ -14,6 +14,7 @@ from tierline.bench.serving.records import Record
 from tierline.bench.serving.results import Result, Settings
 
 WITHIN_MS = 60_000
+pytestmark = pytest.mark.timeout(300)  # a browser starts
 NARROW, BROAD = {"width": 400, "height": 800}, {"width": 1200, "height": 800}
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 CELLS = [f"prefixaware and tieredstorage {number}" for number in range(8)]

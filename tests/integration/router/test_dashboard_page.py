@@ -14,6 +14,7 @@ MARKUP = 'simulated-<img src=x onerror="document.title=1">'
 """Of an adapter: whoever takes it for markup changes the page's title."""
 DOCUMENT = "the quick brown fox jumps over the lazy dog again and again " * 25
 WITHIN_MS = 60_000
+pytestmark = pytest.mark.timeout(300)  # a browser starts, and five programs
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from tierline.simulate.loads import generate_questions
 from tierline.simulate.running import Cluster, Load, simulate
 
 PROGRAM = Path(__file__).parents[3] / "benchmarks" / "gpu_prefill_against_load.py"
+pytestmark = pytest.mark.timeout(300)  # it loads torch
 
 
 def test_it_measures_loads_beside_computing_and_writes_coefficients_with_where_they_are_from(tmp_path: Path) -> None:
