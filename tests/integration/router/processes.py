@@ -64,7 +64,7 @@ async def started(
     running = RouterProcess(process)
     following = asyncio.create_task(running.follow())
     try:
-        async with asyncio.timeout(180):  # two programs after each other, each with all of its imports
+        async with asyncio.timeout(100):  # two programs after each other, each with all of its imports
             while not running.port and not following.done():  # noqa: ASYNC110  (another program's state)
                 await asyncio.sleep(0.01)
         assert running.port, running.log
