@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tests.ports import free_port
+
 from tierline.router.config import RouterConfig
 from tierline.router.server import RouterServer, running
 
@@ -95,8 +97,8 @@ class Backend:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
+        self.port = self.port or free_port()  # which is free again after kill(), too
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def kill(self) -> None:
         self._server.close()
